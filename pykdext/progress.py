@@ -1,0 +1,60 @@
+"""Progress of long work: a bar on a terminal after two seconds, nothing in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Callable, Optional, Type
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+ReportProgress = Callable[[int, int, str], None]
+"""Called now and then with what is done, what there is to do (in any unit), and a word for it."""
+
+SILENT_SECONDS = 2.0
+
+
+def ignore_progress(_done: int, _total: int, _what: str) -> None:
+    """A :data:`ReportProgress` for those who do not watch."""
+
+
+class TerminalProgress:
+    """A :data:`ReportProgress` that draws on standard error, as a context manager.
+
+    Nothing is drawn, nor the drawing library imported, before ``SILENT_SECONDS`` have passed.
+    """
+
+    def __init__(self) -> None:
+        self._enabled = sys.stderr is not None and sys.stderr.isatty()
+        self._started = time.monotonic()
+        self._bar: Optional[Progress] = None
+        self._task: Optional[TaskID] = None
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Draw or move the bar, once the work has taken long enough to need one."""
+        if not self._enabled or time.monotonic() - self._started < SILENT_SECONDS:
+            return
+        if self._bar is None or self._task is None:
+            self._bar = _open_bar()
+            self._task = self._bar.add_task(what)
+        self._bar.update(self._task, completed=done, total=total, description=what)
+
+    def __enter__(self) -> TerminalProgress:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _open_bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    bar.start()
+    return bar

@@ -1,0 +1,75 @@
+"""Which rows of a snapshot to show, and in which order: pure functions on the model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterable, Optional, Sequence, Tuple
+
+from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage, TagUsage, UsageRow
+
+SORT_KEYS = ("bytes", "outstanding", "allocs", "frees", "tag")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the user wants to see.
+
+    Attributes:
+        pools: the sides to show. patterns: WinDbg wildcards (``*``, ``?``), any of which must match; none: all tags.
+        sort: one of ``SORT_KEYS``; numbers descend, tags ascend. top: at most so many rows; None: all.
+    """
+
+    pools: Tuple[PoolKind, ...] = tuple(PoolKind)
+    patterns: Tuple[str, ...] = ()
+    sort: str = "bytes"
+    top: Optional[int] = None
+
+
+def match_tag(pattern: str, tag: PoolTag) -> bool:
+    """Whether a WinDbg wildcard names the tag; case counts, blanks at the end of a tag need not be typed."""
+    expression = "".join({"*": ".*", "?": "."}.get(character, re.escape(character)) for character in pattern)
+    return any(re.fullmatch(expression, text, re.DOTALL) for text in (tag.text, tag.text.rstrip(" ")))
+
+
+def select_usages(snapshot: PoolSnapshot, selection: Selection) -> Tuple[UsageRow, ...]:
+    """The sides of the matching tags that were ever used, sorted and cut to ``top``."""
+    rows = [
+        UsageRow(row.tag, pool, row.usage(pool))
+        for row in _matching(snapshot, selection)
+        for pool in selection.pools
+        if not row.usage(pool).is_idle
+    ]
+    key = _sort_key(selection.sort)
+    rows.sort(key=lambda row: (key(row.tag, (row.usage,)), row.tag, row.pool.value))
+    return tuple(rows[: selection.top])
+
+
+def select_tags(snapshot: PoolSnapshot, selection: Selection) -> Tuple[TagUsage, ...]:
+    """The matching tags that were ever used in one of the pools, sorted by the sum of these and cut to ``top``."""
+    rows = [
+        row for row in _matching(snapshot, selection) if not all(row.usage(pool).is_idle for pool in selection.pools)
+    ]
+    key = _sort_key(selection.sort)
+    rows.sort(key=lambda row: (key(row.tag, [row.usage(pool) for pool in selection.pools]), row.tag))
+    return tuple(rows[: selection.top])
+
+
+def _matching(snapshot: PoolSnapshot, selection: Selection) -> Iterable[TagUsage]:
+    patterns = selection.patterns
+    return (row for row in snapshot.tags if not patterns or any(match_tag(pattern, row.tag) for pattern in patterns))
+
+
+_SortKey = Callable[[PoolTag, Sequence[PoolUsage]], int]
+
+
+def _sort_key(sort: str) -> _SortKey:
+    counters: Dict[str, Callable[[PoolUsage], Optional[int]]] = {
+        "bytes": lambda usage: usage.bytes,
+        "outstanding": lambda usage: usage.outstanding,
+        "allocs": lambda usage: usage.allocs,
+        "frees": lambda usage: usage.frees,
+        "tag": lambda usage: 0,
+    }
+    counter = counters[sort]
+    return lambda tag, usages: -sum(counter(usage) or 0 for usage in usages)

@@ -1,0 +1,18 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def evidence() -> Path:
+    """The folder of real logs and dumps, or a skip: it is not part of the repository."""
+    folder = PROJECT.parent / "shared" / "evidence"
+    if not folder.is_dir():
+        pytest.skip("the evidence folder (real logs and dumps) is not beside this checkout")
+    return folder
