@@ -1,0 +1,141 @@
+"""Loads nt, the stand-ins and the sample drivers, and links them as the kernel does; remembers unloaded drivers."""
+
+from __future__ import annotations
+
+import struct
+from typing import Dict, List, Sequence, Tuple
+
+from dumps.forge.driverfile import DRIVER_TAGS, load_driver
+from dumps.forge.loader import ENTRY_BYTES, UnloadedDriver, pack_entry, pack_unloaded
+from dumps.forge.ntimage import IMAGE_NAME, NT_TAGS, build_nt, windows_version
+from dumps.forge.pagetables import LARGE_BYTES
+from dumps.forge.parts import Parts
+from dumps.forge.peimage import Image
+from dumps.forge.physical import PAGE_BYTES
+from dumps.forge.standins import MODULES, build_standin
+
+_ROOM_BYTES = 0x10000  # what each driver gets of the address space
+_DRIVERS_DIRECTORY = "\\SystemRoot\\System32\\drivers\\"
+_HOUR = 3600 * 10_000_000
+_UNLOADED = ("dump_storport.sys", "dump_stornvme.sys", "hwpolicy.sys", "olddrv.sys", "WdFilter.sys")
+_UNLOADED_BYTES = 0x18000
+
+
+class LoadedModules:
+    """The modules of a machine, in the order of the loader's list."""
+
+    def __init__(self, parts: Parts, drivers: Sequence[str]) -> None:
+        self._parts = parts
+        self._drivers = tuple(drivers)
+        self._paths: Dict[str, str] = {}
+        self.images: Dict[str, Image] = {}
+        self._load()
+        self._link()
+
+    def base(self, name: str) -> int:
+        """Return the address of a module."""
+        return self._parts.addresses[f"module:{name}"]
+
+    def owners(self) -> Dict[bytes, Tuple[str, ...]]:
+        """Return for each tag the modules whose code or data carries it."""
+        owners: Dict[bytes, Tuple[str, ...]] = {}
+        carried = [(IMAGE_NAME, NT_TAGS)]
+        carried += [(module.name, module.tags) for module in MODULES]
+        carried += [(name, (DRIVER_TAGS[name],)) for name in self._drivers]
+        for name, tags in carried:
+            for tag in tags:
+                owners[tag] = (*owners.get(tag, ()), name)
+        return owners
+
+    def pointers_into(self, name: str) -> Tuple[int, ...]:
+        """Return the starts of the module's code and data: a driver's pool blocks usually hold such addresses."""
+        image = self.images[name]
+        code = next(section for section in image.sections if section.executable and not section.discarded)
+        data = next(section for section in image.sections if section.name == ".data")
+        return (self.base(name) + code.rva, self.base(name) + data.rva)
+
+    def _load(self) -> None:
+        parts, kernel = self._parts, self._parts.kernel
+        drivers: List[Tuple[int, Image]] = []
+        bases = [parts.regions.drivers.take(_ROOM_BYTES, alignment=_ROOM_BYTES) for _ in (*MODULES, *self._drivers)]
+        for name, base in zip(self._drivers, bases[len(MODULES) :]):
+            drivers.append((base, load_driver(name, base)))
+        imported = {name for _, image in drivers for name in image.imports.values()}
+        filter_imports = {name for name in imported if name.startswith("Flt")}
+
+        nt = build_nt(kernel, imported - filter_imports)
+        if kernel.large_pages:
+            for va in range(kernel.base, kernel.base + nt.size, LARGE_BYTES):
+                parts.space.map_large(va, parts.space.frames.take_large())
+            parts.addresses["page:2M"] = kernel.base
+        parts.addresses["nt"] = kernel.base
+        self._place(nt, kernel.base, f"\\SystemRoot\\system32\\{IMAGE_NAME}")
+        exports = {name: kernel.base + rva for name, rva in nt.exports.items()}
+        for module, base in zip(MODULES, bases):
+            exported = sorted(filter_imports) if module.name == "FLTMGR.SYS" else ()
+            image = build_standin(module, base, windows_version(kernel), exported)
+            exports.update({name: base + rva for name, rva in image.exports.items()})
+            self._place(image, base, module.directory + module.name)
+        for base, image in drivers:
+            self._place(image, base, _DRIVERS_DIRECTORY + image.name)
+        self._bind(exports)
+
+    def _place(self, image: Image, base: int, path: str) -> None:
+        """Write what stays of an image once it is started."""
+        self.images[image.name] = image
+        self._paths[image.name] = path
+        self._parts.addresses[f"module:{image.name}"] = base
+        for rva, data in image.pieces:
+            section = image.section_of(rva)
+            if data and not section.discarded:
+                self._parts.space.store(base + rva, data, executable=section.executable)
+
+    def _bind(self, exports: Dict[str, int]) -> None:
+        for name, image in self.images.items():
+            for slot_rva, function in image.imports.items():
+                self._parts.space.write(self.base(name) + slot_rva, struct.pack("<Q", exports[function]))
+
+    def _link(self) -> None:
+        """Write the entries of PsLoadedModuleList: nt first, full names in paged pool."""
+        parts = self._parts
+        head = parts.variable("PsLoadedModuleList")
+        names = list(self.images)
+        entries = [parts.regions.nonpaged.take(0x100, alignment=0x10, gap=0x70) for _ in names]
+        ring = [head, *entries, head]
+        paths_va = path_va = parts.regions.paged.take(PAGE_BYTES)
+        for number, name in enumerate(names, start=1):
+            image, path = self.images[name], self._paths[name]
+            entry = pack_entry(
+                next_va=ring[number + 1],
+                previous_va=ring[number - 1],
+                base=self.base(name),
+                entry_point=self.base(name) + image.entry_rva,
+                size=image.size,
+                path=path,
+                path_va=path_va,
+                name=name,
+                name_va=ring[number] + ENTRY_BYTES,
+                timestamp=image.timestamp,
+                build=parts.kernel.build,
+            )
+            parts.space.store(ring[number], entry + name.encode("utf-16-le") + b"\0\0")
+            parts.space.store(path_va, path.encode("utf-16-le") + b"\0\0")
+            path_va += 2 * len(path) + 2
+            parts.addresses[f"entry:{name}"] = ring[number]
+        parts.space.store(head, struct.pack("<QQ", entries[0], entries[-1]))
+        parts.space.turn_into_transition(paths_va)
+        parts.addresses["PsLoadedModuleList"] = head
+
+
+def write_unloaded(parts: Parts, now: int) -> Tuple[UnloadedDriver, ...]:
+    """Write the ring of unloaded drivers and return its contents; ``now`` is a FILETIME."""
+    drivers = []
+    for number, name in enumerate(_UNLOADED):
+        start = parts.regions.drivers.take(_UNLOADED_BYTES, alignment=_ROOM_BYTES)
+        drivers.append(UnloadedDriver(name, start, start + _UNLOADED_BYTES, now - (40 - number) * _HOUR))
+    ring_va = parts.regions.nonpaged.take(PAGE_BYTES)
+    parts.space.store(ring_va, pack_unloaded(drivers, ring_va))
+    parts.addresses["unloaded"] = ring_va
+    parts.set_variable("MmUnloadedDrivers", ring_va)
+    parts.space.store(parts.variable("MmLastUnloadedDriver"), struct.pack("<I", len(drivers)))
+    return tuple(drivers)

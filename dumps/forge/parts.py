@@ -1,0 +1,32 @@
+"""What the assembler's steps share: one machine in the making."""
+
+from __future__ import annotations
+
+import random
+import struct
+from dataclasses import dataclass, field
+from typing import Dict
+
+from dumps.forge.kernels import KernelBuild
+from dumps.forge.pagetables import AddressSpace
+from dumps.forge.regions import Regions
+
+
+@dataclass
+class Parts:
+    """A machine in the making; every step leaves the addresses of what it wrote in ``addresses``."""
+
+    kernel: KernelBuild
+    processors: int
+    space: AddressSpace
+    regions: Regions
+    chance: random.Random
+    addresses: Dict[str, int] = field(default_factory=dict)
+
+    def variable(self, name: str) -> int:
+        """Return the address of a variable of nt."""
+        return self.kernel.base + self.kernel.variables[name]
+
+    def set_variable(self, name: str, value: int) -> None:
+        """Write the eight bytes of a variable of nt."""
+        self.space.store(self.variable(name), struct.pack("<Q", value))

@@ -1,0 +1,73 @@
+"""Sparse physical memory, and where its page frames lie."""
+
+from __future__ import annotations
+
+import random
+from typing import Dict, List, Set
+
+PAGE_BYTES = 0x1000
+SPAN_PAGES = 0x100000  # 4 GiB of physical addresses
+
+_CLUSTER_PAGES = 96
+_CLUSTERS_AT_ONCE = 3
+_CLUSTERS_START = 0x400
+_SMALL_FRAMES_END = 0x80000  # below 2 GiB: 4 KB frames
+_HUGE_FRAME = 0x80000  # 2 GiB .. 3 GiB: the one 1 GB frame
+_LARGE_FRAMES_START = 0xC0000  # above 3 GiB: 2 MB frames
+
+
+class PhysicalMemory:
+    """The pages that were ever written, by page frame number, and the numbers of those left out of the dump."""
+
+    def __init__(self) -> None:
+        self.pages: Dict[int, bytearray] = {}
+        self.omitted: Set[int] = set()
+
+    def page(self, pfn: int) -> bytearray:
+        """Return one page to read or change; a page comes into being, zeroed, when it is first asked for."""
+        page = self.pages.get(pfn)
+        if page is None:
+            page = self.pages[pfn] = bytearray(PAGE_BYTES)
+        return page
+
+    def present_frames(self) -> List[int]:
+        """Return the ascending page frame numbers that a dump of this machine holds."""
+        return sorted(self.pages.keys() - self.omitted)
+
+
+class FrameAllocator:
+    """Hands out page frames that are neither contiguous nor in order, with holes between them.
+
+    Frames come from small clusters all over the first half of the span: a full dump can then describe them by the
+    few runs that its header has room for.
+    """
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._free: List[int] = []
+        self._clusters = list(range(_CLUSTERS_START, _SMALL_FRAMES_END - 0x400, 0x400))
+        self._large = list(range(_LARGE_FRAMES_START, SPAN_PAGES, 0x200))
+        chance.shuffle(self._clusters)
+        chance.shuffle(self._large)
+
+    def take(self) -> int:
+        """Return a free 4 KB frame."""
+        if not self._free:
+            for _ in range(_CLUSTERS_AT_ONCE):
+                start = self._clusters.pop() + self._chance.randrange(0x300)
+                self._free += [start + n for n in range(_CLUSTER_PAGES) if self._chance.random() < 0.85]
+            self._chance.shuffle(self._free)
+        return self._free.pop()
+
+    def take_root(self) -> int:
+        """Return the frame of the top page table: Windows makes it at its start, within the first megabytes."""
+        return self._chance.randrange(0x187, _CLUSTERS_START)
+
+    def take_large(self) -> int:
+        """Return the first frame of a free, aligned 2 MB range."""
+        return self._large.pop()
+
+    @staticmethod
+    def huge_frame() -> int:
+        """Return the first frame of the span's aligned 1 GB range; there is one for each machine."""
+        return _HUGE_FRAME

@@ -1,0 +1,119 @@
+"""Writes the pool of a machine: its blocks, the tag tables of every processor, and the big-page table."""
+
+from __future__ import annotations
+
+import struct
+from typing import Dict, List, Sequence
+
+from dumps.forge.counters import SEEDED_TAGS
+from dumps.forge.modules import LoadedModules
+from dumps.forge.ntimage import IMAGE_NAME
+from dumps.forge.parts import Parts
+from dumps.forge.physical import PAGE_BYTES
+from dumps.forge.plan import BlockPlan
+from dumps.forge.poolblocks import PoolBlock, pack_contents, pack_pool_page
+from dumps.forge.regions import Region
+from dumps.forge.trackertables import (
+    OVERFLOW_TAG,
+    BigPage,
+    TagTruth,
+    pack_big_pages,
+    pack_row,
+    pack_table,
+    place_tags,
+    spread_counters,
+)
+
+_BIG_PAGE_ROWS = 1024
+
+
+class PoolWriter:
+    """Writes blocks first, then the tables that know of them; ``blocks`` are the blocks in use of each tag."""
+
+    def __init__(self, parts: Parts, modules: LoadedModules) -> None:
+        self._parts = parts
+        self._modules = modules
+        self._big_pages: List[BigPage] = []
+        self.blocks: Dict[bytes, List[PoolBlock]] = {}
+
+    def write_blocks(self, plan: BlockPlan) -> None:
+        """Write the blocks of one tag."""
+        pointers = self._modules.pointers_into(plan.module or IMAGE_NAME)
+        write = self._write_big_blocks if plan.is_big else self._write_small_blocks
+        self.blocks.setdefault(plan.tag, []).extend(write(plan, pointers))
+
+    def write_tag_tables(self, tags: Dict[bytes, TagTruth], expansion: Sequence[bytes], row_count: int) -> None:
+        """Write one table a processor with its share of the counters, and the expansion table if it has tags."""
+        parts, row_bytes = self._parts, self._parts.kernel.sizes.tracker_row
+        hashed = {tag: counters for tag, counters in tags.items() if tag not in expansion}
+        hashed.update({tag: TagTruth() for tag in SEEDED_TAGS})
+        rows = place_tags(hashed, row_count)
+        shares = {tag: spread_counters(counters, parts.processors, parts.chance) for tag, counters in hashed.items()}
+        shares[OVERFLOW_TAG] = [TagTruth()] * parts.processors
+        tables = []
+        for processor in range(parts.processors):
+            packed = {row: pack_row(tag, shares[tag][processor], row_bytes) for tag, row in rows.items()}
+            tables.append(self._store_table(f"table:{processor}", pack_table(packed, row_count, row_bytes)))
+        slots_bytes = 8 * parts.kernel.sizes.tag_table_slots
+        pointers = struct.pack(f"<{parts.processors}Q", *tables).ljust(slots_bytes, b"\0")
+        parts.space.store(parts.variable("ExPoolTagTables"), pointers)
+        parts.set_variable("PoolTrackTable", tables[0])
+        parts.set_variable("PoolTrackTableSize", row_count)
+        parts.set_variable("PoolTrackTableMask", row_count - 2)
+        if expansion:
+            packed = {row: pack_row(tag, tags[tag], row_bytes) for row, tag in enumerate(expansion)}
+            expansion_rows = PAGE_BYTES // row_bytes
+            table = self._store_table("expansion", pack_table(packed, expansion_rows, row_bytes))
+            parts.set_variable("PoolTrackTableExpansion", table)
+            parts.set_variable("PoolTrackTableExpansionSize", expansion_rows)
+
+    def write_big_pages(self) -> None:
+        """Write the big-page table over all big blocks, the freed ones too."""
+        parts = self._parts
+        packed = pack_big_pages(self._big_pages, _BIG_PAGE_ROWS, parts.kernel.sizes.big_page_row, parts.kernel.build)
+        parts.set_variable("PoolBigPageTable", self._store_table("bigpages", packed))
+        parts.set_variable("PoolBigPageTableSize", _BIG_PAGE_ROWS)
+        parts.set_variable("ExpPoolBigEntriesInUse", sum(not page.freed for page in self._big_pages))
+
+    def _write_small_blocks(self, plan: BlockPlan, pointers: Sequence[int]) -> List[PoolBlock]:
+        parts = self._parts
+        blocks: List[PoolBlock] = []
+        for _ in range(plan.count):
+            va = self._region(plan).take(PAGE_BYTES, gap=parts.chance.randrange(8) * PAGE_BYTES)
+            page, page_blocks = pack_pool_page(
+                va,
+                plan.tag,
+                plan.block_bytes,
+                paged=plan.paged,
+                build=parts.kernel.build,
+                contents=pointers,
+                chance=parts.chance,
+            )
+            parts.space.store(va, page)
+            blocks += page_blocks
+        return blocks
+
+    def _write_big_blocks(self, plan: BlockPlan, pointers: Sequence[int]) -> List[PoolBlock]:
+        """Write ``plan.count`` blocks and list more; after every fifth the table still has a freed one."""
+        parts, region = self._parts, self._region(plan)
+        blocks: List[PoolBlock] = []
+        for number in range(plan.count + plan.listed):
+            va = region.take(plan.block_bytes, gap=parts.chance.randrange(4) * PAGE_BYTES)
+            if number < plan.count:
+                parts.space.store(va, pack_contents(va, plan.block_bytes, pointers, parts.chance))
+                blocks.append(PoolBlock(va, plan.block_bytes, is_big=True))
+            self._big_pages.append(BigPage(va, plan.tag, plan.block_bytes, plan.paged))
+            if number % 5 == 4:
+                freed_va = region.take(plan.block_bytes)
+                self._big_pages.append(BigPage(freed_va, plan.tag, plan.block_bytes, plan.paged, freed=True))
+        return blocks
+
+    def _region(self, plan: BlockPlan) -> Region:
+        return self._parts.regions.paged if plan.paged else self._parts.regions.nonpaged
+
+    def _store_table(self, name: str, data: bytes) -> int:
+        parts = self._parts
+        va = parts.regions.tables.take(len(data), gap=PAGE_BYTES * (1 + parts.chance.randrange(6)))
+        parts.space.store(va, data)
+        parts.addresses[name] = va
+        return va

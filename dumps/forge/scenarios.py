@@ -1,0 +1,111 @@
+"""The named scenarios and the function that makes their machines."""
+
+from __future__ import annotations
+
+import random
+from typing import Dict, Tuple
+
+from dumps.forge.assemble import assemble_machine
+from dumps.forge.kernels import disguise_kernel, find_kernel
+from dumps.forge.machine import ForgedMachine
+from dumps.forge.plan import BlockPlan, Scenario
+from dumps.forge.trackertables import TagTruth
+
+DEFAULT_TABLE_ROWS = 1024 + 1
+
+_PIPO = TagTruth(4_813_548, 1_203, 4_812_345 * 0x1B0)
+_PIPO_BLOCKS = (BlockPlan(b"Pipo", "nonpaged", 0x1B0, 12, "pippo.sys"),)
+_TOKENS_HELD = 3_708_367
+_HUNG = (0xE2, 0, 0, 0, 0)  # MANUALLY_INITIATED_CRASH
+
+_SCENARIOS: Tuple[Scenario, ...] = (
+    Scenario("quiet", "a healthy file server: nothing leaks"),
+    Scenario(
+        "pipo",
+        "pippo.sys leaks nonpaged pool with tag Pipo",
+        tags={b"Pipo": _PIPO},
+        drivers=("pippo.sys",),
+        blocks=_PIPO_BLOCKS,
+        leak=(b"Pipo", "nonpaged", "pippo.sys"),
+        bugcheck=_HUNG,
+    ),
+    Scenario(
+        "paged",
+        "pagella.sys leaks paged pool with tag Pgla, in blocks of more than a page",
+        tags={b"Pgla": TagTruth(0, 0, 0, 402_150, 37, 402_113 * 0x3000)},
+        drivers=("pagella.sys",),
+        blocks=(BlockPlan(b"Pgla", "paged", 0x3000, 6, "pagella.sys", is_big=True, listed=250),),
+        leak=(b"Pgla", "paged", "pagella.sys"),
+        bugcheck=_HUNG,
+    ),
+    Scenario(
+        "toke",
+        "holder.sys keeps references to tokens: Toke only suffers",
+        tags={
+            b"Toke": TagTruth(0, 0, 0, 4_121_902, 4_121_902 - _TOKENS_HELD, _TOKENS_HELD * 2176),
+            b"Hldr": TagTruth(_TOKENS_HELD, 0, _TOKENS_HELD * 0x40),
+        },
+        drivers=("holder.sys",),
+        blocks=(
+            BlockPlan(b"Hldr", "nonpaged", 0x40, 2, "holder.sys"),
+            BlockPlan(b"Toke", "paged", 0x880, 4),
+        ),
+        leak=(b"Toke", "paged", "holder.sys"),
+        bugcheck=_HUNG,
+    ),
+    Scenario(
+        "twins",
+        "twinone.sys and twintwo.sys use one tag, Dupl; some tags are in the expansion table",
+        tags={
+            b"Dupl": TagTruth(1_310_720, 2_048, (1_310_720 - 2_048) * 0x3F0),
+            b"Xp01": TagTruth(4_021, 3_900, 121 * 0x60),
+            b"Xp02": TagTruth(0, 0, 0, 912, 900, 12 * 0x110),
+        },
+        drivers=("twinone.sys", "twintwo.sys"),
+        blocks=(
+            BlockPlan(b"Dupl", "nonpaged", 0x3F0, 4, "twinone.sys"),
+            BlockPlan(b"Dupl", "nonpaged", 0x3F0, 2, "twintwo.sys"),
+        ),
+        leak=(b"Dupl", "nonpaged", None),
+        expansion=(b"Xp01", b"Xp02"),
+        bugcheck=_HUNG,
+    ),
+    Scenario(
+        "missing",
+        "as pipo, but most of pippo.sys, and its code with the tag, is not in the dump",
+        tags={b"Pipo": _PIPO},
+        drivers=("pippo.sys",),
+        blocks=_PIPO_BLOCKS,
+        leak=(b"Pipo", "nonpaged", "pippo.sys"),
+        without_pages_of="pippo.sys",
+        bugcheck=_HUNG,
+    ),
+)
+
+_BY_NAME: Dict[str, Scenario] = {scenario.name: scenario for scenario in _SCENARIOS}
+
+SCENARIOS: Tuple[str, ...] = tuple(_BY_NAME)
+SUMMARIES: Dict[str, str] = {scenario.name: scenario.summary for scenario in _SCENARIOS}
+
+
+def forge(
+    scenario: str,
+    build: int = 19041,
+    processors: int = 4,
+    known_kernel: bool = True,
+    seed: int = 1,
+    table_rows: int = DEFAULT_TABLE_ROWS,
+) -> ForgedMachine:
+    """Return the machine of a scenario; the same arguments make the same machine, byte for byte.
+
+    ``known_kernel`` False gives nt a GUID that nobody has symbols of, and its globals unusual places. ``table_rows``
+    is the size of the tag tables, a power of two plus one. ValueError for an unknown scenario or build.
+    """
+    if scenario not in _BY_NAME:
+        raise ValueError(f"scenario {scenario!r}: the forge knows {', '.join(SCENARIOS)}")
+    if table_rows < 513 or table_rows - 1 & table_rows - 2:
+        raise ValueError(f"{table_rows} table rows: wanted a power of two plus one, at least 513")
+    kernel = find_kernel(build)
+    if not known_kernel:
+        kernel = disguise_kernel(kernel, random.Random(f"kernel {build} {seed}"))
+    return assemble_machine(_BY_NAME[scenario], kernel, processors, table_rows, seed)
