@@ -1,0 +1,74 @@
+"""The bytes of a dump file at given offsets."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import IO, TYPE_CHECKING, Optional, Tuple, Type
+
+from pykdext.errors import TargetError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class FileBytes:
+    """Positional reads from a regular file, safe from several threads. A context manager.
+
+    Attributes:
+        path: the file as the user gave it, for messages. size: bytes that can be read.
+        warnings: what a reader of reports must know of the file (a compressed stream that ends early).
+    """
+
+    def __init__(self, stream: IO[bytes], path: str, warnings: Tuple[str, ...] = ()) -> None:
+        self.path = path
+        self.warnings = warnings
+        self._stream = stream
+        self._descriptor = stream.fileno()
+        self._lock = threading.Lock()
+        self.size = os.fstat(self._descriptor).st_size
+
+    def _seek_and_read(self, size: int, offset: int) -> bytes:
+        """What ``os.pread`` does, for systems without it: the lock keeps the two calls together."""
+        with self._lock:
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            return os.read(self._descriptor, size)
+
+    if sys.platform == "win32":
+        _read_some = _seek_and_read
+    else:
+
+        def _read_some(self, size: int, offset: int) -> bytes:
+            return os.pread(self._descriptor, size, offset)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes at ``offset``, fewer only where the file ends; TargetError if the disk fails."""
+        try:
+            data = self._read_some(size, offset)
+            if len(data) == size or offset + len(data) >= self.size:
+                return data
+            pieces = [data]
+            done = len(data)
+            while done < size and (data := self._read_some(size - done, offset + done)):
+                pieces.append(data)
+                done += len(data)
+            return b"".join(pieces)
+        except OSError as error:
+            raise TargetError(f"{self.path}: at 0x{offset:x}: cannot be read: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Give the file back. A read after it fails, and never meets another file of the same number."""
+        self._descriptor = -1
+        self._stream.close()
+
+    def __enter__(self) -> FileBytes:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()

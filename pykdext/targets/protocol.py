@@ -1,0 +1,54 @@
+"""What every source of kernel memory offers, and what every container of physical pages offers."""
+
+from __future__ import annotations
+
+from typing import Iterator, Protocol, Tuple
+
+from pykdext.model import Machine, Module, TargetFacts, TypeLayout
+
+PAGE_BYTES = 0x1000
+
+
+class Target(Protocol):
+    """A kernel whose memory can be read: a debugger session, a crash dump, or segments in a test."""
+
+    @property
+    def pointer_size(self) -> int:
+        """Bytes of a kernel pointer: 4 or 8."""
+
+    @property
+    def machine(self) -> Machine:
+        """The architecture of the kernel."""
+
+    @property
+    def facts(self) -> TargetFacts:
+        """What the target says of itself."""
+
+    def read_virtual(self, address: int, size: int) -> bytes:
+        """All ``size`` bytes at a kernel virtual address, or MemoryReadError. No partial answers."""
+
+    def read_present(self, address: int, size: int) -> Iterator[Tuple[int, bytes]]:
+        """The readable parts of a range, as ``(address, bytes)``, ascending and disjoint; never raises."""
+
+    def modules(self) -> Tuple[Module, ...]:
+        """Loaded images, nt first, then remembered ones (``unloaded`` true). Empty if unreadable."""
+
+    def symbol(self, name: str) -> int:
+        """Address of a kernel variable (``PoolTrackTable``) that the target knows, else SymbolNotFoundError."""
+
+    def field_layout(self, type_name: str) -> TypeLayout:
+        """Layout of a structure (``_POOL_TRACKER_TABLE``) that the target knows, else SymbolNotFoundError."""
+
+
+class PhysicalMemory(Protocol):
+    """The physical pages that a dump holds."""
+
+    @property
+    def present_pages(self) -> int:
+        """How many pages can be read: those that the file announces less those that lie behind its end."""
+
+    def read_physical(self, address: int, size: int) -> bytes:
+        """All ``size`` bytes at a physical address, or MemoryReadError."""
+
+    def read_present_physical(self, address: int, size: int) -> Iterator[Tuple[int, bytes]]:
+        """The parts of a physical range that can be read, as ``(address, bytes)``, ascending and disjoint."""

@@ -1,0 +1,166 @@
+"""One contract for every Target: the same memory gives the same answers and the same errors."""
+
+from __future__ import annotations
+
+import pytest
+from segments import SegmentsTarget
+
+from dumps.forge import forge
+from pykdext.errors import MemoryReadError, SymbolNotFoundError
+from pykdext.model import Machine, Module
+from pykdext.targets.crashdump import open_crashdump
+
+PAGE = 0x1000
+
+
+@pytest.fixture(scope="module")
+def machine():
+    machine = forge("pipo", build=19041, processors=2, seed=3)
+    # A hole in the middle of a driver, so that every target has one at the same place.
+    machine.unmap(machine.addresses["module:tcpip.sys"] + PAGE, PAGE)
+    return machine
+
+
+@pytest.fixture(scope="module")
+def regions(machine):
+    """Ranges of 4 KiB pages, present or not, as (address, size).
+
+    Without nt: it lies in large pages, and a complete dump holds zeros where their frames were never written.
+    """
+    modules = [(base, size) for name, base, size, _ in machine.truth.modules if name != "ntoskrnl.exe"]
+    tables = [(machine.addresses[f"table:{number}"], 0x8000) for number in range(2)]
+    return modules + [(address & -PAGE, size) for address, size in tables]
+
+
+@pytest.fixture(scope="module")
+def pages(machine, regions):
+    """The truth: {page address: bytes}."""
+    found = {}
+    for address, size in regions:
+        for page in range(address & -PAGE, address + size, PAGE):
+            try:
+                found[page] = bytes(machine.read_virtual(page, PAGE))
+            except ValueError:
+                continue
+    return found
+
+
+def open_segments(machine, pages, folder):
+    modules = [Module(name, base, size, timestamp=stamp) for name, base, size, stamp in machine.truth.modules]
+    modules += [Module(n, s, e - s, unloaded=True) for n, s, e in reversed(machine.truth.unloaded)]
+    symbols = {"PoolTrackTable": machine.addresses["PoolTrackTable"]}
+    return SegmentsTarget(pages, modules=tuple(modules), symbols=symbols)
+
+
+def open_dump_of_kind(kind):
+    def open_(machine, pages, folder):
+        path = folder / f"type{kind}.dmp"
+        machine.save(path, kind=kind)
+        return open_crashdump(str(path))
+
+    return open_
+
+
+TARGETS = {
+    "segments": open_segments,
+    "type1": open_dump_of_kind(1),
+    "type5": open_dump_of_kind(5),
+    "type6": open_dump_of_kind(6),
+}
+
+
+@pytest.fixture(scope="module", params=list(TARGETS))
+def target(request, machine, pages, tmp_path_factory):
+    return TARGETS[request.param](machine, pages, tmp_path_factory.mktemp("contract"))
+
+
+class TestTargetContract:
+    def test_architecture(self, target):
+        assert target.machine is Machine.X64
+        assert target.pointer_size == 8
+        assert target.facts.machine is Machine.X64
+        assert target.facts.kind
+
+    def test_every_page_reads_the_same(self, target, pages):
+        assert len(pages) > 100
+        for address, data in pages.items():
+            assert target.read_virtual(address, PAGE) == data
+
+    def test_reads_at_any_place_and_of_any_size(self, target, pages):
+        for address in list(pages)[::7]:
+            for offset, size in ((0, 1), (1, 8), (0xFF8, 8), (0x123, 0x456), (0xFFF, 1)):
+                assert target.read_virtual(address + offset, size) == pages[address][offset : offset + size]
+
+    def test_reads_across_pages(self, target, pages):
+        neighbours = [address for address in pages if address + PAGE in pages]
+        assert neighbours
+        for address in neighbours:
+            expected = pages[address][-5:] + pages[address + PAGE][:6]
+            assert target.read_virtual(address + PAGE - 5, 11) == expected
+
+    def test_no_bytes(self, target, pages):
+        assert target.read_virtual(next(iter(pages)), 0) == b""
+        assert target.read_virtual(0, 0) == b""
+        assert list(target.read_present(next(iter(pages)), 0)) == []
+
+    def test_there_are_no_partial_answers(self, target, pages):
+        last = next(address for address in pages if address + PAGE not in pages)
+        with pytest.raises(MemoryReadError) as caught:
+            target.read_virtual(last + PAGE - 8, 9)
+        assert (caught.value.address, caught.value.size) == (last + PAGE - 8, 9)
+
+    @pytest.mark.parametrize(
+        ("address", "size"),
+        [
+            (0, 1),
+            (0x1000, 0x1000),
+            (0x00008000_00000000, 8),
+            (0xFFFF7FFF_FFFFF000, 0x1000),
+            (0xFFFFFFFF_FFFFFFF8, 16),
+            (0xFFFFF804_00000000, 1 << 45),
+        ],
+    )
+    def test_what_is_not_there_is_an_error_or_nothing(self, target, address, size):
+        with pytest.raises(MemoryReadError) as caught:
+            target.read_virtual(address, size)
+        assert (caught.value.address, caught.value.size) == (address, size)
+        if size < 1 << 40:
+            assert list(target.read_present(address, size)) == []
+
+    def test_present_parts_are_all_that_can_be_read(self, target, pages, regions):
+        for address, size in regions:
+            covered = {}
+            reached = address
+            for start, data in target.read_present(address, size):
+                assert data
+                assert start >= reached
+                reached = start + len(data)
+                assert reached <= address + size
+                covered[start] = data
+            expected = b"".join(pages[p] for p in range(address & -PAGE, address + size, PAGE) if p in pages)
+            assert b"".join(covered.values())[:size] == expected[: len(b"".join(covered.values()))]
+            assert sum(map(len, covered.values())) == sum(
+                min(p + PAGE, address + size) - p for p in range(address & -PAGE, address + size, PAGE) if p in pages
+            )
+
+    def test_present_parts_begin_and_end_where_asked(self, target, machine, pages):
+        base = machine.addresses["module:tcpip.sys"]
+        parts = list(target.read_present(base + 0xFF0, PAGE + 0x20))
+        assert parts == [(base + 0xFF0, pages[base][-0x10:]), (base + 2 * PAGE, pages[base + 2 * PAGE][:0x10])]
+
+    def test_modules(self, target, machine):
+        loaded = [module for module in target.modules() if not module.unloaded]
+        assert [(m.name, m.base, m.size, m.timestamp) for m in loaded] == list(machine.truth.modules)
+        unloaded = [module for module in target.modules() if module.unloaded]
+        assert {(m.name, m.base, m.base + m.size) for m in unloaded} == set(machine.truth.unloaded)
+        assert list(target.modules()) == loaded + unloaded
+
+    def test_symbols(self, target, machine):
+        assert target.symbol("PoolTrackTable") == machine.addresses["PoolTrackTable"]
+        with pytest.raises(SymbolNotFoundError) as caught:
+            target.symbol("NoSuchVariable")
+        assert caught.value.name == "NoSuchVariable"
+
+    def test_layouts_that_are_not_known(self, target):
+        with pytest.raises(SymbolNotFoundError):
+            target.field_layout("_NO_SUCH_TYPE")
