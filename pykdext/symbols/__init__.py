@@ -1,0 +1,3 @@
+"""What addresses are called."""
+
+from __future__ import annotations
