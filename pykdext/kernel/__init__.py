@@ -1,0 +1,3 @@
+"""What bytes mean."""
+
+from __future__ import annotations

@@ -1,0 +1,243 @@
+"""Reading the pool tag tables and adding up the processors.
+
+Since Windows 7 at the latest each processor counts in a table of its own, so that a block allocated on one processor
+and freed on another leaves a negative number on the second: only the sum of all tables means something. Sums are
+taken modulo the counter's width and then read as signed, as the kernel itself does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Iterable, List, Optional, Tuple
+
+from pykdext.errors import SymbolNotFoundError, TargetError
+from pykdext.kernel.inference import MAX_ROW_BITS, MIN_ROW_BITS
+from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.layouts import TrackerLayout, find_tracker_layout, match_tracker_type
+from pykdext.kernel.tablelocation import TableLocation, locate_tag_tables
+from pykdext.model import PROTECTED_POOL, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, TableCoverage, TagUsage
+from pykdext.targets.protocol import PAGE_BYTES, Target
+
+OVERFLOW_TAG = PoolTag(b"Ovfl")
+"""The tag of the last row, where the kernel lumps together what found no row of its own."""
+
+_HEAD_BYTES = 4 * PAGE_BYTES
+"""Read first, to recognise the layout; no table of default size is smaller."""
+
+_MAX_EXPANSION_ROWS = 1 << 20
+
+
+@dataclass
+class _TablePart:
+    """The readable pieces of one table, adjacent ones joined."""
+
+    base: int
+    pieces: List[Tuple[int, bytes]]
+
+    @classmethod
+    def read(cls, target: Target, base: int, start: int, end: int) -> _TablePart:
+        part = cls(base, [])
+        part.extend(target.read_present(base + start, max(0, end - start)))
+        return part
+
+    def extend(self, pieces: Iterable[Tuple[int, bytes]]) -> None:
+        for address, data in pieces:
+            if self.pieces and self.pieces[-1][0] + len(self.pieces[-1][1]) == address:
+                previous, head = self.pieces.pop()
+                self.pieces.append((previous, head + data))
+            else:
+                self.pieces.append((address, data))
+
+    def whole_rows(self, row_bytes: int, row_count: int) -> List[bytes]:
+        """Of each piece the rows that lie in it with all their bytes."""
+        rows = []
+        for address, data in self.pieces:
+            offset = address - self.base
+            start = -(-offset // row_bytes) * row_bytes
+            end = min((offset + len(data)) // row_bytes, row_count) * row_bytes
+            if start < end:
+                rows.append(data[start - offset : end - offset])
+        return rows
+
+
+def read_pool_snapshot(kernel: Kernel, path: str = "") -> PoolSnapshot:
+    """The pools of ``kernel`` as its tag tables have them; ``path`` is what the user called the target.
+
+    Parts that cannot be read are counted in ``coverage`` and named in ``warnings``.
+
+    Raises:
+        SymbolNotFoundError, TargetError, LayoutNotFoundError: the tables cannot be found or not one row be read.
+    """
+    location = locate_tag_tables(kernel)
+    reader = _TableReader(kernel, location)
+    reader.read()
+    facts = kernel.target.facts
+    return PoolSnapshot(
+        source=SnapshotSource(facts.kind, path, location.located_by),
+        tags=reader.tag_usages(),
+        taken_at=facts.taken_at,
+        build=facts.build,
+        machine=facts.machine,
+        processors=facts.processors,
+        uptime_seconds=facts.uptime_seconds,
+        bugcheck=facts.bugcheck,
+        coverage=reader.coverage(),
+        warnings=facts.warnings + tuple(reader.warnings),
+    )
+
+
+class _TableReader:
+    """One reading of all tables: sums by key, and what was missing."""
+
+    def __init__(self, kernel: Kernel, location: TableLocation) -> None:
+        self._target = kernel.target
+        self._build = kernel.target.facts.build
+        self._location = location
+        self._sums: Dict[int, List[int]] = {}
+        self._tables_read = 0
+        self._rows_read = 0
+        self._expansion_state = "unknown"
+        self.warnings = list(location.warnings)
+        heads = [_TablePart.read(self._target, table, 0, _HEAD_BYTES) for table in location.tables]
+        self._layout = self._find_layout(heads)
+        self._row_count = location.row_count or self._derive_row_count()
+        self._heads = heads
+
+    def _find_layout(self, heads: List[_TablePart]) -> TrackerLayout:
+        samples = [head.pieces[0][1] for head in heads if head.pieces and head.pieces[0][0] == head.base]
+        if not samples:
+            raise TargetError(
+                f"tag table at 0x{heads[0].base:x}: found no page of it, expected the rows of {len(heads)} processors. "
+                "Hint: the dump does not hold the tag tables"
+            )
+        sample = max(samples, key=len)
+        described = self._described_layout()
+        if described is not None and described.count_plausible_rows(sample):
+            return described
+        layout = find_tracker_layout(self._target.pointer_size, self._build, sample)
+        if not layout.fits_build(self._build):
+            self.warnings.append(f"the tag tables have {layout.name}, which build {self._build} is not known for")
+        return layout
+
+    def _described_layout(self) -> Optional[TrackerLayout]:
+        """The layout by the target's own symbols, if it has them."""
+        try:
+            return match_tracker_type(self._target.field_layout("_POOL_TRACKER_TABLE"))
+        except SymbolNotFoundError:
+            return None
+
+    def _derive_row_count(self) -> int:
+        """The largest 2^k + 1 rows that are in memory and read as rows."""
+        base, row_bytes = self._location.tables[0], self._layout.row_bytes
+        best = (1 << MIN_ROW_BITS) + 1
+        for bits in range(MIN_ROW_BITS + 1, MAX_ROW_BITS + 1):
+            added = _TablePart.read(self._target, base, best * row_bytes, ((1 << bits) + 1) * row_bytes)
+            rows = added.whole_rows(row_bytes, (1 << bits) + 1)
+            if not rows or not self._layout.count_plausible_rows(b"".join(rows)):
+                break
+            best = (1 << bits) + 1
+        self.warnings.append(f"the number of rows is not known: {best} were found that read as rows")
+        return best
+
+    def read(self) -> None:
+        """Add up every table."""
+        size = self._row_count * self._layout.row_bytes
+        for number, part in enumerate(self._heads):
+            part.extend(self._target.read_present(part.base + _HEAD_BYTES, max(0, size - _HEAD_BYTES)))
+            rows = self._add(part, self._row_count)
+            self._rows_read += rows
+            self._tables_read += rows > 0
+            if rows < self._row_count:
+                self.warnings.append(
+                    f"tag table {number} at 0x{part.base:x}: {self._row_count - rows} of {self._row_count} rows are "
+                    "not in the target; the counts of their tags are incomplete"
+                )
+        if self._location.expected is not None and len(self._heads) < self._location.expected:
+            self.warnings.append(f"{len(self._heads)} of {self._location.expected} processors' tag tables were found")
+        self._read_expansion()
+        self._check_overflow()
+
+    def _add(self, part: _TablePart, row_count: int) -> int:
+        """Add the rows of one table to the sums; how many rows it had."""
+        rows = 0
+        sums = self._sums
+        for data in part.whole_rows(self._layout.row_bytes, row_count):
+            rows += len(data) // self._layout.row_bytes
+            for stored_key, *counters in self._layout.iter_rows(data):
+                key = stored_key & ~PROTECTED_POOL
+                total = sums.get(key)
+                sums[key] = counters if total is None else [a + b for a, b in zip(total, counters)]
+        return rows
+
+    def _read_expansion(self) -> None:
+        base, count = self._location.expansion, self._location.expansion_rows
+        if base is None or (base and count is None):
+            self.warnings.append("the expansion of the tag table was not found: tags in it are missing, if it exists")
+            return
+        if base == 0 or not count:
+            self._expansion_state = "absent"
+            return
+        bounded = min(count, _MAX_EXPANSION_ROWS)
+        part = _TablePart.read(self._target, base, 0, bounded * self._layout.row_bytes)
+        rows = self._add(part, bounded)
+        self._expansion_state = "read" if rows == count else "unreadable"
+        if rows < count:
+            self.warnings.append(
+                f"expansion table at 0x{base:x}: {count - rows} of {count} rows are not in the target; their tags "
+                "are missing"
+            )
+
+    def _check_overflow(self) -> None:
+        if any(self._sums.get(OVERFLOW_TAG.key, ())):
+            self.warnings.append("the tag table overflowed: tag Ovfl lumps together tags that found no row")
+
+    def coverage(self) -> TableCoverage:
+        """What was read of what there is."""
+        expected = self._location.expected
+        return TableCoverage(
+            processor_tables_read=self._tables_read,
+            processor_tables_expected=expected,
+            rows_read=self._rows_read,
+            rows_expected=self._row_count * (expected or len(self._heads)),
+            expansion_table=self._expansion_state,
+        )
+
+    def tag_usages(self) -> Tuple[TagUsage, ...]:
+        """The sums as values, without tags that were never used, in the order of the tags."""
+        usages = (self._tag_usage(PoolTag.from_key(key), counters) for key, counters in self._sums.items())
+        used = tuple(
+            sorted(
+                (usage for usage in usages if not (usage.nonpaged.is_idle and usage.paged.is_idle)),
+                key=lambda usage: usage.tag,
+            )
+        )
+        clamped = [row.tag.text for row in used if row.nonpaged.clamped or row.paged.clamped]
+        if clamped:
+            names = ", ".join(clamped[:8]) + (" ..." if len(clamped) > 8 else "")
+            self.warnings.append(f"{len(clamped)} tags count more frees than allocations, shown as 0: {names}")
+        return used
+
+    def _tag_usage(self, tag: PoolTag, counters: List[int]) -> TagUsage:
+        values = dict(zip(self._layout.columns, counters))
+        nonpaged, paged = (
+            _sum_usage(values[f"{side}Allocs"], values[f"{side}Frees"], values[f"{side}Bytes"], self._layout)
+            for side in ("NonPaged", "Paged")
+        )
+        return TagUsage(tag, nonpaged, paged)
+
+
+def _sum_usage(allocs: int, frees: int, used_bytes: int, layout: TrackerLayout) -> PoolUsage:
+    outstanding = _signed(allocs - frees, layout.count_bits)
+    used = _signed(used_bytes, layout.bytes_bits)
+    return PoolUsage(
+        allocs=allocs % (1 << layout.count_bits),
+        frees=frees % (1 << layout.count_bits),
+        outstanding=max(0, outstanding),
+        bytes=max(0, used),
+        clamped=outstanding < 0 or used < 0,
+    )
+
+
+def _signed(value: int, bits: int) -> int:
+    value %= 1 << bits
+    return value - (1 << bits) if value >> (bits - 1) else value

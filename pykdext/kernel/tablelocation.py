@@ -1,0 +1,135 @@
+"""Where the pool tag tables of a kernel are: by symbols where they are known, else by inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional, Tuple
+
+from pykdext.errors import MemoryReadError, SymbolNotFoundError, TargetError
+from pykdext.kernel.inference import MAX_PROCESSORS, Neighbourhood, is_row_count, is_table_pointer
+from pykdext.kernel.kernel import Kernel
+
+
+@dataclass(frozen=True)
+class TableLocation:
+    """Where the tables are.
+
+    Attributes:
+        tables: address of each processor's table, processor 0 first, no address twice.
+        expected: how many tables there should be; None if neither the target nor the kernel says.
+        row_count: rows of each table; None if it must be derived from the rows themselves.
+        expansion: address of the expansion table: 0 if the kernel has none, None if it is not known.
+        expansion_rows: its length, None if it is not known.
+        located_by: the source of symbols that led to the processors' tables.
+        warnings: what is uncertain, in words.
+    """
+
+    tables: Tuple[int, ...]
+    expected: Optional[int]
+    row_count: Optional[int]
+    expansion: Optional[int]
+    expansion_rows: Optional[int]
+    located_by: str
+    warnings: Tuple[str, ...]
+
+
+def locate_tag_tables(kernel: Kernel) -> TableLocation:
+    """Find the tables.
+
+    Raises:
+        SymbolNotFoundError: nothing tells where ``PoolTrackTable`` is.
+        TargetError: the variable is not in memory, or the kernel has no table (tagging is off).
+    """
+    variable = kernel.find_symbol("PoolTrackTable")
+    if variable is None:
+        raise SymbolNotFoundError("nt!PoolTrackTable", _symbol_hint(kernel))
+    try:
+        first_table = kernel.read_pointer(variable.address)
+    except MemoryReadError:
+        raise TargetError(
+            f"nt!PoolTrackTable at 0x{variable.address:x}: found no such page, expected a pointer to the tag table. "
+            "Hint: the dump leaves out the kernel's data; take a kernel dump (CrashDumpEnabled=2) instead"
+        ) from None
+    if first_table == 0:
+        raise TargetError(
+            f"nt!PoolTrackTable at 0x{variable.address:x}: found 0, expected a pointer to the tag table. "
+            "Hint: pool tagging was off; on Windows XP and older switch it on with 'gflags /r +ptg' and reboot"
+        )
+    return _Locator(kernel, variable.address, variable.source, first_table).locate()
+
+
+def _symbol_hint(kernel: Kernel) -> str:
+    if kernel.pdb is None:
+        return "the debugger data block and the kernel's debug directory are both unreadable in this target"
+    return f"the kernel's PDB is {kernel.pdb.name} {kernel.pdb.guid}{kernel.pdb.age:X}, which is not in the table"
+
+
+class _Locator:
+    """The steps of ``locate_tag_tables`` once processor 0's table is known."""
+
+    def __init__(self, kernel: Kernel, variable: int, source: str, first_table: int) -> None:
+        self._kernel = kernel
+        self._variable = variable
+        self._source = source
+        self._first = first_table
+        self._processors = kernel.target.facts.processors
+        self._neighbourhood: Optional[Neighbourhood] = None
+        self._warnings: List[str] = []
+
+    def locate(self) -> TableLocation:
+        tables, located_by = self._processor_tables()
+        return TableLocation(
+            tables=tuple(dict.fromkeys(tables)),
+            expected=None if self._processors is None else max(self._processors, len(tables)),
+            row_count=self._row_count(),
+            expansion=self._kernel.find_variable("PoolTrackTableExpansion"),
+            expansion_rows=self._kernel.find_variable("PoolTrackTableExpansionSize"),
+            located_by=located_by,
+            warnings=tuple(self._warnings),
+        )
+
+    def _processor_tables(self) -> Tuple[Tuple[int, ...], str]:
+        array = self._kernel.find_symbol("ExPoolTagTables")
+        if array is not None:
+            tables = self._read_table_pointers(array.address)
+            if tables and tables[0] == self._first:
+                return tables, array.source
+            self._warnings.append(
+                f"nt!ExPoolTagTables at 0x{array.address:x} ({array.source}) does not begin with processor 0's table: "
+                "not used"
+            )
+        inferred = self._nearby().find_processor_tables(self._first, self._processors)
+        if inferred is not None:
+            return inferred, "inference"
+        if self._processors != 1:
+            self._warnings.append("the other processors' tag tables were not found: counts are processor 0's alone")
+        return (self._first,), self._source
+
+    def _read_table_pointers(self, array: int) -> Tuple[int, ...]:
+        """The array's pointers, empty slots left out, until the first one that is not a table's."""
+        pointer_size = self._kernel.target.pointer_size
+        tables: List[int] = []
+        for slot in range(MAX_PROCESSORS):
+            try:
+                word = self._kernel.read_pointer(array + slot * pointer_size)
+            except MemoryReadError:
+                break
+            if is_table_pointer(word, pointer_size):
+                tables.append(word)
+            elif word != 0 or slot >= (self._processors or 1):
+                break
+        return tuple(tables)
+
+    def _row_count(self) -> Optional[int]:
+        count = self._kernel.find_variable("PoolTrackTableSize")
+        if count is not None and is_row_count(count):
+            return count
+        if count is not None:
+            self._warnings.append(f"nt!PoolTrackTableSize: found {count}, expected a power of two plus one: not used")
+        counts = self._nearby().find_row_counts()
+        return counts[0] if len(counts) == 1 else None
+
+    def _nearby(self) -> Neighbourhood:
+        if self._neighbourhood is None:
+            self._neighbourhood = Neighbourhood(self._kernel.target, self._variable)
+        return self._neighbourhood
