@@ -1,0 +1,3 @@
+"""Who owns a tag."""
+
+from __future__ import annotations
