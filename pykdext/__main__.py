@@ -1,0 +1,10 @@
+"""``python -m pykdext`` (and ``!py -m pykdext``) is the command ``poolleak``."""
+
+from __future__ import annotations
+
+import sys
+
+from pykdext.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""The command line: arguments, exit status, choice of output. No analysis."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import List, Optional, Sequence
+
+from pykdext import __version__
+from pykdext.errors import PykdextError
+from pykdext.model import PoolKind, PoolTag
+from pykdext.selection import SORT_KEYS
+
+DONE, PARTIAL, USAGE, UNUSABLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+_COMMANDS = ("analyze", "used", "find", "snapshot")
+_MIN_WIDTH, _MAX_WIDTH = 80, 120
+
+_EXIT_STATUS = """\
+exit status: 0 done; 1 done, but part of the input could not be used; 2 wrong usage; 3 the input is not usable"""
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run one command and return its exit status; everything a user did wrong is said in one line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _build_parser()
+    if not words:
+        parser.print_help()
+        return USAGE
+    options = parser.parse_args(_with_default_command(words))
+    try:
+        return _run(options)
+    except PykdextError as error:
+        return _fail(options, str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return _forget_output()
+        return _fail(options, f"{error.filename or 'output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        _print_error("interrupted")
+        return INTERRUPTED
+
+
+def _with_default_command(words: List[str]) -> List[str]:
+    """``poolleak MEMORY.DMP`` means ``poolleak analyze MEMORY.DMP``."""
+    first = words[0]
+    if first in _COMMANDS or first in ("-h", "--help", "--version"):
+        return words
+    return ["analyze", *words]
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="poolleak",
+        description="Find the driver behind a Windows kernel pool memory leak.",
+        epilog=f"poolleak MEMORY.DMP is short for poolleak analyze MEMORY.DMP. {_EXIT_STATUS}",
+    )
+    parser.add_argument("--version", action="version", version=f"poolleak {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--pooltags", metavar="FILE", help="pooltag.txt to use (default: where WinDbg has it)")
+    common.add_argument("--width", type=_width, metavar="N", help="columns of the text, 80 to 120")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    formatted = argparse.ArgumentParser(add_help=False, parents=[common])
+    formatted.add_argument("--format", choices=("text", "json"), default="text", help="form of the output")
+    formatted.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of the screen")
+
+    analyze = commands.add_parser(
+        "analyze",
+        parents=[formatted],
+        help="the verdict: who leaks, how much, which driver, what to do next",
+        epilog=_EXIT_STATUS,
+    )
+    _add_source(analyze)
+    analyze.add_argument("--top", type=_positive, metavar="N", default=5, help="at most N suspects (default: 5)")
+
+    used = commands.add_parser(
+        "used", parents=[formatted], help="the tag table, like poolmon and !poolused", epilog=_EXIT_STATUS
+    )
+    _add_source(used)
+    used.add_argument("--pool", choices=[pool.value for pool in PoolKind], help="only this pool")
+    used.add_argument("--sort", choices=SORT_KEYS, default="bytes", help="largest first by this (default: bytes)")
+    used.add_argument(
+        "--tag", action="append", metavar="PATTERN", default=[], help="only these tags; * and ? match, may repeat"
+    )
+    used.add_argument("--top", type=_positive, metavar="N", help="at most N rows")
+    used.add_argument(
+        "--view",
+        choices=("poolmon", "poolused"),
+        default="poolmon",
+        help="a line for each tag and pool, or one for each tag (default: poolmon)",
+    )
+
+    find = commands.add_parser("find", parents=[formatted], help="who owns these tags", epilog=_EXIT_STATUS)
+    find.add_argument("tags", nargs="+", type=_tag, metavar="TAG", help="a tag of 1 to 4 characters; \\xNN is a byte")
+    _add_source(find)
+
+    snapshot = commands.add_parser("snapshot", parents=[common], help="keep a state for later", epilog=_EXIT_STATUS)
+    _add_source(snapshot)
+    snapshot.add_argument("-o", "--output", metavar="FILE", required=True, help="snapshot to write; .gz compresses it")
+    snapshot.set_defaults(format="json")
+    return parser
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="crash dump (also .gz, .xz) or snapshot file")
+
+
+def _width(text: str) -> int:
+    columns = int(text)
+    if not _MIN_WIDTH <= columns <= _MAX_WIDTH:
+        raise argparse.ArgumentTypeError(f"found {columns}, expected {_MIN_WIDTH} to {_MAX_WIDTH}")
+    return columns
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {number}, expected 1 or more")
+    return number
+
+
+def _tag(text: str) -> PoolTag:
+    try:
+        return PoolTag.from_text(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Imported only now: --help and usage errors answer at once.
+    import shutil
+
+    from pykdext import commands
+    from pykdext.progress import TerminalProgress
+
+    if options.width is None:
+        options.width = max(_MIN_WIDTH, min(_MAX_WIDTH, shutil.get_terminal_size((100, 25)).columns))
+    with TerminalProgress() as progress:
+        outcome = getattr(commands, options.command)(options, progress)
+    if options.output:
+        _write_file(options.output, outcome.text)
+    else:
+        _write_screen(outcome.text)
+    return DONE if outcome.complete else PARTIAL
+
+
+def _write_file(path: str, text: str) -> None:
+    from pykdext.wholefile import write_whole
+
+    data = text.encode("utf-8")
+    if path.endswith(".gz"):
+        import gzip
+
+        data = gzip.compress(data, mtime=0)
+    write_whole(path, data)
+
+
+def _write_screen(text: str) -> None:
+    """Text may quote names from hostile memory: nothing but printable ASCII and line ends reaches the terminal."""
+    sys.stdout.write(_harmless(text))
+    sys.stdout.flush()
+
+
+def _harmless(text: str) -> str:
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        character
+        if character == "\n" or (character.isascii() and character.isprintable())
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def _fail(options: argparse.Namespace, message: str) -> int:
+    if options.debug:
+        raise  # noqa: PLE0704 - called from the handlers of main()
+    _print_error(message)
+    return UNUSABLE
+
+
+def _print_error(message: str) -> None:
+    sys.stderr.write(_harmless(f"poolleak: {' '.join(message.splitlines())}") + "\n")
+
+
+def _forget_output() -> int:
+    """The reader of our output went away: end quietly, as other filters do."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE

@@ -1,0 +1,3 @@
+"""Text and file forms of snapshots."""
+
+from __future__ import annotations

@@ -1,0 +1,136 @@
+"""Reading snapshot files: JSON of schema ``poolleak.snapshot/1``, plain or compressed by gzip."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import datetime, timezone
+from typing import Any, Mapping, Optional
+
+from pykdext.errors import RecordFormatError
+from pykdext.model import (
+    BugCheck,
+    Machine,
+    PoolSnapshot,
+    PoolTag,
+    PoolUsage,
+    SnapshotSource,
+    TableCoverage,
+    TagUsage,
+)
+
+SCHEMA = "poolleak.snapshot/1"
+MAX_FILE_BYTES = 256 << 20
+"""More than any snapshot has, compressed or not: the tag tables of a kernel give a few megabytes of JSON."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def is_snapshot_head(head: bytes) -> bool:
+    """The first bytes of a file look like a snapshot: a JSON object, perhaps compressed by gzip."""
+    if head.startswith(_GZIP_MAGIC):
+        head = _first_inflated(head)
+    return head.lstrip().startswith(b"{") and b'"poolleak.snapshot/' in head
+
+
+def _first_inflated(head: bytes) -> bytes:
+    import zlib  # only for compressed files
+
+    try:
+        return zlib.decompressobj(31).decompress(head, 4096)
+    except zlib.error:
+        return b""
+
+
+def load_snapshot(path: str) -> PoolSnapshot:
+    """Read a snapshot file, plain or gzip.
+
+    Raises:
+        RecordFormatError: not a snapshot of schema 1, or damaged.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    try:
+        if data.startswith(_GZIP_MAGIC):
+            with gzip.open(path) as packed:
+                data = packed.read(MAX_FILE_BYTES + 1)
+    except (OSError, EOFError) as error:
+        raise RecordFormatError(path, None, f"damaged gzip data ({error})", "a snapshot") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise RecordFormatError(path, None, f"more than {MAX_FILE_BYTES >> 20} MB", "a snapshot")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", None)
+        raise RecordFormatError(path, line, f"no JSON ({error})", "a snapshot") from None
+    return parse_snapshot_document(document, path)
+
+
+def parse_snapshot_document(document: Any, path: str) -> PoolSnapshot:
+    """The snapshot of a JSON document; RecordFormatError (naming ``path``) if a part is missing or of a wrong kind."""
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        raise RecordFormatError(path, None, f"schema {schema!r}", SCHEMA)
+    try:
+        return _parse(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordFormatError(path, None, f"{type(error).__name__}: {error}", f"the fields of {SCHEMA}") from None
+
+
+def _parse(document: Mapping[str, Any]) -> PoolSnapshot:
+    system = document["os"]
+    coverage = document["coverage"]
+    bugcheck = document.get("bugcheck")
+    source = document["source"]
+    return PoolSnapshot(
+        source=SnapshotSource(_text(source["kind"]), _text(source["path"]), source.get("symbols")),
+        tags=tuple(_parse_tag(row) for row in document["tags"]),
+        taken_at=_parse_time(document["taken_at"]),
+        host=document["host"],
+        build=_count(system["build"]),
+        machine=Machine(system["arch"]) if system["arch"] is not None else None,
+        processors=_count(system["processors"]),
+        uptime_seconds=None if document["uptime_seconds"] is None else float(document["uptime_seconds"]),
+        bugcheck=BugCheck(int(bugcheck["code"]), tuple(map(int, bugcheck["parameters"]))) if bugcheck else None,
+        coverage=TableCoverage(
+            processor_tables_read=_count(coverage["processor_tables"]["read"]),
+            processor_tables_expected=_count(coverage["processor_tables"]["expected"]),
+            rows_read=_count(coverage["rows"]["read"]),
+            rows_expected=_count(coverage["rows"]["expected"]),
+            expansion_table=_text(coverage["expansion_table"]),
+        ),
+        warnings=tuple(map(_text, document["warnings"])),
+    )
+
+
+def _parse_tag(row: Mapping[str, Any]) -> TagUsage:
+    def usage(side: Mapping[str, Any]) -> PoolUsage:
+        return PoolUsage(
+            allocs=_count(side["allocs"]),
+            frees=_count(side["frees"]),
+            outstanding=_count(side["outstanding"]),
+            bytes=_count(side["bytes"]),
+            clamped=bool(side.get("clamped", False)),
+        )
+
+    return TagUsage(PoolTag(bytes.fromhex(row["hex"])), usage(row["nonpaged"]), usage(row["paged"]))
+
+
+def _count(value: Any) -> Optional[int]:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise TypeError(f"found {value!r}, expected a whole number or null")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"found {value!r}, expected text")
+    return value
+
+
+def _parse_time(value: Optional[str]) -> Optional[datetime]:
+    if value is None:
+        return None
+    moment = datetime.fromisoformat(_text(value).replace("Z", "+00:00"))
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

@@ -1,0 +1,3 @@
+"""How values are shown."""
+
+from __future__ import annotations

@@ -1,0 +1,171 @@
+"""Values as JSON documents: the same numbers as the text, exact and unrounded; what is not known is null."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Dict, Optional, Sequence
+
+from pykdext.model import (
+    Evidence,
+    LeakReport,
+    Owner,
+    PoolKind,
+    PoolSnapshot,
+    PoolUsage,
+    Suspect,
+    TableCoverage,
+    TagDescription,
+    TagOwners,
+    TagUsage,
+)
+
+SNAPSHOT_SCHEMA = "poolleak.snapshot/1"
+OWNERS_SCHEMA = "poolleak.owners/1"
+REPORT_SCHEMA = "poolleak.report/1"
+
+
+def render_snapshot_json(snapshot: PoolSnapshot, tags: Optional[Sequence[TagUsage]] = None) -> str:
+    """``poolleak.snapshot/1``, one line a tag, so that any diff tool compares two files sensibly.
+
+    ``tags`` are the rows to list, by default all; the totals are always those of the whole snapshot.
+    """
+    head = {
+        "schema": SNAPSHOT_SCHEMA,
+        **_subject_document(snapshot),
+        "totals": {f"{pool.value}_bytes": snapshot.total_bytes(pool) for pool in PoolKind},
+        "coverage": _table_coverage_document(snapshot.coverage),
+        "warnings": list(snapshot.warnings),
+    }
+    rows = ",\n".join("    " + json.dumps(_tag_document(row)) for row in (snapshot.tags if tags is None else tags))
+    return f'{json.dumps(head, indent=2)[:-2]},\n  "tags": [\n{rows}\n  ]\n}}\n'
+
+
+def render_owners_json(found: Sequence[TagOwners], warnings: Sequence[str]) -> str:
+    """``poolleak.owners/1``."""
+    tags = [
+        {
+            "tag": owners.tag.text,
+            "hex": owners.tag.hex,
+            "owners": [_owner_document(owner) for owner in owners.owners],
+            "descriptions": [_description_document(item) for item in owners.descriptions],
+            "coverage": asdict(owners.coverage),
+        }
+        for owners in found
+    ]
+    return _dump({"schema": OWNERS_SCHEMA, "tags": tags, "warnings": list(warnings)})
+
+
+def render_report_json(report: LeakReport) -> str:
+    """``poolleak.report/1``."""
+    images = report.image_coverage
+    document = {
+        "schema": REPORT_SCHEMA,
+        "subject": _subject_document(report.snapshot),
+        "verdict": report.verdict,
+        "pools": {
+            total.pool.value: {"used_bytes": total.used_bytes, "limit_bytes": total.limit_bytes}
+            for total in report.pools
+        },
+        "suspects": [_suspect_document(suspect) for suspect in report.suspects],
+        "next_steps": [asdict(step) for step in report.next_steps],
+        "coverage": {
+            **_table_coverage_document(report.snapshot.coverage),
+            "images": asdict(images) if images else None,
+        },
+        "warnings": list(report.warnings),
+    }
+    return _dump(document)
+
+
+def _dump(document: Dict[str, Any]) -> str:
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
+    return {
+        "source": asdict(snapshot.source),
+        "taken_at": snapshot.taken_at.isoformat() if snapshot.taken_at else None,
+        "host": snapshot.host,
+        "os": {
+            "build": snapshot.build,
+            "arch": snapshot.machine.value if snapshot.machine else None,
+            "processors": snapshot.processors,
+        },
+        "uptime_seconds": snapshot.uptime_seconds,
+        "bugcheck": asdict(snapshot.bugcheck) if snapshot.bugcheck else None,
+    }
+
+
+def _tag_document(row: TagUsage) -> Dict[str, Any]:
+    usages = {pool.value: {**_usage_document(row.usage(pool)), "clamped": row.usage(pool).clamped} for pool in PoolKind}
+    return {"tag": row.tag.text, "hex": row.tag.hex, **usages}
+
+
+def _usage_document(usage: PoolUsage) -> Dict[str, Any]:
+    return {
+        "allocs": usage.allocs,
+        "frees": usage.frees,
+        "outstanding": usage.outstanding,
+        "bytes": usage.bytes,
+    }
+
+
+def _table_coverage_document(coverage: TableCoverage) -> Dict[str, Any]:
+    return {
+        "processor_tables": {
+            "read": coverage.processor_tables_read,
+            "expected": coverage.processor_tables_expected,
+        },
+        "rows": {"read": coverage.rows_read, "expected": coverage.rows_expected},
+        "expansion_table": coverage.expansion_table,
+    }
+
+
+def _suspect_document(suspect: Suspect) -> Dict[str, Any]:
+    return {
+        "tag": suspect.tag.text,
+        "hex": suspect.tag.hex,
+        "pool": suspect.pool.value,
+        **_usage_document(suspect.usage),
+        "share": suspect.share,
+        "freed_share": suspect.usage.freed_share,
+        "growth": None,
+        "bytes_per_hour_since_boot": suspect.bytes_per_hour,
+        "score": suspect.score,
+        "reasons": list(suspect.reasons),
+        "role": suspect.role.value,
+        "owners": [_owner_document(owner) for owner in suspect.owners],
+        "descriptions": [_description_document(item) for item in suspect.descriptions],
+    }
+
+
+def _owner_document(owner: Owner) -> Dict[str, Any]:
+    return {
+        "module": owner.module,
+        "confidence": owner.confidence.value,
+        "part_of_windows": owner.part_of_windows,
+        "version": asdict(owner.version) if owner.version else None,
+        "evidence": [_evidence_document(item) for item in owner.evidence],
+    }
+
+
+def _evidence_document(item: Evidence) -> Dict[str, Any]:
+    return {
+        "kind": item.kind,
+        "confidence": item.confidence.value,
+        "rva": item.rva,
+        "function": item.function,
+        "detail": item.detail,
+    }
+
+
+def _description_document(item: TagDescription) -> Dict[str, Any]:
+    return {
+        "pattern": item.pattern,
+        "module": item.module,
+        "text": item.text,
+        "source": item.source,
+        "class": item.tag_class,
+        "next_question": item.next_question,
+    }

@@ -1,0 +1,89 @@
+"""The tag table as text: poolmon's columns (a line for each tag and pool) or ``!poolused``'s (a line for each tag)."""
+
+from __future__ import annotations
+
+from typing import List, Mapping, Optional, Sequence
+
+from pykdext.model import PoolKind, PoolSnapshot, PoolTag, TagDescription, TagUsage, UsageRow
+from pykdext.report.plaintext import describe, format_table, subject_lines, warning_lines, wrap
+from pykdext.units import format_count
+
+Descriptions = Mapping[PoolTag, TagDescription]
+
+
+def render_poolmon_text(
+    snapshot: PoolSnapshot, rows: Sequence[UsageRow], descriptions: Descriptions, width: int
+) -> str:
+    """``Tag Type Allocs Frees Diff Bytes Per Alloc`` and what the tag is."""
+    cells = [
+        [
+            row.tag.text,
+            row.pool.label,
+            format_count(row.usage.allocs),
+            format_count(row.usage.frees),
+            format_count(row.usage.outstanding),
+            format_count(row.usage.bytes) + ("!" if row.usage.clamped else ""),
+            format_count(row.usage.bytes_each),
+        ]
+        for row in rows
+    ]
+    headers = ("Tag", "Type", "Allocs", "Frees", "Diff", "Bytes", "Per Alloc")
+    align = ("left", "left", "right", "right", "right", "right", "right")
+    lines = _described_table(headers, cells, align, [row.tag for row in rows], descriptions, width)
+    if any(row.usage.clamped for row in rows):
+        lines.append("! the tables counted more frees than allocations; shown as 0, as the kernel does")
+    return _page(snapshot, lines, len(rows), width)
+
+
+def render_poolused_text(
+    snapshot: PoolSnapshot, rows: Sequence[TagUsage], descriptions: Descriptions, width: int
+) -> str:
+    """``Tag``, and ``Allocs`` (outstanding) and ``Used`` (bytes) of both pools, with a TOTAL line."""
+    cells = [
+        [row.tag.text]
+        + [format_count(count) for pool in PoolKind for count in (row.usage(pool).outstanding, row.usage(pool).bytes)]
+        for row in rows
+    ]
+    total = ["TOTAL"]
+    for pool in PoolKind:
+        usages = [row.usage(pool) for row in snapshot.tags]
+        total += [format_count(sum(usage.outstanding or 0 for usage in usages))]
+        total += [format_count(sum(usage.bytes or 0 for usage in usages))]
+    headers = ("Tag", "NonPaged Allocs", "Used", "Paged Allocs", "Used")
+    align = ("left", "right", "right", "right", "right")
+    tags: List[Optional[PoolTag]] = [row.tag for row in rows]
+    lines = _described_table(headers, [*cells, total], align, [*tags, None], descriptions, width)
+    return _page(snapshot, lines, len(rows), width)
+
+
+def _described_table(
+    headers: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    align: Sequence[str],
+    tags: Sequence[Optional[PoolTag]],
+    descriptions: Descriptions,
+    width: int,
+) -> List[str]:
+    """The table with one more column that takes what is left of ``width``."""
+    lines = format_table(headers, cells, align)
+    if not cells:
+        return lines
+    left = len(lines[1]) + 2
+    room = width - left
+    words = ["Driver and use", "-" * max(0, room)]
+    for tag in tags:
+        description = descriptions.get(tag) if tag is not None else None
+        words.append(describe(description) if description else "")
+    if room < len(words[0]):
+        return lines
+    return [
+        (line.ljust(left) + (word if len(word) <= room else word[: room - 3] + "...")).rstrip()
+        for line, word in zip(lines, words)
+    ]
+
+
+def _page(snapshot: PoolSnapshot, table: Sequence[str], shown: int, width: int) -> str:
+    totals = ", ".join(f"{pool.value} {format_count(snapshot.total_bytes(pool))} bytes" for pool in PoolKind)
+    lines = [*subject_lines(snapshot), "", *table, ""]
+    lines += wrap(f"{shown} rows shown, {len(snapshot.tags)} tags in use; all tags: {totals}", width)
+    return "\n".join([*lines, *warning_lines(snapshot.warnings, width)]) + "\n"

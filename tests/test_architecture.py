@@ -1,0 +1,131 @@
+"""The import rules of the project, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+PACKAGE = PROJECT / "pykdext"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+ALLOWED = {
+    "errors": set(),
+    "units": set(),
+    "wholefile": set(),
+    "progress": set(),
+    "model": {"errors"},
+    "targets": {"errors", "model"},
+    "symbols": {"errors", "model"},
+    "kernel": {"errors", "model", "targets.protocol", "symbols"},
+    "records": {"errors", "model"},
+    "growth": {"model", "units"},
+    "selection": {"model"},
+    "advice": {"model", "units"},
+    "attribution": {"errors", "model", "kernel", "targets.protocol", "progress"},
+    "report": {"model", "units"},
+    "pipeline": {
+        "errors",
+        "model",
+        "progress",
+        "targets",
+        "symbols",
+        "kernel",
+        "records",
+        "growth",
+        "advice",
+        "attribution",
+        "units",
+    },
+    "commands": {"errors", "model", "selection", "progress", "pipeline", "report"},
+    "cli": {"errors", "model", "selection", "progress", "wholefile", "commands", "__version__"},
+    "__main__": {"cli"},
+    "poolleak": {"cli"},
+    "__init__": set(),
+}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def our_imports(path: Path):
+    """``kernel.image`` for ``from pykdext.kernel.image import ...``, at any depth of the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pykdext":
+            inner = node.module[len("pykdext") :].lstrip(".")
+            for alias in node.names:
+                yield inner or alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "pykdext":
+                    yield alias.name[len("pykdext") :].lstrip(".")
+
+
+def foreign_imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_follow_the_flow_of_data(path):
+    name = module_name(path)
+    area = name.split(".")[0]
+    for imported in our_imports(path):
+        inside = imported.split(".")[0] == area
+        allowed = any(imported == rule or imported.startswith(rule + ".") for rule in ALLOWED[area])
+        assert inside or allowed, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_only_the_session_imports_pykd(path):
+    if module_name(path) != "targets.session":
+        assert "pykd" not in set(foreign_imports(path))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_no_module_bears_a_stdlib_name(path):
+    stdlib = getattr(sys, "stdlib_module_names", None)  # 3.10 and newer know
+    if stdlib is None:
+        pytest.skip("this Python does not list its standard library")
+    assert path.stem not in stdlib or path.stem.startswith("__")
+
+
+def test_the_tool_and_the_forge_know_nothing_of_each_other():
+    for path in SOURCES:
+        assert "dumps" not in set(foreign_imports(path)), path
+    for path in (PROJECT / "dumps").rglob("*.py"):
+        assert "pykdext" not in set(foreign_imports(path)), path
+
+
+def test_modules_stay_small():
+    long = {
+        str(path.relative_to(PROJECT)): lines
+        for folder in ("pykdext", "dumps")
+        for path in (PROJECT / folder).rglob("*.py")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 420
+    }
+    assert not long
+
+
+def test_top_level_holds_nothing_else():
+    import subprocess
+
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    if not listed:
+        pytest.skip("not a git checkout")
+    top = {Path(name).parts[0] for name in listed}
+    visible = {name for name in top if not name.startswith(".")}
+    assert visible <= {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "pykdext", "dumps", "tests"}
