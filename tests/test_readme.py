@@ -1,0 +1,46 @@
+"""The README's commands are run, and what they print is what it shows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from pykdext.cli import main
+from tests.conftest import PROJECT
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+SESSIONS = re.findall(r"```console\n\$ (poolleak [^\n]*)\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readme_shows_sessions():
+    assert len(SESSIONS) >= 5
+    assert any("pippo.sys" in output for _, output in SESSIONS)
+
+
+def test_the_readme_shows_what_is_printed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "dumps").symlink_to(PROJECT / "dumps", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for command, output in SESSIONS:
+        status = main(shlex.split(command)[1:])
+        captured = capsys.readouterr()
+        assert (status, captured.err) == (0, ""), command
+        assert captured.out == output, command
+
+
+@pytest.mark.parametrize("name", ["try", "test"])
+def test_there_is_one_command_to_try_and_one_to_test(name):
+    block = re.search(rf"<!-- command: {name} -->\n```sh\n([^\n]+)\n```", README)
+    assert block, f"the README's {name} command is one line of a sh block"
+    assert block.group(1).startswith("python3 -m venv .venv && .venv/bin/pip install --quiet ")
+
+
+def test_every_command_and_option_is_documented_in_help(capsys):
+    for words in ([], ["analyze"], ["used"], ["find"], ["snapshot"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        text = capsys.readouterr().out
+        for option in re.findall(r"(?m)^  (?:-\w.*?, )?(--[\w-]+)(.*\n?.*)", text):
+            assert option[1].strip(), f"{words} {option[0]} has no help"
