@@ -1,0 +1,3 @@
+"""Measurements against other tools: ``python -m tests.benchmarks``."""
+
+from __future__ import annotations
