@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Protocol, Sequence
+from typing import Callable, List, Optional, Protocol, Sequence, Tuple, TypeVar
 
+from pykdext.errors import SymbolFileError
+from pykdext.model import TypeLayout
 from pykdext.symbols.profiles import KernelProfile
+
+_Answer = TypeVar("_Answer")
 
 
 class SymbolSource(Protocol):
@@ -13,10 +17,13 @@ class SymbolSource(Protocol):
 
     @property
     def name(self) -> str:
-        """One word: ``target``, ``profile``, ``inference``."""
+        """One word: ``target``, ``pdb``, ``isf``, ``profile``, ``inference``."""
 
     def find_address(self, symbol: str) -> Optional[int]:
         """Address of a variable of nt, or None."""
+
+    def find_type(self, type_name: str) -> Optional[TypeLayout]:
+        """Layout of a structure of nt, or None."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +48,43 @@ class ProfileSymbols:
         rva = self._profile.rvas.get(symbol)
         return None if rva is None else self._base + rva
 
+    def find_type(self, type_name: str) -> None:
+        """None: a profile lists no types."""
+
 
 class SymbolChain:
-    """Asks its sources in order."""
+    """Asks its sources in order. One that turns out to be damaged is not asked again, and ``notes`` says so."""
 
     def __init__(self, sources: Sequence[SymbolSource]) -> None:
-        self._sources = tuple(sources)
+        self._sources = list(sources)
+        self._notes: List[str] = []
+
+    @property
+    def notes(self) -> Tuple[str, ...]:
+        """The damage met so far, one line each."""
+        return tuple(self._notes)
 
     def find(self, symbol: str) -> Optional[LocatedSymbol]:
         """The first answer and who gave it; None if nobody knows."""
-        for source in self._sources:
+
+        def ask(source: SymbolSource) -> Optional[LocatedSymbol]:
             address = source.find_address(symbol)
-            if address is not None:
-                return LocatedSymbol(address, source.name)
+            return None if address is None else LocatedSymbol(address, source.name)
+
+        return self._first_answer(ask)
+
+    def find_type(self, type_name: str) -> Optional[TypeLayout]:
+        """The layout of a structure by the first source that knows it; None if nobody does."""
+        return self._first_answer(lambda source: source.find_type(type_name))
+
+    def _first_answer(self, ask: Callable[[SymbolSource], Optional[_Answer]]) -> Optional[_Answer]:
+        for source in tuple(self._sources):
+            try:
+                answer = ask(source)
+            except SymbolFileError as error:
+                self._notes.append(str(error))
+                self._sources.remove(source)
+            else:
+                if answer is not None:
+                    return answer
         return None

@@ -1,0 +1,87 @@
+"""Writes PDB files from parts that no compiler here makes: moved images, two ages, huge or damaged ones.
+
+Own literals, nothing of the reader: MSF 7.0 blocks, an info stream, a type stream, a DBI stream with its optional
+streams, and symbol records.
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+
+BLOCK = 4096
+NOT_THERE = 0xFFFF
+
+
+def msf(streams, block=BLOCK):
+    """The file that holds ``streams`` (None: a deleted one): superblock, two free-block maps, streams, directory."""
+    blocks = [b"", b"\xff" * block, b"\xff" * block]
+    directory = [len(streams), *(0xFFFFFFFF if stream is None else len(stream) for stream in streams)]
+
+    def add(data):
+        numbers = []
+        for start in range(0, len(data), block):
+            numbers.append(len(blocks))
+            blocks.append(data[start : start + block].ljust(block, b"\0"))
+        return numbers
+
+    for stream in streams:
+        directory += add(stream or b"")
+    packed = struct.pack(f"<{len(directory)}I", *directory)
+    listed = add(b"".join(struct.pack("<I", number) for number in add(packed)))
+    head = b"Microsoft C/C++ MSF 7.00\r\n\x1aDS\0\0\0"
+    head += struct.pack("<5I", block, 1, len(blocks), len(packed), 0)
+    head += b"".join(struct.pack("<I", number) for number in listed)
+    blocks[0] = head.ljust(block, b"\0")
+    return b"".join(blocks)
+
+
+def info(guid, age, version=20000404):
+    return struct.pack("<III", version, 0x5F000000, age) + uuid.UUID(guid).bytes_le
+
+
+def public(name, segment, offset, kind=0x110E):
+    body = struct.pack("<HIIH", kind, 0, offset, segment) + name.encode() + b"\0"
+    body += b"\0" * (-(len(body) + 2) % 4)
+    return struct.pack("<H", len(body)) + body
+
+
+def section(rva, size):
+    return struct.pack("<8sIIIIIIHHI", b".data", size, rva, size, 0x400, 0, 0, 0, 0, 0xC0000040)
+
+
+def debug(age, symbols, machine=0x8664, omap=NOT_THERE, sections=NOT_THERE, original_sections=NOT_THERE):
+    optional = [NOT_THERE] * 11
+    optional[4], optional[5], optional[10] = omap, sections, original_sections
+    head = struct.pack("<iII6H", -1, 19990903, age, NOT_THERE, 0x8E1D, NOT_THERE, 0, symbols, 0)
+    files = struct.pack("<HH", 0, 0)
+    head += struct.pack("<iiiiiIiiHHI", 0, 0, 0, len(files), 0, 0, 2 * len(optional), 0, 0, machine, 0)
+    return head + files + struct.pack("<11H", *optional)
+
+
+def types(records=()):
+    packed = b"".join(struct.pack("<H", len(record)) + record for record in records)
+    return struct.pack("<5I", 20040203, 56, 0x1000, 0x1000 + len(records), len(packed)).ljust(56, b"\0") + packed
+
+
+def structure(name, size, field_list, properties=0, unique=""):
+    body = struct.pack("<HHHIIIH", 0x1505, 0, properties, field_list, 0, 0, size) + name.encode() + b"\0"
+    return padded(body + (unique.encode() + b"\0" if unique else b""))
+
+
+def member(name, type_index, offset):
+    return padded(struct.pack("<HHIH", 0x150D, 3, type_index, offset) + name.encode() + b"\0", 0)
+
+
+def field_list(*parts):
+    return struct.pack("<H", 0x1203) + b"".join(parts)
+
+
+def continued(type_index):
+    return struct.pack("<HHI", 0x1404, 0, type_index)
+
+
+def padded(data, extra=2):
+    """Padding says how many bytes are left of it: F3 F2 F1; records begin on a multiple of 4 with their length."""
+    missing = -(len(data) + extra) % 4
+    return data + bytes(0xF0 | left for left in range(missing, 0, -1))
