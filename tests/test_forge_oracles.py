@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dumps.forge import BUILDS, SCENARIOS, TagTruth, forge
+from dumps.forge import BUILDS, BUILDS_BY_ARCH, SCENARIOS, TagTruth, forge
 
 VALID_STATES = ("nt", "KDBG", "ExPoolTagTables", "table:0", "bigpages", "page:2M", "page:1G", "unloaded")
 
@@ -16,17 +16,17 @@ def kdmp_parser():
 
 @pytest.fixture(scope="module")
 def open_context():
-    """Return a function that opens a dump as volatility3's 64-bit crash layer, named crash."""
+    """Return a function that opens a dump as one of volatility3's crash layers, named crash."""
     pytest.importorskip("volatility3", reason="volatility3 (oracles extra) cannot be imported")
     from volatility3.framework import contexts
     from volatility3.framework.layers import crash, physical
 
-    def open_dump(path):
+    def open_dump(path, layer="WindowsCrashDump64Layer"):
         context = contexts.Context()
         context.config["base.location"] = path.as_uri()
         context.add_layer(physical.FileLayer(context, "base", "base"))
         context.config["crash.base_layer"] = "base"
-        context.add_layer(crash.WindowsCrashDump64Layer(context, "crash", "crash"))
+        context.add_layer(getattr(crash, layer)(context, "crash", "crash"))
         return context
 
     return open_dump
@@ -50,7 +50,7 @@ def open_kernel(open_context, evidence):
     return open_module
 
 
-@pytest.mark.parametrize("kind", [1, 5, 6])
+@pytest.mark.parametrize("kind", [1, 5, 6, 8, 9, 10])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_kdmp_parser_reads_every_page(kdmp_parser, tmp_path, scenario, kind):
     machine = forge(scenario)
@@ -95,6 +95,35 @@ def test_volatility_reads_every_page(open_context, tmp_path, scenario, kind):
         assert layer.read(frame << 12, 0x1000) == machine.memory.pages[frame]
     for frame in machine.memory.omitted:
         assert not layer.is_valid(frame << 12, 0x1000)
+
+
+@pytest.mark.parametrize("kind", [1, 5])
+@pytest.mark.parametrize(
+    ("arch", "build"), [(arch, build) for arch in ("x86", "x86pae") for build in BUILDS_BY_ARCH[arch]]
+)
+def test_volatility_reads_32_bit_dumps(open_context, tmp_path, arch, build, kind):
+    """The crash layer of volatility3 reads every page; its Intel layers walk the tables, but know no prototypes."""
+    from volatility3.framework.layers import intel
+
+    machine = forge("pipo", arch=arch, build=build)
+    machine.memory.page(machine.space.root_pfn + 1)  # volatility reads 4 KB from the start of the top table on
+    path = tmp_path / "m.dmp"
+    machine.save(path, kind=kind)
+    context = open_context(path, "WindowsCrashDump32Layer")
+    layer = context.layers["crash"]
+    assert layer.dtb == machine.header.directory_table_base
+    for frame in machine.memory.present_frames():
+        assert layer.read(frame << 12, 0x1000) == machine.memory.pages[frame]
+    context.config["kernel.memory_layer"] = "crash"
+    context.config["kernel.page_map_offset"] = machine.header.directory_table_base
+    kind_of_layer = intel.WindowsIntelPAE if arch == "x86pae" else intel.WindowsIntel
+    context.add_layer(kind_of_layer(context, "kernel", "kernel"))
+    kernel = context.layers["kernel"]
+    for name, va in machine.addresses.items():
+        if machine.space.translate(va) is None:
+            assert not kernel.is_valid(va)
+        elif not name.startswith("page:prototype"):
+            assert kernel.translate(va)[0] == machine.space.translate(va)
 
 
 @pytest.mark.parametrize("build", BUILDS)

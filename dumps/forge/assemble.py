@@ -6,8 +6,10 @@ import datetime
 import random
 from typing import Dict, Iterable
 
-from dumps.forge.counters import usual_counters
-from dumps.forge.driverfile import DRIVER_TAGS
+from dumps.forge.architectures import X64
+from dumps.forge.counters import shrink_counters, usual_counters
+from dumps.forge.driverfile import DRIVER_TAGS, holds_tag
+from dumps.forge.entryformats import INVALID_PTE_MASK, NarrowSoftwareEntries, SoftwareEntries
 from dumps.forge.headers import DumpHeader
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.loader import UnloadedDriver
@@ -16,53 +18,77 @@ from dumps.forge.modules import LoadedModules, write_unloaded
 from dumps.forge.pagetables import AddressSpace
 from dumps.forge.parts import Parts
 from dumps.forge.physical import PAGE_BYTES, FrameAllocator, PhysicalMemory
-from dumps.forge.plan import HEALTHY_DRIVERS, USUAL_BLOCKS, Scenario
+from dumps.forge.plan import HEALTHY_DRIVERS, USUAL_BLOCKS, Scenario, Wishes
 from dumps.forge.pool import PoolWriter
-from dumps.forge.regions import plan_regions
+from dumps.forge.pooltotals import Limits, count_totals, nonpaged_limit_bytes, paged_limit_bytes
+from dumps.forge.regions import PAGED_POOL_START, plan_regions
 from dumps.forge.system import (
     memory_runs,
-    nonpaged_limit_bytes,
-    paged_limit_bytes,
     trim_pages,
     write_processors,
     write_shared_user_data,
     write_variables,
 )
 from dumps.forge.trackertables import TagTruth
+from dumps.forge.userpages import write_user_pages
 
 _TAKEN_AT = datetime.datetime(2024, 11, 12, 3, 41, 27, tzinfo=datetime.timezone.utc)
 _FILETIME_ORIGIN = datetime.datetime(1601, 1, 1, tzinfo=datetime.timezone.utc)
 _FILETIME_SECOND = 10_000_000
 _NOW = int((_TAKEN_AT - _FILETIME_ORIGIN).total_seconds()) * _FILETIME_SECOND
 _FIRST_WITH_PCID = 17763
+_FIRST_VISTA = 6000
+_FIRST_WITH_SWIZZLE_BIT = 17763
 
 
-def assemble_machine(
-    scenario: Scenario, kernel: KernelBuild, processors: int, table_rows: int, seed: int
-) -> ForgedMachine:
+def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) -> ForgedMachine:
     """Return the machine of a scenario; the same arguments make the same machine."""
-    chance = random.Random(f"{scenario.name} {kernel.build} {processors} {seed}")
-    space = AddressSpace(PhysicalMemory(), FrameAllocator(chance))
-    parts = Parts(kernel, processors, space, plan_regions(kernel, chance), chance)
+    architecture = kernel.architecture
+    suffix = "" if architecture is X64 else f" {architecture.name}"
+    chance = random.Random(f"{scenario.name} {kernel.build} {wishes.processors} {wishes.seed}{suffix}")
+    software = _choose_software_entries(kernel, swizzle=wishes.swizzle)
+    space = AddressSpace(
+        PhysicalMemory(), FrameAllocator(chance, architecture.span_pages), architecture.entries, software
+    )
+    parts = Parts(kernel, wishes.processors, space, plan_regions(kernel, chance), chance)
     if kernel.huge_pages:
         parts.addresses["page:1G"] = parts.regions.tables.next_va
         space.map_huge(parts.regions.tables.next_va, space.frames.huge_frame())
 
     tags = {**usual_counters(), **scenario.tags}
+    if architecture.narrow:
+        tags = {tag: shrink_counters(counters) for tag, counters in tags.items()}
     modules = LoadedModules(parts, HEALTHY_DRIVERS + scenario.drivers)
     unloaded = write_unloaded(parts, _NOW)
     pool = PoolWriter(parts, modules)
-    for plan in USUAL_BLOCKS + scenario.blocks:
-        pool.write_blocks(plan)
-    pool.write_tag_tables(tags, scenario.expansion, table_rows)
-    pool.write_big_pages()
+    totals = count_totals(kernel, tags.values())
+    if wishes.untagged:
+        tags = {}
+        pool.write_no_tables()
+    else:
+        for plan in USUAL_BLOCKS + scenario.blocks:
+            pool.write_blocks(plan)
+        pool.write_tag_tables(tags, scenario.expansion, wishes.table_rows)
+        pool.write_big_pages()
     write_processors(parts)
-    write_variables(parts, sum(counters.nonpaged_bytes for counters in tags.values()))
+    limits = write_variables(parts, totals, encoded=wishes.encoded_kdbg)
     write_shared_user_data(parts, _NOW, scenario.uptime_seconds)
     trim_pages(parts)
 
-    truth = _tell_truth(scenario, parts, modules, unloaded, tags, pool)
-    machine = ForgedMachine(truth, parts.addresses, _build_header(scenario, parts), space.memory, space)
+    truth = _tell_truth(scenario, parts, modules, unloaded, tags, pool, limits)
+    user_frames, free_frames = write_user_pages(parts) if wishes.user_pages else (frozenset(), frozenset())
+    machine = ForgedMachine(
+        truth=truth,
+        addresses=parts.addresses,
+        header=_build_header(scenario, parts),
+        memory=space.memory,
+        space=space,
+        kernel=kernel,
+        module_paths=modules.paths,
+        table_bytes=wishes.table_rows * kernel.sizes.tracker_row,
+        user_frames=user_frames,
+        free_frames=free_frames,
+    )
     if scenario.without_pages_of:
         _lose_pages(machine, modules, scenario.without_pages_of)
     return machine
@@ -75,11 +101,12 @@ def _tell_truth(
     unloaded: Iterable[UnloadedDriver],
     tags: Dict[bytes, TagTruth],
     pool: PoolWriter,
+    limits: Limits,
 ) -> Truth:
     build = parts.kernel.build
     return Truth(
         build=build,
-        machine="x64",
+        machine=parts.kernel.architecture.family,
         processors=parts.processors,
         bugcheck=scenario.bugcheck,
         taken_at=_TAKEN_AT,
@@ -93,16 +120,18 @@ def _tell_truth(
         leak=scenario.leak,
         owners=modules.owners(),
         blocks={tag: tuple(blocks) for tag, blocks in pool.blocks.items()},
-        nonpaged_limit_bytes=nonpaged_limit_bytes(build),
-        paged_limit_bytes=paged_limit_bytes(build),
+        nonpaged_limit_bytes=nonpaged_limit_bytes(parts.kernel),
+        paged_limit_bytes=paged_limit_bytes(parts.kernel),
+        limits=limits,
     )
 
 
 def _build_header(scenario: Scenario, parts: Parts) -> DumpHeader:
-    pcid = 2 if parts.kernel.build >= _FIRST_WITH_PCID else 0
+    architecture = parts.kernel.architecture
+    pcid = 2 if parts.kernel.build >= _FIRST_WITH_PCID and architecture is X64 else 0
     return DumpHeader(
         build=parts.kernel.build,
-        directory_table_base=parts.space.root_pfn << 12 | pcid,
+        directory_table_base=parts.space.root_address | pcid,
         pfn_database=parts.variable("MmPfnDatabase"),
         loaded_module_list=parts.variable("PsLoadedModuleList"),
         active_process_head=parts.variable("PsActiveProcessHead"),
@@ -111,17 +140,36 @@ def _build_header(scenario: Scenario, parts: Parts) -> DumpHeader:
         debugger_data_block=parts.variable("KdDebuggerDataBlock"),
         system_time=_NOW,
         system_uptime=scenario.uptime_seconds * _FILETIME_SECOND,
-        memory_runs=memory_runs(),
+        memory_runs=memory_runs(parts.kernel),
         instruction_pointer=parts.kernel.base + parts.kernel.functions["KeBugCheckEx"],
+        valid_dump=b"DUMP" if architecture.narrow else b"DU64",
+        machine_type=architecture.machine,
+        pae_enabled=int(architecture.pae) if architecture.narrow else None,
+        architecture=architecture,
     )
+
+
+def _choose_software_entries(kernel: KernelBuild, *, swizzle: bool) -> SoftwareEntries:
+    """Return the forms that this kernel gives to entries that are not valid."""
+    architecture = kernel.architecture
+    if architecture.narrow and not architecture.pae:
+        old = kernel.build < _FIRST_VISTA
+        base, low_bits = (PAGED_POOL_START, 7) if old else (0x80000000, 8)
+        return NarrowSoftwareEntries(0, 1, prototype_base=base, low_bits=low_bits)
+    mask = INVALID_PTE_MASK if kernel.swizzles else 0
+    late = kernel.swizzles or kernel.build >= _FIRST_WITH_SWIZZLE_BIT
+    return SoftwareEntries(32 if architecture.narrow else 16, 12 if late else 1, mask, swizzle)
 
 
 def _lose_pages(machine: ForgedMachine, modules: LoadedModules, name: str) -> None:
     """Lose the driver's pages that hold its tag and every second other page: out of the dump, or in a page file."""
     base, tag, space = modules.base(name), DRIVER_TAGS[name], machine.space
+    architecture = machine.kernel.architecture
     addresses = range(base + PAGE_BYTES, base + modules.images[name].size, PAGE_BYTES)
     mapped = [va for va in addresses if space.translate(va) is not None]
-    lost = [va for number, va in enumerate(mapped) if number % 2 or tag in space.read(va, PAGE_BYTES)]
+    lost = [
+        va for number, va in enumerate(mapped) if number % 2 or holds_tag(space.read(va, PAGE_BYTES), tag, architecture)
+    ]
     for number, va in enumerate(lost):
         if number % 2:
             space.turn_into_pagefile(va, 0x2000 + number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 from dumps.forge.trackertables import TagTruth
 
@@ -194,6 +194,8 @@ Glob|N|61|288|34.0
 Ctxr|P|402|112|911.0
 """
 
+_NARROW_SHARE = 32  # a 32-bit system has one of so many blocks
+
 # Rows that exist since the boot although nobody has allocated with these tags.
 SEEDED_TAGS = (b"8042", b"AtC ", b"Bcd ", b"Ica ", b"IPX ", b"NbtM", b"Scrd")
 
@@ -210,3 +212,16 @@ def usual_counters() -> Dict[bytes, TagTruth]:
     nothing = [0, 0, 0]
     tags = sorted(nonpaged.keys() | paged.keys())
     return {tag: TagTruth(*nonpaged.get(tag, nothing), *paged.get(tag, nothing)) for tag in tags}
+
+
+def shrink_counters(counters: TagTruth) -> TagTruth:
+    """Return the counters of a 32-bit system, whose pools are smaller: as many frees for each block, fewer blocks."""
+    nonpaged = _shrink_pool(*counters[:3])
+    return TagTruth(*nonpaged, *_shrink_pool(*counters[3:]))
+
+
+def _shrink_pool(allocs: int, frees: int, size: int) -> Tuple[int, int, int]:
+    outstanding = -(-(allocs - frees) // _NARROW_SHARE)
+    average = size // (allocs - frees) if allocs > frees else 0
+    freed = frees // _NARROW_SHARE
+    return outstanding + freed, freed, outstanding * average

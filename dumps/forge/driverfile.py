@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
 from dumps.forge import peimage
+from dumps.forge.architectures import Architecture
 from dumps.forge.peimage import Image, Section
 
-IMAGES = Path(__file__).resolve().parent.parent / "drivers" / "images" / "x64"
+IMAGES = Path(__file__).resolve().parent.parent / "drivers" / "images"
+
+_REGISTER = 0x1F  # the bits of an instruction that name its target
 
 # Sample driver -> the tag in its code or data.
 DRIVER_TAGS: Dict[str, bytes] = {
@@ -23,18 +26,20 @@ DRIVER_TAGS: Dict[str, bytes] = {
     "holder.sys": b"Hldr",
 }
 
-_RELOCATION_DIR64 = 10
+_RELOCATED_BYTES = {3: 4, 10: 8}  # IMAGE_REL_BASED_HIGHLOW, IMAGE_REL_BASED_DIR64
 
 
-def load_driver(name: str, base: int) -> Image:
+def load_driver(name: str, architecture: Architecture, base: int) -> Image:
     """Return the sample driver as it stands in memory at ``base``; its import slots are not bound yet."""
-    data = (IMAGES / name).read_bytes()
+    data = (IMAGES / architecture.family / name).read_bytes()
     coff = struct.unpack_from("<I", data, 0x3C)[0] + 4
     section_count, timestamp = struct.unpack_from("<HI", data, coff + 2)
     optional = coff + 20
     optional_bytes = struct.unpack_from("<H", data, coff + 16)[0]
     entry_rva = struct.unpack_from("<I", data, optional + 0x10)[0]
-    preferred_base = struct.unpack_from("<Q", data, optional + 0x18)[0]
+    base_format, base_offset = ("<I", optional + 0x1C) if architecture.narrow else ("<Q", optional + 0x18)
+    preferred_base = struct.unpack_from(base_format, data, base_offset)[0]
+    directories = optional + (0x60 if architecture.narrow else 0x70)
     size, headers_bytes = struct.unpack_from("<II", data, optional + 0x38)
     memory = bytearray(size)
     memory[:headers_bytes] = data[:headers_bytes]
@@ -47,10 +52,10 @@ def load_driver(name: str, base: int) -> Image:
         kept = min(length, raw_bytes)
         memory[rva : rva + kept] = data[raw : raw + kept]
 
-    struct.pack_into("<Q", memory, optional + 0x18, base)
-    _relocate(memory, _directory(data, optional, peimage.BASE_RELOCATION), base - preferred_base)
-    import_rva = _directory(data, optional, peimage.IMPORT)[0]
-    imports = dict(_iter_imports(memory, import_rva)) if import_rva else {}
+    struct.pack_into(base_format, memory, base_offset, base)
+    _relocate(memory, _directory(data, directories, peimage.BASE_RELOCATION), base - preferred_base)
+    import_rva = _directory(data, directories, peimage.IMPORT)[0]
+    imports = dict(_iter_imports(memory, import_rva, architecture.pointer_bytes)) if import_rva else {}
     occupied = [Section("headers", 0, headers_bytes, 0), *sections]
     pieces = [(section.rva, bytes(memory[section.rva : section.rva + section.size])) for section in occupied]
     return Image(
@@ -64,8 +69,18 @@ def load_driver(name: str, base: int) -> Image:
     )
 
 
-def _directory(data: bytes, optional: int, index: int) -> Tuple[int, int]:
-    rva, size = struct.unpack_from("<II", data, optional + 0x70 + 8 * index)
+def holds_tag(page: bytes, tag: bytes, architecture: Architecture) -> bool:
+    """Return whether a page of an image holds a tag: in one piece, or as the two halves that ARM64 code loads."""
+    if tag in page:
+        return True
+    low, high = struct.unpack("<HH", tag)
+    moves = (0x52800000 | low << 5, 0x72A00000 | high << 5)  # movz and movk with lsl #16, into any register
+    found = {word & ~_REGISTER for (word,) in struct.iter_unpack("<I", page)}
+    return architecture.family == "arm64" and found.issuperset(moves)
+
+
+def _directory(data: bytes, directories: int, index: int) -> Tuple[int, int]:
+    rva, size = struct.unpack_from("<II", data, directories + 8 * index)
     return rva, size
 
 
@@ -74,22 +89,24 @@ def _relocate(memory: bytearray, directory: Tuple[int, int], delta: int) -> None
     while position < end:
         page_rva, block_bytes = struct.unpack_from("<II", memory, position)
         for (entry,) in struct.iter_unpack("<H", memory[position + 8 : position + block_bytes]):
-            if entry >> 12 == _RELOCATION_DIR64:
-                rva = page_rva + (entry & 0xFFF)
-                value = struct.unpack_from("<Q", memory, rva)[0] + delta
-                struct.pack_into("<Q", memory, rva, value & 0xFFFFFFFFFFFFFFFF)
+            size = _RELOCATED_BYTES.get(entry >> 12, 0)
+            rva = page_rva + (entry & 0xFFF)
+            value = int.from_bytes(memory[rva : rva + size], "little") + delta
+            memory[rva : rva + size] = (value % (1 << 8 * size)).to_bytes(size, "little")
         position += block_bytes
 
 
-def _iter_imports(memory: bytearray, rva: int) -> Iterator[Tuple[int, str]]:
+def _iter_imports(memory: bytearray, rva: int, slot_bytes: int) -> Iterator[Tuple[int, str]]:
     while True:
         lookup_rva, _, _, library_rva, slots_rva = struct.unpack_from("<5I", memory, rva)
         if not library_rva:
             return
-        for slot, (name_rva,) in enumerate(struct.iter_unpack("<Q", memory[lookup_rva or slots_rva :][: 8 * 512])):
+        for offset in range(0, len(memory), slot_bytes):
+            lookup = (lookup_rva or slots_rva) + offset
+            name_rva = int.from_bytes(memory[lookup : lookup + slot_bytes], "little")
             if not name_rva:
                 break
-            yield slots_rva + 8 * slot, _text(memory, name_rva + 2)
+            yield slots_rva + offset, _text(memory, name_rva + 2)
         rva += 20
 
 

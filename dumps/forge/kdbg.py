@@ -1,15 +1,15 @@
 """The debugger data block, KDDEBUGGER_DATA64 (wdbgexts documentation; values of real blocks of 19041 and 22000).
 
-It holds addresses of kernel variables. Kernels whose variables moved into structures leave those members zero.
+It holds addresses of kernel variables, 64 bits wide on every system. Kernels whose variables moved into structures
+leave those members zero.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Dict
+from typing import Dict, NamedTuple
 
 from dumps.forge.kernels import KernelBuild
-from dumps.forge.pagetables import PTE_BASE
 
 # Offset in the block -> the variable whose address stands there.
 _ADDRESSES: Dict[int, str] = {
@@ -24,7 +24,13 @@ _ADDRESSES: Dict[int, str] = {
     0x0C0: "MmPfnDatabase",
     0x0F8: "MmNumberOfPhysicalPages",
     0x100: "MmMaximumNonPagedPoolInBytes",
+    0x110: "MmNonPagedPoolStart",
+    0x120: "MmPagedPoolStart",
+    0x128: "MmPagedPoolEnd",
+    0x130: "MmPagedPoolInfo",
     0x140: "MmSizeOfPagedPoolInBytes",
+    0x148: "MmTotalCommitLimit",
+    0x150: "MmTotalCommittedPages",
     0x1B8: "PoolTrackTable",
     0x1C8: "MmHighestUserAddress",
     0x1D0: "MmSystemRangeStart",
@@ -42,22 +48,58 @@ _ADDRESSES: Dict[int, str] = {
 }
 
 
+class DebuggerDataKeys(NamedTuple):
+    """What a running system hides the block with: two random numbers, and the address of KdpDataBlockEncoded."""
+
+    wait_never: int
+    wait_always: int
+    flag_va: int
+
+
 def build_debugger_data(kernel: KernelBuild) -> bytes:
     """Return the block, decoded, as the crash path of the kernel leaves it in a dump."""
-    sizes = kernel.sizes
-    head_va = kernel.base + kernel.variables["KdDebuggerDataBlock"]
+    sizes, architecture = kernel.sizes, kernel.architecture
+    head_va = _widen(kernel, kernel.base + kernel.variables["KdDebuggerDataBlock"])
     block = bytearray(sizes.debugger_data)
     struct.pack_into("<QQ4sI", block, 0, head_va, head_va, b"KDBG", sizes.debugger_data)
-    struct.pack_into("<Q", block, 0x18, kernel.base)
+    struct.pack_into("<Q", block, 0x18, _widen(kernel, kernel.base))
+    struct.pack_into("<H", block, 0x36, architecture.pae)
     for offset, name in _ADDRESSES.items():
         if name in kernel.variables:
-            struct.pack_into("<Q", block, offset, kernel.base + kernel.variables[name])
+            struct.pack_into("<Q", block, offset, _widen(kernel, kernel.base + kernel.variables[name]))
     struct.pack_into("<Q", block, 0x138, 0x1000)
-    struct.pack_into("<HHHHHH", block, 0x2A8, sizes.eprocess, sizes.peb, sizes.parent_cid, 0x28, sizes.prcb, 0)
-    struct.pack_into("<H", block, 0x2B4, 0x8)  # KPRCB.CurrentThread
-    struct.pack_into("<HHH", block, 0x2BC, sizes.processor_state, 0x24, sizes.ethread)
-    struct.pack_into("<H", block, 0x2E0, sizes.pcr)
-    struct.pack_into("<H", block, 0x338, sizes.prcb_context)
+    for offset, number in (
+        (0x2A8, sizes.eprocess),
+        (0x2AA, sizes.peb),
+        (0x2AC, sizes.parent_cid),
+        (0x2AE, sizes.process_root),
+        (0x2B0, sizes.prcb),
+        (0x2B4, sizes.prcb_thread),
+        (0x2BC, sizes.processor_state),
+        (0x2BE, sizes.prcb_number),
+        (0x2C0, sizes.ethread),
+        (0x2E0, sizes.pcr),
+        (0x338, sizes.prcb_context),
+    ):
+        if offset < sizes.debugger_data:
+            struct.pack_into("<H", block, offset, number)
     if sizes.debugger_data >= 0x368:
-        struct.pack_into("<Q", block, 0x360, PTE_BASE)
+        struct.pack_into("<Q", block, 0x360, _widen(kernel, architecture.entries.pte_base))
     return bytes(block)
+
+
+def _widen(kernel: KernelBuild, va: int) -> int:
+    """Return an address as the block holds it: those of 32-bit systems are sign-extended."""
+    return va | 0xFFFFFFFF00000000 if kernel.architecture.narrow else va
+
+
+def encode_debugger_data(block: bytes, keys: DebuggerDataKeys) -> bytes:
+    """Return the block as 64-bit systems since Windows 8 keep it until they crash (the inverse of QEMU's reading)."""
+    return b"".join(struct.pack("<Q", _encode_word(word, keys)) for (word,) in struct.iter_unpack("<Q", block))
+
+
+def _encode_word(word: int, keys: DebuggerDataKeys) -> int:
+    turn = keys.wait_never & 63
+    swapped = int.from_bytes((word ^ keys.wait_always).to_bytes(8, "little"), "big")
+    hidden = swapped ^ (keys.flag_va | 0xFFFF000000000000)
+    return (hidden >> turn | hidden << 64 - turn) & 0xFFFFFFFFFFFFFFFF ^ keys.wait_never

@@ -9,6 +9,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import Dict, Tuple
 
+from dumps.forge.architectures import X64, Architecture
+
 _VARIABLES = """
 symbol                            7601    9600   14393   17763   19041   20348   22000
 PoolTrackTable                  210f88  2a26e8  2f99f0  409858  c168a8  c1d518  c157d8
@@ -48,7 +50,18 @@ ExpSystemResourcesList          210970  2a2030  2f84b0  406fd0  c16890  c1d500  
 ObpRootDirectoryObject          21c590  2aac30  301df0  419e50  c251f0  c2e870  c24750
 ObpTypeObjectType               21c5a8  2aac38  301df8  419e58  c251e8  c2e868  c24758
 KeBugCheckCallbackListHead      26c920  2cae80  30b450  422070  c32050  c35e90  c2bd70
+KdpDataBlockEncoded             1ffd1b  29c448  33f108  43c750  c50ba0  d0b3c8  d01968
+KiWaitNever                     29d130  34d548  3a7530  541650  cfc7f8  d10bd8  d06cc8
+KiWaitAlways                    29d218  34da40  3a76b8  541850  cfc9f8  d10e40  d06e28
 """
+_TOTALS_VARIABLES = """
+symbol                            7601    9600   14393   17763   19041   20348   22000
+MmPagedPoolInfo                 29d940  2b0e20       -       -       -       -       -
+MmTotalCommittedPages           222320  2b0d48       -       -       -       -       -
+MmTotalCommitLimit              222318  2b0d50       -       -       -       -       -
+MiSystemPartition                    -       -  320380  43c800  c50bc0  c5ed00  c54fc0
+"""
+_NONPAGED_COMMIT = {14393: 0x1498, 17763: 0x25C0, 19041: 0x26A0, 20348: 0x42A0, 22000: 0x4498}  # in nt!MiState
 _FUNCTIONS = """
 symbol                                             7601   9600  14393  17763  19041  20348  22000
 ExAllocatePool                                    12fd0  d40b0 105c78 10d220 322500 3790a0 2fd0c0
@@ -84,6 +97,7 @@ PsRemoveLoadImageNotifyRoutine                   4923d0 5f8dd0 6815a8 88cfa0 907
 RtlInitUnicodeString                              1f4c0  2ccec  72460  98750 206450 2d8a30 213120
 KeBugCheckEx                                      93ea0 13f1c0 15d580 1b9d10 3f5a80 41fd30 41d780
 """
+FUNCTION_NAMES: Tuple[str, ...] = tuple(row.split()[0] for row in _FUNCTIONS.strip().splitlines()[1:])
 
 # Where this build really keeps code and data; the forged image only adds .edata, .rsrc and INIT behind them.
 _SECTIONS: Dict[int, Tuple[Tuple[str, int, int], ...]] = {
@@ -131,7 +145,8 @@ class StructSizes:
 
     ``prcb_context`` is the offset of KPRCB.Context (a pointer), ``processor_state`` that of
     KPRCB.ProcessorState.ContextFrame. The members of _MI_SYSTEM_INFORMATION are relative to nt!MiState;
-    they are zero where the kernel still has one global for each value.
+    they are zero where the kernel still has one global for each value. ``prcb_number`` and ``prcb_thread`` are
+    KPRCB.Number and .CurrentThread, ``process_root`` is KPROCESS.DirectoryTableBase.
     """
 
     debugger_data: int
@@ -149,6 +164,11 @@ class StructSizes:
     allocated_nonpaged_pages: int = 0
     maximum_nonpaged_pages: int = 0
     invalid_pte_mask: int = 0
+    allocated_paged_pages: int = 0
+    nonpaged_commit_pages: int = 0
+    prcb_number: int = 0x24
+    prcb_thread: int = 0x8
+    process_root: int = 0x28
 
 
 _SIZES: Dict[int, StructSizes] = {
@@ -193,7 +213,10 @@ BUILDS: Tuple[int, ...] = tuple(_IDENTITY)
 
 @dataclass(frozen=True)
 class KernelBuild:
-    """One kernel: ``variables`` and ``functions`` map a symbol to its RVA; ``guid`` is the RSDS GUID as hex text."""
+    """One kernel: ``variables`` and ``functions`` map a symbol to its RVA; ``guid`` is the RSDS GUID as hex text.
+
+    ``default_rows`` is the size of its tag tables unless somebody wishes for another.
+    """
 
     build: int
     guid: str
@@ -205,16 +228,35 @@ class KernelBuild:
     functions: Dict[str, int]
     sections: Tuple[Tuple[str, int, int], ...]
     sizes: StructSizes
+    architecture: Architecture = X64
+    pdb_name: str = "ntkrnlmp.pdb"
+    file_name: str = "ntoskrnl.exe"
+    default_rows: int = 1024 + 1
 
     @property
     def large_pages(self) -> bool:
-        """True where the boot loader maps the kernel by 2 MB pages."""
-        return self.base % 0x200000 == 0
+        """True where the boot loader maps the kernel by pages of 2 or 4 MB."""
+        return self.base % self.architecture.entries.large_bytes == 0
 
     @property
     def huge_pages(self) -> bool:
         """True where the memory manager may map its own data by 1 GB pages."""
-        return self.build >= 17763
+        return self.build >= 17763 and not self.architecture.narrow
+
+    @property
+    def tags_by_processor(self) -> bool:
+        """True where every processor has its own tag table; XP and 2003 have one for all."""
+        return "ExPoolTagTables" in self.variables
+
+    @property
+    def encodes_debugger_data(self) -> bool:
+        """True for kernels that hide the debugger data block while they run."""
+        return self.build > 7601 and "KdpDataBlockEncoded" in self.variables
+
+    @property
+    def swizzles(self) -> bool:
+        """True for kernels patched against L1TF that keep a mask: the x64 ones with public symbols."""
+        return "MiInvalidPteMask" in self.variables or "MiState" in self.variables
 
 
 def find_kernel(build: int) -> KernelBuild:
@@ -236,6 +278,21 @@ def find_kernel(build: int) -> KernelBuild:
     )
 
 
+def add_totals(kernel: KernelBuild) -> KernelBuild:
+    """Return a kernel that, if it has public symbols, also tells what is in use of paged pool and of commit."""
+    if kernel.build not in _IDENTITY or kernel.architecture is not X64:
+        return kernel
+    variables = {**kernel.variables, **_parse_table(_TOTALS_VARIABLES, kernel.build)}
+    sizes = kernel.sizes
+    if sizes.maximum_nonpaged_pages:
+        sizes = replace(
+            sizes,
+            allocated_paged_pages=sizes.maximum_nonpaged_pages - 8,
+            nonpaged_commit_pages=_NONPAGED_COMMIT[kernel.build],
+        )
+    return replace(kernel, variables=variables, sizes=sizes)
+
+
 def disguise_kernel(kernel: KernelBuild, chance: random.Random) -> KernelBuild:
     """Return a kernel that nobody has symbols of: another GUID, and the pool's globals at distances of no real build.
 
@@ -243,9 +300,10 @@ def disguise_kernel(kernel: KernelBuild, chance: random.Random) -> KernelBuild:
     """
     variables = dict(kernel.variables)
     anchor = variables["PoolTrackTable"] - 0x18
-    slots_bytes = kernel.sizes.tag_table_slots * 8
+    slots_bytes = kernel.sizes.tag_table_slots * kernel.architecture.pointer_bytes
     variables["PoolTrackTable"] = anchor
-    variables["ExPoolTagTables"] = anchor - 0x230 - slots_bytes
+    if kernel.tags_by_processor:
+        variables["ExPoolTagTables"] = anchor - 0x230 - slots_bytes
     for distance, name in enumerate(
         (
             "PoolTrackTableExpansion",

@@ -9,7 +9,6 @@ from itertools import accumulate
 from typing import List, Union
 
 from dumps.forge.containers import BITMAP_KERNEL, pack_bitmap_header
-from dumps.forge.headers import HEADER_BYTES
 from dumps.forge.machine import ForgedMachine
 from dumps.forge.physical import PAGE_BYTES, SPAN_PAGES
 from dumps.forge.scenarios import forge
@@ -50,8 +49,8 @@ def forge_large(
 
     blocks = range(0, len(bitmap), _BLOCK_BYTES)
     before: List[int] = [0, *accumulate(_count_bits(bitmap[start : start + _BLOCK_BYTES]) for start in blocks)]
-    start = pack_bitmap_header(kind, len(bitmap), before[-1], span_pages)
-    first_page = HEADER_BYTES + len(start) + len(bitmap)
+    start = pack_bitmap_header(kind, machine.header.layout.size, len(bitmap), before[-1], span_pages)
+    first_page = machine.header.layout.size + len(start) + len(bitmap)
     file_bytes = first_page + before[-1] * PAGE_BYTES
     header = replace(machine.header, memory_runs=[(0x1, 0x9E), (0x100, span_pages - 0x100)])
     with open(path, "wb") as file:

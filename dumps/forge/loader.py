@@ -1,13 +1,15 @@
-"""Lists of loaded and of unloaded drivers (_KLDR_DATA_TABLE_ENTRY and _UNLOADED_DRIVERS, x64)."""
+"""Lists of loaded and of unloaded drivers (_KLDR_DATA_TABLE_ENTRY and _UNLOADED_DRIVERS of public symbols)."""
 
 from __future__ import annotations
 
 import struct
 from typing import NamedTuple, Sequence
 
-ENTRY_BYTES = 0xA0
-UNLOADED_BYTES = 0x28
+from dumps.forge.architectures import Architecture
+
 UNLOADED_SLOTS = 50
+
+_FIRST_WITH_TIMESTAMPS = 10240
 
 
 class UnloadedDriver(NamedTuple):
@@ -19,13 +21,29 @@ class UnloadedDriver(NamedTuple):
     unloaded_at: int
 
 
-def pack_unicode_string(text: str, buffer_va: int) -> bytes:
-    """Return a UNICODE_STRING whose characters lie at ``buffer_va``."""
-    length = len(text) * 2
-    return struct.pack("<HHxxxxQ", length, length + 2, buffer_va)
+class EntryLayout(NamedTuple):
+    """Offsets in an entry of PsLoadedModuleList; ``image`` is where DllBase, EntryPoint and SizeOfImage stand."""
+
+    size: int
+    image: int
+    path: int
+    name: int
+    flags: int
+    checksum: int
+    timestamp: int
+
+
+_WIDE = EntryLayout(size=0xA0, image=0x30, path=0x48, name=0x58, flags=0x68, checksum=0x78, timestamp=0x98)
+_NARROW = EntryLayout(size=0x5C, image=0x18, path=0x24, name=0x2C, flags=0x34, checksum=0x40, timestamp=0x54)
+
+
+def entry_layout(architecture: Architecture) -> EntryLayout:
+    """Return the layout of loader entries."""
+    return _NARROW if architecture.narrow else _WIDE
 
 
 def pack_entry(
+    architecture: Architecture,
     *,
     next_va: int,
     previous_va: int,
@@ -40,24 +58,34 @@ def pack_entry(
     build: int,
 ) -> bytes:
     """Return one entry of PsLoadedModuleList; kernels before Windows 10 keep no time stamp in it."""
-    entry = bytearray(ENTRY_BYTES)
-    struct.pack_into("<QQ", entry, 0, next_va, previous_va)
-    struct.pack_into("<QQI", entry, 0x30, base, entry_point, size)
-    entry[0x48:0x58] = pack_unicode_string(path, path_va)
-    entry[0x58:0x68] = pack_unicode_string(name, name_va)
-    struct.pack_into("<IH", entry, 0x68, 0x49104000, 1)
-    struct.pack_into("<I", entry, 0x78, (base ^ size) >> 12 & 0xFFFFFF)
-    if build >= 14393:
-        struct.pack_into("<II", entry, 0x98, size, timestamp)
+    layout = entry_layout(architecture)
+    entry = bytearray(layout.size)
+    pieces = [
+        (0, architecture.pack_pointers(next_va, previous_va)),
+        (layout.image, architecture.pack_pointers(base, entry_point) + struct.pack("<I", size)),
+        (layout.path, architecture.pack_unicode_string(path, path_va)),
+        (layout.name, architecture.pack_unicode_string(name, name_va)),
+        (layout.flags, struct.pack("<IH", 0x49104000, 1)),
+        (layout.checksum, struct.pack("<I", image_checksum(base, size))),
+    ]
+    if build >= _FIRST_WITH_TIMESTAMPS:
+        pieces.append((layout.timestamp, struct.pack("<II", size, timestamp)))
+    for offset, data in pieces:
+        entry[offset : offset + len(data)] = data
     return bytes(entry)
 
 
-def pack_unloaded(drivers: Sequence[UnloadedDriver], ring_va: int) -> bytes:
+def image_checksum(base: int, size: int) -> int:
+    """Return the checksum that the forge gives an image."""
+    return (base ^ size) >> 12 & 0xFFFFFF
+
+
+def pack_unloaded(architecture: Architecture, drivers: Sequence[UnloadedDriver], ring_va: int) -> bytes:
     """Return the ring of 50 entries, which will lie at ``ring_va``, and behind it the names."""
-    names_va = ring_va + UNLOADED_SLOTS * UNLOADED_BYTES
+    ring_bytes = UNLOADED_SLOTS * (4 * architecture.pointer_bytes + 8)
     ring, names = b"", b""
     for driver in drivers:
-        ring += pack_unicode_string(driver.name, names_va + len(names))
-        ring += struct.pack("<QQQ", driver.start, driver.end, driver.unloaded_at)
+        ring += architecture.pack_unicode_string(driver.name, ring_va + ring_bytes + len(names))
+        ring += architecture.pack_pointers(driver.start, driver.end) + struct.pack("<Q", driver.unloaded_at)
         names += driver.name.encode("utf-16-le") + b"\0\0"
-    return ring.ljust(UNLOADED_SLOTS * UNLOADED_BYTES, b"\0") + names
+    return ring.ljust(ring_bytes, b"\0") + names

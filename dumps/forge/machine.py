@@ -6,17 +6,31 @@ import datetime
 import gzip
 import lzma
 import os
+import random
+import zipfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Dict, Iterator, Optional, Tuple, Union, cast
+from typing import BinaryIO, Dict, FrozenSet, Iterator, Optional, Sequence, Tuple, Union, cast
 
-from dumps.forge.containers import BITMAP_KERNEL, write_dump
+from dumps.forge.containers import BITMAP_FULL, BITMAP_KERNEL, FULL, TRIAGE, write_dump
 from dumps.forge.headers import DumpHeader
+from dumps.forge.kdbg import build_debugger_data
+from dumps.forge.kernels import KernelBuild
+from dumps.forge.loader import entry_layout, image_checksum
 from dumps.forge.pagetables import AddressSpace
 from dumps.forge.physical import PAGE_BYTES, PhysicalMemory
 from dumps.forge.poolblocks import PoolBlock
+from dumps.forge.pooltotals import Limits
 from dumps.forge.trackertables import TagTruth
+from dumps.forge.triagedump import TriageContents, TriageDriver, UnloadedRange, write_triage
+
+_LIVE_DUMP, _FILTERED, _ENCRYPTED_DATA = 0x10, 0x40, 0x100  # Attributes
+_LIVE_BUGCHECK = (0x161, 0, 0, 0, 0)  # LIVE_SYSTEM_DUMP
+_STACK_VA, _NARROW_STACK_VA = 0xFFFFF98A1C3FE760, 0x80A3E760
+_STACK_WORDS = 96
+_ZIP_TIME = (2024, 11, 12, 4, 2, 10)
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,8 @@ class Truth:
     ``tags`` are the rows that are not all zero, added up over processors and the expansion table.
     ``leak`` is (tag, 'nonpaged' or 'paged', the module that causes it or None where more than one could).
     ``owners`` are the loaded modules whose code or data carries the tag, ``blocks`` the tag's blocks in use
-    whose pages exist; the big-page table may know more of them.
+    whose pages exist; the big-page table may know more of them. ``limits`` are (in use, limit) in bytes of the
+    pools 'nonpaged' and 'paged' and of 'commit', None where this kernel keeps a number at no known place.
     """
 
     build: int
@@ -44,6 +59,7 @@ class Truth:
     blocks: Dict[bytes, Tuple[PoolBlock, ...]]
     nonpaged_limit_bytes: int
     paged_limit_bytes: int
+    limits: Limits
 
 
 @dataclass
@@ -55,6 +71,11 @@ class ForgedMachine:
     header: DumpHeader
     memory: PhysicalMemory
     space: AddressSpace
+    kernel: KernelBuild
+    module_paths: Dict[str, str]
+    table_bytes: int
+    user_frames: FrozenSet[int] = frozenset()
+    free_frames: FrozenSet[int] = frozenset()
 
     def read_virtual(self, va: int, size: int) -> bytes:
         """Read kernel memory; ValueError where a page does not exist."""
@@ -75,10 +96,80 @@ class ForgedMachine:
             if address is not None:
                 self.memory.omitted.add(address >> 12)
 
-    def save(self, path: Union[str, os.PathLike[str]], kind: int = BITMAP_KERNEL) -> None:
-        """Write a dump file of type 1, 5 or 6; the suffixes .gz and .xz compress it."""
+    def filter_pages(self, without_tables_of: Sequence[int] = ()) -> None:
+        """Leave user pages and free pages out of the dump, as active and live dumps do, and some tag tables.
+
+        ``without_tables_of`` are numbers of processors: their tables are not pool, and are missing in some dumps.
+        """
+        self.memory.omitted |= self.user_frames | self.free_frames
+        for processor in without_tables_of:
+            self.omit(self.addresses[f"table:{processor}"], self.table_bytes)
+        self.header.attributes = (self.header.attributes or 0) | _FILTERED
+
+    def save(
+        self,
+        path: Union[str, os.PathLike[str]],
+        kind: int = BITMAP_KERNEL,
+        *,
+        live: bool = False,
+        encrypted: bool = False,
+    ) -> None:
+        """Write a dump file of type 1, 2 or 4 to 10; the suffixes .gz, .xz and .zip compress it.
+
+        ``live`` makes it one that was taken without stopping the system: its attribute, and bugcheck 161h. Of an
+        ``encrypted`` one only the header can be read. ValueError for types that the forge does not write, and for
+        those that this machine cannot have.
+        """
+        header = self.header
+        if live:
+            if kind not in (FULL, BITMAP_FULL, BITMAP_KERNEL):
+                raise ValueError(f"dump type {kind}: live dumps are of type 1, 5 or 6")
+            header = replace(header, attributes=(header.attributes or 0) | _LIVE_DUMP, bugcheck=_LIVE_BUGCHECK)
+        if encrypted:
+            header = replace(header, attributes=(header.attributes or 0) | _ENCRYPTED_DATA)
         with _open_output(Path(path)) as file:
-            write_dump(file, kind, self.header, self.memory)
+            if encrypted:
+                plain = BytesIO()
+                self._write(plain, kind, header)
+                file.write(_encrypt(plain.getvalue(), header.layout.size))
+            else:
+                self._write(file, kind, header)
+
+    def _write(self, file: BinaryIO, kind: int, header: DumpHeader) -> None:
+        if kind == TRIAGE:
+            write_triage(file, header, self._choose_triage_contents(), self.space)
+        else:
+            write_dump(file, kind, header, self.memory)
+
+    def _choose_triage_contents(self) -> TriageContents:
+        """Return what the kernel puts into a small dump."""
+        truth, addresses, kernel = self.truth, self.addresses, self.kernel
+        pack_pointers, layout = kernel.architecture.pack_pointers, entry_layout(kernel.architecture)
+        processor = self.read_virtual(addresses["KiProcessorBlock"], kernel.architecture.pointer_bytes)
+        drivers = [
+            TriageDriver(self.module_paths[name], base, size, image_checksum(base, size), timestamp)
+            for name, base, size, timestamp in truth.modules
+        ]
+        entries = [(addresses[f"entry:{name}"], layout.size) for name, *_ in truth.modules]
+        words = [base + 0x1000 + 0x40 * number for number, (_, base, _, _) in enumerate(truth.modules)]
+        stack = pack_pointers(*(words * _STACK_WORDS)[:_STACK_WORDS])
+        return TriageContents(
+            drivers=drivers,
+            unloaded=[UnloadedRange(*driver) for driver in truth.unloaded],
+            debugger_data=build_debugger_data(kernel),
+            processor_block=(int.from_bytes(processor, "little"), kernel.sizes.prcb),
+            blocks=[(addresses["nt"], 0x1000), (addresses["PsLoadedModuleList"], 0x10), *entries],
+            stack_va=_NARROW_STACK_VA if kernel.architecture.narrow else _STACK_VA,
+            stack=stack,
+            pool_totals_pages=[
+                (number or 0) // PAGE_BYTES for pool in ("nonpaged", "paged") for number in reversed(truth.limits[pool])
+            ],
+        )
+
+
+def _encrypt(data: bytes, plain_bytes: int) -> bytes:
+    """Return a file whose body nobody can read; only the first ``plain_bytes`` stay."""
+    return data[:plain_bytes] + random.Random("key").randbytes(len(data) - plain_bytes)
 
 
 @contextmanager
@@ -90,5 +181,10 @@ def _open_output(path: Path) -> Iterator[BinaryIO]:
         elif path.suffix == ".xz":
             with lzma.LZMAFile(raw, "wb", preset=9 | lzma.PRESET_EXTREME) as squeezed:
                 yield cast(BinaryIO, squeezed)
+        elif path.suffix == ".zip":
+            entry = zipfile.ZipInfo(path.stem, _ZIP_TIME)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with zipfile.ZipFile(raw, "w") as archive, archive.open(entry, "w") as packed_entry:
+                yield cast(BinaryIO, packed_entry)
         else:
             yield raw

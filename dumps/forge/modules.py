@@ -6,9 +6,8 @@ import struct
 from typing import Dict, List, Sequence, Tuple
 
 from dumps.forge.driverfile import DRIVER_TAGS, load_driver
-from dumps.forge.loader import ENTRY_BYTES, UnloadedDriver, pack_entry, pack_unloaded
+from dumps.forge.loader import UnloadedDriver, entry_layout, pack_entry, pack_unloaded
 from dumps.forge.ntimage import IMAGE_NAME, NT_TAGS, build_nt, windows_version
-from dumps.forge.pagetables import LARGE_BYTES
 from dumps.forge.parts import Parts
 from dumps.forge.peimage import Image
 from dumps.forge.physical import PAGE_BYTES
@@ -27,7 +26,7 @@ class LoadedModules:
     def __init__(self, parts: Parts, drivers: Sequence[str]) -> None:
         self._parts = parts
         self._drivers = tuple(drivers)
-        self._paths: Dict[str, str] = {}
+        self.paths: Dict[str, str] = {}
         self.images: Dict[str, Image] = {}
         self._load()
         self._link()
@@ -59,21 +58,22 @@ class LoadedModules:
         drivers: List[Tuple[int, Image]] = []
         bases = [parts.regions.drivers.take(_ROOM_BYTES, alignment=_ROOM_BYTES) for _ in (*MODULES, *self._drivers)]
         for name, base in zip(self._drivers, bases[len(MODULES) :]):
-            drivers.append((base, load_driver(name, base)))
+            drivers.append((base, load_driver(name, kernel.architecture, base)))
         imported = {name for _, image in drivers for name in image.imports.values()}
         filter_imports = {name for name in imported if name.startswith("Flt")}
 
         nt = build_nt(kernel, imported - filter_imports)
         if kernel.large_pages:
-            for va in range(kernel.base, kernel.base + nt.size, LARGE_BYTES):
-                parts.space.map_large(va, parts.space.frames.take_large())
-            parts.addresses["page:2M"] = kernel.base
+            large_bytes = kernel.architecture.entries.large_bytes
+            for va in range(kernel.base, kernel.base + nt.size, large_bytes):
+                parts.space.map_large(va, parts.space.frames.take_large(large_bytes // PAGE_BYTES))
+            parts.addresses[f"page:{large_bytes >> 20}M"] = kernel.base
         parts.addresses["nt"] = kernel.base
-        self._place(nt, kernel.base, f"\\SystemRoot\\system32\\{IMAGE_NAME}")
+        self._place(nt, kernel.base, f"\\SystemRoot\\system32\\{kernel.file_name}")
         exports = {name: kernel.base + rva for name, rva in nt.exports.items()}
         for module, base in zip(MODULES, bases):
             exported = sorted(filter_imports) if module.name == "FLTMGR.SYS" else ()
-            image = build_standin(module, base, windows_version(kernel), exported)
+            image = build_standin(module, kernel.architecture, base, windows_version(kernel), exported)
             exports.update({name: base + rva for name, rva in image.exports.items()})
             self._place(image, base, module.directory + module.name)
         for base, image in drivers:
@@ -83,7 +83,7 @@ class LoadedModules:
     def _place(self, image: Image, base: int, path: str) -> None:
         """Write what stays of an image once it is started."""
         self.images[image.name] = image
-        self._paths[image.name] = path
+        self.paths[image.name] = path
         self._parts.addresses[f"module:{image.name}"] = base
         for rva, data in image.pieces:
             section = image.section_of(rva)
@@ -91,21 +91,23 @@ class LoadedModules:
                 self._parts.space.store(base + rva, data, executable=section.executable)
 
     def _bind(self, exports: Dict[str, int]) -> None:
+        pack = self._parts.kernel.architecture.pack_pointers
         for name, image in self.images.items():
             for slot_rva, function in image.imports.items():
-                self._parts.space.write(self.base(name) + slot_rva, struct.pack("<Q", exports[function]))
+                self._parts.space.write(self.base(name) + slot_rva, pack(exports[function]))
 
     def _link(self) -> None:
         """Write the entries of PsLoadedModuleList: nt first, full names in paged pool."""
-        parts = self._parts
+        parts, architecture = self._parts, self._parts.kernel.architecture
         head = parts.variable("PsLoadedModuleList")
         names = list(self.images)
         entries = [parts.regions.nonpaged.take(0x100, alignment=0x10, gap=0x70) for _ in names]
         ring = [head, *entries, head]
         paths_va = path_va = parts.regions.paged.take(PAGE_BYTES)
         for number, name in enumerate(names, start=1):
-            image, path = self.images[name], self._paths[name]
+            image, path = self.images[name], self.paths[name]
             entry = pack_entry(
+                architecture,
                 next_va=ring[number + 1],
                 previous_va=ring[number - 1],
                 base=self.base(name),
@@ -114,7 +116,7 @@ class LoadedModules:
                 path=path,
                 path_va=path_va,
                 name=name,
-                name_va=ring[number] + ENTRY_BYTES,
+                name_va=ring[number] + entry_layout(architecture).size,
                 timestamp=image.timestamp,
                 build=parts.kernel.build,
             )
@@ -122,7 +124,7 @@ class LoadedModules:
             parts.space.store(path_va, path.encode("utf-16-le") + b"\0\0")
             path_va += 2 * len(path) + 2
             parts.addresses[f"entry:{name}"] = ring[number]
-        parts.space.store(head, struct.pack("<QQ", entries[0], entries[-1]))
+        parts.space.store(head, architecture.pack_pointers(entries[0], entries[-1]))
         parts.space.turn_into_transition(paths_va)
         parts.addresses["PsLoadedModuleList"] = head
 
@@ -134,7 +136,7 @@ def write_unloaded(parts: Parts, now: int) -> Tuple[UnloadedDriver, ...]:
         start = parts.regions.drivers.take(_UNLOADED_BYTES, alignment=_ROOM_BYTES)
         drivers.append(UnloadedDriver(name, start, start + _UNLOADED_BYTES, now - (40 - number) * _HOUR))
     ring_va = parts.regions.nonpaged.take(PAGE_BYTES)
-    parts.space.store(ring_va, pack_unloaded(drivers, ring_va))
+    parts.space.store(ring_va, pack_unloaded(parts.kernel.architecture, drivers, ring_va))
     parts.addresses["unloaded"] = ring_va
     parts.set_variable("MmUnloadedDrivers", ring_va)
     parts.space.store(parts.variable("MmLastUnloadedDriver"), struct.pack("<I", len(drivers)))

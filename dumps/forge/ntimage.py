@@ -7,7 +7,8 @@ from typing import Iterable, Set, Tuple
 from dumps.forge import peimage
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.peimage import Image, Section
-from dumps.forge.standins import ALLOCATE, RoutineWriter, split_tags, version_texts
+from dumps.forge.routines import start_routines
+from dumps.forge.standins import ALLOCATE, split_tags, version_texts
 
 IMAGE_NAME = "ntoskrnl.exe"
 
@@ -23,20 +24,22 @@ _CHARACTERISTICS = {
     ".rdata": peimage.READ_ONLY_DATA,
     ".data": peimage.WRITABLE_DATA,
 }
+_VERSIONS = {2600: (5, 1), 3790: (5, 2), 6002: (6, 0), 7601: (6, 1), 9600: (6, 3)}
 
 
 def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
     """Return the kernel's image; what drivers import beyond the known functions is added to its code."""
+    architecture = kernel.architecture
     text_start = next(start for name, start, _ in kernel.sections if name == ".text")
     code_rva = _free_page(text_start, kernel)
-    code = RoutineWriter(code_rva, target_rva=kernel.functions[ALLOCATE])
+    code = start_routines(architecture, code_rva, target_rva=kernel.functions[ALLOCATE])
     for number, tag in enumerate(NT_TAGS):
         code.add_allocation(tag, 0x200 if number % 3 else 1, 0x40 + 0x10 * number)
-    stubs = RoutineWriter(code_rva + _PAGE // 2)
+    stubs = start_routines(architecture, code_rva + _PAGE // 2)
     exports = dict(kernel.functions)
     for name in sorted(set(imported) - set(exports)):
         exports[name] = stubs.add_empty()
-    bodies = [(rva, RoutineWriter(rva)) for rva in sorted(set(kernel.functions.values()))]
+    bodies = [(rva, start_routines(architecture, rva)) for rva in sorted(set(kernel.functions.values()))]
     for _, body in bodies:
         body.add_empty()
 
@@ -44,8 +47,8 @@ def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
     export_rva, debug_rva, resource_rva, init_rva = end, end + 3 * _PAGE, end + 4 * _PAGE, end + 5 * _PAGE
     version = windows_version(kernel)
     exported = peimage.build_exports(export_rva, IMAGE_NAME, exports)
-    debug, debug_bytes = peimage.build_debug(debug_rva, kernel.guid, kernel.age, "ntkrnlmp.pdb", kernel.timestamp)
-    texts = version_texts("ntkrnlmp.exe", "NT Kernel & System", version)
+    debug, debug_bytes = peimage.build_debug(debug_rva, kernel.guid, kernel.age, kernel.pdb_name, kernel.timestamp)
+    texts = version_texts(kernel.pdb_name.replace(".pdb", ".exe"), "NT Kernel & System", version)
     resource = peimage.build_version_resource(resource_rva, version, texts)
     sections = (
         *(Section(name, start, stop - start, _CHARACTERISTICS[name]) for name, start, stop in kernel.sections),
@@ -60,7 +63,13 @@ def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
     }
     size = init_rva + 4 * _PAGE
     headers = peimage.build_headers(
-        sections, directories, base=kernel.base, entry_rva=init_rva, timestamp=kernel.timestamp, size=size
+        architecture,
+        sections,
+        directories,
+        base=kernel.base,
+        entry_rva=init_rva,
+        timestamp=kernel.timestamp,
+        size=size,
     )
     pieces = [
         (0, headers),
@@ -84,7 +93,7 @@ def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
 
 def windows_version(kernel: KernelBuild) -> Tuple[int, int, int, int]:
     """Return the version that this Windows writes into its modules: major, minor, build, revision."""
-    major, minor = {7601: (6, 1), 9600: (6, 3)}.get(kernel.build, (10, 0))
+    major, minor = _VERSIONS.get(kernel.build, (10, 0))
     revision = int(kernel.build_lab.split(".")[1]) if kernel.build < 17763 else kernel.timestamp % 4000
     return major, minor, kernel.build, revision
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
 from dataclasses import dataclass, field
 from typing import Dict
 
@@ -28,5 +27,5 @@ class Parts:
         return self.kernel.base + self.kernel.variables[name]
 
     def set_variable(self, name: str, value: int) -> None:
-        """Write the eight bytes of a variable of nt."""
-        self.space.store(self.variable(name), struct.pack("<Q", value))
+        """Write a variable of nt that has the size of a pointer."""
+        self.space.store(self.variable(name), self.kernel.architecture.pack_pointers(value))

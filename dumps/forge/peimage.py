@@ -1,10 +1,12 @@
-"""PE32+ images as the kernel has them in memory (Microsoft "PE Format"): headers and the directories drivers have."""
+"""PE32 and PE32+ images as they stand in memory (Microsoft "PE Format"): headers and directories of drivers."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
 from typing import Dict, List, Sequence, Tuple
+
+from dumps.forge.architectures import Architecture
 
 SECTION_ALIGNMENT = 0x1000
 CODE = 0x68000020  # code, not paged, execute, read
@@ -16,7 +18,6 @@ RESOURCES = 0x42000040
 
 EXPORT, IMPORT, RESOURCE, EXCEPTION, BASE_RELOCATION, DEBUG, IMPORT_ADDRESS_TABLE = 0, 1, 2, 3, 5, 6, 12
 
-_MACHINE_X64 = 0x8664
 _DISCARDABLE = 0x02000000
 _EXECUTE = 0x20000000
 
@@ -66,6 +67,7 @@ class Image:
 
 
 def build_headers(
+    architecture: Architecture,
     sections: Sequence[Section],
     directories: Dict[int, Tuple[int, int]],
     *,
@@ -78,20 +80,26 @@ def build_headers(
     dos = bytearray(0x80)
     struct.pack_into("<2s", dos, 0, b"MZ")
     struct.pack_into("<I", dos, 0x3C, len(dos))
-    coff = struct.pack("<4sHHIIIHH", b"PE\0\0", _MACHINE_X64, len(sections), timestamp, 0, 0, 0xF0, 0x22)
+    narrow = architecture.narrow
+    optional = bytearray(0xE0 if narrow else 0xF0)
+    characteristics = 0x102 if narrow else 0x22  # executable; 32-bit machine, or large addresses
+    coff = struct.pack("<4sHHIII", b"PE\0\0", architecture.machine, len(sections), timestamp, 0, 0)
+    coff += struct.pack("<HH", len(optional), characteristics)
     code = [section for section in sections if section.characteristics & 0x20]
-    optional = bytearray(0xF0)
-    struct.pack_into("<HBB", optional, 0, 0x20B, 14, 20)
+    struct.pack_into("<HBB", optional, 0, 0x10B if narrow else 0x20B, 14, 20)
     struct.pack_into("<I", optional, 4, sum(section.size for section in code))
     struct.pack_into("<II", optional, 0x10, entry_rva, code[0].rva if code else 0)
-    struct.pack_into("<QII", optional, 0x18, base, SECTION_ALIGNMENT, SECTION_ALIGNMENT)
+    struct.pack_into("<II" if narrow else "<Q", optional, 0x18, *((0, base) if narrow else (base,)))
+    struct.pack_into("<II", optional, 0x20, SECTION_ALIGNMENT, SECTION_ALIGNMENT)
     struct.pack_into("<6H", optional, 0x28, 10, 0, 10, 0, 10, 0)
     struct.pack_into("<II", optional, 0x38, size, SECTION_ALIGNMENT)
-    struct.pack_into("<HH", optional, 0x44, 1, 0x4160)  # subsystem native; NX, dynamic base, high-entropy addresses
-    struct.pack_into("<4Q", optional, 0x48, 0x40000, 0x1000, 0x100000, 0x1000)
-    struct.pack_into("<I", optional, 0x6C, 16)
+    # Subsystem native; NX, dynamic base and, where there is room, high-entropy addresses.
+    struct.pack_into("<HH", optional, 0x44, 1, 0x4140 if narrow else 0x4160)
+    struct.pack_into("<4I" if narrow else "<4Q", optional, 0x48, 0x40000, 0x1000, 0x100000, 0x1000)
+    directories_offset = len(optional) - 16 * 8
+    struct.pack_into("<I", optional, directories_offset - 4, 16)
     for index, (rva, length) in directories.items():
-        struct.pack_into("<II", optional, 0x70 + 8 * index, rva, length)
+        struct.pack_into("<II", optional, directories_offset + 8 * index, rva, length)
     table = b"".join(
         struct.pack(
             "<8sIIIIIIHHI",
@@ -141,30 +149,33 @@ def build_exports(rva: int, image_name: str, functions: Dict[str, int]) -> bytes
     )
 
 
-def build_imports(rva: int, libraries: Dict[str, Sequence[str]]) -> Tuple[bytes, Dict[str, int], Tuple[int, int]]:
+def build_imports(
+    architecture: Architecture, rva: int, libraries: Dict[str, Sequence[str]]
+) -> Tuple[bytes, Dict[str, int], Tuple[int, int]]:
     """Return an import directory for ``rva``, the RVA of each function's slot, and the slots' (rva, size).
 
     The slots still hold what the file holds: the loader binds them.
     """
     descriptors_bytes = 0x14 * (len(libraries) + 1)
     slot_count = sum(len(names) + 1 for names in libraries.values())
+    slots_bytes = slot_count * architecture.pointer_bytes
     lookup_rva = rva + (descriptors_bytes + 7 & ~7)
-    slots_rva = lookup_rva + 8 * slot_count
-    strings_rva = slots_rva + 8 * slot_count
+    slots_rva = lookup_rva + slots_bytes
+    strings_rva = slots_rva + slots_bytes
     descriptors, strings, lookups = b"", b"", b""
     slots: Dict[str, int] = {}
     for library, names in libraries.items():
         offset = len(lookups)
         for name in names:
             slots[name] = slots_rva + len(lookups)
-            lookups += struct.pack("<Q", strings_rva + len(strings))
+            lookups += architecture.pack_pointers(strings_rva + len(strings))
             strings += b"\0\0" + name.encode("ascii") + b"\0" * (2 - len(name) % 2)
-        lookups += bytes(8)
+        lookups += bytes(architecture.pointer_bytes)
         library_rva = strings_rva + len(strings)
         strings += library.encode("ascii") + b"\0"
         descriptors += struct.pack("<5I", lookup_rva + offset, 0, 0, library_rva, slots_rva + offset)
     head = descriptors.ljust(lookup_rva - rva, b"\0")
-    return head + lookups + lookups + strings, slots, (slots_rva, 8 * slot_count)
+    return head + lookups + lookups + strings, slots, (slots_rva, slots_bytes)
 
 
 def build_debug(rva: int, guid: str, age: int, pdb_name: str, timestamp: int) -> Tuple[bytes, int]:

@@ -6,14 +6,14 @@ import random
 from typing import Dict, List, Set
 
 PAGE_BYTES = 0x1000
-SPAN_PAGES = 0x100000  # 4 GiB of physical addresses
+SPAN_PAGES = 0x100000  # 4 GiB of physical addresses, what most machines have
 
 _CLUSTER_PAGES = 96
 _CLUSTERS_AT_ONCE = 3
 _CLUSTERS_START = 0x400
 _SMALL_FRAMES_END = 0x80000  # below 2 GiB: 4 KB frames
 _HUGE_FRAME = 0x80000  # 2 GiB .. 3 GiB: the one 1 GB frame
-_LARGE_FRAMES_START = 0xC0000  # above 3 GiB: 2 MB frames
+_LARGE_FRAMES_START = 0xC0000  # above 3 GiB: frames of 2 or 4 MB
 
 
 class PhysicalMemory:
@@ -39,13 +39,14 @@ class FrameAllocator:
     """Hands out page frames that are neither contiguous nor in order, with holes between them.
 
     Frames come from small clusters all over the first half of the span: a full dump can then describe them by the
-    few runs that its header has room for.
+    few runs that its header has room for. Where the span is larger, they come from above 4 GiB too.
     """
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, span_pages: int) -> None:
         self._chance = chance
         self._free: List[int] = []
         self._clusters = list(range(_CLUSTERS_START, _SMALL_FRAMES_END - 0x400, 0x400))
+        self._clusters += range(SPAN_PAGES, span_pages - 0x400, 0x400)
         self._large = list(range(_LARGE_FRAMES_START, SPAN_PAGES, 0x200))
         chance.shuffle(self._clusters)
         chance.shuffle(self._large)
@@ -63,9 +64,11 @@ class FrameAllocator:
         """Return the frame of the top page table: Windows makes it at its start, within the first megabytes."""
         return self._chance.randrange(0x187, _CLUSTERS_START)
 
-    def take_large(self) -> int:
-        """Return the first frame of a free, aligned 2 MB range."""
-        return self._large.pop()
+    def take_large(self, page_count: int) -> int:
+        """Return the first frame of a free, aligned range of 200h or 400h frames."""
+        first = next(frame for frame in reversed(self._large) if frame % page_count == 0)
+        self._large = [frame for frame in self._large if not first <= frame < first + page_count]
+        return first
 
     @staticmethod
     def huge_frame() -> int:

@@ -61,3 +61,16 @@ class Scenario:
     without_pages_of: Optional[str] = None
     bugcheck: Tuple[int, int, int, int, int] = (0xE2, 0, 0, 0, 0)
     uptime_seconds: int = 951_727
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a caller wants of a machine besides its scenario and kernel: the arguments of ``forge``."""
+
+    processors: int
+    table_rows: int
+    seed: int
+    untagged: bool = False
+    swizzle: bool = False
+    encoded_kdbg: bool = False
+    user_pages: bool = False

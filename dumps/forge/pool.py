@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Dict, List, Sequence
 
 from dumps.forge.counters import SEEDED_TAGS
@@ -45,18 +44,21 @@ class PoolWriter:
     def write_tag_tables(self, tags: Dict[bytes, TagTruth], expansion: Sequence[bytes], row_count: int) -> None:
         """Write one table a processor with its share of the counters, and the expansion table if it has tags."""
         parts, row_bytes = self._parts, self._parts.kernel.sizes.tracker_row
+        table_count = parts.processors if parts.kernel.tags_by_processor else 1
         hashed = {tag: counters for tag, counters in tags.items() if tag not in expansion}
         hashed.update({tag: TagTruth() for tag in SEEDED_TAGS})
-        rows = place_tags(hashed, row_count)
-        shares = {tag: spread_counters(counters, parts.processors, parts.chance) for tag, counters in hashed.items()}
-        shares[OVERFLOW_TAG] = [TagTruth()] * parts.processors
+        rows = place_tags(hashed, row_count, parts.kernel.build)
+        shares = {tag: spread_counters(counters, table_count, parts.chance) for tag, counters in hashed.items()}
+        shares[OVERFLOW_TAG] = [TagTruth()] * table_count
         tables = []
-        for processor in range(parts.processors):
+        for processor in range(table_count):
             packed = {row: pack_row(tag, shares[tag][processor], row_bytes) for tag, row in rows.items()}
             tables.append(self._store_table(f"table:{processor}", pack_table(packed, row_count, row_bytes)))
-        slots_bytes = 8 * parts.kernel.sizes.tag_table_slots
-        pointers = struct.pack(f"<{parts.processors}Q", *tables).ljust(slots_bytes, b"\0")
-        parts.space.store(parts.variable("ExPoolTagTables"), pointers)
+        if parts.kernel.tags_by_processor:
+            pack_pointers, slot_count = parts.kernel.architecture.pack_pointers, parts.kernel.sizes.tag_table_slots
+            parts.space.store(
+                parts.variable("ExPoolTagTables"), pack_pointers(*tables, *[0] * (slot_count - len(tables)))
+            )
         parts.set_variable("PoolTrackTable", tables[0])
         parts.set_variable("PoolTrackTableSize", row_count)
         parts.set_variable("PoolTrackTableMask", row_count - 2)
@@ -67,10 +69,18 @@ class PoolWriter:
             parts.set_variable("PoolTrackTableExpansion", table)
             parts.set_variable("PoolTrackTableExpansionSize", expansion_rows)
 
+    def write_no_tables(self) -> None:
+        """Leave the kernel without tables, as where pool tagging is switched off."""
+        for name in self._parts.kernel.variables:
+            if name.startswith("Pool"):
+                self._parts.set_variable(name, 0)
+
     def write_big_pages(self) -> None:
         """Write the big-page table over all big blocks, the freed ones too."""
         parts = self._parts
-        packed = pack_big_pages(self._big_pages, _BIG_PAGE_ROWS, parts.kernel.sizes.big_page_row, parts.kernel.build)
+        kernel = parts.kernel
+        row_bytes = kernel.sizes.big_page_row
+        packed = pack_big_pages(self._big_pages, _BIG_PAGE_ROWS, row_bytes, kernel.build, kernel.architecture)
         parts.set_variable("PoolBigPageTable", self._store_table("bigpages", packed))
         parts.set_variable("PoolBigPageTableSize", _BIG_PAGE_ROWS)
         parts.set_variable("ExpPoolBigEntriesInUse", sum(not page.freed for page in self._big_pages))
@@ -81,6 +91,7 @@ class PoolWriter:
         for _ in range(plan.count):
             va = self._region(plan).take(PAGE_BYTES, gap=parts.chance.randrange(8) * PAGE_BYTES)
             page, page_blocks = pack_pool_page(
+                parts.kernel.architecture,
                 va,
                 plan.tag,
                 plan.block_bytes,
@@ -95,12 +106,13 @@ class PoolWriter:
 
     def _write_big_blocks(self, plan: BlockPlan, pointers: Sequence[int]) -> List[PoolBlock]:
         """Write ``plan.count`` blocks and list more; after every fifth the table still has a freed one."""
-        parts, region = self._parts, self._region(plan)
+        parts, region, architecture = self._parts, self._region(plan), self._parts.kernel.architecture
         blocks: List[PoolBlock] = []
         for number in range(plan.count + plan.listed):
             va = region.take(plan.block_bytes, gap=parts.chance.randrange(4) * PAGE_BYTES)
             if number < plan.count:
-                parts.space.store(va, pack_contents(va, plan.block_bytes, pointers, parts.chance))
+                contents = pack_contents(architecture, va, plan.block_bytes, pointers, parts.chance)
+                parts.space.store(va, contents)
                 blocks.append(PoolBlock(va, plan.block_bytes, is_big=True))
             self._big_pages.append(BigPage(va, plan.tag, plan.block_bytes, plan.paged))
             if number % 5 == 4:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
+from dumps.forge.architectures import ARCHITECTURES
 from dumps.forge.assemble import assemble_machine
-from dumps.forge.kernels import disguise_kernel, find_kernel
+from dumps.forge.kernels import add_totals, disguise_kernel
 from dumps.forge.machine import ForgedMachine
-from dumps.forge.plan import BlockPlan, Scenario
+from dumps.forge.plan import BlockPlan, Scenario, Wishes
+from dumps.forge.privatekernels import choose_kernel
 from dumps.forge.trackertables import TagTruth
-
-DEFAULT_TABLE_ROWS = 1024 + 1
 
 _PIPO = TagTruth(4_813_548, 1_203, 4_812_345 * 0x1B0)
 _PIPO_BLOCKS = (BlockPlan(b"Pipo", "nonpaged", 0x1B0, 12, "pippo.sys"),)
+_FIRST_ALWAYS_TAGGED = 3790
 _TOKENS_HELD = 3_708_367
 _HUNG = (0xE2, 0, 0, 0, 0)  # MANUALLY_INITIATED_CRASH
 
@@ -94,18 +95,43 @@ def forge(
     processors: int = 4,
     known_kernel: bool = True,
     seed: int = 1,
-    table_rows: int = DEFAULT_TABLE_ROWS,
+    table_rows: Optional[int] = None,
+    arch: str = "x64",
+    *,
+    untagged: bool = False,
+    swizzle: bool = False,
+    encoded_kdbg: bool = False,
+    pool_totals: bool = False,
+    user_pages: bool = False,
 ) -> ForgedMachine:
     """Return the machine of a scenario; the same arguments make the same machine, byte for byte.
 
     ``known_kernel`` False gives nt a GUID that nobody has symbols of, and its globals unusual places. ``table_rows``
-    is the size of the tag tables, a power of two plus one. ValueError for an unknown scenario or build.
+    is the size of the tag tables, a power of two plus one. ``arch`` is x64, x86, x86pae or arm64; only kernels of x64
+    since Windows 7 have public symbols, all others have a GUID that nobody knows in any case.
+
+    ``untagged`` switches pool tagging off (XP only), ``swizzle`` protects every entry of the page tables against
+    L1TF that is not valid, ``encoded_kdbg`` leaves the debugger data block encoded (Windows 8 and later),
+    ``pool_totals`` lets kernels with public symbols also tell what is in use of paged pool and of commit (all others
+    do), ``user_pages`` adds pages of processes and free ones. ValueError for an unknown scenario, architecture or
+    build, and for a wish that the kernel cannot fulfil.
     """
     if scenario not in _BY_NAME:
         raise ValueError(f"scenario {scenario!r}: the forge knows {', '.join(SCENARIOS)}")
-    if table_rows < 513 or table_rows - 1 & table_rows - 2:
-        raise ValueError(f"{table_rows} table rows: wanted a power of two plus one, at least 513")
-    kernel = find_kernel(build)
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"architecture {arch!r}: the forge knows {', '.join(ARCHITECTURES)}")
+    kernel = choose_kernel(build, ARCHITECTURES[arch], random.Random(f"identity {arch} {build} {seed}"))
+    rows = kernel.default_rows if table_rows is None else table_rows
+    if rows < 513 or rows - 1 & rows - 2:
+        raise ValueError(f"{rows} table rows: wanted a power of two plus one, at least 513")
     if not known_kernel:
         kernel = disguise_kernel(kernel, random.Random(f"kernel {build} {seed}"))
-    return assemble_machine(_BY_NAME[scenario], kernel, processors, table_rows, seed)
+    for wish, possible, where in (
+        (untagged, kernel.build < _FIRST_ALWAYS_TAGGED, "only XP can switch pool tags off"),
+        (swizzle, kernel.swizzles, "only x64 kernels with public symbols swizzle"),
+        (encoded_kdbg, kernel.encodes_debugger_data, "only x64 kernels since Windows 8 with public symbols encode"),
+    ):
+        if wish and not possible:
+            raise ValueError(f"build {build} on {arch}: {where}")
+    wishes = Wishes(processors, rows, seed, untagged, swizzle, encoded_kdbg, user_pages)
+    return assemble_machine(_BY_NAME[scenario], add_totals(kernel) if pool_totals else kernel, wishes)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-import struct
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Sequence, Tuple
+from typing import Dict, Iterable, Sequence, Tuple
 
 from dumps.forge import peimage
+from dumps.forge.architectures import Architecture
 from dumps.forge.peimage import Image, Section
+from dumps.forge.routines import pack_function_table, start_routines
 
 ALLOCATE = "ExAllocatePoolWithTag"
 FREE = "ExFreePoolWithTag"
 PAGEABLE_RVA = 0x4000
 
 _PAGE = 0x1000
-_ROUTINE_BYTES = 0x30
 _UNWIND = bytes((1, 4, 1, 0, 4, 0x42, 0, 0))  # one code: sub rsp, 28h
 
 
@@ -62,15 +62,21 @@ def split_tags(text: str) -> Tuple[bytes, ...]:
     return tuple(tag.encode("ascii") for tag in text.split("|")) if text else ()
 
 
-def build_standin(module: StandIn, base: int, windows: Tuple[int, int, int, int], exports: Iterable[str]) -> Image:
+def build_standin(
+    module: StandIn,
+    architecture: Architecture,
+    base: int,
+    windows: Tuple[int, int, int, int],
+    exports: Iterable[str],
+) -> Image:
     """Return the module for ``base``; what it exports are further routines of its .text."""
     chance = random.Random(module.name)
-    imports, slots, slots_extent = peimage.build_imports(0x2000, {"ntoskrnl.exe": (ALLOCATE, FREE)})
-    code = RoutineWriter(0x1000, slots[ALLOCATE])
+    imports, slots, slots_extent = peimage.build_imports(architecture, 0x2000, {"ntoskrnl.exe": (ALLOCATE, FREE)})
+    code = start_routines(architecture, 0x1000, slots[ALLOCATE], base=base)
     for tag in split_tags(module.nonpaged_tags):
         code.add_allocation(tag, 0x200, chance.randrange(0x40, 0x400, 0x10))
     functions = {name: code.add_empty() for name in exports}
-    pageable = RoutineWriter(PAGEABLE_RVA, slots[ALLOCATE])
+    pageable = start_routines(architecture, PAGEABLE_RVA, slots[ALLOCATE], base=base)
     for tag in split_tags(module.paged_tags):
         pageable.add_allocation(tag, 1, chance.randrange(0x40, 0x400, 0x10))
 
@@ -79,18 +85,17 @@ def build_standin(module: StandIn, base: int, windows: Tuple[int, int, int, int]
     timestamp = chance.getrandbits(31)
     debug, debug_bytes = peimage.build_debug(0x2400, guid, 1, module.name.rsplit(".", 1)[0] + ".pdb", timestamp)
     rdata += debug.ljust(0x100, b"\0") + _UNWIND.ljust(0x10, b"\0")
-    function_table = b"".join(
-        struct.pack("<III", rva, rva + _ROUTINE_BYTES, 0x2500) for rva in code.routines + pageable.routines
-    )
+    function_table = pack_function_table(architecture, code.routines + pageable.routines, 0x2500)
     rdata += function_table
     version = peimage.build_version_resource(0x6000, windows, version_texts(module.name, module.description, windows))
     directories = {
         peimage.IMPORT: (0x2000, 0x28),
         peimage.RESOURCE: (0x6000, len(version)),
-        peimage.EXCEPTION: (0x2510, len(function_table)),
         peimage.DEBUG: (0x2400, debug_bytes),
         peimage.IMPORT_ADDRESS_TABLE: slots_extent,
     }
+    if function_table:
+        directories[peimage.EXCEPTION] = (0x2510, len(function_table))
     if functions:
         export_rva = 0x2510 + len(function_table)
         exported = peimage.build_exports(export_rva, module.name, functions)
@@ -105,13 +110,14 @@ def build_standin(module: StandIn, base: int, windows: Tuple[int, int, int, int]
         Section(".rsrc", 0x6000, _PAGE, peimage.RESOURCES),
     )
     headers = peimage.build_headers(
-        sections, directories, base=base, entry_rva=0x5000, timestamp=timestamp, size=0x7000
+        architecture, sections, directories, base=base, entry_rva=0x5000, timestamp=timestamp, size=0x7000
     )
+    cookie = 0xBB40E64E if architecture.narrow else 0x2B992DDFA232  # what compilers put there before the start
     pieces = [
         (0, headers),
         (0x1000, code.finish()),
         (0x2000, rdata),
-        (0x3000, struct.pack("<QQ", 0x2B992DDFA232, base + 0x1000)),  # the security cookie's default, a callback
+        (0x3000, architecture.pack_pointers(cookie, base + 0x1000)),  # the security cookie, a callback
         (PAGEABLE_RVA, pageable.finish()),
         (0x6000, version),
     ]
@@ -139,43 +145,3 @@ def version_texts(name: str, description: str, version: Sequence[int]) -> Dict[s
         "ProductName": "Microsoft\N{REGISTERED SIGN} Windows\N{REGISTERED SIGN} Operating System",
         "ProductVersion": number,
     }
-
-
-class RoutineWriter:
-    """Writes routines one after the other, each aligned; ``routines`` are their RVAs.
-
-    A call goes through the import slot at ``slot_rva`` or, with ``target_rva``, straight to a function.
-    """
-
-    def __init__(self, rva: int, slot_rva: int = 0, *, target_rva: int = 0) -> None:
-        self._rva = rva
-        self._slot_rva = slot_rva
-        self._target_rva = target_rva
-        self._code = b""
-        self.routines: List[int] = []
-
-    def add_allocation(self, tag: bytes, pool_type: int, size: int) -> int:
-        """Add a routine that allocates with a tag (third argument, r8d) and return its RVA."""
-        before = b"\x48\x83\xec\x28\xb9" + struct.pack("<I", pool_type) + b"\xba" + struct.pack("<I", size)
-        before += b"\x41\xb8" + tag
-        return self._add(before + self._call(len(before)) + b"\x48\x83\xc4\x28\xc3")
-
-    def add_empty(self) -> int:
-        """Add a routine that succeeds at once and return its RVA."""
-        return self._add(b"\x48\x83\xec\x28\x33\xc0\x48\x83\xc4\x28\xc3")
-
-    def finish(self) -> bytes:
-        """Return all code."""
-        return self._code
-
-    def _call(self, offset: int) -> bytes:
-        here = self._rva + len(self._code) + offset
-        if self._target_rva:
-            return b"\xe8" + struct.pack("<i", self._target_rva - here - 5)
-        return b"\xff\x15" + struct.pack("<i", self._slot_rva - here - 6)
-
-    def _add(self, code: bytes) -> int:
-        rva = self._rva + len(self._code)
-        self.routines.append(rva)
-        self._code += code.ljust(_ROUTINE_BYTES, b"\xcc")
-        return rva

@@ -3,88 +3,88 @@
 from __future__ import annotations
 
 import struct
-from typing import List
+from typing import List, Tuple
 
-from dumps.forge.headers import Run, pack_context
-from dumps.forge.kdbg import build_debugger_data
+from dumps.forge.contexts import pack_context
+from dumps.forge.entryformats import INVALID_PTE_MASK
+from dumps.forge.headers import Run, pack_memory_runs
+from dumps.forge.kdbg import DebuggerDataKeys, build_debugger_data, encode_debugger_data
+from dumps.forge.kernels import KernelBuild
 from dumps.forge.ntimage import windows_version
-from dumps.forge.pagetables import INVALID_PTE_MASK
 from dumps.forge.parts import Parts
-from dumps.forge.physical import PAGE_BYTES, SPAN_PAGES
+from dumps.forge.physical import PAGE_BYTES
+from dumps.forge.pooltotals import Limits, PoolTotals, write_totals
 from dumps.forge.standins import MODULES, PAGEABLE_RVA
 
-PFN_DATABASE = 0xFFFFFA8000000000
+PFN_DATABASE, NARROW_PFN_DATABASE = 0xFFFFFA8000000000, 0x80C00000
 
-_SHARED_USER_DATA = 0xFFFFF78000000000
 _TICK_COUNT_MULTIPLIER = 0x0FA00000  # 15.625 ms a tick
 _TICKS_PER_SECOND = 64
+_WINDOWS_7 = 7601
+_PAGED_POOL_BYTES = 0x0F000000  # the range of addresses that old kernels' variables tell
 
 
-def memory_runs() -> List[Run]:
+def memory_runs(kernel: KernelBuild) -> List[Run]:
     """Return the runs of physical memory that the machine has: all but the hole below 1 MB."""
-    return [(0x1, 0x9E), (0x100, SPAN_PAGES - 0x100)]
+    return [(0x1, 0x9E), (0x100, kernel.architecture.span_pages - 0x100)]
 
 
-def nonpaged_limit_bytes(build: int) -> int:
-    """Return the limit of nonpaged pool: three quarters of the memory on Windows 7, 16 TB later."""
-    return SPAN_PAGES * PAGE_BYTES * 3 // 4 if build == 7601 else 16 << 40
+def write_variables(parts: Parts, totals: PoolTotals, *, encoded: bool) -> Limits:
+    """Write the variables that debuggers read, and the debugger data block; return what can be found of the totals.
 
-
-def paged_limit_bytes(build: int) -> int:
-    """Return the limit of paged pool: 128 GB on Windows 7, 15.5 TB later."""
-    return 128 << 30 if build == 7601 else 31 << 39
-
-
-def write_variables(parts: Parts, nonpaged_bytes: int) -> None:
-    """Write the variables that debuggers read, and the debugger data block; ``nonpaged_bytes`` are in use."""
+    ``encoded`` leaves the block as it is on a running system.
+    """
     kernel = parts.kernel
     processes = parts.variable("PsActiveProcessHead")
-    parts.space.store(processes, struct.pack("<QQ", processes, processes))
+    parts.space.store(processes, kernel.architecture.pack_pointers(processes, processes))
     parts.space.store(parts.variable("NtBuildLab"), kernel.build_lab.encode("ascii") + b"\0")
     parts.set_variable("MmPhysicalMemoryBlock", _write_memory_block(parts))
-    old = kernel.build == 7601
-    allocated_pages = nonpaged_bytes // PAGE_BYTES + 977  # pages are never filled to the last byte
+    highest, probe, start = _user_limits(kernel)
     values = {
-        "MmPfnDatabase": PFN_DATABASE,
-        "MmHighestUserAddress": 0x7FFFFFEFFFF if old else 0x7FFFFFFEFFFF,
-        "MmUserProbeAddress": 0x7FFFFFF0000 if old else 0x7FFFFFFF0000,
-        "MmSystemRangeStart": 0xFFFF080000000000 if old else 0xFFFF800000000000,
+        "MmPfnDatabase": NARROW_PFN_DATABASE if kernel.architecture.narrow else PFN_DATABASE,
+        "MmHighestUserAddress": highest,
+        "MmUserProbeAddress": probe,
+        "MmSystemRangeStart": start,
         "KeTimeIncrement": 156250,
-        "MmSizeOfPagedPoolInBytes": paged_limit_bytes(kernel.build),
-        "MmMaximumNonPagedPoolInBytes": nonpaged_limit_bytes(kernel.build),
-        "MmAllocatedNonPagedPool": allocated_pages,
-        "MmNumberOfPhysicalPages": sum(count for _, count in memory_runs()),
+        "MmNonPagedPoolStart": parts.regions.nonpaged.start,
+        "MmPagedPoolStart": parts.regions.paged.start,
+        "MmPagedPoolEnd": parts.regions.paged.start + _PAGED_POOL_BYTES - 1,
         "MiInvalidPteMask": INVALID_PTE_MASK,
     }
     for name, value in values.items():
         if name in kernel.variables:
             parts.set_variable(name, value)
+    limits = write_totals(parts, totals, sum(count for _, count in memory_runs(kernel)))
     if "MiState" in kernel.variables:
-        _write_memory_manager_state(parts, allocated_pages)
-    block_va = parts.variable("KdDebuggerDataBlock")
-    parts.space.store(block_va, build_debugger_data(kernel))
+        mask_va = parts.variable("MiState") + kernel.sizes.invalid_pte_mask
+        parts.space.store(mask_va, struct.pack("<Q", INVALID_PTE_MASK))
+    block_va, block = parts.variable("KdDebuggerDataBlock"), build_debugger_data(kernel)
+    parts.space.store(block_va, _encode_block(parts, block) if encoded else block)
     parts.addresses["KDBG"] = block_va
     for name in ("PoolTrackTable", "ExPoolTagTables", "PoolBigPageTable", "PsActiveProcessHead", "KiProcessorBlock"):
-        parts.addresses[name] = parts.variable(name)
+        if name in kernel.variables:
+            parts.addresses[name] = parts.variable(name)
+    return limits
 
 
 def write_processors(parts: Parts) -> None:
     """Write the part of each KPRCB that debuggers ask for; its other pages are one page of zeros."""
-    space, sizes = parts.space, parts.kernel.sizes
+    space, sizes, architecture = parts.space, parts.kernel.sizes, parts.kernel.architecture
     zeros = space.frames.take()
     space.memory.page(zeros)
     instruction = parts.kernel.base + parts.kernel.functions["KeBugCheckEx"]
     blocks = []
     for number in range(parts.processors):
         va = parts.regions.processors.take(sizes.prcb, gap=0x10000)
-        space.store(va + 0x24, struct.pack("<I", number))
-        space.store(va + sizes.processor_state, pack_context(instruction))
-        space.store(va + sizes.prcb_context, struct.pack("<Q", va + sizes.processor_state))
+        space.store(va + sizes.prcb_number, struct.pack("<I", number))
+        space.store(va + sizes.processor_state, pack_context(architecture, instruction))
+        if sizes.prcb_context:
+            space.store(va + sizes.prcb_context, architecture.pack_pointers(va + sizes.processor_state))
         for page_va in range(va, va + sizes.prcb, PAGE_BYTES):
             if space.translate(page_va) is None:
                 space.map_page(page_va, zeros)
         blocks.append(va)
-    space.store(parts.variable("KiProcessorBlock"), struct.pack(f"<{parts.processors + 1}Q", *blocks, 0))
+    space.store(parts.variable("KiProcessorBlock"), architecture.pack_pointers(*blocks, 0))
 
 
 def write_shared_user_data(parts: Parts, now: int, uptime_seconds: int) -> None:
@@ -98,7 +98,7 @@ def write_shared_user_data(parts: Parts, now: int, uptime_seconds: int) -> None:
     data[0x30 : 0x30 + len(root)] = root
     struct.pack_into("<IIBxxxII", data, 0x260, build, 3, 1, major, minor)
     struct.pack_into("<Q", data, 0x320, uptime_seconds * _TICKS_PER_SECOND)
-    parts.space.store(_SHARED_USER_DATA, bytes(data))
+    parts.space.store(parts.kernel.architecture.shared_user_data, bytes(data))
 
 
 def trim_pages(parts: Parts) -> None:
@@ -106,20 +106,21 @@ def trim_pages(parts: Parts) -> None:
 
     ``parts.addresses`` then has one page of every state as ``page:STATE``.
     """
-    space, take = parts.space, parts.regions.paged.take
+    space, take, swizzles = parts.space, parts.regions.paged.take, parts.kernel.swizzles
+    entry_bytes = parts.kernel.architecture.entries.entry_bytes
     prototypes = take(PAGE_BYTES)
     modules = [module for module in MODULES if module.paged_tags]
     pageable = [parts.addresses[f"module:{module.name}"] + PAGEABLE_RVA for module in modules]
     for number, va in enumerate(pageable):
         if number % 4 == 0:
-            space.turn_into_prototype(va, prototypes + 8 * number)
+            space.turn_into_prototype(va, prototypes + entry_bytes * number)
         elif number % 4 == 1:
             space.turn_into_transition(va)
         elif number % 4 == 2:
-            space.turn_into_prototype(va, prototypes + 8 * number, transition=True)
+            space.turn_into_prototype(va, prototypes + entry_bytes * number, transition=True)
         else:
-            space.turn_into_transition(va, swizzled=True)
-    states = ("page:prototype", "page:transition", "page:prototype-transition", "page:swizzled")
+            space.turn_into_transition(va, swizzled=swizzles)
+    states = ["page:prototype", "page:transition", "page:prototype-transition"] + ["page:swizzled"] * swizzles
     parts.addresses.update(zip(states, pageable))
     for name in ("page:pagefile", "page:demand-zero", "page:unmapped"):
         parts.addresses[name] = take(PAGE_BYTES)
@@ -127,21 +128,29 @@ def trim_pages(parts: Parts) -> None:
     space.make_demand_zero(parts.addresses["page:demand-zero"])
 
 
+def _encode_block(parts: Parts, block: bytes) -> bytes:
+    """Write the keys and the flag of an encoded debugger data block, and return the block."""
+    keys = DebuggerDataKeys(
+        wait_never=parts.chance.getrandbits(64),
+        wait_always=parts.chance.getrandbits(64),
+        flag_va=parts.variable("KdpDataBlockEncoded"),
+    )
+    parts.set_variable("KiWaitNever", keys.wait_never)
+    parts.set_variable("KiWaitAlways", keys.wait_always)
+    parts.space.store(keys.flag_va, b"\1")
+    return encode_debugger_data(block, keys)
+
+
 def _write_memory_block(parts: Parts) -> int:
-    runs = memory_runs()
-    descriptor = struct.pack("<IxxxxQ", len(runs), sum(count for _, count in runs))
     va = parts.regions.nonpaged.take(0x40, alignment=0x10)
-    parts.space.store(va, descriptor + b"".join(struct.pack("<QQ", *run) for run in runs))
+    parts.space.store(va, pack_memory_runs(parts.kernel.architecture, memory_runs(parts.kernel)))
     return va
 
 
-def _write_memory_manager_state(parts: Parts, allocated_pages: int) -> None:
-    """Write the members of nt!MiState that replaced the pool's global variables; sizes are in pages."""
-    state, sizes, build = parts.variable("MiState"), parts.kernel.sizes, parts.kernel.build
-    for offset, value in (
-        (sizes.allocated_nonpaged_pages, allocated_pages),
-        (sizes.maximum_nonpaged_pages, nonpaged_limit_bytes(build) // PAGE_BYTES),
-        (sizes.maximum_nonpaged_pages + 8, paged_limit_bytes(build) // PAGE_BYTES),
-        (sizes.invalid_pte_mask, INVALID_PTE_MASK),
-    ):
-        parts.space.store(state + offset, struct.pack("<Q", value))
+def _user_limits(kernel: KernelBuild) -> Tuple[int, int, int]:
+    """Return the highest user address, the probe address, and where system space starts."""
+    if kernel.architecture.narrow:
+        return 0x7FFEFFFF, 0x7FFF0000, 0x80000000
+    if kernel.build <= _WINDOWS_7:
+        return 0x7FFFFFEFFFF, 0x7FFFFFF0000, 0xFFFF080000000000
+    return 0x7FFFFFFEFFFF, 0x7FFFFFFF0000, 0xFFFF800000000000
