@@ -2,70 +2,50 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
-import os
 import struct
-import threading
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykdext.errors import (
-    DumpFormatError,
-    MemoryReadError,
-    NotKernelTargetError,
-    TargetError,
-    UnsupportedDumpError,
-)
+from pykdext.errors import DumpFormatError, MemoryReadError, NotKernelTargetError
 from pykdext.targets.compressed import open_file
 from pykdext.targets.containers import open_container
 from pykdext.targets.dumpheader import parse_header
-from pykdext.targets.filebytes import FileBytes
-from pykdext.targets.pageindex import PageIndex
+from tests.dumpbytes import (
+    PAGE,
+    UNSET,
+    bitmap_dump,
+    full_dump,
+    header_of,
+    page_of,
+    range_dump,
+    summary_dump,
+)
 
-PAGE = 0x1000
+NUMBERS = (1, 2, 3, 8, 9, 40, 41, 42, 43, 60)
+RUNS = ((1, 3), (8, 2), (40, 4), (60, 1))
+SHUFFLED_RUNS = ((40, 4), (1, 3), (60, 1), (8, 2))
 
-
-def page_of(number):
-    """A page whose every 8 bytes tell its number."""
-    return struct.pack("<Q", number) * 512
-
-
-def header(dump_type=6, *, machine=0x8664, dtb=0x1AD002, attributes=None, runs=()):
-    data = bytearray(b"PAGE" * 0x800)
-    data[4:8] = b"DU64"
-    struct.pack_into("<II", data, 0x08, 15, 19041)
-    struct.pack_into("<Q", data, 0x10, dtb)
-    struct.pack_into("<II", data, 0x30, machine, 4)
-    struct.pack_into("<I", data, 0xF98, dump_type)
-    if attributes is not None:
-        struct.pack_into("<I", data, 0x1050, attributes)
-    if runs:
-        struct.pack_into("<IIQ", data, 0x88, len(runs), 0, sum(count for _, count in runs))
-        for number, (base, count) in enumerate(runs):
-            struct.pack_into("<QQ", data, 0x98 + 16 * number, base, count)
-    return data
-
-
-def bitmap_dump(pages, bits, *, signature=b"SDMP", present=None, first_page=None, dump_type=6, extra_bits=()):
-    """A bitmap dump of ``pages`` (numbers). ``extra_bits`` are set behind ``bits``, in the last byte."""
-    bitmap = bytearray((bits + 7) // 8)
-    for number in [*pages, *extra_bits]:
-        bitmap[number // 8] |= 1 << number % 8
-    if first_page is None:
-        first_page = 0x2038 + len(bitmap)
-    if present is None:
-        present = len(pages)
-    start = signature + b"DUMP" + bytes(0x18) + struct.pack("<QQQ", first_page, present, bits)
-    data = bytes(header(dump_type)) + start + bytes(bitmap)
-    return data + b"".join(page_of(number) for number in sorted(pages))
-
-
-def full_dump(runs, *, cut_pages=0):
-    numbers = [base + i for base, count in runs for i in range(count)]
-    return bytes(header(1, runs=runs)) + b"".join(page_of(n) for n in numbers[: len(numbers) - cut_pages])
+CONTAINERS = {
+    "full 64": full_dump(RUNS),
+    "full 64 shuffled": full_dump(SHUFFLED_RUNS),
+    "full 32": full_dump(RUNS, width=32),
+    "summary 64": summary_dump(NUMBERS, 64, width=64),
+    "summary 32": summary_dump(NUMBERS, 64),
+    "bitmap 5": bitmap_dump(NUMBERS, 64, signature=b"FDMP", dump_type=5),
+    "bitmap 6": bitmap_dump(NUMBERS, 64),
+    "bitmap 7": bitmap_dump(NUMBERS, 64, dump_type=7),
+    "bitmap 5 32": bitmap_dump(NUMBERS, 64, signature=b"FDMP", dump_type=5, width=32),
+    "bitmap 6 32": bitmap_dump(NUMBERS, 64, width=32),
+    "range 8": range_dump(RUNS),
+    "range 8 32": range_dump(RUNS, width=32),
+    "range 8 shuffled": range_dump(SHUFFLED_RUNS),
+    "range 9": range_dump(RUNS, dump_type=9),
+    "range 10": range_dump(RUNS, dump_type=10),
+    "range 10 with page 0": range_dump(((0, 1), *RUNS), dump_type=10),
+}
 
 
 @pytest.fixture
@@ -91,59 +71,121 @@ def read_or_none(container, number):
         return None
 
 
-def held_pages(container, bits):
+def held_pages(container, bits=70):
     read = {number: read_or_none(container, number) for number in range(bits)}
     return {number: data for number, data in read.items() if data is not None}
 
 
-# --- the page index -------------------------------------------------------------------------------------------
+def data_start(data):
+    """Where the page data of one of CONTAINERS begins: its pages are the last bytes of it."""
+    pages = len(data) // PAGE
+    while data[-pages * PAGE : (-pages + 1) * PAGE or None] not in {page_of(number) for number in (0, *NUMBERS)}:
+        pages -= 1
+    return len(data) - pages * PAGE
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=1500), st.integers(0, 7), st.data())
-def test_page_index_is_the_naive_rank(bitmap, cut, data):
-    bits = max(0, len(bitmap) * 8 - cut)
-    index = PageIndex(bitmap, bits)
-    set_bits = [n for n in range(bits) if bitmap[n // 8] >> n % 8 & 1]
-    rank = {number: at for at, number in enumerate(set_bits)}
-    assert index.present == len(set_bits)
-    for number in [*range(min(bits, 64)), *range(max(0, bits - 64), bits + 80)]:
-        assert index.find(number) == rank.get(number, -1)
-    first = data.draw(st.integers(0, bits + 20))
-    count = data.draw(st.integers(0, bits + 20))
-    found = []
-    for page, at, length in index.iter_runs(first, count):
-        assert length > 0
-        found += [(page + i, at + i) for i in range(length)]
-    assert found == [(n, rank[n]) for n in set_bits if first <= n < first + count]
+def assert_true_pages(container, count):
+    """The container holds ``count`` pages, all of them as they were, and tells of no others."""
+    held = held_pages(container)
+    assert len(held) == count == container.present_pages
+    for number, data in held.items():
+        assert data == page_of(number), number
+    assert set(held) <= {0, *NUMBERS}
+    everything = list(container.read_present_physical(0, 1 << 52))
+    assert b"".join(data for _, data in everything) == b"".join(held[number] for number in sorted(held))
+    assert [address for address, _ in everything] == sorted(address for address, _ in everything)
 
 
-def test_page_index_across_blocks_and_windows():
-    bits = 1 << 20
-    for pattern in (b"\xff", b"\x00", b"\x01", b"\x80", b"\xaa", b"\xff\x00" * 300):
-        bitmap = (pattern * (bits // 8))[: bits // 8]
-        index = PageIndex(bitmap, bits)
-        naive = bin(int.from_bytes(bitmap, "little")).count("1")
-        assert index.present == naive
-        covered = sum(length for _, _, length in index.iter_runs(0, bits))
-        assert covered == naive
-        last = max((n for n in range(bits - 20000, bits) if bitmap[n // 8] >> n % 8 & 1), default=None)
-        if last is not None:
-            assert index.find(last) == naive - 1
+# --- every container ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_container_reads_its_pages_and_no_others(open_bytes, name):
+    container = open_bytes(CONTAINERS[name])
+    assert container.warnings == ()
+    assert container.pages_expected == container.present_pages
+    assert_true_pages(container, len(NUMBERS) + name.endswith("page 0"))
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_reads_join_neighbours_and_stop_at_gaps(open_bytes, name):
+    container = open_bytes(CONTAINERS[name])
+    middle = container.read_physical(1 * PAGE + 0x800, 2 * PAGE)
+    assert middle == page_of(1)[0x800:] + page_of(2) + page_of(3)[:0x800]
+    with pytest.raises(MemoryReadError) as caught:
+        container.read_physical(3 * PAGE + 0x800, 0x801)
+    assert (caught.value.address, caught.value.size) == (3 * PAGE + 0x800, 0x801)
+    parts = list(container.read_present_physical(2 * PAGE + 0x10, 38 * PAGE))
+    expected = {2 * PAGE + 0x10: page_of(2)[0x10:] + page_of(3), 8 * PAGE: page_of(8) + page_of(9)}
+    assert parts == [*expected.items(), (40 * PAGE, page_of(40)[:0x10])]
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_cut_file_is_read_as_far_as_it_goes(open_bytes, name):
+    data = CONTAINERS[name]
+    start, total = data_start(data), len(NUMBERS) + name.endswith("page 0")
+    for size in range(start, len(data), 1024):
+        container = open_bytes(data[:size])
+        held = (size - start) // PAGE
+        assert container.pages_expected == total
+        assert f"truncated: {held} of its {total} pages" in container.warnings[0]
+        assert_true_pages(container, held)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_file_cut_before_its_pages_is_refused(open_bytes, name):
+    data = CONTAINERS[name]
+    start = data_start(data)
+    boundaries = {0, 1, 4, 7, 8, 0xF87, 0xFFF, 0x1000, 0x1020, 0x1FFF, 0x2000, 0x2004, 0x201F, 0x2020, 0x2037, 0x2038}
+    for size in sorted(boundaries | set(range(max(start - 80, 0), start))):
+        if size >= start:
+            continue
+        with pytest.raises(DumpFormatError) as caught:
+            open_bytes(data[:size])
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if "10" not in name])
+def test_what_follows_the_pages_is_not_a_page(open_bytes, name):
+    container = open_bytes(CONTAINERS[name] + b"DumpBlob" * 1024)
+    assert container.warnings == ()
+    assert_true_pages(container, len(NUMBERS))
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_damaged_headers_end_in_our_errors(tmp_path, name):
+    path = tmp_path / "fuzzed.dmp"
+    intact = CONTAINERS[name]
+    start = data_start(intact)
+    interesting = [0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, 1 << 50, (1 << 64) - 1]
+
+    @settings(max_examples=60, deadline=None, database=None)
+    @given(st.lists(st.tuples(st.integers(0, start // 4 - 1), st.sampled_from(interesting)), min_size=1, max_size=3))
+    def damage(changes):
+        data = bytearray(intact)
+        for word, value in changes:
+            struct.pack_into("<Q", data, min(4 * word, len(data) - 8), value)
+        path.write_bytes(data)
+        started = time.monotonic()
+        with open_file(str(path)) as file:
+            try:
+                container = open_container(file, parse_header(file))
+            except (DumpFormatError, NotKernelTargetError):
+                return
+            for number in (*NUMBERS, 0, 255, 1 << 30):
+                page = read_or_none(container, number)
+                assert page is None or len(page) == PAGE
+        assert time.monotonic() - started < 5
+
+    damage()
 
 
 # --- bitmap dumps ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dump_type", [5, 6, 7])
 @pytest.mark.parametrize("bits", [61, 64, 200])
-def test_bitmap_dump_reads_its_pages_and_no_others(open_bytes, dump_type, bits):
-    pages = [0, 1, 2, 7, 8, 31, 40, 41, 60]
-    signature = b"FDMP" if dump_type == 5 else b"SDMP"
-    container = open_bytes(bitmap_dump(pages, bits, signature=signature, dump_type=dump_type))
-    assert container.present_pages == container.pages_expected == len(pages)
-    assert container.warnings == ()
-    assert held_pages(container, bits + 70) == {number: page_of(number) for number in pages}
+def test_a_bitmap_ends_where_its_header_says(open_bytes, bits):
+    assert_true_pages(open_bytes(bitmap_dump(NUMBERS, bits)), len(NUMBERS))
 
 
 def test_bits_behind_the_announced_ones_are_ignored(open_bytes):
@@ -152,92 +194,92 @@ def test_bits_behind_the_announced_ones_are_ignored(open_bytes):
     assert list(held_pages(container, 16)) == [1, 3]
 
 
-def test_reads_join_neighbours_and_stop_at_gaps(open_bytes):
-    container = open_bytes(bitmap_dump([4, 5, 6, 8], 64))
-    middle = container.read_physical(4 * PAGE + 0x800, 2 * PAGE)
-    assert middle == page_of(4)[0x800:] + page_of(5) + page_of(6)[:0x800]
-    with pytest.raises(MemoryReadError) as caught:
-        container.read_physical(6 * PAGE + 0x800, 0x801)
-    assert (caught.value.address, caught.value.size) == (6 * PAGE + 0x800, 0x801)
-    parts = list(container.read_present_physical(3 * PAGE + 0x10, 5 * PAGE))
-    assert parts == [(4 * PAGE, page_of(4) + page_of(5) + page_of(6)), (8 * PAGE, page_of(8)[:0x10])]
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize(
+    ("offset", "damage"),
+    [
+        (0x30, struct.pack("<Q", 1 << 40)),
+        (0x30, struct.pack("<Q", (1 << 64) - 1)),
+        (0x20, struct.pack("<Q", 1 << 50)),
+        (0x20, struct.pack("<Q", 0)),
+        (0x20, struct.pack("<Q", 0x1038)),
+        (0x38, b"\xff" * 8),
+        (0x38, bytes(8)),
+        (0x00, b"RDMPDUMP"),
+        (0x00, b"SDMPDUMB"),
+    ],
+)
+def test_damaged_bitmap_headers_are_refused(open_bytes, width, offset, damage):
+    data = bytearray(bitmap_dump(NUMBERS, 64, width=width))
+    start = (0x1000 if width == 32 else 0x2000) + offset
+    data[start : start + len(damage)] = damage
+    with pytest.raises(DumpFormatError):
+        _ = open_bytes(bytes(data)).present_pages  # a bitmap is refused when it is counted, at the latest
 
 
-def test_truncated_page_data_is_read_as_far_as_it_goes(open_bytes):
-    pages = list(range(10, 30))
-    data = bitmap_dump(pages, 64)
-    container = open_bytes(data[: -5 * PAGE - 1])
-    assert (container.present_pages, container.pages_expected) == (14, 20)
-    assert "truncated: 14 of its 20 pages" in container.warnings[0]
-    assert held_pages(container, 64) == {n: page_of(n) for n in range(10, 24)}
-    assert b"".join(d for _, d in container.read_present_physical(0, 64 * PAGE)) == b"".join(
-        page_of(n) for n in range(10, 24)
-    )
+def test_a_bitmap_is_not_read_beyond_all_memory(open_bytes, monkeypatch):
+    monkeypatch.setattr("pykdext.targets.containers.MAX_BITMAP_PAGES", 64)
+    assert open_bytes(bitmap_dump(NUMBERS, 64)).present_pages == len(NUMBERS)
+    with pytest.raises(DumpFormatError):
+        open_bytes(bitmap_dump(NUMBERS, 65))
 
 
-def test_truncation_at_every_structure_boundary(open_bytes):
-    data = bitmap_dump(range(0, 24, 2), 256)
-    first = 0x2038 + 32
-    for size in [0, 1, 4, 8, 0x30, 0xF98, 0x1FFF, 0x2000, 0x2004, 0x2020, 0x2037, 0x2038, 0x2050, first - 1]:
-        with pytest.raises(DumpFormatError) as caught:
-            open_bytes(data[:size])
-        assert "\n" not in str(caught.value)
-    for size in range(first, len(data) + 1, 2048):
-        held = (size - first) // PAGE
-        assert list(held_pages(open_bytes(data[:size]), 64)) == list(range(0, 24, 2))[:held]
+def test_a_wrong_total_is_told_where_the_file_proves_the_bitmap(open_bytes):
+    container = open_bytes(bitmap_dump(NUMBERS, 64, present=77))
+    assert "counts 77 pages" in container.warnings[0]
+    assert_true_pages(container, len(NUMBERS))
 
 
+# --- summary dumps --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("offset", [0x20, 0x28, 0x38])
+def test_the_bitmap_of_a_summary_dump_is_found_where_it_fits(open_bytes, width, offset):
+    pages = [*range(0, 512, 2), 513]  # no shifted reading marks as many
+    container = open_bytes(summary_dump(pages, 514, width=width, bitmap_offset=offset))
+    assert (container.present_pages, container.warnings) == (len(pages), ())
+    assert sorted(held_pages(container, 520)) == pages
+    assert held_pages(container, 520)[513] == page_of(513)
+
+
+@pytest.mark.parametrize("signature", [b"FDMPDUMP", b"SDMPDUMB", bytes(8)])
+def test_a_summary_dump_without_its_signature_is_refused(open_bytes, signature):
+    data = summary_dump(NUMBERS, 64)
+    with pytest.raises(DumpFormatError) as caught:
+        open_bytes(data[:0x1000] + signature + data[0x1008:])
+    assert "expected SDMPDUMP" in str(caught.value)
+
+
+@pytest.mark.parametrize("width", [32, 64])
 @pytest.mark.parametrize(
     "damage",
     [
-        {"bits": 1 << 40},
-        {"bits": (1 << 64) - 1},
-        {"first_page": 1 << 50},
+        {"present": 9},
+        {"present": 0xFFFFFFFF},
+        {"bits": 0xFFFFFFFF},
+        {"bits": 8},
         {"first_page": 0},
-        {"first_page": 0x2038},
-        {"bitmap": b"\xff" * 32},
-        {"bitmap": bytes(32)},
-        {"signature": b"RDMPDUMP"},
-        {"signature": b"SDMPDUMB"},
+        {"first_page": 0x1027},
+        {"first_page": 0xFFFFFFFF},
+        {"bitmap": b"\xff" * 8},
+        {"bitmap": bytes(8)},
     ],
 )
-def test_damaged_bitmap_headers_are_refused(open_bytes, damage):
-    data = bytearray(bitmap_dump(range(0, 24, 2), 256))
-    if "bits" in damage:
-        struct.pack_into("<Q", data, 0x2030, damage["bits"])
-    if "first_page" in damage:
-        struct.pack_into("<Q", data, 0x2020, damage["first_page"])
-    if "bitmap" in damage:
-        data[0x2038 : 0x2038 + 32] = damage["bitmap"]
-    if "signature" in damage:
-        data[0x2000:0x2008] = damage["signature"]
+def test_damaged_summary_headers_are_refused(open_bytes, width, damage):
+    data = bytearray(summary_dump(NUMBERS, 64, width=width))
+    start = 0x1000 if width == 32 else 0x2000
+    offsets = {"first_page": 0x0C, "bits": 0x10, "present": 0x14}
+    for field, value in damage.items():
+        if field == "bitmap":
+            data[start + 0x20 : start + 0x40] = value * 4
+        else:
+            struct.pack_into("<I", data, start + offsets[field], value)
     with pytest.raises(DumpFormatError):
         open_bytes(bytes(data))
 
 
-def test_a_wrong_total_is_told_where_the_file_proves_the_bitmap(open_bytes):
-    container = open_bytes(bitmap_dump([1, 2, 3], 64, present=7))
-    assert "counts 7 pages" in container.warnings[0]
-    assert list(held_pages(container, 64)) == [1, 2, 3]
-
-
-def test_what_follows_the_pages_is_not_a_page(open_bytes):
-    container = open_bytes(bitmap_dump([1, 2, 3], 64) + b"blob" * 4096)
-    assert container.present_pages == 3
-    assert list(held_pages(container, 64)) == [1, 2, 3]
-
-
 # --- complete dumps -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("runs", [((1, 3),), ((1, 3), (16, 5), (40, 1)), ((40, 2), (1, 3))])
-def test_full_dump_reads_its_runs(open_bytes, runs):
-    container = open_bytes(full_dump(runs))
-    expected = sorted(base + i for base, count in runs for i in range(count))
-    assert container.present_pages == container.pages_expected == len(expected)
-    assert held_pages(container, 64) == {number: page_of(number) for number in expected}
-    everything = b"".join(data for _, data in container.read_present_physical(0, 64 * PAGE))
-    assert everything == b"".join(page_of(number) for number in expected)
 
 
 def test_full_dump_reads_across_touching_runs(open_bytes):
@@ -245,18 +287,22 @@ def test_full_dump_reads_across_touching_runs(open_bytes):
     assert container.read_physical(2 * PAGE, 2 * PAGE) == page_of(2) + page_of(3)
 
 
-def test_truncated_full_dump(open_bytes):
-    container = open_bytes(full_dump(((1, 3), (16, 5)), cut_pages=4))
-    assert (container.present_pages, container.pages_expected) == (4, 8)
-    assert list(held_pages(container, 64)) == [1, 2, 3, 16]
-    with pytest.raises(MemoryReadError):
-        container.read_physical(16 * PAGE, 2 * PAGE)
+@pytest.mark.parametrize(("width", "room"), [(32, 86), (64, 42)])
+def test_as_many_runs_as_the_header_has_room_for(open_bytes, width, room):
+    runs = tuple((2 * number + 1, 1) for number in range(room))
+    container = open_bytes(full_dump(runs, width=width))
+    assert list(held_pages(container, 2 * room + 5)) == [page for page, _ in runs]
+    data = bytearray(full_dump(runs, width=width))
+    struct.pack_into("<I", data, 0x64 if width == 32 else 0x88, room + 1)
+    with pytest.raises(DumpFormatError):
+        open_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("count", [0, 43, 1000, 0x7FFFFFFF, 0xFFFFFFFF, None])
-def test_full_dump_with_absurd_run_counts(open_bytes, count):
-    data = bytearray(full_dump(((1, 3),)))
-    struct.pack_into("<I", data, 0x88, 0x45474150 if count is None else count)
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("count", [0, 1000, 0x7FFFFFFF, 0xFFFFFFFF, UNSET])
+def test_full_dump_with_absurd_run_counts(open_bytes, width, count):
+    data = bytearray(full_dump(((1, 3),), width=width))
+    struct.pack_into("<I", data, 0x64 if width == 32 else 0x88, count)
     with pytest.raises(DumpFormatError):
         open_bytes(bytes(data))
 
@@ -264,215 +310,111 @@ def test_full_dump_with_absurd_run_counts(open_bytes, count):
 @pytest.mark.parametrize("runs", [((1, 3), (3, 2)), ((1, 3), (1, 3)), ((1, 1 << 62),), ((1 << 63, 1),)])
 def test_full_dump_with_impossible_runs(open_bytes, runs):
     with pytest.raises(DumpFormatError):
-        open_bytes(bytes(header(1, runs=runs)) + page_of(1) * 5)
+        open_bytes(header_of(64, 1, runs=runs) + page_of(1) * 5)
 
 
 def test_full_dump_with_one_huge_run_is_a_truncated_one(open_bytes):
-    container = open_bytes(bytes(header(1, runs=((0, 1 << 39),))) + page_of(0) + page_of(1))
+    container = open_bytes(header_of(64, 1, runs=((0, 1 << 39),)) + page_of(0) + page_of(1))
     assert container.present_pages == 2
     assert list(held_pages(container, 5)) == [0, 1]
     assert sum(len(data) for _, data in container.read_present_physical(0, 1 << 50)) == 2 * PAGE
 
 
-# --- what is not read -----------------------------------------------------------------------------------------
+def test_a_total_that_contradicts_the_runs_is_told(open_bytes):
+    data = bytearray(full_dump(RUNS))
+    struct.pack_into("<Q", data, 0x90, 99)
+    container = open_bytes(bytes(data))
+    assert "counts 99 pages, its memory runs 10" in container.warnings[0]
 
 
-def set_dword(offset, value):
-    data = header(6)
-    struct.pack_into("<I", data, offset, value)
-    return bytes(data)
+# --- range dumps ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dump_type", [8, 9])
+def test_a_kernels_range_list_ends_at_a_range_from_page_0(open_bytes, dump_type):
+    data = range_dump(RUNS, dump_type=dump_type, end=(0, 7), tail=struct.pack("<QQ", 77, 1 << 60))
+    assert_true_pages(open_bytes(data), len(NUMBERS))
+
+
+def test_a_complete_range_list_ends_at_its_total(open_bytes):
+    data = range_dump(RUNS, dump_type=10, end=(77, 7), tail=struct.pack("<QQ", 1 << 63, 1 << 63))
+    assert_true_pages(open_bytes(data), len(NUMBERS))
+
+
+@pytest.mark.parametrize("dump_type", [8, 9, 10])
+def test_a_range_list_may_fill_its_metadata(open_bytes, dump_type):
+    data = range_dump(RUNS, dump_type=dump_type, metadata=0x10 * (1 + len(RUNS)), end=(60, 1))
+    full = data[: 0x2030 + 0x10 * len(RUNS)] + data[0x2040 + 0x10 * len(RUNS) :]
+    assert_true_pages(open_bytes(full), len(NUMBERS))
+
+
+@pytest.mark.parametrize("total", [0, 9, 11, 1 << 40])
+def test_a_wrong_total_of_ranges_is_told_where_the_file_proves_the_list(open_bytes, total):
+    container = open_bytes(range_dump(RUNS, dump_type=10, total=total))
+    if total == 9:  # the last range is left out: it begins where the announced pages end
+        assert container.pages_expected == 9
+    else:
+        assert f"counts {total:,} pages" in container.warnings[0]
+    assert_true_pages(container, 9 if total == 9 else 10)
+
+
+@pytest.mark.parametrize("total", [0, 8, 11, 1 << 40])
+def test_a_wrong_total_of_ranges_is_refused_in_a_cut_file(open_bytes, total):
+    with pytest.raises(DumpFormatError):
+        open_bytes(range_dump(RUNS, dump_type=10, total=total)[:-1])
+
+
+@pytest.mark.parametrize("dump_type", [8, 9, 10])
 @pytest.mark.parametrize(
-    ("data", "error", "word"),
+    "runs",
     [
-        (b"", DumpFormatError, "empty file"),
-        (bytes(0x3000), DumpFormatError, "zeros"),
-        (b"hello, world", DumpFormatError, "hello"),
-        (b"PAGEDUMP" + bytes(0x1000), UnsupportedDumpError, "32-bit"),
-        (b"MDMP" + bytes(0x100), NotKernelTargetError, "user-mode"),
-        (b"hibr" + bytes(0x1000), DumpFormatError, "hibernation"),
-        (b"HIBR" + bytes(0x1000), DumpFormatError, "hibernation"),
-        (b"\x7fELF" + bytes(100), DumpFormatError, "ELF"),
-        (b"PK\x03\x04" + bytes(100), DumpFormatError, "ZIP"),
-        (b"MSCF" + bytes(100), DumpFormatError, "cabinet"),
-        (set_dword(0xF98, 2), UnsupportedDumpError, "summary"),
-        (set_dword(0xF98, 3), UnsupportedDumpError, "header-only"),
-        (set_dword(0xF98, 4), UnsupportedDumpError, "triage"),
-        (set_dword(0xF98, 8), UnsupportedDumpError, "type 8"),
-        (set_dword(0xF98, 9), UnsupportedDumpError, "type 9"),
-        (set_dword(0xF98, 10), UnsupportedDumpError, "type 10"),
-        (set_dword(0xF98, 0), DumpFormatError, "0x0"),
-        (set_dword(0xF98, 77), DumpFormatError, "0x4d"),
-        (set_dword(0xF98, 0x45474150), DumpFormatError, "no DumpType"),
-        (set_dword(0x30, 0xAA64), UnsupportedDumpError, "ARM64"),
-        (set_dword(0x30, 0x14C), UnsupportedDumpError, "x86"),
-        (set_dword(0x30, 0x1234), UnsupportedDumpError, "0x1234"),
-        (set_dword(0x1050, 0x100), UnsupportedDumpError, "encrypted"),
-        (bytes(header(6, dtb=0)), DumpFormatError, "DirectoryTableBase"),
-        (bytes(header(6, dtb=0x4547415045474150)), DumpFormatError, "DirectoryTableBase"),
+        (),
+        ((1, 3), (3, 2)),
+        ((1, 3), (1, 3)),
+        ((8, 3), (7, 2)),
     ],
 )
-def test_what_is_not_read_is_refused_in_one_line(open_bytes, tmp_path, data, error, word):
-    with pytest.raises(error) as caught:
-        open_bytes(data)
-    text = str(caught.value)
-    assert word in text
-    assert str(tmp_path / "memory.dmp") in text
-    assert "\n" not in text
+def test_ranges_that_overlap_or_are_missing_are_refused(open_bytes, dump_type, runs):
+    with pytest.raises(DumpFormatError):
+        open_bytes(range_dump(runs, dump_type=dump_type))
 
 
-def test_unset_attributes_mean_none_set(open_bytes):
-    data = header(6)
-    assert data[0x1050:0x1054] == b"PAGE"
-    assert struct.unpack_from("<I", data, 0x1050)[0] & 0x100  # read literally, the filler would say "encrypted"
-    open_bytes(bitmap_dump([1], 8))
+@pytest.mark.parametrize("dump_type", [8, 9, 10])
+@pytest.mark.parametrize("item", [(1 << 63, 1), (1, 1 << 62), (1, (1 << 64) - 1), ((1 << 64) - 1, (1 << 64) - 1)])
+def test_ranges_beyond_physical_memory_are_refused(open_bytes, dump_type, item):
+    data = bytearray(range_dump(RUNS, dump_type=dump_type))
+    struct.pack_into("<QQ", data, 0x2030, *item)
+    with pytest.raises(DumpFormatError):
+        open_bytes(bytes(data))
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 0x2100), st.binary(min_size=1, max_size=9)), min_size=1, max_size=4))
-def test_damaged_headers_end_in_our_errors_or_in_true_pages(tmp_path_factory, changes):
-    path = tmp_path_factory.getbasetemp() / "fuzzed.dmp"
-    data = bytearray(bitmap_dump(range(0, 24, 2), 256))
-    for offset, value in changes:
-        data[offset : offset + len(value)] = value
-    path.write_bytes(data)
-    with open_file(str(path)) as file:
-        try:
-            container = open_container(file, parse_header(file))
-        except (DumpFormatError, NotKernelTargetError):
-            return
-        for number in (0, 2, 3, 22, 255, 1 << 30):
-            data = read_or_none(container, number)
-            assert data is None or len(data) == PAGE
+@pytest.mark.parametrize("dump_type", [8, 9, 10])
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [
+        (0x00, 0x41),
+        (0x04, 0x504D4453),  # SDMP
+        (0x08, 0),
+        (0x10, 0),
+        (0x10, 0x201),
+        (0x10, 0xFFFFFFFF),
+        (0x14, 0xFFFFFFFF),
+        (0x18, 0),
+        (0x18, 0x2241),
+        (0x1C, 0xFFFFFFFF),
+    ],
+)
+def test_damaged_range_headers_are_refused(open_bytes, dump_type, offset, value):
+    data = bytearray(range_dump(RUNS, dump_type=dump_type))
+    struct.pack_into("<I", data, 0x2000 + offset, value)
+    with pytest.raises(DumpFormatError) as caught:
+        open_bytes(bytes(data))
+    assert "\n" not in str(caught.value)
 
 
-# --- files ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
-def test_compressed_dumps_are_read_by_content(tmp_path, pack):
-    data = bitmap_dump([1, 5, 6], 64)
-    path = tmp_path / "memory.dmp"
-    path.write_bytes(pack(data))
-    seen = []
-    with open_file(str(path), lambda done, total: seen.append((done, total))) as file:
-        assert (file.size, file.warnings) == (len(data), ())
-        assert file.read_at(0, len(data) + 10) == data
-    assert seen[-1][0] <= seen[-1][1] == path.stat().st_size
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
-def test_cut_compressed_dumps_are_read_as_far_as_they_go(tmp_path, pack):
-    noise = os.urandom(1 << 20)
-    path = tmp_path / "memory.dmp"
-    packed = pack(noise)
-    path.write_bytes(packed[: len(packed) // 2])
-    with open_file(str(path)) as file:
-        assert 0 < file.size < len(noise)
-        assert file.read_at(0, file.size) == noise[: file.size]
-        assert f"{file.size:,} bytes only" in file.warnings[0]
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
-def test_damaged_compressed_dumps_say_so(tmp_path, pack):
-    packed = bytearray(pack(os.urandom(1 << 20)))
-    packed[len(packed) // 2 : len(packed) // 2 + 64] = bytes(64)
-    path = tmp_path / "memory.dmp"
-    path.write_bytes(packed)
-    with open_file(str(path)) as file:
-        assert file.warnings
-
-
-def test_unpacked_zeros_take_no_room_on_the_disk(tmp_path):
-    data = b"head" + bytes(64 << 20) + b"tail"
-    path = tmp_path / "memory.dmp"
-    path.write_bytes(gzip.compress(data, 1))
-    with open_file(str(path)) as file:
-        assert file.size == len(data)
-        assert file.read_at(len(data) - 4, 4) == b"tail"
-        assert os.fstat(file._descriptor).st_blocks * 512 < 1 << 20
-
-
-def test_unpacking_stops_at_its_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("pykdext.targets.compressed.MAX_UNPACKED_BYTES", 1 << 20)
-    path = tmp_path / "memory.dmp"
-    path.write_bytes(gzip.compress(bytes(8 << 20)))
-    with open_file(str(path)) as file:
-        assert file.size <= 1 << 20
-        assert "more than 1,048,576 bytes" in file.warnings[0]
-
-
-def test_unpacking_leaves_room_on_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("pykdext.targets.compressed.RESERVED_DISK_BYTES", 1 << 62)
-    path = tmp_path / "memory.dmp"
-    path.write_bytes(gzip.compress(bytes(1 << 20) + b"data"))
-    with open_file(str(path)) as file:
-        assert file.size == 1 << 20  # holes take no room
-        assert "no more room" in file.warnings[0]
-
-
-def test_files_that_cannot_be_opened(tmp_path):
-    for path in (tmp_path / "none.dmp", tmp_path):
-        with pytest.raises(TargetError) as caught:
-            open_file(str(path))
-        assert str(path) in str(caught.value)
-
-
-def test_positional_reads_agree_with_and_without_pread(tmp_path):
-    data = os.urandom(1 << 16)
-    path = tmp_path / "file"
-    path.write_bytes(data)
-    with open(path, "rb") as stream, FileBytes(stream, str(path)) as file:
-        wrong = []
-
-        def read_often(start):
-            for offset in range(start, len(data), 977):
-                if file._seek_and_read(500, offset) != data[offset : offset + 500]:
-                    wrong.append(offset)
-
-        threads = [threading.Thread(target=read_often, args=(start,)) for start in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not wrong
-        assert file.read_at(len(data) - 3, 10) == data[-3:]
-        assert file.read_at(len(data) + 3, 10) == b""
-
-
-def test_reads_that_come_in_pieces_are_put_together(tmp_path):
-    class Slow(FileBytes):
-        def _read_some(self, size, offset):
-            return self._seek_and_read(min(size, 7), offset)
-
-    path = tmp_path / "file"
-    path.write_bytes(bytes(range(100)))
-    with open(path, "rb") as stream, Slow(stream, str(path)) as file:
-        assert file.read_at(3, 50) == bytes(range(3, 53))
-        assert file.read_at(90, 50) == bytes(range(90, 100))
-
-
-def test_a_file_that_shrinks_gives_errors_not_short_answers(tmp_path, open_bytes):
-    for data, page in ((bitmap_dump([1, 2, 3], 64), 3), (full_dump(((1, 3),)), 3)):
-        container = open_bytes(data)
-        os.truncate(tmp_path / "memory.dmp", len(data) - 100)
-        with pytest.raises(MemoryReadError):
-            container.read_physical(page * PAGE, PAGE)
-
-
-def test_a_temporary_disk_that_fails_is_told(tmp_path, monkeypatch):
-    path = tmp_path / "memory.dmp"
-    path.write_bytes(gzip.compress(b"data"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(TargetError):
-        open_file(str(path))
-
-
-def test_a_closed_file_is_not_read(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"data")
-    file = open_file(str(path))
-    file.close()
-    with open(path, "rb"), pytest.raises(TargetError):  # the system gives the same number to the next file
-        file.read_at(0, 4)
+def test_an_endless_range_list_is_refused(open_bytes, monkeypatch):
+    monkeypatch.setattr("pykdext.targets.rangedump.MAX_RANGES", 16)
+    runs = tuple((2 * number + 1, 1) for number in range(20))
+    with pytest.raises(DumpFormatError) as caught:
+        open_bytes(range_dump(runs))
+    assert "16 ranges of pages or more" in str(caught.value)

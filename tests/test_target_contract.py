@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
+from forgedumps import memory_kinds
 from segments import SegmentsTarget
 
 from dumps.forge import forge
@@ -13,12 +16,26 @@ from pykdext.targets.crashdump import open_crashdump
 PAGE = 0x1000
 
 
-@pytest.fixture(scope="module")
-def machine():
-    machine = forge("pipo", build=19041, processors=2, seed=3)
+BUILDS = {"x64": 19041, "x86": 7601, "x86pae": 17763, "arm64": 22000}
+
+
+@functools.cache
+def forged(arch):
+    machine = forge("pipo", build=BUILDS[arch], processors=2, seed=3, arch=arch)
     # A hole in the middle of a driver, so that every target has one at the same place.
     machine.unmap(machine.addresses["module:tcpip.sys"] + PAGE, PAGE)
     return machine
+
+
+@pytest.fixture(scope="module", params=[(arch, kind) for arch in BUILDS for kind in ("segments", *memory_kinds(arch))])
+def case(request):
+    """The architecture and the kind of target: ``segments``, or the type of a dump."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def machine(case):
+    return forged(case[0])
 
 
 @pytest.fixture(scope="module")
@@ -45,40 +62,42 @@ def pages(machine, regions):
     return found
 
 
-def open_segments(machine, pages, folder):
+def open_segments(machine, pages):
     modules = [Module(name, base, size, timestamp=stamp) for name, base, size, stamp in machine.truth.modules]
     modules += [Module(n, s, e - s, unloaded=True) for n, s, e in reversed(machine.truth.unloaded)]
     symbols = {"PoolTrackTable": machine.addresses["PoolTrackTable"]}
-    return SegmentsTarget(pages, modules=tuple(modules), symbols=symbols)
+    return SegmentsTarget(pages, machine=Machine(machine.truth.machine), modules=tuple(modules), symbols=symbols)
 
 
-def open_dump_of_kind(kind):
-    def open_(machine, pages, folder):
-        path = folder / f"type{kind}.dmp"
-        machine.save(path, kind=kind)
-        return open_crashdump(str(path))
-
-    return open_
-
-
-TARGETS = {
-    "segments": open_segments,
-    "type1": open_dump_of_kind(1),
-    "type5": open_dump_of_kind(5),
-    "type6": open_dump_of_kind(6),
-}
+@pytest.fixture(scope="module")
+def target(case, machine, pages, tmp_path_factory):
+    kind = case[1]
+    if kind == "segments":
+        yield open_segments(machine, pages)
+        return
+    path = tmp_path_factory.mktemp("contract") / "memory.dmp"
+    machine.save(path, kind=kind)
+    with open_crashdump(str(path)) as dump:
+        yield dump
 
 
-@pytest.fixture(scope="module", params=list(TARGETS))
-def target(request, machine, pages, tmp_path_factory):
-    return TARGETS[request.param](machine, pages, tmp_path_factory.mktemp("contract"))
+NOWHERE_32 = [(0, 1), (0x1000, 0x1000), (0x7FFFF000, 0x1000), (0xFFFFFFF8, 16), (1 << 32, 8), (0x81000000, 1 << 45)]
+NOWHERE_64 = [
+    (0, 1),
+    (0x1000, 0x1000),
+    (0x00008000_00000000, 8),
+    (0xFFFF7FFF_FFFFF000, 0x1000),
+    (0xFFFFFFFF_FFFFFFF8, 16),
+    (0xFFFFF804_00000000, 1 << 45),
+]
 
 
 class TestTargetContract:
-    def test_architecture(self, target):
-        assert target.machine is Machine.X64
-        assert target.pointer_size == 8
-        assert target.facts.machine is Machine.X64
+    def test_architecture(self, target, case):
+        arch = case[0]
+        assert target.machine is {"x64": Machine.X64, "arm64": Machine.ARM64}.get(arch, Machine.X86)
+        assert target.pointer_size == (4 if target.machine is Machine.X86 else 8)
+        assert target.facts.machine is target.machine
         assert target.facts.kind
 
     def test_every_page_reads_the_same(self, target, pages):
@@ -109,23 +128,13 @@ class TestTargetContract:
             target.read_virtual(last + PAGE - 8, 9)
         assert (caught.value.address, caught.value.size) == (last + PAGE - 8, 9)
 
-    @pytest.mark.parametrize(
-        ("address", "size"),
-        [
-            (0, 1),
-            (0x1000, 0x1000),
-            (0x00008000_00000000, 8),
-            (0xFFFF7FFF_FFFFF000, 0x1000),
-            (0xFFFFFFFF_FFFFFFF8, 16),
-            (0xFFFFF804_00000000, 1 << 45),
-        ],
-    )
-    def test_what_is_not_there_is_an_error_or_nothing(self, target, address, size):
-        with pytest.raises(MemoryReadError) as caught:
-            target.read_virtual(address, size)
-        assert (caught.value.address, caught.value.size) == (address, size)
-        if size < 1 << 40:
-            assert list(target.read_present(address, size)) == []
+    def test_what_is_not_there_is_an_error_or_nothing(self, target):
+        for address, size in NOWHERE_32 if target.pointer_size == 4 else NOWHERE_64:
+            with pytest.raises(MemoryReadError) as caught:
+                target.read_virtual(address, size)
+            assert (caught.value.address, caught.value.size) == (address, size)
+            if size < 1 << 40:
+                assert list(target.read_present(address, size)) == []
 
     def test_present_parts_are_all_that_can_be_read(self, target, pages, regions):
         for address, size in regions:

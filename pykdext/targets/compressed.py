@@ -1,4 +1,4 @@
-"""Opens a dump file that is stored plainly or compressed (gzip, xz: recognised by content).
+"""Opens a dump file that is stored plainly or compressed (gzip, xz, one dump in a ZIP archive: told by content).
 
 A compressed dump is unpacked once into a temporary file that the operating system removes by itself; runs of zeros
 become holes in it, so that a sparse dump stays small on the disk.
@@ -7,14 +7,15 @@ become holes in it, so that a sparse dump stays small on the disk.
 from __future__ import annotations
 
 import os
-from typing import IO, TYPE_CHECKING, Callable, Iterator, Optional, Tuple, Type
+from typing import IO, TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, Tuple, Type, cast
 
-from pykdext.errors import TargetError
+from pykdext.errors import DumpFormatError, TargetError
+from pykdext.targets.dumpheader import DUMP_SIGNATURES
 from pykdext.targets.filebytes import FileBytes
 
 if TYPE_CHECKING:
-    import gzip
-    import lzma
+    import zipfile
+    from io import BufferedIOBase
 
 Progress = Callable[[int, int], None]
 """Called while a file is unpacked: bytes of the compressed file consumed so far, and its size in bytes."""
@@ -25,26 +26,41 @@ MAX_UNPACKED_BYTES = 64 << 30
 RESERVED_DISK_BYTES = 256 << 20
 """Unpacking leaves so much of the temporary disk free."""
 
-_GZIP_MAGIC = b"\x1f\x8b\x08"
-_XZ_MAGIC = b"\xfd7zXZ\x00"
 _PIECE_BYTES = 1 << 16
 _ZEROS = bytes(_PIECE_BYTES)
+
+_ENCRYPTED_MEMBER = 1  # of the general purpose bits
+_MAX_MEMBERS = 64
+_MAX_NAMES_CHARACTERS = 200
+
+
+_Opened = Tuple["BufferedIOBase", Tuple[Type[Exception], ...]]
+"""A decompressor, and the errors by which it tells of a damaged stream."""
+
+
+class _Packing(NamedTuple):
+    """A way of compression: how its files begin, and what reads a file, given that and its path."""
+
+    magic: bytes
+    open_reader: Callable[[IO[bytes], str], _Opened]
 
 
 def open_file(path: str, progress: Optional[Progress] = None) -> FileBytes:
     """Open ``path`` for positional reads, unpacked if it is compressed. TargetError if it cannot be opened.
 
     A compressed stream that is cut or damaged is read as far as it goes, and ``warnings`` of the answer says so.
+    DumpFormatError for a ZIP archive that does not hold one dump that can be unpacked.
     """
     try:
         stream = open(path, "rb", buffering=0)  # noqa: SIM115 - FileBytes owns it
         try:
-            magic = stream.read(len(_XZ_MAGIC))
-            if not magic.startswith((_GZIP_MAGIC, _XZ_MAGIC)):
+            head = stream.read(_HEAD_BYTES)
+            packing = next((packing for packing in _PACKINGS if head.startswith(packing.magic)), None)
+            if packing is None:
                 return FileBytes(stream, path)
             with stream:
                 stream.seek(0)
-                return _unpack(stream, path, progress, is_xz=magic == _XZ_MAGIC)
+                return _unpack(stream, path, progress, packing)
         except BaseException:
             stream.close()
             raise
@@ -52,7 +68,7 @@ def open_file(path: str, progress: Optional[Progress] = None) -> FileBytes:
         raise TargetError(f"{path}: cannot be opened: {error.strerror or error}") from error
 
 
-def _unpack(packed: IO[bytes], path: str, progress: Optional[Progress], *, is_xz: bool) -> FileBytes:
+def _unpack(packed: IO[bytes], path: str, progress: Optional[Progress], packing: _Packing) -> FileBytes:
     """Unpack into a temporary file that vanishes when it is closed."""
     import shutil  # these modules cost time, and few dumps are compressed
     import tempfile
@@ -60,7 +76,7 @@ def _unpack(packed: IO[bytes], path: str, progress: Optional[Progress], *, is_xz
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - FileBytes owns it
     try:
         room = shutil.disk_usage(tempfile.gettempdir()).free - RESERVED_DISK_BYTES
-        reader, errors = _open_reader(packed, is_xz=is_xz)
+        reader, errors = packing.open_reader(packed, path)
         with reader:
             pieces = _iter_unpacked(reader, packed, progress)
             reason = _write_sparsely(pieces, errors, unpacked, room)
@@ -72,23 +88,63 @@ def _unpack(packed: IO[bytes], path: str, progress: Optional[Progress], *, is_xz
         raise
 
 
-def _open_reader(
-    packed: IO[bytes], *, is_xz: bool
-) -> Tuple[gzip.GzipFile | lzma.LZMAFile, Tuple[Type[Exception], ...]]:
-    """The decompressor of a stream, and the errors by which it tells of a damaged one."""
-    if is_xz:
-        import lzma
-
-        return lzma.LZMAFile(packed), (EOFError, lzma.LZMAError)
+def _open_gzip(packed: IO[bytes], _path: str) -> _Opened:
     import gzip
     import zlib
 
     return gzip.GzipFile(fileobj=packed), (EOFError, gzip.BadGzipFile, zlib.error)
 
 
-def _iter_unpacked(
-    reader: gzip.GzipFile | lzma.LZMAFile, packed: IO[bytes], progress: Optional[Progress]
-) -> Iterator[bytes]:
+def _open_xz(packed: IO[bytes], _path: str) -> _Opened:
+    import lzma
+
+    return lzma.LZMAFile(packed), (EOFError, lzma.LZMAError)
+
+
+def _open_zip(packed: IO[bytes], path: str) -> _Opened:
+    """The one dump in a ZIP archive; DumpFormatError if there is none, or more, or it cannot be unpacked."""
+    import lzma
+    import zipfile
+    import zlib
+
+    errors = (EOFError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+    try:
+        archive = zipfile.ZipFile(packed)
+        files = [member for member in archive.infolist() if not member.filename.endswith("/")]
+        if any(member.flag_bits & _ENCRYPTED_MEMBER for member in files):
+            raise _unusable_archive(path, "an archive with a password", "unpack it with its password first")
+        dumps = [member for member in files[:_MAX_MEMBERS] if _begins_like_a_dump(archive, member)]
+        if len(dumps) == 1:
+            return cast("BufferedIOBase", archive.open(dumps[0])), errors
+    except (*errors, OSError) as error:
+        raise _unusable_archive(path, f"a damaged one ({error})", "it may be cut short: copy it again") from error
+    except NotImplementedError as error:
+        hint = "unpack it first: its kind of compression (often Deflate64, from Windows Explorer) is not read"
+        raise _unusable_archive(path, f"one that cannot be unpacked ({error})", hint) from error
+    names = ", ".join(repr(member.filename) for member in dumps or files)[:_MAX_NAMES_CHARACTERS] or "nothing"
+    found = f"one with {len(dumps):,} kernel dumps among {len(files):,} files: {names}"
+    raise _unusable_archive(path, found, "unpack it, and give one of its dumps")
+
+
+def _begins_like_a_dump(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    with archive.open(member) as stream:
+        return stream.read(len(DUMP_SIGNATURES[0])) in DUMP_SIGNATURES
+
+
+def _unusable_archive(path: str, found: str, hint: str) -> DumpFormatError:
+    return DumpFormatError(path, 0, found, "a ZIP archive that holds one kernel dump", hint)
+
+
+_PACKINGS = (
+    _Packing(b"\x1f\x8b\x08", _open_gzip),
+    _Packing(b"\xfd7zXZ\x00", _open_xz),
+    _Packing(b"PK\x03\x04", _open_zip),
+)
+
+_HEAD_BYTES = max(len(packing.magic) for packing in _PACKINGS)
+
+
+def _iter_unpacked(reader: BufferedIOBase, packed: IO[bytes], progress: Optional[Progress]) -> Iterator[bytes]:
     """The pieces of a compressed stream; ``read1``, so that an error does not take good bytes along."""
     packed_size = os.fstat(packed.fileno()).st_size
     while piece := reader.read1(_PIECE_BYTES):

@@ -1,4 +1,4 @@
-"""The structures of 64-bit kernel crash dump files and of the kernel memory that describes itself.
+"""The structures of kernel crash dump files, 32-bit and 64-bit, and of the kernel memory that describes itself.
 
 Declarations only. Offsets: the Windows SDK's and WDK's public headers, volatility's crash vtypes and overlays,
 kdmp-parser's structures; checked against real dumps. All integers are little-endian.
@@ -6,14 +6,14 @@ kdmp-parser's structures; checked against real dumps. All integers are little-en
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Mapping, NamedTuple
 
 from construct import (
     Array,
     Bytes,
     Const,
     ExprAdapter,
-    Int16ul,
+    Int8ul,
     Int32ul,
     Int64ul,
     Padding,
@@ -21,11 +21,7 @@ from construct import (
     Struct,
 )
 
-HEADER64_BYTES = 0x2000
-"""Size of DUMP_HEADER64; what follows depends on DumpType."""
-
-MAX_HEADER_RUNS = 42
-"""How many PHYSICAL_MEMORY_RUN64 fit into the 2BCh bytes of the header's physical memory block."""
+from pykdext.model import Machine
 
 _UNSET32 = int.from_bytes(b"PAGE", "little")
 _UNSET64 = int.from_bytes(b"PAGEPAGE", "little")
@@ -39,13 +35,47 @@ def _keep(value: int, _context: Any) -> int:
 _SetInt32 = ExprAdapter(Int32ul, lambda value, _: None if value == _UNSET32 else value, _keep)
 _SetInt64 = ExprAdapter(Int64ul, lambda value, _: None if value == _UNSET64 else value, _keep)
 
+PHYSICAL_MEMORY_RUN32 = Struct("BasePage" / Int32ul, "PageCount" / Int32ul)
 PHYSICAL_MEMORY_RUN64 = Struct("BasePage" / Int64ul, "PageCount" / Int64ul)
+
+MAX_HEADER_RUNS32 = 86
+MAX_HEADER_RUNS64 = 42
+"""How many runs fit into the 2BCh bytes that the header has for the physical memory block."""
+
+PHYSICAL_MEMORY_DESCRIPTOR32 = Struct(
+    "NumberOfRuns" / _SetInt32,
+    "NumberOfPages" / _SetInt32,
+    "Run" / Array(MAX_HEADER_RUNS32, PHYSICAL_MEMORY_RUN32),
+)
 
 PHYSICAL_MEMORY_DESCRIPTOR64 = Struct(
     "NumberOfRuns" / _SetInt32,
     Padding(4),
     "NumberOfPages" / _SetInt64,
-    "Run" / Array(MAX_HEADER_RUNS, PHYSICAL_MEMORY_RUN64),
+    "Run" / Array(MAX_HEADER_RUNS64, PHYSICAL_MEMORY_RUN64),
+)
+
+DUMP_HEADER32 = Struct(
+    "Signature" / Bytes(4),
+    "ValidDump" / Bytes(4),
+    "MajorVersion" / _SetInt32,
+    "MinorVersion" / _SetInt32,
+    "DirectoryTableBase" / _SetInt32,
+    "PfnDataBase" / _SetInt32,
+    "PsLoadedModuleList" / _SetInt32,
+    "PsActiveProcessHead" / _SetInt32,
+    "MachineImageType" / _SetInt32,
+    "NumberProcessors" / _SetInt32,
+    "BugCheckCode" / _SetInt32,
+    "BugCheckParameter" / Array(4, _SetInt32),
+    "PaeEnabled" / Pointer(0x05C, Int8ul),
+    "KdDebuggerDataBlock" / Pointer(0x060, _SetInt32),
+    "PhysicalMemoryBlock" / Pointer(0x064, PHYSICAL_MEMORY_DESCRIPTOR32),
+    "Attributes" / Pointer(0x8A0, _SetInt32),
+    "DumpType" / Pointer(0xF88, _SetInt32),
+    "MiniDumpFields" / Pointer(0xF8C, _SetInt32),
+    "SystemUpTime" / Pointer(0xFB8, _SetInt64),
+    "SystemTime" / Pointer(0xFC0, _SetInt64),
 )
 
 DUMP_HEADER64 = Struct(
@@ -67,13 +97,64 @@ DUMP_HEADER64 = Struct(
     "DumpType" / Pointer(0xF98, _SetInt32),
     "SystemTime" / Pointer(0xFA8, _SetInt64),
     "SystemUpTime" / Pointer(0x1030, _SetInt64),
+    "MiniDumpFields" / Pointer(0x1038, _SetInt32),
     "Attributes" / Pointer(0x1050, _SetInt32),
 )
 
-BITMAP_HEADER64_BYTES = 0x38
-"""Size of the header of a bitmap dump (types 5 and 6), at HEADER64_BYTES; the bitmap follows it."""
 
-BITMAP_HEADER64 = Struct(
+class HeaderFormat(NamedTuple):
+    """One of the two forms of a dump's header.
+
+    Attributes:
+        bits: width of the kernel's addresses. size_bytes: of the header; what follows depends on DumpType.
+        declaration: the DUMP_HEADER32 or DUMP_HEADER64. max_runs: what its physical memory block can hold.
+        machines: the processor architectures, by their MachineImageType.
+        machine_offset, memory_block_offset, runs_offset, dump_type_offset, attributes_offset: places of fields, for
+            messages.
+    """
+
+    bits: int
+    size_bytes: int
+    declaration: Any
+    max_runs: int
+    machines: Mapping[int, Machine]
+    machine_offset: int
+    memory_block_offset: int
+    runs_offset: int
+    dump_type_offset: int
+    attributes_offset: int
+
+
+HEADER32 = HeaderFormat(
+    bits=32,
+    size_bytes=0x1000,
+    declaration=DUMP_HEADER32,
+    max_runs=MAX_HEADER_RUNS32,
+    machines={0x014C: Machine.X86},
+    machine_offset=0x020,
+    memory_block_offset=0x064,
+    runs_offset=0x06C,
+    dump_type_offset=0xF88,
+    attributes_offset=0x8A0,
+)
+
+HEADER64 = HeaderFormat(
+    bits=64,
+    size_bytes=0x2000,
+    declaration=DUMP_HEADER64,
+    max_runs=MAX_HEADER_RUNS64,
+    machines={0x8664: Machine.X64, 0xAA64: Machine.ARM64},
+    machine_offset=0x030,
+    memory_block_offset=0x088,
+    runs_offset=0x098,
+    dump_type_offset=0xF98,
+    attributes_offset=0x1050,
+)
+
+BITMAP_HEADER_BYTES = 0x38
+"""Size of the header of a bitmap dump (types 5, 6, 7), behind the dump's header; the bitmap follows it."""
+
+BITMAP_HEADER = Struct(
     "Signature" / Bytes(4),  # SDMP: a part of memory; FDMP: all of it
     "ValidDump" / Const(b"DUMP"),
     "DumpOptions" / Int32ul,
@@ -83,82 +164,29 @@ BITMAP_HEADER64 = Struct(
     "Pages" / Int64ul,
 )
 
-UNICODE_STRING64 = Struct("Length" / Int16ul, "MaximumLength" / Int16ul, Padding(4), "Buffer" / Int64ul)
+SUMMARY_HEADER_BYTES = 0x20
+"""Size of what the headers of summary dumps (type 2) have in common, 32-bit and 64-bit."""
 
-LIST_ENTRY64 = Struct("Flink" / Int64ul, "Blink" / Int64ul)
-
-KLDR_DATA_TABLE_ENTRY64_BYTES = 0xA0
-KLDR_DATA_TABLE_ENTRY64 = Struct(
-    "InLoadOrderLinks" / LIST_ENTRY64,
-    "DllBase" / Pointer(0x30, Int64ul),
-    "SizeOfImage" / Pointer(0x40, Int32ul),
-    "FullDllName" / Pointer(0x48, UNICODE_STRING64),
-    "BaseDllName" / Pointer(0x58, UNICODE_STRING64),
-    "CheckSum" / Pointer(0x78, Int32ul),
-    "TimeDateStamp" / Pointer(0x9C, Int32ul),  # Windows 10 and later; other things stood there before
+SUMMARY_HEADER = Struct(
+    "Signature" / Const(b"SDMP"),
+    "ValidDump" / Const(b"DUMP"),
+    "DumpOptions" / Int32ul,
+    "HeaderSize" / Int32ul,  # the file offset of the first page
+    "BitmapSize" / Int32ul,  # in bits
+    "Pages" / Int32ul,
 )
 
-PE_OFFSET_AT = 0x3C
-"""Where an image's DOS header tells the offset of its PE header (e_lfanew)."""
+RANGE_HEADER_BYTES = 0x30
+"""Size of the header of a range dump (types 8, 9, A), behind the dump's header; the list of ranges follows it."""
 
-PE_HEADER_BYTES = 0x5C
-PE_HEADER = Struct(  # as far as both PE32 and PE32+ agree
-    "Signature" / Bytes(4),
-    "TimeDateStamp" / Pointer(0x08, Int32ul),
-    "SizeOfImage" / Pointer(0x50, Int32ul),
-    "CheckSum" / Pointer(0x58, Int32ul),
+RANGE_HEADER = Struct(
+    "Marker" / Const(0x40, Int32ul),
+    "Signature" / Const(b"RDMP"),
+    "ValidDump" / Const(b"DUMP"),
+    Padding(4),
+    "MetadataSize" / Int64ul,
+    "FirstPageOffset" / Int64ul,
+    "NumberOfRanges" / Int32ul,  # this and the next: type A only
+    Padding(4),
+    "TotalNumberOfPages" / Int64ul,
 )
-
-UNLOADED_DRIVER64_BYTES = 0x28
-UNLOADED_DRIVER64 = Struct(
-    "Name" / UNICODE_STRING64,
-    "StartAddress" / Int64ul,
-    "EndAddress" / Int64ul,
-    "CurrentTime" / Int64ul,
-)
-
-KDDEBUGGER_DATA64_MIN_BYTES = 0x290
-KDDEBUGGER_DATA64_MAX_BYTES = 0x1000
-"""The structure grew from 290h (Windows XP) to 380h (Windows 10); the maximum is ours, against damage."""
-
-KDDEBUGGER_DATA64_HEADER = Struct(
-    "List" / LIST_ENTRY64,
-    "OwnerTag" / Bytes(4),
-    "Size" / Int32ul,
-    "KernBase" / Int64ul,
-)
-
-KDDEBUGGER_DATA64_VARIABLES = Struct(
-    "PsLoadedModuleList" / Pointer(0x048, Int64ul),
-    "PsActiveProcessHead" / Pointer(0x050, Int64ul),
-    "PspCidTable" / Pointer(0x058, Int64ul),
-    "KeTimeIncrement" / Pointer(0x078, Int64ul),
-    "KiBugcheckData" / Pointer(0x088, Int64ul),
-    "MmPfnDatabase" / Pointer(0x0C0, Int64ul),
-    "MmNumberOfPhysicalPages" / Pointer(0x0F8, Int64ul),
-    "MmMaximumNonPagedPoolInBytes" / Pointer(0x100, Int64ul),
-    "MmNonPagedPoolStart" / Pointer(0x110, Int64ul),
-    "MmNonPagedPoolEnd" / Pointer(0x118, Int64ul),
-    "MmPagedPoolStart" / Pointer(0x120, Int64ul),
-    "MmPagedPoolEnd" / Pointer(0x128, Int64ul),
-    "MmPagedPoolInformation" / Pointer(0x130, Int64ul),
-    "MmSizeOfPagedPoolInBytes" / Pointer(0x140, Int64ul),
-    "MmTotalCommitLimit" / Pointer(0x148, Int64ul),
-    "MmTotalCommittedPages" / Pointer(0x150, Int64ul),
-    "MmPagedPoolCommit" / Pointer(0x170, Int64ul),
-    "PoolTrackTable" / Pointer(0x1B8, Int64ul),
-    "NonPagedPoolDescriptor" / Pointer(0x1C0, Int64ul),
-    "MmHighestUserAddress" / Pointer(0x1C8, Int64ul),
-    "MmSystemRangeStart" / Pointer(0x1D0, Int64ul),
-    "NtBuildLab" / Pointer(0x208, Int64ul),
-    "KiProcessorBlock" / Pointer(0x218, Int64ul),
-    "MmUnloadedDrivers" / Pointer(0x220, Int64ul),
-    "MmLastUnloadedDriver" / Pointer(0x228, Int64ul),
-    "MmSpecialPoolTag" / Pointer(0x238, Int64ul),
-    "KernelVerifier" / Pointer(0x240, Int64ul),
-    "MmVerifierData" / Pointer(0x248, Int64ul),
-    "MmAllocatedNonPagedPool" / Pointer(0x250, Int64ul),
-    "CmNtCSDVersion" / Pointer(0x268, Int64ul),
-    "MmPhysicalMemoryBlock" / Pointer(0x270, Int64ul),
-)
-"""Members of KDDEBUGGER_DATA64: addresses of the kernel variables of their names, 0 where there is none."""

@@ -1,4 +1,4 @@
-"""Tells a 64-bit kernel crash dump from everything else, and reads its header.
+"""Tells a kernel crash dump from everything else, and reads its header, 32-bit or 64-bit.
 
 What is not such a dump is refused in one line that names the file's kind and what to do about it.
 """
@@ -7,65 +7,87 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from pykdext.errors import DumpFormatError, NotKernelTargetError, UnsupportedDumpError
-from pykdext.model import BugCheck
-from pykdext.targets.dumpformat import DUMP_HEADER64, HEADER64_BYTES, MAX_HEADER_RUNS
+from pykdext.model import BugCheck, Machine
+from pykdext.targets.dumpformat import HEADER32, HEADER64, HeaderFormat
 from pykdext.targets.filebytes import FileBytes
 
 FULL_DUMP = 1
+SUMMARY_DUMP = 2
+TRIAGE_DUMP = 4
 BITMAP_FULL_DUMP = 5
 BITMAP_KERNEL_DUMP = 6
 AUTOMATIC_DUMP = 7
+KERNEL_RANGE_DUMP = 8
+KERNEL_AND_USER_RANGE_DUMP = 9
+COMPLETE_RANGE_DUMP = 10
 
 MAX_PROCESSORS = 4096
 """More than any Windows supports (2,048 on 64-bit): a larger count is damage."""
 
 MAX_UPTIME_SECONDS = 100 * 365 * 24 * 3600
 
-_MACHINE_X64 = 0x8664
-_MACHINE_NAMES = {0x014C: "x86", 0x01C4: "ARM", 0x0200: "Itanium", 0xAA64: "ARM64"}
+_KINDS = {
+    FULL_DUMP: "complete dump",
+    SUMMARY_DUMP: "kernel summary dump",
+    TRIAGE_DUMP: "small memory dump",
+    BITMAP_FULL_DUMP: "full bitmap dump",
+    BITMAP_KERNEL_DUMP: "kernel bitmap dump",
+    AUTOMATIC_DUMP: "kernel bitmap dump",
+    KERNEL_RANGE_DUMP: "kernel range dump",
+    KERNEL_AND_USER_RANGE_DUMP: "kernel and user range dump",
+    COMPLETE_RANGE_DUMP: "complete range dump",
+}
+"""The kinds of dump that are read, in words, by their DumpType."""
+
+_HEADER_ONLY_DUMP = 3
+
+_MACHINE_NAMES = {0x014C: "x86", 0x01C4: "ARM", 0x0200: "Itanium", 0x8664: "x64", 0xAA64: "ARM64"}
 
 _ENCRYPTED = 0x100
 _INSUFFICIENT_DUMP_FILE = 0x4
 _LIVE_DUMP = 0x10
 _FILTERED_DUMP = 0x40
 
-_MAKE_KERNEL_DUMP = "take a kernel or automatic memory dump (CrashControl\\CrashDumpEnabled 2 or 7)"
-_CONVERT = "open it in WinDbg and write it anew with .dump /f"
+MAKE_KERNEL_DUMP = "take a kernel or automatic memory dump (CrashControl\\CrashDumpEnabled 2 or 7)"
 
-_UNREAD_TYPES = {
-    2: ("a kernel summary dump (type 2, before Windows 8)", _CONVERT),
-    3: ("a header-only dump (type 3): it holds no memory", _MAKE_KERNEL_DUMP),
-    4: ("a small memory dump (triage, type 4): it holds no pool tag tables", _MAKE_KERNEL_DUMP),
-    8: ("a range dump of kernel memory (type 8)", _CONVERT),
-    9: ("a range dump of kernel and user memory (type 9)", _CONVERT),
-    10: ("a range dump of all memory (type 10)", _CONVERT),
-}
+DUMP_SIGNATURES = (b"PAGEDU64", b"PAGEDUMP")
+"""How kernel dumps begin: 64-bit and 32-bit."""
 
 _FOREIGN_FILES = (
-    (b"hibr", "a hibernation file", "it is not a crash dump"),
-    (b"HIBR", "a hibernation file", "it is not a crash dump"),
-    (b"wake", "a hibernation file that was resumed from", "it is not a crash dump"),
-    (b"\x7fELF", "an ELF file", "QEMU's elf2dmp makes a dump of a virtual machine's core"),
-    (b"PK\x03\x04", "a ZIP archive", "unpack the dump first"),
-    (b"MSCF", "a cabinet archive", "unpack the dump first"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack the dump first"),
-    (b"MZ", "a program file", "give a crash dump"),
+    (0, b"hibr", "a hibernation file", "it is not a crash dump"),
+    (0, b"HIBR", "a hibernation file", "it is not a crash dump"),
+    (0, b"wake", "a hibernation file that was resumed from", "it is not a crash dump"),
+    (0, b"\x7fELF", "an ELF file", "QEMU's elf2dmp makes a dump of a virtual machine's core"),
+    (0, b"PK\x05\x06", "an empty ZIP archive", "the dump did not get into it"),
+    (0, b"MSCF", "a cabinet archive", "unpack it first: 'expand -F:* FILE FOLDER' on Windows, cabextract elsewhere"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first: 7z x FILE"),
+    (0, b"Rar!\x1a\x07", "a RAR archive", "unpack it first: unrar x FILE"),
+    (0, b"BZh", "a bzip2 file", "unpack it first: bunzip2 FILE"),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it first: unzstd FILE"),
+    (0x101, b"ustar", "a tar archive", "unpack it first: tar xf FILE"),
+    (0, b"MZ", "a program file", "give a crash dump"),
 )
+"""Offset and bytes by which a file is known, what it is, and what to do."""
 
 _FILETIME_EPOCH = datetime(1601, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
 class DumpHeader:
-    """What DUMP_HEADER64 says. None: the field was never set (it still holds the filler ``PAGE``) or is absurd.
+    """What a dump's header says. None: the field was never set (it still holds the filler ``PAGE``) or is absurd.
 
+    ``machine`` is the kernel's architecture; ``pae_enabled``: its page tables have PAE's form (x86 only). Addresses
+    are as wide as the machine's. ``directory_table_base`` is 0 only in a small memory dump, which has no pages.
     ``runs`` are ``(first page number, pages)`` of the physical memory block: at most as many as the header can hold,
-    also where ``run_count`` says more.
+    also where ``run_count`` says more. ``minidump_fields``: the parts that a small memory dump has.
     """
 
+    format: HeaderFormat
+    machine: Machine
+    pae_enabled: bool
     dump_type: int
     directory_table_base: int
     build: Optional[int]
@@ -74,12 +96,28 @@ class DumpHeader:
     taken_at: Optional[datetime]
     uptime_seconds: Optional[float]
     attributes: int
+    minidump_fields: int
     debugger_data_block: Optional[int]
     loaded_module_list: Optional[int]
     active_process_head: Optional[int]
     run_count: Optional[int]
     page_count: Optional[int]
     runs: Tuple[Tuple[int, int], ...]
+
+    @property
+    def data_offset(self) -> int:
+        """File offset of what follows the header: 1000h in a 32-bit dump, 2000h in a 64-bit one."""
+        return self.format.size_bytes
+
+    @property
+    def variables(self) -> Dict[str, int]:
+        """Addresses of kernel variables that the header holds, by their names."""
+        addresses = {
+            "KdDebuggerDataBlock": self.debugger_data_block,
+            "PsLoadedModuleList": self.loaded_module_list,
+            "PsActiveProcessHead": self.active_process_head,
+        }
+        return {name: address for name, address in addresses.items() if address is not None}
 
     @property
     def is_incomplete(self) -> bool:
@@ -89,33 +127,30 @@ class DumpHeader:
     @property
     def kind(self) -> str:
         """The kind of dump in words, e.g. ``kernel bitmap dump (type 6)``."""
-        name = {FULL_DUMP: "complete dump", BITMAP_FULL_DUMP: "full bitmap dump"}.get(
-            self.dump_type, "kernel bitmap dump"
-        )
         traits = [f"type {self.dump_type}"]
         if self.attributes & _LIVE_DUMP:
             traits.append("taken live")
         if self.attributes & _FILTERED_DUMP:
             traits.append("active memory only")
-        return f"{name} ({', '.join(traits)})"
+        return f"{_KINDS[self.dump_type]} ({', '.join(traits)})"
 
 
 def parse_header(file: FileBytes) -> DumpHeader:
-    """The header of an x64 kernel dump with physical pages.
+    """The header of a kernel dump of x86, x64 or ARM64.
 
     NotKernelTargetError for a dump of a user-mode process, UnsupportedDumpError for a kernel dump of a kind
     that is not read, DumpFormatError for what is no dump or is damaged.
     """
-    data = file.read_at(0, HEADER64_BYTES)
-    _refuse_foreign(file.path, data)
-    if len(data) < HEADER64_BYTES:
+    data = file.read_at(0, HEADER64.size_bytes)
+    form = _recognise(file.path, data)
+    if len(data) < form.size_bytes:
         raise DumpFormatError(
-            file.path, 0, f"a file of {len(data)} bytes", f"a header of {HEADER64_BYTES}", "it is cut short"
+            file.path, 0, f"a file of {len(data)} bytes", f"a header of {form.size_bytes}", "it is cut short"
         )
-    fields = DUMP_HEADER64.parse(data)
+    fields = form.declaration.parse(data)
     attributes = fields.Attributes or 0
-    _refuse_unread(file.path, fields.DumpType, fields.MachineImageType, attributes)
-    if not fields.DirectoryTableBase:
+    _refuse_unread(file.path, form, fields.DumpType, fields.MachineImageType, attributes)
+    if not fields.DirectoryTableBase and fields.DumpType != TRIAGE_DUMP:
         raise DumpFormatError(
             file.path,
             0x10,
@@ -124,16 +159,20 @@ def parse_header(file: FileBytes) -> DumpHeader:
             "the tool that wrote the dump did not finish its header",
         )
     block = fields.PhysicalMemoryBlock
-    stored_runs = min(block.NumberOfRuns or 0, MAX_HEADER_RUNS)
+    stored_runs = min(block.NumberOfRuns or 0, form.max_runs)
     return DumpHeader(
+        format=form,
+        machine=form.machines[fields.MachineImageType],
+        pae_enabled=fields.get("PaeEnabled") == 1,  # any other value is the filler
         dump_type=fields.DumpType,
-        directory_table_base=fields.DirectoryTableBase,
+        directory_table_base=fields.DirectoryTableBase or 0,
         build=fields.MinorVersion,
         processors=fields.NumberProcessors if 0 < (fields.NumberProcessors or 0) <= MAX_PROCESSORS else None,
         bugcheck=_bugcheck(fields.BugCheckCode, tuple(fields.BugCheckParameter)),
         taken_at=_moment(fields.SystemTime),
         uptime_seconds=_duration_seconds(fields.SystemUpTime),
         attributes=attributes,
+        minidump_fields=fields.MiniDumpFields or 0,
         debugger_data_block=fields.KdDebuggerDataBlock or None,
         loaded_module_list=fields.PsLoadedModuleList or None,
         active_process_head=fields.PsActiveProcessHead or None,
@@ -143,44 +182,46 @@ def parse_header(file: FileBytes) -> DumpHeader:
     )
 
 
-def _refuse_foreign(path: str, data: bytes) -> None:
-    """Raise for whatever does not begin like a 64-bit kernel dump."""
-    expected = "a 64-bit kernel dump (PAGEDU64)"
-    if data.startswith(b"PAGEDU64"):
-        return
+def _recognise(path: str, data: bytes) -> HeaderFormat:
+    """The form of the header that ``data`` begins with; raises for whatever is no kernel dump."""
+    expected = "a kernel dump (PAGEDU64 or PAGEDUMP)"
+    for signature, form in zip(DUMP_SIGNATURES, (HEADER64, HEADER32)):
+        if data.startswith(signature):
+            return form
     if not data:
         raise DumpFormatError(path, 0, "an empty file", expected, "the copy failed, or the disk was full")
-    if data.startswith(b"PAGEDUMP"):
-        raise UnsupportedDumpError(path, 0, "a 32-bit kernel dump (PAGEDUMP)", expected, "32-bit dumps are not read")
     if data.startswith(b"MDMP"):
         raise NotKernelTargetError(
             f"{path}: at 0x0: found the dump of a user-mode process (MDMP), expected {expected}. "
-            f"Hint: a process has no kernel pool; {_MAKE_KERNEL_DUMP}"
+            f"Hint: a process has no kernel pool; {MAKE_KERNEL_DUMP}"
         )
-    for magic, found, hint in _FOREIGN_FILES:
-        if data.startswith(magic):
+    for offset, magic, found, hint in _FOREIGN_FILES:
+        if data.startswith(magic, offset):
             raise DumpFormatError(path, 0, found, expected, hint)
     if not data.strip(b"\0"):
         raise DumpFormatError(path, 0, "zeros", expected, "the dump was allocated, but never written")
     raise DumpFormatError(path, 0, f"signature {data[:8]!r}", expected)
 
 
-def _refuse_unread(path: str, dump_type: Optional[int], machine: Optional[int], attributes: int) -> None:
-    """Raise for a 64-bit kernel dump of a kind that is not read."""
-    if dump_type in _UNREAD_TYPES:
-        found, hint = _UNREAD_TYPES[dump_type]
-        raise UnsupportedDumpError(path, 0xF98, found, "a complete or bitmap dump (types 1, 5, 6)", hint)
-    if dump_type not in (FULL_DUMP, BITMAP_FULL_DUMP, BITMAP_KERNEL_DUMP, AUTOMATIC_DUMP):
+def _refuse_unread(
+    path: str, form: HeaderFormat, dump_type: Optional[int], machine: Optional[int], attributes: int
+) -> None:
+    """Raise for a kernel dump of a kind that is not read."""
+    if dump_type == _HEADER_ONLY_DUMP:
+        found = "a header-only dump (type 3): it holds no memory"
+        raise UnsupportedDumpError(path, form.dump_type_offset, found, "a dump with memory", MAKE_KERNEL_DUMP)
+    if dump_type not in _KINDS:
         found = "no DumpType" if dump_type is None else f"DumpType 0x{dump_type:x}"
-        raise DumpFormatError(path, 0xF98, found, "a complete or bitmap dump (types 1, 5, 6)")
-    if machine != _MACHINE_X64:
+        raise DumpFormatError(path, form.dump_type_offset, found, f"one of {', '.join(map(str, _KINDS))}")
+    if machine not in form.machines:
         found = "no machine type" if machine is None else f"machine type 0x{machine:x}"
         if machine in _MACHINE_NAMES:
             found = f"a dump of {_MACHINE_NAMES[machine]}"
-        raise UnsupportedDumpError(path, 0x30, found, "a dump of x64 (0x8664)")
+        known = " or ".join(f"{known.value} (0x{number:x})" for number, known in form.machines.items())
+        raise UnsupportedDumpError(path, form.machine_offset, found, f"a {form.bits}-bit dump of {known}")
     if attributes & _ENCRYPTED:
         raise UnsupportedDumpError(
-            path, 0x1050, "an encrypted dump", "a plain one", "decrypt it with its machine's key first"
+            path, form.attributes_offset, "an encrypted dump", "a plain one", "decrypt it with its machine's key first"
         )
 
 

@@ -11,16 +11,7 @@ from typing import Any, List, NamedTuple, Optional, Set, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.model import Module
-from pykdext.targets.dumpformat import (
-    KLDR_DATA_TABLE_ENTRY64,
-    KLDR_DATA_TABLE_ENTRY64_BYTES,
-    LIST_ENTRY64,
-    PE_HEADER,
-    PE_HEADER_BYTES,
-    PE_OFFSET_AT,
-    UNLOADED_DRIVER64,
-    UNLOADED_DRIVER64_BYTES,
-)
+from pykdext.targets.kernelformat import PE_HEADER, PE_OFFSET_AT, KernelFormat, Record
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.targets.virtual import VirtualMemory
 
@@ -37,7 +28,6 @@ UNLOADED_DRIVER_SLOTS = 50
 """So many unloaded drivers the kernel remembers."""
 
 _FIRST_BUILD_WITH_TIMESTAMP = 10240
-_KERNEL_HALF = 0xFFFF8000_00000000
 
 
 class ModuleList(NamedTuple):
@@ -47,16 +37,20 @@ class ModuleList(NamedTuple):
     warnings: Tuple[str, ...]
 
 
-def read_loaded_modules(memory: VirtualMemory, list_head: int, build: Optional[int]) -> ModuleList:
+def read_loaded_modules(
+    memory: VirtualMemory, kernel: KernelFormat, list_head: int, build: Optional[int]
+) -> ModuleList:
     """The images of PsLoadedModuleList in load order, nt first. A broken list is read from both of its ends."""
-    entries, warnings = _read_entries(memory, list_head)
+    is_stamped = (build or 0) >= _FIRST_BUILD_WITH_TIMESTAMP
+    form = kernel.stamped_loader_entry if is_stamped else kernel.loader_entry
+    entries, warnings = _read_entries(memory, kernel.list_entry, form, list_head)
     modules: List[Module] = []
     damaged = unnamed = 0
     for entry in entries:
-        if not _is_image_base(entry.DllBase):
+        if not _is_image_base(kernel, entry.DllBase):
             damaged += 1
             continue
-        module = _module(memory, entry, has_timestamp=(build or 0) >= _FIRST_BUILD_WITH_TIMESTAMP)
+        module = _module(memory, entry)
         unnamed += module.name == _name_of_base(module.base)
         modules.append(module)
     if damaged:
@@ -64,6 +58,16 @@ def read_loaded_modules(memory: VirtualMemory, list_head: int, build: Optional[i
     if unnamed:
         warnings += (f"modules whose names are not in the dump: {unnamed:,}",)
     return ModuleList(tuple(modules), warnings)
+
+
+def is_list_head(memory: VirtualMemory, kernel: KernelFormat, address: int) -> bool:
+    """Whether a list begins at ``address``: its first entry points back at it."""
+    form = kernel.list_entry
+    try:
+        first = form.declaration.parse(memory.read(address, form.size_bytes)).Flink
+        return bool(form.declaration.parse(memory.read(first, form.size_bytes)).Blink == address)
+    except MemoryReadError:
+        return False
 
 
 def read_kernel_image(memory: VirtualMemory, base: int) -> Optional[Module]:
@@ -75,21 +79,22 @@ def read_kernel_image(memory: VirtualMemory, base: int) -> Optional[Module]:
     return Module("ntoskrnl.exe", base, size, timestamp=header.TimeDateStamp, checksum=header.CheckSum)
 
 
-def read_unloaded_modules(memory: VirtualMemory, variable: int) -> ModuleList:
+def read_unloaded_modules(memory: VirtualMemory, kernel: KernelFormat, variable: int) -> ModuleList:
     """The drivers that MmUnloadedDrivers remembers, the one unloaded last first. ``variable``: its address."""
+    form = kernel.unloaded_driver
     try:
-        array_address = int.from_bytes(memory.read(variable, 8), "little")
+        array_address = int.from_bytes(memory.read(variable, kernel.pointer_bytes), "little")
         if not array_address:
             return ModuleList((), ())
-        data = memory.read(array_address, UNLOADED_DRIVER_SLOTS * UNLOADED_DRIVER64_BYTES)
+        data = memory.read(array_address, UNLOADED_DRIVER_SLOTS * form.size_bytes)
     except MemoryReadError:
         return ModuleList((), ("the list of unloaded drivers is not in the dump",))
-    slots = [slot for slot in UNLOADED_DRIVER64[UNLOADED_DRIVER_SLOTS].parse(data) if slot.StartAddress]
+    slots = [slot for slot in form.declaration[UNLOADED_DRIVER_SLOTS].parse(data) if slot.StartAddress]
     slots.sort(key=lambda slot: int(slot.CurrentTime), reverse=True)
     modules: List[Module] = []
     for slot in slots:
         base, size = slot.StartAddress, slot.EndAddress - slot.StartAddress
-        if _is_image_base(base) and 0 < size <= MAX_IMAGE_BYTES:
+        if _is_image_base(kernel, base) and 0 < size <= MAX_IMAGE_BYTES:
             name = _read_string(memory, slot.Name) or _name_of_base(base)
             modules.append(Module(name, base, size, unloaded=True))
     damaged = len(slots) - len(modules)
@@ -97,23 +102,27 @@ def read_unloaded_modules(memory: VirtualMemory, variable: int) -> ModuleList:
     return ModuleList(tuple(modules), warnings)
 
 
-def _read_entries(memory: VirtualMemory, head: int) -> Tuple[List[Any], Tuple[str, ...]]:
+def _read_entries(
+    memory: VirtualMemory, list_entry: Record, form: Record, head: int
+) -> Tuple[List[Any], Tuple[str, ...]]:
     """The loader entries of a list, in order. What was wrong with the list is told beside them."""
     try:
-        links = LIST_ENTRY64.parse(memory.read(head, LIST_ENTRY64.sizeof()))
+        links = list_entry.declaration.parse(memory.read(head, list_entry.size_bytes))
     except MemoryReadError:
         return [], ("the list of loaded modules is not in the dump",)
     seen: Set[int] = {head}
-    entries, stopped_at = _walk(memory, head, links.Flink, "Flink", seen)
+    entries, stopped_at = _walk(memory, form, head, links.Flink, "Flink", seen)
     if stopped_at == head:
         return entries, ()
-    rest, met_at = _walk(memory, head, links.Blink, "Blink", seen)
+    rest, met_at = _walk(memory, form, head, links.Blink, "Blink", seen)
     entries += reversed(rest)
     lost = "" if met_at in seen else "; some modules may be missing"
     return entries, (f"the list of loaded modules is broken at 0x{stopped_at:x}: read on from its end{lost}",)
 
 
-def _walk(memory: VirtualMemory, head: int, first: int, forward: str, seen: Set[int]) -> Tuple[List[Any], int]:
+def _walk(
+    memory: VirtualMemory, form: Record, head: int, first: int, forward: str, seen: Set[int]
+) -> Tuple[List[Any], int]:
     """Follow a doubly linked list one way: its entries that are not in ``seen``, and the address that ended it.
 
     An entry counts only if its link back is the address it was reached from: a stray pointer leads to none.
@@ -124,7 +133,7 @@ def _walk(memory: VirtualMemory, head: int, first: int, forward: str, seen: Set[
     previous, address = head, first
     while address not in seen and len(seen) <= MAX_MODULES:
         try:
-            entry = KLDR_DATA_TABLE_ENTRY64.parse(memory.read(address, KLDR_DATA_TABLE_ENTRY64_BYTES))
+            entry = form.declaration.parse(memory.read(address, form.size_bytes))
         except MemoryReadError:
             break
         if entry.InLoadOrderLinks[back] != previous:
@@ -135,7 +144,7 @@ def _walk(memory: VirtualMemory, head: int, first: int, forward: str, seen: Set[
     return entries, address
 
 
-def _module(memory: VirtualMemory, entry: Any, *, has_timestamp: bool) -> Module:
+def _module(memory: VirtualMemory, entry: Any) -> Module:
     """The module of a loader entry; what the image's own header says of it goes before."""
     base = entry.DllBase
     header = _read_image_header(memory, base)
@@ -143,7 +152,7 @@ def _module(memory: VirtualMemory, entry: Any, *, has_timestamp: bool) -> Module
     name = _read_string(memory, entry.BaseDllName) or path.rpartition("\\")[2] or _name_of_base(base)
     if header is None:
         size = _first_sane_size(entry.SizeOfImage)
-        return Module(name, base, size, path, entry.TimeDateStamp if has_timestamp else None, entry.CheckSum)
+        return Module(name, base, size, path, entry.get("TimeDateStamp"), entry.CheckSum)
     size = _first_sane_size(entry.SizeOfImage, header.SizeOfImage)
     return Module(name, base, size, path, header.TimeDateStamp, header.CheckSum)
 
@@ -152,9 +161,9 @@ def _read_image_header(memory: VirtualMemory, base: int) -> Optional[Any]:
     """The PE_HEADER of an image in memory, or None if it is not there."""
     try:
         offset = int.from_bytes(memory.read(base + PE_OFFSET_AT, 4), "little")
-        if offset > PAGE_BYTES - PE_HEADER_BYTES:
+        if offset > PAGE_BYTES - PE_HEADER.size_bytes:
             return None
-        header = PE_HEADER.parse(memory.read(base + offset, PE_HEADER_BYTES))
+        header = PE_HEADER.declaration.parse(memory.read(base + offset, PE_HEADER.size_bytes))
     except MemoryReadError:
         return None
     return header if header.Signature == b"PE\0\0" else None
@@ -176,8 +185,8 @@ def _read_string(memory: VirtualMemory, string: Any) -> Optional[str]:
     return text if text.isprintable() else None
 
 
-def _is_image_base(address: int) -> bool:
-    return address >= _KERNEL_HALF and address % PAGE_BYTES == 0
+def _is_image_base(kernel: KernelFormat, address: int) -> bool:
+    return address >= kernel.kernel_start and address % PAGE_BYTES == 0
 
 
 def _name_of_base(base: int) -> str:

@@ -19,8 +19,8 @@ _BLOCK_SHIFT = 8
 _BLOCK_BYTES = 1 << _BLOCK_SHIFT
 """One rank is kept for so many bytes of the bitmap. 8 * _BLOCK_BYTES is below Adler's modulus 65521."""
 
-_TRANSLATE_BLOCKS = 4096
-"""Blocks translated at once while the ranks are built: bounds the memory on top of the bitmap."""
+_TRANSLATE_BLOCKS = 512
+"""Blocks counted at once: bounds the memory on top of the bitmap, and what the first page costs."""
 
 _WINDOW_PAGES = 4096
 """Runs are searched in integers of so many bits: long enough to join, short enough to shift quickly."""
@@ -30,30 +30,32 @@ PresentRun = Tuple[int, int, int]
 
 
 class PageIndex:
-    """Maps page numbers to indexes in the page data. Costs one pass over the bitmap's bytes; holds them.
-
-    Attributes:
-        present: number of set bits.
-    """
+    """Maps page numbers to indexes in the page data. Holds the bitmap, and counts it as far as pages are asked for."""
 
     def __init__(self, bitmap: bytes, bits: int) -> None:
         """``bitmap``: bit i of byte b, lowest first, tells of page 8 * b + i. Bits from ``bits`` on are ignored."""
         if bits & 7:
             bitmap = bitmap[: bits >> 3] + bytes((bitmap[bits >> 3] & _BITS_BELOW[bits & 7],))
         self._bitmap = bitmap[: (bits + 7) >> 3]
-        self._ranks = array("Q")
-        self.present = self._build_ranks()
+        self._ranks = array("Q")  # set bits before each block, as far as they were counted
+        self._counted = 0  # set bits in all the blocks that have a rank
 
-    def _build_ranks(self) -> int:
-        """Fill ``_ranks`` with the number of set bits before each block; the number of all set bits."""
-        bitmap, append, rank = self._bitmap, self._ranks.append, 0
+    @property
+    def present(self) -> int:
+        """Number of set bits: counts what is not counted yet."""
+        self._count_up_to(len(self._bitmap))
+        return self._counted
+
+    def _count_up_to(self, end: int) -> None:
+        """Extend ``_ranks`` so far that the bitmap's bytes before ``end`` are counted."""
+        bitmap, append, rank = self._bitmap, self._ranks.append, self._counted
         step = _TRANSLATE_BLOCKS * _BLOCK_BYTES
-        for start in range(0, len(bitmap), step):
+        for start in range(len(self._ranks) * _BLOCK_BYTES, end, step):
             counts = bitmap[start : start + step].translate(_BITS_OF_BYTE)
             for block in range(0, len(counts), _BLOCK_BYTES):
                 append(rank)
                 rank += (adler32(counts[block : block + _BLOCK_BYTES]) & 0xFFFF) - 1
-        return rank
+        self._counted = rank
 
     def find(self, page: int) -> int:
         """Index of ``page`` in the page data, or -1 if the page is not present."""
@@ -65,6 +67,8 @@ class PageIndex:
         if not byte >> (page & 7) & 1:
             return -1
         block = at >> _BLOCK_SHIFT
+        if block >= len(self._ranks):
+            self._count_up_to(at + 1)
         counts = self._bitmap[block << _BLOCK_SHIFT : at].translate(_BITS_OF_BYTE)
         return self._ranks[block] + (adler32(counts) & 0xFFFF) - 1 + _BITS_OF_BYTE[byte & _BITS_BELOW[page & 7]]
 

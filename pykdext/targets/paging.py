@@ -1,75 +1,183 @@
-"""x64 address translation: four levels of tables, pages of 4 KiB, 2 MiB and 1 GiB.
+"""Address translation: from the kernel's virtual addresses through its page tables to physical memory.
 
-Sources of the entries' bits: the processor manuals for valid entries; the kernel's symbols
-(``_MMPTE_TRANSITION``, ``_MMPTE_PROTOTYPE``, ``_MMPTE_SOFTWARE``) for those that only Windows reads. That an
-address translates does not mean that the dump holds its page.
+One walk for every processor; what differs between them is a PagingMode. Sources of the entries' bits: the processor
+manuals for valid entries; the kernels' symbols (``_MMPTE_TRANSITION``, ``_MMPTE_PROTOTYPE``, ``_MMPTE_SOFTWARE``) for
+those that only Windows reads. That an address translates does not mean that the dump holds its page.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from struct import Struct
-from typing import Callable, Dict, Iterator, Optional, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.targets.protocol import PAGE_BYTES, PhysicalMemory
 
-MAX_CACHED_TABLES = 2048
-"""Tables kept (4 KiB each): those of the lowest level describe 4 GiB of virtual memory."""
+MAX_CACHED_REGIONS = 2048
+"""Regions whose tables are kept (4 KiB each): with 8-byte entries they describe 4 GiB of virtual memory."""
 
 DEMAND_ZERO = -1
-"""Instead of a physical address: the page was never touched, the kernel would find zeros."""
+"""Instead of a physical address: the page was never touched, the kernel would find zeros.
+
+All its bits are set: an offset put in by ``|`` leaves it as it is.
+"""
 
 Mapping = Tuple[int, int, int]
 """A virtual range on a contiguous physical one: virtual and physical address (or DEMAND_ZERO), size in bytes."""
 
-_FRAME = 0x000FFFFFFFFFF000
+USUAL_INVALID_PTE_MASK = 1 << 45
+"""What kernels guarded against L1TF usually have in MiInvalidPteMask: no machine has memory there."""
+
+_GUARD_BITS = 0x000FE000_00000000
+"""Bit 45 and all higher ones that a frame number could have."""
 
 _VALID = 0x001
-_LARGE = 0x080
+_STORED_AS_IS = 0x010
 _PROTOTYPE = 0x400
 _TRANSITION = 0x800
-_STORED_AS_IS = 0x010
-_INVALID_PTE_MASK = 1 << 45
-_PAGE_FILE_HIGH_SHIFT = 32
-_PROTOTYPE_ADDRESS_SHIFT = 16
-_CANONICAL_SHIFT = 47
-_ADDRESS_END = 1 << 64
 
-_ENTRY = Struct("<Q")
-_TABLE = Struct("<512Q")
-_TABLE_SHIFTS = (39, 30, 21)
-_TOP_SHIFT = 39
-_PAGE_TABLE_SPAN = 1 << 21
+_PAGE_SHIFT = 12
+_OFFSET = PAGE_BYTES - 1
 
 
-class X64AddressSpace:
-    """The kernel's virtual addresses over physical memory. Follows at most four tables: no cycle can hold it up.
+class TableLevel(NamedTuple):
+    """A level of tables above the page tables.
 
-    Reads valid entries, transition entries (the page still holds its data) and prototype entries (decoded
-    once). Entries that point into a page file do not translate.
+    Attributes:
+        shift: lowest bit of the part of an address that selects an entry. index_mask: that part, shifted down.
+        valid: the bits that all are set in an entry that leads on.
+        large_mask, large: an entry with ``entry & large_mask == large`` is itself a page of ``1 << shift`` bytes.
     """
 
-    def __init__(self, memory: PhysicalMemory, directory_table_base: int) -> None:
-        """``directory_table_base``: CR3; its low 12 bits (flags, PCID) are ignored."""
+    shift: int
+    index_mask: int
+    valid: int
+    large_mask: int
+    large: int
+
+
+@dataclass(frozen=True)
+class PagingMode:
+    """How page tables look on a kind of processor, and what Windows writes into entries that are not valid.
+
+    Attributes:
+        address_ranges: what can be mapped at all, as ``(first address, end)``, the kernel's range first.
+        root_mask: the bits of DirectoryTableBase that are the address of the top table.
+        levels: the levels above the page tables, the top first.
+        entry: an entry. page_table: the entries of a page table.
+        frame_mask: the bits of an entry that are a physical address.
+        valid: the bits that all are set in a page table's entry that maps a page.
+        page_file_shift: from this bit on an entry of a page in a page file holds the page's number there.
+        prototype_address: the address in a prototype entry; its low bits if a base is to be added.
+        prototypes_need_base: prototype entries hold an offset into paged pool.
+        guarded: newer kernels disguise entries that are not valid, against L1TF.
+    """
+
+    address_ranges: Tuple[Tuple[int, int], ...]
+    root_mask: int
+    levels: Tuple[TableLevel, ...]
+    entry: Struct
+    page_table: Struct
+    frame_mask: int
+    valid: int
+    page_file_shift: int
+    prototype_address: Callable[[int], int]
+    prototypes_need_base: bool = False
+    guarded: bool = True
+
+
+class _Region(NamedTuple):
+    """What the tables above the page tables say of an address: a page table, a large page, or nothing at all.
+
+    Attributes:
+        page_table: the table's bytes. large_page: the page's physical address. Both None: nothing translates here.
+        span_bytes: how far this holds around the address; a power of two.
+    """
+
+    page_table: Optional[bytes]
+    large_page: Optional[int]
+    span_bytes: int
+
+
+class AddressSpace:
+    """The kernel's virtual addresses over physical memory. Follows a table a level: no cycle can hold it up.
+
+    Reads valid entries, transition entries (the page still holds its data), prototype entries (decoded once) and those
+    of pages that were never touched. Entries that point into a page file do not translate.
+    """
+
+    def __init__(self, mode: PagingMode, memory: PhysicalMemory, directory_table_base: int) -> None:
+        """``directory_table_base``: CR3 or TTBR1, with whatever flags it carries."""
+        self._mode = mode
         self._memory = memory
-        self._root = directory_table_base & _FRAME
+        self._root = directory_table_base & mode.root_mask
+        self._levels = tuple(map(tuple, mode.levels))
+        self._region_shift = mode.levels[-1].shift
+        self._index_mask = PAGE_BYTES // mode.entry.size - 1
+        self._entry_bytes = mode.entry.size
+        self._unpack_entry = mode.entry.unpack_from
+        self._frame_mask = mode.frame_mask
+        self._transition_frame_mask = mode.frame_mask & ~USUAL_INVALID_PTE_MASK
+        self._valid = mode.valid
+        self._invalid_pte_mask: Optional[int] = None if mode.guarded else 0
+        self._shown_mask: Optional[int] = None
+        self._prototype_base: Optional[int] = None if mode.prototypes_need_base else 0
         self._tables: Dict[int, Optional[bytes]] = {}
+        self._regions: Dict[int, _Region] = {}
 
     @property
     def has_root(self) -> bool:
         """Whether the top table can be read: without it no address translates."""
         return self._table(self._root) is not None
 
+    def set_invalid_pte_mask(self, mask: int) -> None:
+        """Take the value of MiInvalidPteMask; 0: the kernel does not disguise its entries.
+
+        While it is not known, entries are read as far as the usual mask and no mask lead to the same answer. A value
+        that entries contradict (``learn_invalid_pte_mask``) is not the mask, wherever it was read: it is left out.
+        """
+        shown = self._shown_mask
+        contradicted = mask & _GUARD_BITS if shown == 0 else shown is not None and mask & shown != shown
+        if not contradicted:
+            self._invalid_pte_mask = mask
+
+    def learn_invalid_pte_mask(self, address: int, size: int) -> bool:
+        """Look for an entry of a virtual range that shows the mask; whether the mask is known now.
+
+        A page in transition has a frame number that some machine can have: the bits above it are the mask. And an entry
+        is stored as it is only where it has a bit of the mask itself.
+        """
+        if self._invalid_pte_mask is None:
+            shown = (_shown_mask(entry) for entry in self._iter_entries(address, address + size))
+            self._shown_mask = next((mask for mask in shown if mask is not None), None)
+            self._invalid_pte_mask = self._shown_mask
+        return self._invalid_pte_mask is not None
+
+    def _iter_entries(self, address: int, end: int) -> Iterator[int]:
+        """The entries of a range's page tables, valid or not."""
+        while address < end:
+            page_table, _, span_bytes = self._region(address)
+            stop = min(end, (address | (span_bytes - 1)) + 1)
+            if page_table is not None:
+                yield from self._entries(page_table, address, stop)
+            address = stop
+
+    def set_prototype_base(self, address: int) -> None:
+        """Tell what the offsets in prototype entries are relative to; until then such pages do not translate."""
+        self._prototype_base = address
+
     def translate(self, address: int) -> Optional[int]:
         """The physical address of a virtual one, DEMAND_ZERO, or None if it does not translate."""
-        if not _is_one_canonical_range(address, address):
-            return None
-        return self._translate(address, self._resolve_invalid)
+        for start, end in self._mode.address_ranges:
+            if start <= address < end:
+                return self._translate(address, self._resolve_invalid)
+        return None
 
     def iter_mappings(self, address: int, size: int) -> Iterator[Mapping]:
         """The parts of a virtual range that translate, ascending and disjoint; neighbours are joined."""
         end = address + size
-        if size <= 0 or not _is_one_canonical_range(address, end - 1):
+        if size <= 0 or not self._is_in_one_range(address, end):
             return
         start, physical, length = address, DEMAND_ZERO, 0
         for next_start, next_physical, next_length in self._iter_leaves(address, end):
@@ -82,117 +190,147 @@ class X64AddressSpace:
         if length:
             yield start, physical, length
 
+    def _is_in_one_range(self, first: int, end: int) -> bool:
+        """All addresses can be mapped, and the hole between two ranges is not among them."""
+        return any(range_first <= first and end <= range_end for range_first, range_end in self._mode.address_ranges)
+
     def _iter_leaves(self, address: int, end: int) -> Iterator[Mapping]:
         """Page by page what translates; what a missing table leaves out is skipped at once."""
         while address < end:
-            entry, span = self._find_entry(address)
-            stop = min(end, (address | (span - 1)) + 1)
-            if entry & _LARGE:
-                yield address, (entry & _FRAME & -span) | (address & (span - 1)), stop - address
-            elif entry:
-                yield from self._iter_page_table(entry & _FRAME, address, stop)
+            page_table, large_page, span_bytes = self._region(address)
+            stop = min(end, (address | (span_bytes - 1)) + 1)
+            if page_table is not None:
+                yield from self._iter_page_table(page_table, address, stop)
+            elif large_page is not None:
+                yield address, large_page | (address & (span_bytes - 1)), stop - address
             address = stop
 
-    def _find_entry(self, address: int) -> Tuple[int, int]:
-        """The entry above the page tables that decides on an address (0: none), and the bytes it governs."""
-        table = self._root
-        entry = 0
-        for shift in _TABLE_SHIFTS:
-            data = self._table(table)
-            entry = _ENTRY.unpack_from(data, (address >> shift & 0x1FF) * 8)[0] if data is not None else 0
-            if not entry & _VALID:
-                return 0, 1 << shift
-            if shift == _TOP_SHIFT:
-                entry &= ~_LARGE  # reserved at this level: there are no pages of 512 GiB
-            if entry & _LARGE:
-                return entry, 1 << shift
-            table = entry & _FRAME
-        return entry, _PAGE_TABLE_SPAN
-
-    def _iter_page_table(self, table: int, address: int, stop: int) -> Iterator[Mapping]:
+    def _iter_page_table(self, table: bytes, address: int, stop: int) -> Iterator[Mapping]:
         """The pages of a page table from ``address`` up to ``stop``."""
-        data = self._table(table)
-        if data is None:
-            return
-        for entry in _TABLE.unpack(data)[address >> 12 & 0x1FF : (stop - 1 >> 12 & 0x1FF) + 1]:
-            page_end = min((address | (PAGE_BYTES - 1)) + 1, stop)
-            physical = entry & _FRAME if entry & _VALID else self._resolve_invalid(entry)
+        frame_mask, valid = self._frame_mask, self._valid
+        for entry in self._entries(table, address, stop):
+            page_end = min((address | _OFFSET) + 1, stop)
+            physical = entry & frame_mask if entry & valid == valid else self._resolve_invalid(entry)
             if physical is not None:
-                if physical != DEMAND_ZERO:
-                    physical |= address & (PAGE_BYTES - 1)
-                yield address, physical, page_end - address
+                yield address, physical | (address & _OFFSET), page_end - address
             address = page_end
+
+    def _entries(self, table: bytes, address: int, stop: int) -> Tuple[int, ...]:
+        """The entries of a page table from ``address`` up to ``stop``."""
+        first, last = address >> _PAGE_SHIFT & self._index_mask, (stop - 1) >> _PAGE_SHIFT & self._index_mask
+        return self._mode.page_table.unpack(table)[first : last + 1]
+
+    def _translate(self, address: int, resolve: Callable[[int], Optional[int]]) -> Optional[int]:
+        """Translate an address of which only the bits count that select entries.
+
+        ``resolve`` gives the frame of an entry that is not valid.
+        """
+        page_table, large_page, span_bytes = self._region(address)
+        if page_table is not None:
+            at = (address >> _PAGE_SHIFT & self._index_mask) * self._entry_bytes
+            entry: int = self._unpack_entry(page_table, at)[0]
+            frame = entry & self._frame_mask if entry & self._valid == self._valid else resolve(entry)
+            return None if frame is None else frame | (address & _OFFSET)
+        return None if large_page is None else large_page | (address & (span_bytes - 1))
+
+    def _region(self, address: int) -> _Region:
+        """The region of an address; the tables above it are walked once."""
+        try:
+            return self._regions[address >> self._region_shift]
+        except KeyError:
+            pass
+        region = self._walk(address)
+        if len(self._regions) >= MAX_CACHED_REGIONS:
+            self._regions.clear()
+        self._regions[address >> self._region_shift] = region
+        return region
+
+    def _walk(self, address: int) -> _Region:
+        """Follow the tables above the page tables."""
+        table, span_bytes = self._root, 0
+        for shift, index_mask, valid, large_mask, large in self._levels:
+            span_bytes = 1 << shift
+            data = self._table(table)
+            if data is None:
+                return _Region(None, None, span_bytes)
+            entry: int = self._unpack_entry(data, (address >> shift & index_mask) * self._entry_bytes)[0]
+            if entry & valid != valid:
+                return _Region(None, None, span_bytes)
+            table = entry & self._frame_mask
+            if entry & large_mask == large:
+                return _Region(None, table & -span_bytes, span_bytes)
+        return _Region(self._read_table(table), None, span_bytes)
 
     def _resolve_invalid(self, entry: int) -> Optional[int]:
         """The frame of a page whose entry the processor refuses, DEMAND_ZERO, or None: not in memory."""
-        if entry & _PROTOTYPE:
-            return self._resolve_prototype(entry)
-        if entry & _TRANSITION:
-            return _transition_frame(entry)
-        # Nor in a page file, if the file's page number is 0: only the protection is there yet.
-        if entry and not entry >> _PAGE_FILE_HIGH_SHIFT:
-            return DEMAND_ZERO
-        return None
+        is_prototype = entry & (_VALID | _PROTOTYPE) == _PROTOTYPE
+        return self._resolve_prototype(entry) if is_prototype else self._resolve_software(entry)
 
     def _resolve_prototype(self, entry: int) -> Optional[int]:
         """The frame of a shared page: a prototype entry holds the address of the entry that has it."""
-        if not entry & _STORED_AS_IS and entry & _INVALID_PTE_MASK:
-            return None  # only with the kernel's mask could an address with this bit be told from a masked one
-        physical = self._translate(entry >> _PROTOTYPE_ADDRESS_SHIFT, _transition_frame)
-        if physical is None:
+        plain = self._undisguised(entry)
+        if plain is None or self._prototype_base is None:
+            return None
+        address = self._prototype_base + self._mode.prototype_address(plain)
+        physical = self._translate(address, self._resolve_software)
+        if physical is None or physical == DEMAND_ZERO:
             return None
         try:
-            shared: int = _ENTRY.unpack(self._memory.read_physical(physical, _ENTRY.size))[0]
+            shared: int = self._mode.entry.unpack(self._memory.read_physical(physical, self._entry_bytes))[0]
         except MemoryReadError:
             return None
-        return shared & _FRAME if shared & _VALID else _transition_frame(shared)
+        return shared & self._frame_mask if shared & self._valid == self._valid else self._resolve_software(shared)
 
-    def _translate(self, address: int, resolve: Callable[[int], Optional[int]]) -> Optional[int]:
-        """Translate the low 48 bits of an address; ``resolve`` gives the frame of an entry that is not valid."""
-        upper, span = self._find_entry(address)
-        if upper & _LARGE:
-            return (upper & _FRAME & -span) | (address & (span - 1))
-        table = self._table(upper & _FRAME) if upper else None
-        if table is None:
+    def _resolve_software(self, entry: int) -> Optional[int]:
+        """The frame of an entry that names no other entry."""
+        if not entry or entry & (_VALID | _PROTOTYPE):
             return None
-        entry: int = _ENTRY.unpack_from(table, (address >> 12 & 0x1FF) * 8)[0]
-        frame = entry & _FRAME if entry & _VALID else resolve(entry)
-        if frame is None or frame == DEMAND_ZERO:
-            return frame
-        return frame | (address & (PAGE_BYTES - 1))
+        plain = self._undisguised(entry)
+        if entry & _TRANSITION:
+            return (entry if plain is None else plain) & self._transition_frame_mask
+        # Not in a page file either, if the file's page number is 0: only the protection is there yet.
+        return DEMAND_ZERO if plain is not None and not plain >> self._mode.page_file_shift else None
+
+    def _undisguised(self, entry: int) -> Optional[int]:
+        """An entry without the bits that guard it against L1TF.
+
+        Guarded kernels set the bits of MiInvalidPteMask in entries that are not valid, unless bit 4 says that the
+        entry is stored as it is. None: only with the kernel's mask could the entry's own bits be told from those.
+        """
+        if entry & _STORED_AS_IS:
+            return entry
+        if self._invalid_pte_mask is None:
+            return None if entry & USUAL_INVALID_PTE_MASK else entry
+        return entry & ~self._invalid_pte_mask
 
     def _table(self, address: int) -> Optional[bytes]:
-        """The 4 KiB of a table, or None if the dump does not hold it."""
+        """A table above the page tables, or None if the dump does not hold it."""
         try:
             return self._tables[address]
         except KeyError:
             pass
-        try:
-            data: Optional[bytes] = self._memory.read_physical(address, PAGE_BYTES)
-        except MemoryReadError:
-            data = None
-        if len(self._tables) >= MAX_CACHED_TABLES:
+        if len(self._tables) >= MAX_CACHED_REGIONS:
             self._tables.clear()
-        self._tables[address] = data
+        self._tables[address] = data = self._read_table(address)
         return data
 
+    def _read_table(self, address: int) -> Optional[bytes]:
+        """The bytes from a table's address to the end of its page, or None if the dump does not hold them."""
+        try:
+            return self._memory.read_physical(address, PAGE_BYTES - (address & _OFFSET))
+        except MemoryReadError:
+            return None
 
-def _transition_frame(entry: int) -> Optional[int]:
-    """The frame of an entry in transition, or None: it is in another state.
 
-    Kernels guarded against L1TF set the bits of MiInvalidPteMask in entries that are not valid, unless bit 4 says
-    that the entry is stored as it is. The mask is bit 45: no machine has memory there.
-    """
-    if entry & (_PROTOTYPE | _TRANSITION) != _TRANSITION:
-        return None
-    return entry & _FRAME & (~0 if entry & _STORED_AS_IS else ~_INVALID_PTE_MASK)
+def _shown_mask(entry: int) -> Optional[int]:
+    """The mask against L1TF, if the entry shows it."""
+    if entry & (_VALID | _PROTOTYPE | _TRANSITION | _STORED_AS_IS) == _TRANSITION:
+        return entry & _GUARD_BITS
+    if entry & (_VALID | _STORED_AS_IS | USUAL_INVALID_PTE_MASK) == _STORED_AS_IS | USUAL_INVALID_PTE_MASK:
+        return USUAL_INVALID_PTE_MASK
+    return None
 
 
 def _following(physical: int, length: int) -> int:
     """The physical address after a part; demand-zero parts follow each other."""
     return DEMAND_ZERO if physical == DEMAND_ZERO else physical + length
-
-
-def _is_one_canonical_range(first: int, last: int) -> bool:
-    """Bits 47 to 63 are equal in both addresses: the range does not touch the hole between the halves."""
-    return first >> _CANONICAL_SHIFT == last >> _CANONICAL_SHIFT and first >> _CANONICAL_SHIFT in (0, 0x1FFFF)

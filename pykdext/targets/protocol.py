@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Protocol, Tuple
+from typing import Iterator, Protocol, Tuple, runtime_checkable
 
 from pykdext.model import Machine, Module, TargetFacts, TypeLayout
 
@@ -38,6 +38,23 @@ class Target(Protocol):
 
     def field_layout(self, type_name: str) -> TypeLayout:
         """Layout of a structure (``_POOL_TRACKER_TABLE``) that the target knows, else SymbolNotFoundError."""
+
+
+@runtime_checkable
+class SymbolTaker(Protocol):
+    """A target that reads page tables and debugger data by itself, and reads more once symbols are known.
+
+    What it said before (modules, symbols, warnings) may change by that: ask again.
+    """
+
+    def decode_debugger_data(self, flag_address: int, wait_never_address: int, wait_always_address: int) -> bool:
+        """Read the kernel's debugger data if it is encoded; whether that told anything new.
+
+        The addresses are those of KdpDataBlockEncoded, KiWaitNever and KiWaitAlways.
+        """
+
+    def set_invalid_pte_mask(self, mask: int) -> None:
+        """Take the value of MiInvalidPteMask (MiState.Hardware.InvalidPteMask in newer kernels); it may be 0."""
 
 
 class PhysicalMemory(Protocol):

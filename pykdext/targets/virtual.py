@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, Optional, Protocol, Tuple
+from typing import Iterator, List, Tuple
 
 from pykdext.errors import MemoryReadError
-from pykdext.targets.paging import DEMAND_ZERO, Mapping
+from pykdext.targets.paging import DEMAND_ZERO, AddressSpace
 from pykdext.targets.protocol import PAGE_BYTES, PhysicalMemory
 
 MAX_READ_BYTES = 1 << 30
@@ -15,16 +15,6 @@ PIECE_BYTES = 1 << 20
 """``read_present`` joins its parts up to about this size."""
 
 _ZEROS = bytes(PIECE_BYTES)
-
-
-class AddressSpace(Protocol):
-    """What each kind of address translation offers."""
-
-    def translate(self, address: int) -> Optional[int]:
-        """The physical address of a virtual one, DEMAND_ZERO, or None."""
-
-    def iter_mappings(self, address: int, size: int) -> Iterator[Mapping]:
-        """The parts of a virtual range that translate, ascending and disjoint."""
 
 
 class VirtualMemory:
