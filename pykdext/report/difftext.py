@@ -1,0 +1,66 @@
+"""The difference between two snapshots as text, in poolmon's words."""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Optional, Sequence
+
+from pykdext.model import Diff, PoolKind, PoolSnapshot, TagDelta
+from pykdext.report.plaintext import format_table, warning_lines, wrap
+from pykdext.units import format_bytes, format_duration
+
+
+def format_change(number: Optional[int]) -> str:
+    """``+3,141``, ``-3``, ``0``; ``-`` alone for None."""
+    return "-" if number is None else f"{number:+,}" if number else "0"
+
+
+def format_rate(bytes_per_hour: Optional[float]) -> str:
+    """``+1.20 MB``, ``-300 bytes``; ``-`` alone for None."""
+    if bytes_per_hour is None:
+        return "-"
+    return ("+" if bytes_per_hour > 0 else "") + format_bytes(bytes_per_hour)
+
+
+def render_diff_text(diff: Diff, rows: Sequence[TagDelta], width: int) -> str:
+    """Both states, the rows as a table, and by how much the pools changed."""
+    lines = [*_state_lines("Before", diff.before, width), *_state_lines("After", diff.after, width)]
+    lines += ["", *_table(rows)] if rows else ["", "No tag differs."]
+    lines += ["", *wrap(_summary(diff, len(rows)), width), *warning_lines(diff.warnings, width)]
+    return "\n".join(lines) + "\n"
+
+
+def _state_lines(word: str, snapshot: PoolSnapshot, width: int) -> List[str]:
+    taken = f"{snapshot.taken_at:%Y-%m-%d %H:%M:%S} UTC" if snapshot.taken_at else "time not known"
+    time_from = f" (by the {snapshot.time_from})" if snapshot.taken_at and snapshot.time_from else ""
+    host = f", {snapshot.host}" if snapshot.host else ""
+    return wrap(f"{word + ':':8}{snapshot.source.path or 'session'}: {taken}{time_from}{host}", width, "", " " * 8)
+
+
+def _table(rows: Sequence[TagDelta]) -> List[str]:
+    cells = [
+        [
+            delta.tag.text,
+            delta.pool.label,
+            format_change(delta.allocs),
+            format_change(delta.frees),
+            format_change(delta.outstanding),
+            format_change(delta.bytes),
+            format_rate(delta.bytes_per_hour),
+            ", ".join(change.value for change in delta.changes),
+        ]
+        for delta in rows
+    ]
+    headers = ["Tag", "Type", "Allocs", "Frees", "Diff", "Bytes", "Per hour", ""]
+    align = ["left", "left", "right", "right", "right", "right", "right", "left"]
+    return format_table(headers, cells, align)
+
+
+def _summary(diff: Diff, shown: int) -> str:
+    interval = f" in {format_duration(abs(diff.interval_seconds))}" if diff.interval_seconds else ""
+    return f"{shown} of {len(diff.deltas)} rows that differ are shown; all tags{interval}: {', '.join(_totals(diff))}"
+
+
+def _totals(diff: Diff) -> Iterator[str]:
+    for pool in PoolKind:
+        total = diff.total_bytes(pool)
+        yield f"{pool.value} {format_change(total)} bytes" if total is not None else f"{pool.value} not known"

@@ -1,0 +1,124 @@
+"""Differences and trends as JSON documents: exact and unrounded; what is not known is null."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Dict, Iterable, Optional, Sequence
+
+from pykdext.model import Diff, LockstepGroup, PoolKind, PoolSnapshot, Segment, TagDelta, Trend, TrendReport
+
+DIFF_SCHEMA = "poolleak.diff/1"
+TREND_SCHEMA = "poolleak.trend/1"
+
+
+def render_diff_json(diff: Diff, rows: Optional[Sequence[TagDelta]] = None) -> str:
+    """``poolleak.diff/1``, one line a row; ``rows`` are those to list, by default all."""
+    head = {
+        "schema": DIFF_SCHEMA,
+        "interval_seconds": diff.interval_seconds,
+        "before": _state_document(diff.before),
+        "after": _state_document(diff.after),
+        "totals": {f"{pool.value}_bytes": diff.total_bytes(pool) for pool in PoolKind},
+        "restart": diff.restart,
+        "warnings": list(diff.warnings),
+    }
+    return _dump_with_rows(head, "deltas", map(_delta_document, diff.deltas if rows is None else rows))
+
+
+def render_trend_json(report: TrendReport) -> str:
+    """``poolleak.trend/1``, one line a tag and pool."""
+    head = {
+        "schema": TREND_SCHEMA,
+        "samples": report.samples,
+        "span_seconds": report.span_seconds,
+        "segments": [_segment_document(segment, report.judged) for segment in report.segments],
+        "newest": _state_document(report.newest) if report.newest else None,
+        "groups": [_group_document(group) for group in report.groups],
+        "warnings": list(report.warnings),
+    }
+    return _dump_with_rows(head, "trends", map(_trend_document, report.trends))
+
+
+def _dump_with_rows(head: Dict[str, Any], name: str, rows: Iterable[Dict[str, Any]]) -> str:
+    """Each row on a line of its own, so that any diff tool compares two files sensibly."""
+    lines = ",\n".join("    " + json.dumps(row) for row in rows)
+    listed = f"[\n{lines}\n  ]" if lines else "[]"
+    return f'{json.dumps(head, indent=2)[:-2]},\n  "{name}": {listed}\n}}\n'
+
+
+def _state_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
+    return {
+        "source": asdict(snapshot.source),
+        "taken_at": snapshot.taken_at.isoformat() if snapshot.taken_at else None,
+        "time_from": snapshot.time_from,
+        "host": snapshot.host,
+        "build": snapshot.build,
+        "uptime_seconds": snapshot.uptime_seconds,
+        "memory": asdict(snapshot.memory),
+        "totals": {f"{pool.value}_bytes": snapshot.total_bytes(pool) for pool in PoolKind},
+    }
+
+
+def _delta_document(delta: TagDelta) -> Dict[str, Any]:
+    return {
+        "tag": delta.tag.text,
+        "hex": delta.tag.hex,
+        "pool": delta.pool.value,
+        "allocs": delta.allocs,
+        "frees": delta.frees,
+        "outstanding": delta.outstanding,
+        "bytes": delta.bytes,
+        "bytes_per_hour": delta.bytes_per_hour,
+        "changes": [change.value for change in delta.changes],
+    }
+
+
+def _trend_document(trend: Trend) -> Dict[str, Any]:
+    slope = trend.slope
+    return {
+        "tag": trend.tag.text,
+        "hex": trend.tag.hex,
+        "pool": trend.pool.value,
+        "first_bytes": trend.first_bytes,
+        "last_bytes": trend.last_bytes,
+        "slope_bytes_per_hour": slope.bytes_per_hour if slope else None,
+        "slope_low": slope.low if slope else None,
+        "slope_high": slope.high if slope else None,
+        "monotonic_p": trend.monotonic_p,
+        "verdict": trend.verdict.value,
+        "hours_to_limit": trend.hours_to_limit,
+        "limit": trend.limit,
+        "group": trend.group,
+        "role": trend.role.value,
+        "note": trend.note,
+    }
+
+
+def _segment_document(segment: Segment, judged: Optional[Segment]) -> Dict[str, Any]:
+    return {
+        "first": segment.first.isoformat(),
+        "last": segment.last.isoformat(),
+        "samples": segment.samples,
+        "cut": segment.cut,
+        "judged": segment is judged,
+    }
+
+
+def _group_document(group: LockstepGroup) -> Dict[str, Any]:
+    return {
+        "number": group.number,
+        "members": [
+            {
+                "tag": member.tag.text,
+                "hex": member.tag.hex,
+                "pool": member.pool.value,
+                "blocks": member.blocks,
+                "ratio": member.ratio,
+                "freed_share": member.freed_share,
+                "role": member.role.value,
+                "reason": member.reason,
+            }
+            for member in group.members
+        ],
+    }
