@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Iterator, Optional, Sequence, Tuple
 
 from pykdext.model import Evidence, ImageCoverage, NextStep, Owner, PoolKind, PoolSnapshot, Role, Suspect
-from pykdext.units import format_bytes, format_count, format_share
+from pykdext.units import format_address, format_bytes, format_count, format_share
 
 
 def verdict_on(suspects: Sequence[Suspect], images: Optional[ImageCoverage] = None) -> str:
@@ -54,12 +54,8 @@ def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[Nex
 def _look_at(address: int, place: Evidence) -> NextStep:
     """The command that shows a place: an immediate ends the instruction that carries it."""
     if place.kind == "immediate":
-        return NextStep(f"ub {_windbg_address(address + 4)} L4", f"the code that uses {place.tag}")
-    return NextStep(f"db {_windbg_address(address)} L20", f"the bytes of {place.tag}")
-
-
-def _windbg_address(address: int) -> str:
-    return f"{address >> 32:08x}`{address & 0xFFFFFFFF:08x}"
+        return NextStep(f"ub {format_address(address + 4)} L4", f"the code that uses {place.tag}")
+    return NextStep(f"db {format_address(address)} L20", f"the bytes of {place.tag}")
 
 
 def _suspect_steps(suspect: Suspect) -> Iterator[NextStep]:

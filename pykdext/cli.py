@@ -14,7 +14,7 @@ from pykdext.selection import SORT_KEYS
 
 DONE, PARTIAL, USAGE, UNUSABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
-_COMMANDS = ("analyze", "used", "find", "snapshot")
+_COMMANDS = ("analyze", "used", "find", "blocks", "snapshot")
 _MIN_WIDTH, _MAX_WIDTH = 80, 120
 
 _EXIT_STATUS = """\
@@ -61,6 +61,11 @@ def _build_parser() -> argparse.ArgumentParser:
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--pooltags", metavar="FILE", help="pooltag.txt to use (default: where WinDbg has it)")
+    common.add_argument(
+        "--symbols",
+        metavar="PATH",
+        help="where PDB or ISF files are: folders, srv*CACHE*SERVER (default: _NT_SYMBOL_PATH)",
+    )
     common.add_argument("--width", type=_width, metavar="N", help="columns of the text, 80 to 120")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     formatted = argparse.ArgumentParser(add_help=False, parents=[common])
@@ -96,6 +101,11 @@ def _build_parser() -> argparse.ArgumentParser:
     find = commands.add_parser("find", parents=[formatted], help="who owns these tags", epilog=_EXIT_STATUS)
     find.add_argument("tags", nargs="+", type=_tag, metavar="TAG", help="a tag of 1 to 4 characters; \\xNN is a byte")
     _add_source(find)
+
+    blocks = commands.add_parser("blocks", parents=[formatted], help="where a tag's blocks are", epilog=_EXIT_STATUS)
+    blocks.add_argument("tag", type=_tag, metavar="TAG", help="a tag of 1 to 4 characters; \\xNN is a byte")
+    _add_source(blocks)
+    blocks.add_argument("--top", type=_positive, metavar="N", default=10, help="list N blocks (default: 10)")
 
     snapshot = commands.add_parser("snapshot", parents=[common], help="keep a state for later", epilog=_EXIT_STATUS)
     _add_source(snapshot)
@@ -144,6 +154,8 @@ def _run(options: argparse.Namespace) -> int:
         _write_file(options.output, outcome.text)
     else:
         _write_screen(outcome.text)
+    if not outcome.usable:
+        return UNUSABLE
     return DONE if outcome.complete else PARTIAL
 
 

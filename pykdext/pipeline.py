@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,17 @@ from pykdext.attribution.immediates import ImageIndex, ImmediateAttributor, Modu
 from pykdext.attribution.knowntags import load_knowntags
 from pykdext.attribution.pooltagtxt import PoolTagList, TagListAttributor, find_pooltags, load_pooltags
 from pykdext.attribution.weigh import Attributor, ModuleFacts, weigh_evidence
+from pykdext.errors import LayoutNotFoundError, MemoryReadError, PykdextError, TargetError
+from pykdext.kernel.bigpages import read_big_pages
 from pykdext.kernel.kernel import Kernel, open_kernel
 from pykdext.kernel.pooltables import read_pool_snapshot
+from pykdext.kernel.smallblocks import MAX_WALK_SECONDS, find_small_blocks
 from pykdext.model import (
+    UNUSED,
+    Allocation,
+    BlockReport,
+    BlockView,
+    DumpSummary,
     ImageCoverage,
     ImageVersion,
     LeakReport,
@@ -26,14 +35,17 @@ from pykdext.model import (
     PoolTotal,
     TagDescription,
     TagOwners,
+    TagUsage,
 )
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.records.snapshotfile import is_snapshot_head, load_snapshot
+from pykdext.selection import count_sizes
 from pykdext.targets.crashdump import open_crashdump
 from pykdext.units import format_share
 
 _HEAD_BYTES = 4096
 _NAMED_IMAGES = 5
+_HEAD_OF_BLOCK_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -44,11 +56,24 @@ class Source:
     kernel: Optional[Kernel]
 
 
+class NoTagTablesError(PykdextError):
+    """The tag tables of a dump cannot be read; ``summary`` holds what the dump tells nevertheless."""
+
+    def __init__(self, summary: DumpSummary) -> None:
+        super().__init__(f"{summary.path}: {summary.reason}")
+        self.summary = summary
+
+
 @contextmanager
-def open_source(path: str, progress: ReportProgress = ignore_progress) -> Iterator[Source]:
+def open_source(
+    path: str, progress: ReportProgress = ignore_progress, symbol_path: Optional[str] = None
+) -> Iterator[Source]:
     """Recognise ``path`` by its content and read its pools.
 
+    ``symbol_path`` is where a dump's PDB is looked for; None: along the environment's ``_NT_SYMBOL_PATH``.
+
     Raises:
+        NoTagTablesError: the dump can be read, but not its tag tables.
         PykdextError: one line that says what is wrong with the file.
         OSError: it cannot be opened.
     """
@@ -58,8 +83,12 @@ def open_source(path: str, progress: ReportProgress = ignore_progress) -> Iterat
         yield Source(load_snapshot(path), None)
         return
     with open_crashdump(path, lambda done, total: progress(done, total, "unpacking")) as target:
-        kernel = open_kernel(target)
-        yield Source(read_pool_snapshot(kernel, path), kernel)
+        kernel = open_kernel(target, os.environ.get("_NT_SYMBOL_PATH", "") if symbol_path is None else symbol_path)
+        try:
+            snapshot = read_pool_snapshot(kernel, path)
+        except (TargetError, LayoutNotFoundError) as error:
+            raise NoTagTablesError(DumpSummary(path, target.facts, target.modules(), str(error))) from error
+        yield Source(snapshot, kernel)
 
 
 class TagLists:
@@ -129,6 +158,53 @@ def find_owners(
     return FoundOwners(found, coverage, warnings)
 
 
+def find_blocks(source: Source, tag: PoolTag, sample: int, progress: ReportProgress = ignore_progress) -> BlockReport:
+    """Where the live blocks of ``tag`` are; ``sample`` of them with their first bytes.
+
+    Raises:
+        TargetError: the source is a log or snapshot, which holds no memory.
+    """
+    if source.kernel is None:
+        raise TargetError(
+            f"{source.snapshot.source.path}: found a snapshot, expected a dump. Hint: only a dump holds the blocks"
+        )
+    warnings: List[str] = []
+    big: Tuple[Allocation, ...] = ()
+    try:
+        pages = read_big_pages(source.kernel, tag)
+        big = pages.allocations
+        if pages.rows_read < pages.rows_expected:
+            missing = pages.rows_expected - pages.rows_read
+            warnings.append(f"big-page table: {missing:,} of {pages.rows_expected:,} rows are not in the target")
+    except TargetError as error:
+        warnings.append(f"{error}; big blocks are missing")
+    small = find_small_blocks(source.kernel, tag, progress)
+    if not small.complete:
+        warnings.append(f"the search for small blocks ended after {MAX_WALK_SECONDS:.0f} s; some are missing")
+    found = sorted((*big, *small.allocations), key=lambda block: block.address)
+    row = next((row for row in source.snapshot.tags if row.tag == tag), TagUsage(tag, UNUSED, UNUSED))
+    return BlockReport(
+        tag=tag,
+        source=source.snapshot.source,
+        counted=row,
+        found=tuple(found),
+        sizes=count_sizes(found),
+        sample=tuple(_view(source.kernel, block) for block in found[:sample]),
+        freed=small.freed,
+        warnings=(*source.snapshot.warnings, *warnings),
+    )
+
+
+def _view(kernel: Kernel, block: Allocation) -> BlockView:
+    """The block with its first bytes; a small block's header is left out."""
+    start = 0 if block.is_big else 2 * kernel.target.pointer_size
+    size = max(0, min(_HEAD_OF_BLOCK_BYTES, block.size_bytes - start))
+    try:
+        return BlockView(block, kernel.target.read_virtual(block.address + start, size))
+    except MemoryReadError:
+        return BlockView(block, b"")
+
+
 def _name_incomplete(entries: Sequence[ModuleIndex]) -> str:
     """The images that may hide an owner, the least complete first."""
     worst = sorted(entries, key=lambda entry: entry.present_bytes / entry.expected_bytes)[:_NAMED_IMAGES]
@@ -153,7 +229,7 @@ def analyze(
     return LeakReport(
         snapshot=snapshot,
         verdict=verdict_on(suspects, images),
-        pools=tuple(PoolTotal(pool, snapshot.total_bytes(pool)) for pool in PoolKind),
+        pools=tuple(PoolTotal.of(snapshot, pool) for pool in PoolKind),
         suspects=suspects,
         next_steps=next_steps(snapshot, suspects),
         image_coverage=images,

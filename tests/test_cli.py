@@ -59,7 +59,7 @@ def test_text_is_plain_and_fits_its_width(dump, capsys, command, width):
 def test_used_shows_poolmons_columns(dump, capsys, machine):
     _, out, _ = run(capsys, "used", dump, "--tag", "Pipo", "--width", 100)
     truth = machine.truth.tags[b"Pipo"]
-    head, rule, line = out.splitlines()[5:8]
+    head, rule, line = out.splitlines()[6:9]
     assert head.split() == ["Tag", "Type", "Allocs", "Frees", "Diff", "Bytes", "Per", "Alloc", "Driver", "and", "use"]
     assert set(rule) == {"-", " "}
     diff = truth.nonpaged_allocs - truth.nonpaged_frees

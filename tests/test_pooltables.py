@@ -164,8 +164,26 @@ def test_without_symbols_the_neighbourhood_tells(build):
     assert usage(snapshot, b"File").allocs == 2700
     assert snapshot.source.symbols == "inference"
     assert snapshot.coverage.rows_read == 3 * ROWS
+    assert snapshot.coverage.expansion_table == "absent"  # the table has free rows
+    assert snapshot.coverage.is_complete
+
+
+def test_a_full_table_may_have_an_expansion_that_was_not_found():
+    full = {slot: (b"%04x" % slot, (1, 0, 16, 0, 0, 0)) for slot in range(ROWS - 1)}
+    words = [TABLES, 0, ROWS, 77, ROWS - 2, 5, TABLES, 0]
+    snapshot = read_pool_snapshot(kernel_of(19041, [table(19041, full)], variables=words, symbols=["PoolTrackTable"]))
     assert snapshot.coverage.expansion_table == "unknown"
     assert any("expansion" in warning for warning in snapshot.warnings)
+    assert not snapshot.coverage.is_complete
+
+
+def test_one_table_serves_all_processors_of_old_kernels():
+    words = [TABLES, ROWS, 0, 0, 0]
+    kernel = kernel_of(9600, [table(9600, plain_rows())], variables=words, symbols=["PoolTrackTable"])
+    kernel.target._facts = TargetFacts("segments", Machine.X64, build=3790, processors=8)
+    snapshot = read_pool_snapshot(kernel)
+    assert snapshot.coverage.processor_tables_expected == 1
+    assert snapshot.source.symbols == "target"
 
 
 def test_symbols_that_point_elsewhere_are_not_believed():

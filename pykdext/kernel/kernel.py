@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError
 from pykdext.kernel.image import Image, PdbIdentity, read_image
+from pykdext.model import TypeLayout
 from pykdext.symbols.chain import LocatedSymbol, ProfileSymbols, SymbolChain, SymbolSource
 from pykdext.symbols.profiles import load_profile
-from pykdext.targets.protocol import Target
+from pykdext.symbols.search import load_symbols
+from pykdext.targets.protocol import SymbolTaker, Target
+
+_INVALID_PTE_MASK_IN_STATE = {14393: 0x5C0, 17763: 0x1680, 18362: 0x1640, 19041: 0x1680, 20348: 0x16C0, 22000: 0x1740}
+"""Where MiState.Hardware.InvalidPteMask stands, by build (JPCERTCC/Windows-Symbol-Tables)."""
+
+_MAX_INVALID_PTE_MASK = 1 << 52
+"""The mask is of physical address bits: an x64 processor has at most 52."""
 
 
 class TargetSymbols:
@@ -27,6 +35,13 @@ class TargetSymbols:
         except SymbolNotFoundError:
             return None
 
+    def find_type(self, type_name: str) -> Optional[TypeLayout]:
+        """The target's layout of a structure, or None."""
+        try:
+            return self._target.field_layout(type_name)
+        except SymbolNotFoundError:
+            return None
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -35,12 +50,14 @@ class Kernel:
     Attributes:
         target: where its memory is.
         nt: the kernel's image; None if no module could be found.
-        symbols: who knows addresses.
+        symbols: who knows addresses and types.
+        notes: what the search for symbols met, one line each.
     """
 
     target: Target
     nt: Optional[Image]
     symbols: SymbolChain
+    notes: Tuple[str, ...] = ()
 
     @property
     def pdb(self) -> Optional[PdbIdentity]:
@@ -74,13 +91,41 @@ class Kernel:
             return None
 
 
-def open_kernel(target: Target) -> Kernel:
-    """The kernel of ``target``, with every source of symbols that applies to it."""
+def open_kernel(target: Target, symbol_path: str = "") -> Kernel:
+    """The kernel of ``target`` with every source of symbols that applies to it.
+
+    They are, in this order, the target itself, files along ``symbol_path`` (as in ``_NT_SYMBOL_PATH``), and the table
+    of known kernels.
+    """
     module = next((module for module in target.modules() if not module.unloaded), None)
     nt = None if module is None else read_image(target, module)
     sources: List[SymbolSource] = [TargetSymbols(target)]
+    notes: Tuple[str, ...] = ()
     if nt is not None and nt.pdb is not None:
+        loaded = load_symbols(nt.pdb.name, nt.pdb.guid, nt.pdb.age, nt.module.base, symbol_path)
+        sources += loaded.sources
+        notes = loaded.notes
         profile = load_profile(nt.pdb.guid, nt.pdb.age)
         if profile is not None:
             sources.append(ProfileSymbols(profile, nt.module.base))
-    return Kernel(target, nt, SymbolChain(sources))
+    kernel = Kernel(target, nt, SymbolChain(sources), notes)
+    if isinstance(target, SymbolTaker):
+        _tell_symbols(kernel, target)
+    return kernel
+
+
+def _tell_symbols(kernel: Kernel, target: SymbolTaker) -> None:
+    """Give the target what it needs to read encoded debugger data and guarded page tables."""
+    keys = [kernel.find_symbol(name) for name in ("KdpDataBlockEncoded", "KiWaitNever", "KiWaitAlways")]
+    if all(keys):
+        target.decode_debugger_data(*(key.address for key in keys if key is not None))
+    mask = kernel.find_variable("MiInvalidPteMask")
+    state = kernel.find_symbol("MiState")
+    offset = _INVALID_PTE_MASK_IN_STATE.get(kernel.target.facts.build or 0)
+    if mask is None and state is not None and offset is not None:
+        try:
+            mask = kernel.read_pointer(state.address + offset)
+        except MemoryReadError:
+            return
+    if mask is not None and mask < _MAX_INVALID_PTE_MASK:
+        target.set_invalid_pte_mask(mask)

@@ -7,16 +7,26 @@ taken modulo the counter's width and then read as signed, as the kernel itself d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Tuple
 
-from pykdext.errors import SymbolNotFoundError, TargetError
+from pykdext.errors import TargetError
 from pykdext.kernel.inference import MAX_ROW_BITS, MIN_ROW_BITS
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.layouts import TrackerLayout, find_tracker_layout, match_tracker_type
+from pykdext.kernel.rows import iter_whole_rows
+from pykdext.kernel.systemmemory import read_system_memory
 from pykdext.kernel.tablelocation import TableLocation, locate_tag_tables
-from pykdext.model import PROTECTED_POOL, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, TableCoverage, TagUsage
-from pykdext.targets.protocol import PAGE_BYTES, Target
+from pykdext.model import (
+    PROTECTED_POOL,
+    PoolKind,
+    PoolSnapshot,
+    PoolTag,
+    PoolUsage,
+    SnapshotSource,
+    TableCoverage,
+    TagUsage,
+)
+from pykdext.targets.protocol import PAGE_BYTES
 
 OVERFLOW_TAG = PoolTag(b"Ovfl")
 """The tag of the last row, where the kernel lumps together what found no row of its own."""
@@ -25,39 +35,6 @@ _HEAD_BYTES = 4 * PAGE_BYTES
 """Read first, to recognise the layout; no table of default size is smaller."""
 
 _MAX_EXPANSION_ROWS = 1 << 20
-
-
-@dataclass
-class _TablePart:
-    """The readable pieces of one table, adjacent ones joined."""
-
-    base: int
-    pieces: List[Tuple[int, bytes]]
-
-    @classmethod
-    def read(cls, target: Target, base: int, start: int, end: int) -> _TablePart:
-        part = cls(base, [])
-        part.extend(target.read_present(base + start, max(0, end - start)))
-        return part
-
-    def extend(self, pieces: Iterable[Tuple[int, bytes]]) -> None:
-        for address, data in pieces:
-            if self.pieces and self.pieces[-1][0] + len(self.pieces[-1][1]) == address:
-                previous, head = self.pieces.pop()
-                self.pieces.append((previous, head + data))
-            else:
-                self.pieces.append((address, data))
-
-    def whole_rows(self, row_bytes: int, row_count: int) -> List[bytes]:
-        """Of each piece the rows that lie in it with all their bytes."""
-        rows = []
-        for address, data in self.pieces:
-            offset = address - self.base
-            start = -(-offset // row_bytes) * row_bytes
-            end = min((offset + len(data)) // row_bytes, row_count) * row_bytes
-            if start < end:
-                rows.append(data[start - offset : end - offset])
-        return rows
 
 
 def read_pool_snapshot(kernel: Kernel, path: str = "") -> PoolSnapshot:
@@ -71,18 +48,23 @@ def read_pool_snapshot(kernel: Kernel, path: str = "") -> PoolSnapshot:
     location = locate_tag_tables(kernel)
     reader = _TableReader(kernel, location)
     reader.read()
-    facts = kernel.target.facts
+    tags = reader.tag_usages()
+    tagged = (sum(row.usage(pool).bytes or 0 for row in tags) for pool in PoolKind)
+    memory = read_system_memory(kernel, *tagged)
+    facts = kernel.target.facts  # the last question: its warnings tell of all that was read before
     return PoolSnapshot(
         source=SnapshotSource(facts.kind, path, location.located_by),
-        tags=reader.tag_usages(),
+        tags=tags,
         taken_at=facts.taken_at,
         build=facts.build,
         machine=facts.machine,
         processors=facts.processors,
         uptime_seconds=facts.uptime_seconds,
         bugcheck=facts.bugcheck,
+        memory=memory,
+        time_from="header" if facts.taken_at else None,
         coverage=reader.coverage(),
-        warnings=facts.warnings + tuple(reader.warnings),
+        warnings=(*facts.warnings, *kernel.notes, *kernel.symbols.notes, *reader.warnings),
     )
 
 
@@ -90,6 +72,7 @@ class _TableReader:
     """One reading of all tables: sums by key, and what was missing."""
 
     def __init__(self, kernel: Kernel, location: TableLocation) -> None:
+        self._kernel = kernel
         self._target = kernel.target
         self._build = kernel.target.facts.build
         self._location = location
@@ -97,21 +80,23 @@ class _TableReader:
         self._tables_read = 0
         self._rows_read = 0
         self._expansion_state = "unknown"
+        self._has_free_row = False
         self.warnings = list(location.warnings)
-        heads = [_TablePart.read(self._target, table, 0, _HEAD_BYTES) for table in location.tables]
-        self._layout = self._find_layout(heads)
+        self._heads = [tuple(self._target.read_present(table, _HEAD_BYTES)) for table in location.tables]
+        self._layout = self._find_layout()
         self._row_count = location.row_count or self._derive_row_count()
-        self._heads = heads
 
-    def _find_layout(self, heads: List[_TablePart]) -> TrackerLayout:
-        samples = [head.pieces[0][1] for head in heads if head.pieces and head.pieces[0][0] == head.base]
+    def _find_layout(self) -> TrackerLayout:
+        tables = self._location.tables
+        samples = [head[0][1] for table, head in zip(tables, self._heads) if head and head[0][0] == table]
         if not samples:
             raise TargetError(
-                f"tag table at 0x{heads[0].base:x}: found no page of it, expected the rows of {len(heads)} processors. "
+                f"tag table at 0x{tables[0]:x}: found no page of it, expected the rows of {len(tables)} processors. "
                 "Hint: the dump does not hold the tag tables"
             )
         sample = max(samples, key=len)
-        described = self._described_layout()
+        described_type = self._kernel.symbols.find_type("_POOL_TRACKER_TABLE")
+        described = match_tracker_type(described_type) if described_type else None
         if described is not None and described.count_plausible_rows(sample):
             return described
         layout = find_tracker_layout(self._target.pointer_size, self._build, sample)
@@ -119,21 +104,16 @@ class _TableReader:
             self.warnings.append(f"the tag tables have {layout.name}, which build {self._build} is not known for")
         return layout
 
-    def _described_layout(self) -> Optional[TrackerLayout]:
-        """The layout by the target's own symbols, if it has them."""
-        try:
-            return match_tracker_type(self._target.field_layout("_POOL_TRACKER_TABLE"))
-        except SymbolNotFoundError:
-            return None
-
     def _derive_row_count(self) -> int:
         """The largest 2^k + 1 rows that are in memory and read as rows."""
         base, row_bytes = self._location.tables[0], self._layout.row_bytes
         best = (1 << MIN_ROW_BITS) + 1
         for bits in range(MIN_ROW_BITS + 1, MAX_ROW_BITS + 1):
-            added = _TablePart.read(self._target, base, best * row_bytes, ((1 << bits) + 1) * row_bytes)
-            rows = added.whole_rows(row_bytes, (1 << bits) + 1)
-            if not rows or not self._layout.count_plausible_rows(b"".join(rows)):
+            start, rows = base + best * row_bytes, (1 << bits) + 1 - best
+            added = b"".join(
+                iter_whole_rows(self._target.read_present(start, rows * row_bytes), start, row_bytes, rows)
+            )
+            if not self._layout.count_plausible_rows(added):
                 break
             best = (1 << bits) + 1
         self.warnings.append(f"the number of rows is not known: {best} were found that read as rows")
@@ -142,14 +122,16 @@ class _TableReader:
     def read(self) -> None:
         """Add up every table."""
         size = self._row_count * self._layout.row_bytes
-        for number, part in enumerate(self._heads):
-            part.extend(self._target.read_present(part.base + _HEAD_BYTES, max(0, size - _HEAD_BYTES)))
-            rows = self._add(part, self._row_count)
+        for number, (table, head) in enumerate(zip(self._location.tables, self._heads)):
+            rest = self._target.read_present(table + _HEAD_BYTES, max(0, size - _HEAD_BYTES))
+            rows = self._add((*head, *rest), table, self._row_count)
+            # The last row is no free one: nothing is ever hashed to it.
+            self._has_free_row |= rows == self._row_count and len(self._sums) < self._row_count - 1
             self._rows_read += rows
             self._tables_read += rows > 0
             if rows < self._row_count:
                 self.warnings.append(
-                    f"tag table {number} at 0x{part.base:x}: {self._row_count - rows} of {self._row_count} rows are "
+                    f"tag table {number} at 0x{table:x}: {self._row_count - rows} of {self._row_count} rows are "
                     "not in the target; the counts of their tags are incomplete"
                 )
         if self._location.expected is not None and len(self._heads) < self._location.expected:
@@ -157,12 +139,12 @@ class _TableReader:
         self._read_expansion()
         self._check_overflow()
 
-    def _add(self, part: _TablePart, row_count: int) -> int:
+    def _add(self, pieces: Iterable[Tuple[int, bytes]], base: int, row_count: int) -> int:
         """Add the rows of one table to the sums; how many rows it had."""
         rows = 0
-        sums = self._sums
-        for data in part.whole_rows(self._layout.row_bytes, row_count):
-            rows += len(data) // self._layout.row_bytes
+        sums, row_bytes = self._sums, self._layout.row_bytes
+        for data in iter_whole_rows(pieces, base, row_bytes, row_count):
+            rows += len(data) // row_bytes
             for stored_key, *counters in self._layout.iter_rows(data):
                 key = stored_key & ~PROTECTED_POOL
                 total = sums.get(key)
@@ -172,14 +154,16 @@ class _TableReader:
     def _read_expansion(self) -> None:
         base, count = self._location.expansion, self._location.expansion_rows
         if base is None or (base and count is None):
+            if self._has_free_row:
+                self._expansion_state = "absent"  # the kernel makes one only when the table is full
+                return
             self.warnings.append("the expansion of the tag table was not found: tags in it are missing, if it exists")
             return
         if base == 0 or not count:
             self._expansion_state = "absent"
             return
         bounded = min(count, _MAX_EXPANSION_ROWS)
-        part = _TablePart.read(self._target, base, 0, bounded * self._layout.row_bytes)
-        rows = self._add(part, bounded)
+        rows = self._add(self._target.read_present(base, bounded * self._layout.row_bytes), base, bounded)
         self._expansion_state = "read" if rows == count else "unreadable"
         if rows < count:
             self.warnings.append(

@@ -9,6 +9,8 @@ from pykdext.errors import MemoryReadError, SymbolNotFoundError, TargetError
 from pykdext.kernel.inference import MAX_PROCESSORS, Neighbourhood, is_row_count, is_table_pointer
 from pykdext.kernel.kernel import Kernel
 
+_FIRST_BUILD_OF_VISTA = 6000
+
 
 @dataclass(frozen=True)
 class TableLocation:
@@ -40,6 +42,8 @@ def locate_tag_tables(kernel: Kernel) -> TableLocation:
         SymbolNotFoundError: nothing tells where ``PoolTrackTable`` is.
         TargetError: the variable is not in memory, or the kernel has no table (tagging is off).
     """
+    if kernel.target.facts.no_tag_tables:
+        raise TargetError(kernel.target.facts.no_tag_tables)
     variable = kernel.find_symbol("PoolTrackTable")
     if variable is None:
         raise SymbolNotFoundError("nt!PoolTrackTable", _symbol_hint(kernel))
@@ -61,7 +65,7 @@ def locate_tag_tables(kernel: Kernel) -> TableLocation:
 def _symbol_hint(kernel: Kernel) -> str:
     if kernel.pdb is None:
         return "the debugger data block and the kernel's debug directory are both unreadable in this target"
-    return f"the kernel's PDB is {kernel.pdb.name} {kernel.pdb.guid}{kernel.pdb.age:X}, which is not in the table"
+    return f"give the kernel's PDB with --symbols: {kernel.pdb.name} {kernel.pdb.key}"
 
 
 class _Locator:
@@ -80,7 +84,7 @@ class _Locator:
         tables, located_by = self._processor_tables()
         return TableLocation(
             tables=tuple(dict.fromkeys(tables)),
-            expected=None if self._processors is None else max(self._processors, len(tables)),
+            expected=self._expected_tables(len(tables)),
             row_count=self._row_count(),
             expansion=self._kernel.find_variable("PoolTrackTableExpansion"),
             expansion_rows=self._kernel.find_variable("PoolTrackTableExpansionSize"),
@@ -101,9 +105,20 @@ class _Locator:
         inferred = self._nearby().find_processor_tables(self._first, self._processors)
         if inferred is not None:
             return inferred, "inference"
-        if self._processors != 1:
+        if self._processors != 1 and not self._is_single_table_kernel:
             self._warnings.append("the other processors' tag tables were not found: counts are processor 0's alone")
         return (self._first,), self._source
+
+    @property
+    def _is_single_table_kernel(self) -> bool:
+        """Windows XP and Server 2003 count all processors in one table."""
+        build = self._kernel.target.facts.build
+        return build is not None and build < _FIRST_BUILD_OF_VISTA
+
+    def _expected_tables(self, found: int) -> Optional[int]:
+        if self._is_single_table_kernel:
+            return found
+        return None if self._processors is None else max(self._processors, found)
 
     def _read_table_pointers(self, array: int) -> Tuple[int, ...]:
         """The array's pointers, empty slots left out, until the first one that is not a table's."""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, Dict, Optional, Sequence
 
 from pykdext.model import (
+    BlockReport,
     Evidence,
     LeakReport,
     Owner,
@@ -21,6 +22,7 @@ from pykdext.model import (
 )
 
 SNAPSHOT_SCHEMA = "poolleak.snapshot/1"
+BLOCKS_SCHEMA = "poolleak.blocks/1"
 OWNERS_SCHEMA = "poolleak.owners/1"
 REPORT_SCHEMA = "poolleak.report/1"
 
@@ -64,7 +66,11 @@ def render_report_json(report: LeakReport) -> str:
         "subject": _subject_document(report.snapshot),
         "verdict": report.verdict,
         "pools": {
-            total.pool.value: {"used_bytes": total.used_bytes, "limit_bytes": total.limit_bytes}
+            total.pool.value: {
+                "used_bytes": total.used_bytes,
+                "limit_bytes": total.limit_bytes,
+                "by_tags": total.by_tags,
+            }
             for total in report.pools
         },
         "suspects": [_suspect_document(suspect) for suspect in report.suspects],
@@ -78,6 +84,31 @@ def render_report_json(report: LeakReport) -> str:
     return _dump(document)
 
 
+def render_blocks_json(report: BlockReport) -> str:
+    """``poolleak.blocks/1``: all blocks found, those of the sample with their first bytes."""
+    heads = {view.block.address: view.head.hex() for view in report.sample if view.head}
+    document = {
+        "schema": BLOCKS_SCHEMA,
+        "source": asdict(report.source),
+        "counted": _tag_document(report.counted),
+        "sizes": [{"size_bytes": size, "blocks": count} for size, count in report.sizes],
+        "freed": report.freed,
+        "blocks": [
+            {
+                "address": block.address,
+                "size_bytes": block.size_bytes,
+                "pool": block.pool.value if block.pool else None,
+                "is_big": block.is_big,
+                "is_certain": block.is_certain,
+                "head": heads.get(block.address),
+            }
+            for block in report.found
+        ],
+        "warnings": list(report.warnings),
+    }
+    return _dump(document)
+
+
 def _dump(document: Dict[str, Any]) -> str:
     return json.dumps(document, indent=2) + "\n"
 
@@ -86,6 +117,7 @@ def _subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
     return {
         "source": asdict(snapshot.source),
         "taken_at": snapshot.taken_at.isoformat() if snapshot.taken_at else None,
+        "time_from": snapshot.time_from,
         "host": snapshot.host,
         "os": {
             "build": snapshot.build,
@@ -94,6 +126,7 @@ def _subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
         },
         "uptime_seconds": snapshot.uptime_seconds,
         "bugcheck": asdict(snapshot.bugcheck) if snapshot.bugcheck else None,
+        "memory": asdict(snapshot.memory),
     }
 
 

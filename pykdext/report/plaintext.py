@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Iterable, Iterator, List, Optional, Sequence
+from typing import Iterable, Iterator, List, Optional, Sequence, Union
 
 import tabulate
 
@@ -14,10 +14,12 @@ from pykdext.model import (
     NextStep,
     Owner,
     PoolSnapshot,
+    PoolTotal,
     Suspect,
     TableCoverage,
     TagDescription,
     TagOwners,
+    TargetFacts,
 )
 from pykdext.units import format_bytes, format_count, format_duration, format_share
 
@@ -58,18 +60,7 @@ def describe(item: TagDescription) -> str:
 def render_report_text(report: LeakReport, width: int) -> str:
     """The verdict first, then what it rests on."""
     lines = [*subject_lines(report.snapshot), "", *wrap(report.verdict, width), ""]
-    lines += format_table(
-        ("Pool", "Used", "Limit"),
-        [
-            (
-                total.pool.label,
-                format_bytes(total.used_bytes),
-                format_bytes(total.limit_bytes) if total.limit_bytes is not None else "not known",
-            )
-            for total in report.pools
-        ],
-        ("left", "right", "right"),
-    )
+    lines += _pool_table(report.pools)
     if report.suspects:
         lines += ["", *_suspect_table(report.suspects)]
         for number, suspect in enumerate(report.suspects, 1):
@@ -92,24 +83,41 @@ def render_owners_text(found: Sequence[TagOwners], warnings: Sequence[str], widt
 
 def subject_lines(snapshot: PoolSnapshot) -> Iterator[str]:
     """What was read: file, system, time."""
-    system = f"Windows build {snapshot.build}" if snapshot.build is not None else "Windows, build not known"
-    if snapshot.machine is not None:
-        system += f" {snapshot.machine.value}"
-    if snapshot.processors is not None:
-        system += f", {snapshot.processors} processors"
     yield f"{snapshot.source.path or 'session'}: {snapshot.source.kind}"
-    yield system
-    taken = snapshot.taken_at.strftime("%Y-%m-%d %H:%M:%S UTC") if snapshot.taken_at else "time not known"
-    yield f"Taken {taken}, up {format_duration(snapshot.uptime_seconds)}{_bugcheck_text(snapshot)}"
+    yield from machine_lines(snapshot)
     if snapshot.source.symbols is not None:
         yield f"Tag tables located by: {snapshot.source.symbols}"
 
 
-def _bugcheck_text(snapshot: PoolSnapshot) -> str:
-    if snapshot.bugcheck is None:
-        return ""
-    parameters = ", ".join(f"{value:x}" for value in snapshot.bugcheck.parameters)
-    return f", bugcheck 0x{snapshot.bugcheck.code:X} ({parameters})"
+def machine_lines(facts: Union[PoolSnapshot, TargetFacts]) -> Iterator[str]:
+    """The system and the moment."""
+    system = f"Windows build {facts.build}" if facts.build is not None else "Windows, build not known"
+    if facts.machine is not None:
+        system += f" {facts.machine.value}"
+    if facts.processors is not None:
+        system += f", {facts.processors} processor{'s' if facts.processors != 1 else ''}"
+    yield system
+    taken = facts.taken_at.strftime("%Y-%m-%d %H:%M:%S UTC") if facts.taken_at else "time not known"
+    yield f"Taken {taken}, up {format_duration(facts.uptime_seconds)}"
+    if facts.bugcheck is not None:
+        parameters = ", ".join(f"{value:x}" for value in facts.bugcheck.parameters)
+        yield f"Bugcheck {facts.bugcheck.code:08X} ({parameters})"
+
+
+def _pool_table(pools: Sequence[PoolTotal]) -> List[str]:
+    rows = [
+        (
+            total.pool.label,
+            format_bytes(total.used_bytes),
+            format_bytes(total.limit_bytes) if total.limit_bytes is not None else "not known",
+            format_share(total.filled_share),
+            "the sum of the tags" if total.by_tags else "the memory manager's count",
+        )
+        for total in pools
+    ]
+    return format_table(
+        ("Pool", "Used", "Limit", "Filled", "Used is"), rows, ("left", "right", "right", "right", "left")
+    )
 
 
 def _suspect_table(suspects: Sequence[Suspect]) -> List[str]:

@@ -1,0 +1,138 @@
+"""Small pool blocks, found by the headers that bear their tag.
+
+In the classic pool (all builds before segment heap took over: up to 17763) the blocks of a page form a chain, so a
+header is certain when the chain of its page runs through it. In segment-heap kernels blocks still begin with a
+POOL_HEADER, but nothing in the page confirms it: such a block is reported as not certain.
+
+Sources: POOL_HEADER in Microsoft's public PDBs (JPCERTCC/Windows-Symbol-Tables, volatility overlays); for the use bit
+the public studies of the pool's allocator.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from dataclasses import dataclass, field
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
+
+from pykdext.kernel.kernel import Kernel
+from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
+from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.targets.protocol import PAGE_BYTES
+
+_SPAN_BYTES = 1 << 30
+"""Memory is walked in spans of this size: between two of them time is checked and progress told."""
+
+MAX_WALK_SECONDS = 900.0
+"""A walk ends after this time, with what it found; hostile page tables could make it last for days."""
+
+_IN_USE_VISTA = 2
+_PAGED = 1
+_FIRST_BUILD_OF_VISTA = 6000
+_TAG_OFFSET = 4
+
+
+@dataclass(frozen=True)
+class _HeaderFormat:
+    """How POOL_HEADER packs sizes: units of ``unit_bytes``; each function takes the first four bytes as a number."""
+
+    unit_bytes: int
+    previous_units: Callable[[int], int]
+    block_units: Callable[[int], int]
+    pool_type: Callable[[int], int]
+
+
+_HEADER_64 = _HeaderFormat(0x10, lambda word: word & 0xFF, lambda word: word >> 16 & 0xFF, lambda word: word >> 24)
+_HEADER_32 = _HeaderFormat(8, lambda word: word & 0x1FF, lambda word: word >> 16 & 0x1FF, lambda word: word >> 25)
+
+
+@dataclass
+class SmallBlocks:
+    """The blocks that were found and how far the walk went; ``complete`` is false if it ran out of time."""
+
+    allocations: List[Allocation] = field(default_factory=list)
+    freed: int = 0
+    walked_bytes: int = 0
+    complete: bool = True
+
+
+def find_small_blocks(kernel: Kernel, tag: PoolTag, progress: ReportProgress = ignore_progress) -> SmallBlocks:
+    """The blocks of ``tag`` in all kernel memory that the target holds; freed ones are counted, not listed."""
+    walker = _Walker(kernel, tag)
+    started = time.monotonic()
+    spans = _kernel_spans(kernel.target.machine)
+    total = (kernel.target.facts.pages_present or 0) * PAGE_BYTES
+    for start, size in spans:
+        if time.monotonic() - started > MAX_WALK_SECONDS:
+            walker.found.complete = False
+            break
+        for address, data in kernel.target.read_present(start, size):
+            walker.search(address, data)
+            progress(min(walker.found.walked_bytes, total), total, "kernel memory")
+    return walker.found
+
+
+def _kernel_spans(machine: Machine) -> Iterator[Tuple[int, int]]:
+    """The kernel's half of the address space (Windows without /3GB), piece by piece."""
+    first, end = (0x80000000, 1 << 32) if machine is Machine.X86 else (0xFFFF800000000000, 1 << 64)
+    return ((start, min(_SPAN_BYTES, end - start)) for start in range(first, end, _SPAN_BYTES))
+
+
+class _Walker:
+    """The search for one tag, page by page where its bytes stand."""
+
+    def __init__(self, kernel: Kernel, tag: PoolTag) -> None:
+        self._tag = tag
+        self._format = _HEADER_32 if kernel.target.pointer_size == 4 else _HEADER_64
+        self._is_vista = (kernel.target.facts.build or _FIRST_BUILD_OF_VISTA) >= _FIRST_BUILD_OF_VISTA
+        self._keys = [tag.key.to_bytes(4, "little"), (tag.key | PROTECTED_POOL).to_bytes(4, "little")]
+        self._images = [module for module in kernel.target.modules() if not module.unloaded]
+        self.found = SmallBlocks()
+
+    def search(self, address: int, data: bytes) -> None:
+        """Find the headers in a piece of memory; a block never crosses a page."""
+        self.found.walked_bytes += len(data)
+        chains: Dict[int, Optional[Dict[int, int]]] = {}
+        for offset in self._header_offsets(address, data):
+            page = offset - (address + offset) % PAGE_BYTES
+            if page not in chains:
+                chains[page] = self._chain(data[page : page + PAGE_BYTES]) if page >= 0 else None
+            self._add(
+                address + offset, int.from_bytes(data[offset : offset + 4], "little"), chains[page], offset - page
+            )
+
+    def _header_offsets(self, address: int, data: bytes) -> Iterator[int]:
+        for key in self._keys:
+            at = data.find(key)
+            while at >= 0:
+                if at >= _TAG_OFFSET and (address + at - _TAG_OFFSET) % self._format.unit_bytes == 0:
+                    yield at - _TAG_OFFSET
+                at = data.find(key, at + 1)
+
+    def _chain(self, page: bytes) -> Optional[Dict[int, int]]:
+        """Offset and size in units of each block of a page, if its headers link up to exactly one page."""
+        blocks: Dict[int, int] = {}
+        offset = previous = 0
+        while offset < PAGE_BYTES and offset + 4 <= len(page):
+            (word,) = struct.unpack_from("<I", page, offset)
+            units = self._format.block_units(word)
+            if not units or self._format.previous_units(word) != previous:
+                return None
+            blocks[offset] = previous = units
+            offset += units * self._format.unit_bytes
+        return blocks if offset == PAGE_BYTES else None
+
+    def _add(self, address: int, word: int, chain: Optional[Dict[int, int]], offset: int) -> None:
+        size = self._format.block_units(word) * self._format.unit_bytes
+        if chain is not None and offset not in chain:
+            return  # the bytes of the tag inside another block
+        if not size or size > PAGE_BYTES - offset or any(address in image for image in self._images):
+            return  # the bytes of the tag in a driver's code, or anywhere else
+        pool_type = self._format.pool_type(word)
+        if not (pool_type & _IN_USE_VISTA if self._is_vista else pool_type):
+            self.found.freed += 1
+            return
+        paged = (pool_type if self._is_vista else pool_type - 1) & _PAGED
+        pool = PoolKind.PAGED if paged else PoolKind.NONPAGED
+        certain = chain is not None
+        self.found.allocations.append(Allocation(address, size, self._tag, pool, is_big=False, is_certain=certain))

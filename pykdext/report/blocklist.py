@@ -1,0 +1,80 @@
+"""The blocks of a tag as text."""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Tuple
+
+from pykdext.model import Allocation, BlockReport, BlockView, PoolKind
+from pykdext.report.plaintext import format_table, warning_lines, wrap
+from pykdext.units import format_address, format_bytes, format_count, format_share
+
+SIZES_SHOWN = 10
+
+
+def render_blocks_text(report: BlockReport, width: int) -> str:
+    """What was found of what the tables count, the sizes, and a sample of the blocks with their first bytes."""
+    lines = [f"{report.source.path or 'session'}: blocks of {report.tag}", ""]
+    lines += format_table(
+        ("Type", "Diff", "Bytes", "Found", "Bytes", "Of Diff"),
+        [_found_row(report, pool) for pool in PoolKind],
+        ("left", "right", "right", "right", "right", "right"),
+    )
+    uncertain = sum(not block.is_certain for block in report.found)
+    if uncertain:
+        text = f"{format_count(uncertain)} of the blocks found are known by their header alone, which may be a leftover"
+        lines += wrap(f"{text}.", width)
+    if report.freed:
+        lines += wrap(f"{format_count(report.freed)} more blocks bear the tag but are free.", width)
+    if report.found:
+        lines += ["", *_size_table(report), "", *_sample_table(report.sample)]
+    return "\n".join([*lines, *warning_lines(report.warnings, width)]) + "\n"
+
+
+def _found_row(report: BlockReport, pool: PoolKind) -> Tuple[str, ...]:
+    blocks = [block for block in report.found if block.pool is pool]
+    counted = report.counted.usage(pool)
+    share = len(blocks) / counted.outstanding if counted.outstanding else None
+    return (
+        pool.label,
+        format_count(counted.outstanding),
+        format_count(counted.bytes),
+        format_count(len(blocks)),
+        format_count(sum(block.size_bytes for block in blocks)),
+        format_share(share),
+    )
+
+
+def _size_table(report: BlockReport) -> List[str]:
+    rows = [
+        (f"{size:x}h", format_count(count), format_bytes(size * count)) for size, count in report.sizes[:SIZES_SHOWN]
+    ]
+    lines = format_table(("Block size", "Blocks", "Bytes"), rows, ("right", "right", "right"))
+    if len(report.sizes) > SIZES_SHOWN:
+        lines.append(f"and {len(report.sizes) - SIZES_SHOWN} more sizes")
+    return lines
+
+
+def _sample_table(sample: Tuple[BlockView, ...]) -> List[str]:
+    rows = [
+        (
+            format_address(view.block.address),
+            f"{view.block.size_bytes:x}h",
+            view.block.pool.label if view.block.pool else "-",
+            _kind(view.block),
+            " ".join(_hex_words(view.head)),
+        )
+        for view in sample
+    ]
+    headers = ("Address", "Size", "Type", "Kind", "First bytes")
+    return format_table(headers, rows, ("left", "right", "left", "left", "left"))
+
+
+def _kind(block: Allocation) -> str:
+    if block.is_big:
+        return "big"
+    return "small" if block.is_certain else "small?"
+
+
+def _hex_words(head: bytes) -> Iterator[str]:
+    """As WinDbg's ``db`` shows them: bytes in memory order, and ``?`` for what is not in memory."""
+    return (f"{byte:02x}" for byte in head) if head else iter("?")
