@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Optional, Sequence, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage, TagUsage, UsageRow
+from pykdext.model import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, TagUsage, UsageRow
 
 SORT_KEYS = ("bytes", "outstanding", "allocs", "frees", "tag")
 
@@ -53,6 +54,12 @@ def select_tags(snapshot: PoolSnapshot, selection: Selection) -> Tuple[TagUsage,
     key = _sort_key(selection.sort)
     rows.sort(key=lambda row: (key(row.tag, [row.usage(pool) for pool in selection.pools]), row.tag))
     return tuple(rows[: selection.top])
+
+
+def count_sizes(blocks: Iterable[Allocation]) -> Tuple[Tuple[int, int], ...]:
+    """How many blocks there are of each size in bytes; the size that holds the most bytes first."""
+    counts = Counter(block.size_bytes for block in blocks)
+    return tuple(sorted(counts.items(), key=lambda entry: (-entry[0] * entry[1], entry[0])))
 
 
 def _matching(snapshot: PoolSnapshot, selection: Selection) -> Iterable[TagUsage]:

@@ -50,3 +50,10 @@ def format_duration(seconds: Optional[float]) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {whole_seconds} s" if minutes else f"{whole_seconds} s"
+
+
+def format_address(address: int) -> str:
+    """As WinDbg prints a 64-bit address: ``fffff804`bbe9109f``; a 32-bit one without the tick."""
+    if address < 1 << 32:
+        return f"{address:08x}"
+    return f"{address >> 32:08x}`{address & 0xFFFFFFFF:08x}"

@@ -18,6 +18,7 @@ from pykdext.model import (
     PoolTag,
     PoolUsage,
     SnapshotSource,
+    SystemMemory,
     TableCoverage,
     TagDescription,
     TagOwners,
@@ -79,6 +80,8 @@ snapshots = st.builds(
         st.integers(0, 2**32 - 1),
         st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4).map(tuple),
     ),
+    memory=st.builds(SystemMemory, *[maybe] * 8),
+    time_from=st.none() | texts,
     coverage=st.builds(
         TableCoverage, maybe, maybe, maybe, maybe, st.sampled_from(["read", "absent", "unreadable", "unknown"])
     ),

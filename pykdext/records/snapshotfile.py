@@ -15,6 +15,7 @@ from pykdext.model import (
     PoolTag,
     PoolUsage,
     SnapshotSource,
+    SystemMemory,
     TableCoverage,
     TagUsage,
 )
@@ -93,6 +94,8 @@ def _parse(document: Mapping[str, Any]) -> PoolSnapshot:
         processors=_count(system["processors"]),
         uptime_seconds=None if document["uptime_seconds"] is None else float(document["uptime_seconds"]),
         bugcheck=BugCheck(int(bugcheck["code"]), tuple(map(int, bugcheck["parameters"]))) if bugcheck else None,
+        memory=SystemMemory(**{name: _count(value) for name, value in (document.get("memory") or {}).items()}),
+        time_from=document.get("time_from"),
         coverage=TableCoverage(
             processor_tables_read=_count(coverage["processor_tables"]["read"]),
             processor_tables_expected=_count(coverage["processor_tables"]["expected"]),

@@ -1,0 +1,99 @@
+"""Who owns a tag: evidence, owners, and what tag lists say."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+from pykdext.model.pool import PoolTag
+
+
+@dataclass(frozen=True)
+class ImageCoverage:
+    """How much of the driver images could be searched. ``resident_fraction``: bytes read of bytes searched for."""
+
+    modules_scanned: int
+    modules_total: int
+    resident_fraction: Optional[float]
+
+
+class Confidence(enum.Enum):
+    """How sure an owner is: what was seen, not a probability."""
+
+    PROVEN = "proven"
+    LIKELY = "likely"
+    POSSIBLE = "possible"
+
+    @property
+    def rank(self) -> int:
+        """0 for the strongest."""
+        return list(Confidence).index(self)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One reason to name ``module`` as an owner of ``tag``.
+
+    ``kind`` is a stable word (``immediate``, ``data``, ``bytes``, ``pooltag.txt``, ``builtin``); ``rva`` the place in
+    the image, ``function`` its name where symbols allow; ``detail`` one line for a reader.
+    """
+
+    tag: PoolTag
+    module: str
+    kind: str
+    confidence: Confidence
+    detail: str
+    rva: Optional[int] = None
+    function: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class ImageVersion:
+    """The version resource of an image, as far as it could be read."""
+
+    company: Optional[str] = None
+    product: Optional[str] = None
+    description: Optional[str] = None
+    file_version: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A module that allocates with a tag, with all evidence, the strongest first.
+
+    ``part_of_windows`` is None where the image's company could not be read.
+    """
+
+    module: str
+    confidence: Confidence
+    evidence: Tuple[Evidence, ...]
+    version: Optional[ImageVersion] = None
+    part_of_windows: Optional[bool] = None
+    base: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class TagDescription:
+    """What a tag list says: the entry's own pattern, the module, the words, and where it stands.
+
+    ``tag_class`` is ``object``, ``cache``, ``component``, ``generic`` or None (pooltag.txt has no classes);
+    ``next_question`` tells what to ask next.
+    """
+
+    pattern: str
+    module: str
+    text: str
+    source: str
+    tag_class: Optional[str] = None
+    next_question: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class TagOwners:
+    """The owners of one tag, the likeliest first, and what the tag lists say."""
+
+    tag: PoolTag
+    owners: Tuple[Owner, ...]
+    coverage: ImageCoverage
+    descriptions: Tuple[TagDescription, ...] = ()

@@ -1,0 +1,238 @@
+"""Pools, tags and what the tag tables count: a snapshot of one machine at one moment."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Optional, Tuple
+
+from pykdext.model.target import BugCheck, Machine
+
+PROTECTED_POOL = 0x80000000
+"""Bit 31 of a tag: the driver asked for a protected allocation (WDK: PROTECTED_POOL); never part of the tag's name."""
+
+
+class PoolKind(enum.Enum):
+    """The two kernel pools that the tag tables count apart."""
+
+    NONPAGED = "nonpaged"
+    PAGED = "paged"
+
+    @property
+    def label(self) -> str:
+        """Poolmon's word in the Type column: ``Nonp`` or ``Paged``."""
+        return "Nonp" if self is PoolKind.NONPAGED else "Paged"
+
+
+@dataclass(frozen=True, order=True)
+class PoolTag:
+    """A pool tag: its four bytes in memory order, PROTECTED_POOL cleared."""
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != 4:
+            raise ValueError(f"a pool tag has 4 bytes, not {len(self.raw)}")
+
+    @classmethod
+    def from_key(cls, key: int) -> PoolTag:
+        """The tag of a ULONG as the kernel stores it (little-endian); bit 31 is cleared."""
+        return cls((key & ~PROTECTED_POOL & 0xFFFFFFFF).to_bytes(4, "little"))
+
+    @classmethod
+    def from_text(cls, text: str) -> PoolTag:
+        r"""The tag that ``text`` names: 1 to 4 characters, padded with blanks; ``\xNN`` is a byte. ValueError else."""
+        raw = bytearray()
+        rest = text
+        while rest:
+            if rest.startswith("\\x") and len(rest) >= 4 and all(c in "0123456789abcdefABCDEF" for c in rest[2:4]):
+                raw.append(int(rest[2:4], 16))
+                rest = rest[4:]
+            else:
+                raw += rest[0].encode("latin-1", "strict") if ord(rest[0]) < 256 else b"?????"
+                rest = rest[1:]
+        if not 1 <= len(raw) <= 4:
+            raise ValueError(f"tag {text!r}: a pool tag has 1 to 4 characters")
+        return cls(bytes(raw).ljust(4, b" "))
+
+    @property
+    def key(self) -> int:
+        """The ULONG that a driver passes to the allocator."""
+        return int.from_bytes(self.raw, "little")
+
+    @property
+    def hex(self) -> str:
+        """The four bytes in memory order, lower-case hexadecimal."""
+        return self.raw.hex()
+
+    @property
+    def text(self) -> str:
+        r"""Printable ASCII, blanks kept; any other byte and the backslash as ``\xNN``: no two tags read alike."""
+        return "".join(chr(b) if 0x20 <= b < 0x7F and b != 0x5C else f"\\x{b:02x}" for b in self.raw)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class PoolUsage:
+    """What one tag did in one pool since boot. None: the source does not say.
+
+    ``outstanding`` is poolmon's Diff. ``clamped``: the tables gave frees above allocs or negative bytes (they were
+    read while they changed); shown as 0 like the kernel does.
+    """
+
+    allocs: Optional[int]
+    frees: Optional[int]
+    outstanding: Optional[int]
+    bytes: Optional[int]
+    clamped: bool = False
+
+    @property
+    def freed_share(self) -> Optional[float]:
+        """Frees per allocation, 0.0 to 1.0; None without allocations, or where a 32-bit counter wrapped."""
+        if not self.allocs or self.frees is None or self.frees > self.allocs:
+            return None
+        return self.frees / self.allocs
+
+    @property
+    def bytes_each(self) -> Optional[int]:
+        """Poolmon's Per Alloc: bytes by outstanding block, rounded down; None without blocks."""
+        if not self.outstanding or self.bytes is None:
+            return None
+        return self.bytes // self.outstanding
+
+    @property
+    def is_idle(self) -> bool:
+        """No counter differs from zero: the tag was never used in this pool."""
+        return not (self.allocs or self.frees or self.outstanding or self.bytes)
+
+
+UNUSED = PoolUsage(0, 0, 0, 0)
+"""The usage of a pool that a tag never allocated from."""
+
+
+@dataclass(frozen=True)
+class TagUsage:
+    """One tag's row: both pools."""
+
+    tag: PoolTag
+    nonpaged: PoolUsage
+    paged: PoolUsage
+
+    def usage(self, pool: PoolKind) -> PoolUsage:
+        """The side of ``pool``."""
+        return self.nonpaged if pool is PoolKind.NONPAGED else self.paged
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """One tag in one pool: a line of poolmon's table."""
+
+    tag: PoolTag
+    pool: PoolKind
+    usage: PoolUsage
+
+
+@dataclass(frozen=True)
+class TableCoverage:
+    """How much of the kernel's pool tag tables was read. None: unknown, or the source has no such part.
+
+    ``expansion_table`` is ``read``, ``absent`` (the kernel has none), ``unreadable`` or ``unknown`` (not found).
+    """
+
+    processor_tables_read: Optional[int] = None
+    processor_tables_expected: Optional[int] = None
+    rows_read: Optional[int] = None
+    rows_expected: Optional[int] = None
+    expansion_table: str = "unknown"
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing that counts allocations is known to be missing."""
+        return (
+            self.processor_tables_read == self.processor_tables_expected
+            and self.rows_read == self.rows_expected
+            and self.expansion_table in ("read", "absent")
+        )
+
+
+@dataclass(frozen=True)
+class SnapshotSource:
+    """Where a snapshot comes from: ``kind`` in words, ``path`` as the user gave it (empty for a session).
+
+    ``symbols`` names what located the tables (``target``, ``profile``, ``inference``); None for logs.
+    """
+
+    kind: str
+    path: str = ""
+    symbols: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class SystemMemory:
+    """The memory of a machine in bytes, by the memory manager's own count. None: the source does not say.
+
+    The pools' bytes include headers and free space, so they are a little above the sum of the tags.
+    """
+
+    nonpaged_bytes: Optional[int] = None
+    nonpaged_limit_bytes: Optional[int] = None
+    paged_bytes: Optional[int] = None
+    paged_limit_bytes: Optional[int] = None
+    commit_bytes: Optional[int] = None
+    commit_limit_bytes: Optional[int] = None
+    physical_bytes: Optional[int] = None
+    available_bytes: Optional[int] = None
+
+    def used_bytes(self, pool: PoolKind) -> Optional[int]:
+        """What ``pool`` holds."""
+        return self.nonpaged_bytes if pool is PoolKind.NONPAGED else self.paged_bytes
+
+    def limit_bytes(self, pool: PoolKind) -> Optional[int]:
+        """What ``pool`` may hold."""
+        return self.nonpaged_limit_bytes if pool is PoolKind.NONPAGED else self.paged_limit_bytes
+
+
+@dataclass(frozen=True)
+class PoolSnapshot:
+    """The state of both pools, tag by tag, at one moment of one machine's life since boot.
+
+    ``time_from`` tells where ``taken_at`` comes from: ``header``, ``file name``, ``file time`` or ``interval``.
+    """
+
+    source: SnapshotSource
+    tags: Tuple[TagUsage, ...]
+    taken_at: Optional[datetime] = None
+    host: Optional[str] = None
+    build: Optional[int] = None
+    machine: Optional[Machine] = None
+    processors: Optional[int] = None
+    uptime_seconds: Optional[float] = None
+    bugcheck: Optional[BugCheck] = None
+    memory: SystemMemory = field(default_factory=SystemMemory)
+    time_from: Optional[str] = None
+    coverage: TableCoverage = field(default_factory=TableCoverage)
+    warnings: Tuple[str, ...] = ()
+
+    def total_bytes(self, pool: PoolKind) -> Optional[int]:
+        """Bytes outstanding of all tags in ``pool``; None where no tag says."""
+        known = [used for row in self.tags if (used := row.usage(pool).bytes) is not None]
+        return sum(known) if known else None
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A live block of pool memory: where it begins, its size and tag; a small one with its header.
+
+    ``pool`` is None where the kernel's record does not tell. ``is_big``: it stands in the big-page table; the others
+    were found by their header. ``is_certain`` is false for a header that no neighbour confirms.
+    """
+
+    address: int
+    size_bytes: int
+    tag: PoolTag
+    pool: Optional[PoolKind]
+    is_big: bool
+    is_certain: bool = True

@@ -1,0 +1,124 @@
+"""What is shown: suspects, verdicts, blocks, next steps."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+from pykdext.model.owners import ImageCoverage, Owner, TagDescription
+from pykdext.model.pool import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, TagUsage
+from pykdext.model.target import Module, TargetFacts
+
+
+class Role(enum.Enum):
+    """What a suspect is in the leak."""
+
+    CAUSE = "cause"
+    VICTIM = "victim"
+    OBJECT = "object"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A tag that looks like a leak in one pool, with the reasons in words.
+
+    ``share`` is of the pool's bytes, 0.0 to 1.0; ``bytes_per_hour`` the average since boot (not growth).
+    """
+
+    tag: PoolTag
+    pool: PoolKind
+    usage: PoolUsage
+    share: float
+    score: int
+    reasons: Tuple[str, ...]
+    role: Role = Role.UNKNOWN
+    bytes_per_hour: Optional[float] = None
+    owners: Tuple[Owner, ...] = ()
+    descriptions: Tuple[TagDescription, ...] = ()
+
+
+@dataclass(frozen=True)
+class PoolTotal:
+    """What a pool holds and may hold, in bytes; ``limit_bytes`` None where it is not known.
+
+    ``by_tags``: what it holds is the sum of its tags, not the memory manager's own count (which includes headers and
+    free space).
+    """
+
+    pool: PoolKind
+    used_bytes: Optional[int]
+    limit_bytes: Optional[int]
+    by_tags: bool
+
+    @classmethod
+    def of(cls, snapshot: PoolSnapshot, pool: PoolKind) -> PoolTotal:
+        """The total of ``pool`` by the memory manager's count where the snapshot has it, else by the tags."""
+        used = snapshot.memory.used_bytes(pool)
+        total = snapshot.total_bytes(pool) if used is None else used
+        return cls(pool, total, snapshot.memory.limit_bytes(pool), by_tags=used is None)
+
+    @property
+    def filled_share(self) -> Optional[float]:
+        """Used of the limit, 0.0 to 1.0; None where either is not known."""
+        if self.used_bytes is None or not self.limit_bytes:
+            return None
+        return self.used_bytes / self.limit_bytes
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """A block and its first bytes; ``head`` is empty where they are not in memory."""
+
+    block: Allocation
+    head: bytes
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """The blocks of one tag: what the tables count, what was found, a sample of it, and what could not be looked at.
+
+    ``sizes`` counts blocks by size in bytes, the size that holds the most bytes first. ``freed`` counts small blocks
+    that bear the tag but are not in use.
+    """
+
+    tag: PoolTag
+    source: SnapshotSource
+    counted: TagUsage
+    found: Tuple[Allocation, ...]
+    sizes: Tuple[Tuple[int, int], ...]
+    sample: Tuple[BlockView, ...]
+    freed: int
+    warnings: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DumpSummary:
+    """What a dump without readable tag tables still tells, and why they cannot be read."""
+
+    path: str
+    facts: TargetFacts
+    modules: Tuple[Module, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What to do next: a command to type (WinDbg's or a shell's) and why; ``command`` None: a question to ask."""
+
+    command: Optional[str]
+    why: str
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """The verdict on one snapshot."""
+
+    snapshot: PoolSnapshot
+    verdict: str
+    pools: Tuple[PoolTotal, ...]
+    suspects: Tuple[Suspect, ...]
+    next_steps: Tuple[NextStep, ...]
+    image_coverage: Optional[ImageCoverage]
+    warnings: Tuple[str, ...]

@@ -1,0 +1,87 @@
+"""What a target is and holds: machine, facts, modules, layouts of structures."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Mapping, Optional, Tuple
+
+
+class Machine(enum.Enum):
+    """Processor architecture, by WinDbg's words."""
+
+    X86 = "x86"
+    X64 = "x64"
+    ARM64 = "arm64"
+
+    @property
+    def pointer_size(self) -> int:
+        """Bytes of a pointer in the kernel."""
+        return 4 if self is Machine.X86 else 8
+
+
+@dataclass(frozen=True)
+class BugCheck:
+    """The stop code of a crash and its four parameters."""
+
+    code: int
+    parameters: Tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """What a target says of itself. None: it does not say (a header field that was never filled).
+
+    ``kind`` is in words a user knows, e.g. ``kernel bitmap dump (type 6)``. ``pages_present`` counts 4 KiB pages that
+    can be read; ``pages_expected`` those that the file announces. ``no_tag_tables`` tells why a target of this kind
+    never holds pool tag tables, and what to do; None: it may.
+    """
+
+    kind: str
+    machine: Machine
+    build: Optional[int] = None
+    processors: Optional[int] = None
+    bugcheck: Optional[BugCheck] = None
+    taken_at: Optional[datetime] = None
+    uptime_seconds: Optional[float] = None
+    pages_present: Optional[int] = None
+    pages_expected: Optional[int] = None
+    no_tag_tables: Optional[str] = None
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Module:
+    """A kernel image: ``name`` as the loader has it (``pippo.sys``), ``path`` its full name, addresses in bytes.
+
+    ``timestamp`` and ``checksum`` identify the file (symbol server key: timestamp and size). ``unloaded``: it was
+    there once; its addresses may still be found in memory.
+    """
+
+    name: str
+    base: int
+    size: int
+    path: str = ""
+    timestamp: Optional[int] = None
+    checksum: Optional[int] = None
+    unloaded: bool = False
+
+    def __contains__(self, address: int) -> bool:
+        return self.base <= address < self.base + self.size
+
+
+@dataclass(frozen=True)
+class FieldLayout:
+    """Where a field stands in its structure, in bytes."""
+
+    offset: int
+    size: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class TypeLayout:
+    """A structure: its size in bytes and its fields, in Microsoft's spelling."""
+
+    size: int
+    fields: Mapping[str, FieldLayout]
