@@ -1,0 +1,121 @@
+"""Logs of the pools in any form that is known: recognised by content, read to the last snapshot, dated."""
+
+from __future__ import annotations
+
+import gc
+import os
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Callable, Iterator, Sequence, Tuple
+
+from pykdext.errors import RecordFormatError
+from pykdext.model import PoolSnapshot
+from pykdext.records.csvlog import parse_csv
+from pykdext.records.moments import find_name_moment
+from pykdext.records.pastedtable import parse_pasted_tables
+from pykdext.records.poolmon import parse_poolmon
+from pykdext.records.poolused import parse_poolused
+from pykdext.records.snapshotfile import is_snapshot_head, load_snapshot
+from pykdext.records.textfile import TextFile, is_text_head, read_text_file
+from pykdext.records.vmtotals import parse_vm_text
+
+HEAD_BYTES = 4096
+"""How much of a file ``is_log_head`` wants to see."""
+
+UNDATED = "the snapshots of this file bear no time; an interval between them must be given to see rates"
+
+_EXPECTED = "a poolmon log, !poolused text, a CSV or table of tags, or a poolleak snapshot"
+_TAGGING_OFF = b"Query pooltags Failed"
+_SHOWN_CHARACTERS = 60
+
+_Parse = Callable[[TextFile], Tuple[PoolSnapshot, ...]]
+_PARSERS: Tuple[_Parse, ...] = (parse_poolmon, parse_csv, parse_poolused, parse_pasted_tables, parse_vm_text)
+"""From the form that is told most surely to that which is told least so; the first that finds a snapshot reads all."""
+
+
+def is_log_head(head: bytes) -> bool:
+    """The first bytes of a file are those of text or of a snapshot, so that it may be a log; a dump's never are."""
+    return is_snapshot_head(head) or is_text_head(head)
+
+
+def load_log(path: str) -> Tuple[PoolSnapshot, ...]:
+    """All snapshots of a file, in its order.
+
+    Their time is that in the file, else that in its name, else that of its last change (``time_from`` says which).
+    Times without a zone are taken as UTC, so that a series stays in order; a warning says so. Of several snapshots
+    without a time the name dates the first, or the last change the last.
+
+    Raises:
+        RecordFormatError: no form of log is found in it, or it is a damaged snapshot file.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    if is_snapshot_head(head):
+        return (load_snapshot(path),)
+    text = read_text_file(path)
+    with _collector_paused():
+        for parse in _PARSERS:
+            snapshots = parse(text)
+            if snapshots:
+                return _date_snapshots(snapshots, text)
+    raise RecordFormatError(path, None, _describe(text), _EXPECTED)
+
+
+def with_interval(snapshots: Sequence[PoolSnapshot], seconds: float) -> Tuple[PoolSnapshot, ...]:
+    """The snapshots of a series, in the order given, dated ``seconds`` apart.
+
+    They are counted from the first one that has a time; where none has, the last one is taken as of now.
+    """
+    anchor = next((index for index, snapshot in enumerate(snapshots) if snapshot.taken_at), len(snapshots) - 1)
+    known = snapshots[anchor].taken_at if snapshots else None
+    origin = (known or datetime.now(timezone.utc)) - timedelta(seconds=seconds * anchor)
+    return tuple(
+        replace(snapshot, taken_at=origin + timedelta(seconds=seconds * index), time_from="interval")
+        for index, snapshot in enumerate(snapshots)
+    )
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pause Python's search for cycles: a log becomes thousands of values without any, and it takes half the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _date_snapshots(snapshots: Tuple[PoolSnapshot, ...], file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """The snapshots with a time from the file's name or last change, where the log itself names none."""
+    undated = [index for index, snapshot in enumerate(snapshots) if snapshot.taken_at is None]
+    if not undated:
+        return snapshots
+    dated = list(snapshots)
+    named = find_name_moment(os.path.basename(file.path))
+    if len(undated) > 1:
+        for index in undated:
+            dated[index] = replace(dated[index], warnings=(*dated[index].warnings, UNDATED))
+    if named:
+        first = dated[undated[0]]
+        dated[undated[0]] = replace(
+            first, taken_at=named.at, time_from="file name", warnings=(*named.doubts, *first.warnings)
+        )
+    else:
+        dated[undated[-1]] = replace(dated[undated[-1]], taken_at=file.written_at, time_from="file time")
+    return tuple(dated)
+
+
+def _describe(file: TextFile) -> str:
+    """What a file that is no log begins with, in a few words."""
+    if not file.raw.strip():
+        return "an empty file"
+    if _TAGGING_OFF in file.data:
+        return "poolmon's message that pool tagging is off (gflags /r +ptg turns it on)"
+    if not is_text_head(file.raw[:HEAD_BYTES]):
+        return "binary data"
+    start = file.text.lstrip()[:_SHOWN_CHARACTERS].split("\n")[0].rstrip()
+    return f"text that begins {start!r}"

@@ -1,0 +1,195 @@
+"""Text of WinDbg's ``!poolused``, with whatever the debugger printed around it.
+
+The forms are those of the WDK documentation ("!poolused"): four numbers a tag (blocks outstanding and bytes in each
+pool), with flag 1 eight (allocations, frees, blocks, bytes); then a description, which old versions print without a
+blank before it. A line ``TOTAL`` ends the table.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, SystemMemory
+from pykdext.records.tagtable import LineFaults, TagTable, check_against_memory, tag_of_text
+from pykdext.records.textfile import TextFile
+from pykdext.records.vmtotals import parse_vm_totals
+from pykdext.records.windbgtext import parse_session_facts
+from pykdext.units import format_count
+
+_SIDE = r"\s{1,60}Allocs(?:\s{1,60}(Frees)\s{1,60}Diff)?\s{1,60}Used"
+_TITLES = re.compile(rf"^([\s#>*]{{0,40}})Tag{_SIDE}{_SIDE}\s*$")
+_TITLE = re.compile(r"Allocs|Frees|Diff|Used")
+_TABLE_END = re.compile(r"^\s{0,40}(?:\d{0,4}:? ?l?kd(?::\w{1,8})?>|```|Sorting by\b)")
+_TOTAL = re.compile(r"^\s{0,40}TOTAL(?=\s)", re.IGNORECASE)
+_NO_ROW = re.compile(r"^[\s.=-]*$")
+_SESSION_POOL = re.compile(r"Sorting by[^\n]{0,40}\bSession\b", re.IGNORECASE)
+
+# A number with a zero before it is the number 0 and the first digits of the description.
+_NUMBER = r"\s{1,60}(0|[1-9]\d{0,19})"
+_NUMBERS = {count: re.compile(_NUMBER * count) for count in (4, 8)}
+_NUMBERED_DESCRIPTION = re.compile(r"\d{1,9}[ .]")
+_SHORT_TAG = re.compile(r"\s{0,40}(\S(?:.{0,2}?\S)?)(?=\s)")
+_TAG_CHARACTERS = 4
+_MAX_COUNT = (1 << 63) - 1
+"""A larger number is a difference that was below zero when the debugger read it."""
+
+
+class _Row(NamedTuple):
+    tag: PoolTag
+    numbers: Tuple[int, ...]
+
+
+class _Layout:
+    """Where the columns stand, told by the line of the titles."""
+
+    def __init__(self, titles: re.Match[str]) -> None:
+        self.tag_start = len(titles[1])
+        self.ends = [title.end() for title in _TITLE.finditer(titles.string)]
+        self.numbers = _NUMBERS[len(self.ends)]
+        self._is_spaced = "  " in titles.string.strip()  # else blanks were collapsed, and nothing is aligned
+
+    def read_row(self, line: str) -> Optional[_Row]:
+        """The tag and numbers of a line; None if it is no row."""
+        line = self._part_description(line)
+        tag_end = self.tag_start + _TAG_CHARACTERS
+        shown, rest = line[self.tag_start : tag_end], line[tag_end:]
+        numbers = self.numbers.match(rest) if not line[: self.tag_start].strip() else None
+        if numbers is None:  # blanks were collapsed, or the line is indented otherwise
+            short = _SHORT_TAG.match(line)
+            shown = short[1] if short else ""
+            numbers = self.numbers.match(line, short.end()) if short else None
+        tag = tag_of_text(shown)
+        return _Row(tag, tuple(map(int, numbers.groups()))) if tag and numbers else None
+
+    def read_total(self, line: str) -> Optional[Tuple[int, ...]]:
+        """The numbers of the line ``TOTAL``."""
+        word = _TOTAL.match(line)
+        numbers = self.numbers.match(line, word.end()) if word else None
+        return tuple(map(int, numbers.groups())) if numbers else None
+
+    def _part_description(self, line: str) -> str:
+        """The line with a blank after its last column, if a description is glued to it that begins with a number.
+
+        Such a number is followed by a blank or a point (``1394 OHCI``); a number that is only too wide for its column
+        is followed by a tab or a letter.
+        """
+        *ends, last = self.ends
+        is_aligned = self._is_spaced and all(
+            line[end - 1 : end].isdigit() and line[end : end + 1] == " " for end in ends
+        )
+        is_glued = is_aligned and line[last - 1 : last].isdigit() and _NUMBERED_DESCRIPTION.match(line, last)
+        return f"{line[:last]} {line[last:]}" if is_glued else line
+
+
+class _Table(NamedTuple):
+    """One table: the lines from its titles to its last row or ``TOTAL``, and what it holds."""
+
+    titles: int
+    end: int
+    rows: TagTable
+    sums: Tuple[int, ...]
+    total: Optional[Tuple[int, ...]]
+    unreadable: LineFaults
+
+
+def parse_poolused(file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """A snapshot of every table of ``!poolused`` in ``file``, in its order; empty if there is none."""
+    lines = file.text.split("\n")
+    tables = [table for table in _iter_tables(lines) if len(table.rows)]
+    starts = [0, *(table.end for table in tables[:-1])]
+    ends = [*(table.titles for table in tables[1:]), len(lines)]
+    snapshots = []
+    for table, start, end in zip(tables, starts, ends):
+        is_last = end == len(lines)
+        around = [*lines[start : table.titles], *(lines[table.end : end] if is_last else ())]
+        snapshots.append(_make_snapshot(file.path, table, "\n".join(around)))
+    return tuple(snapshots)
+
+
+def _iter_tables(lines: Sequence[str]) -> Iterator[_Table]:
+    number = 0
+    while number < len(lines):
+        titles = _TITLES.match(lines[number])
+        if titles:
+            table = _read_table(lines, number, _Layout(titles))
+            yield table
+            number = table.end
+        else:
+            number += 1
+
+
+def _read_table(lines: Sequence[str], titles: int, layout: _Layout) -> _Table:
+    rows = TagTable()
+    sums = [0] * len(layout.ends)
+    total = None
+    end = titles + 1
+    unreadable = LineFaults("cannot be read and is left out")
+    odd: List[int] = []  # lines since the last row: what stands after the table is none of its rows
+    for number in range(titles + 1, len(lines)):
+        line = lines[number]
+        total = layout.read_total(line)
+        row = None if total else layout.read_row(line)
+        if not total and not row:
+            if _TABLE_END.match(line) or _TITLES.match(line):
+                break
+            odd += [] if _NO_ROW.match(line) else [number]
+            continue
+        for place in odd if end > titles + 1 else ():
+            unreadable.add(place + 1, lines[place])
+        odd = []
+        end = number + 1
+        if row is None:
+            break
+        sums = [left + right for left, right in zip(sums, row.numbers)]
+        half = len(row.numbers) // 2
+        rows.add(row.tag, PoolKind.NONPAGED, _read_usage(row.numbers[:half]))
+        rows.add(row.tag, PoolKind.PAGED, _read_usage(row.numbers[half:]))
+    return _Table(titles, end, rows, tuple(sums), total, unreadable)
+
+
+def _read_usage(numbers: Tuple[int, ...]) -> PoolUsage:
+    """The usage of four or two numbers; what went below zero is shown as 0, as the kernel does."""
+    allocs, frees = numbers[:2] if len(numbers) == 4 else (None, None)
+    outstanding, used = (0 if number > _MAX_COUNT else number for number in numbers[-2:])
+    return PoolUsage(allocs, frees, outstanding, used, clamped=max(numbers[-2:]) > _MAX_COUNT)
+
+
+def _make_snapshot(path: str, table: _Table, around: str) -> PoolSnapshot:
+    """The snapshot of a table; ``around`` is the text above it, for the last one also the text below."""
+    facts = parse_session_facts(around)
+    totals = parse_vm_totals(around)
+    memory, alarms = totals[-1] if totals else (SystemMemory(), ())
+    warnings = [*facts.doubts, *table.unreadable.warnings, *table.rows.warnings, *_check_total(table), *alarms]
+    if _SESSION_POOL.search(around):
+        warnings.append("!poolused showed a session pool, not the system's pools")
+    else:
+        warnings += check_against_memory(table.rows.usages, memory)
+    return PoolSnapshot(
+        source=SnapshotSource("!poolused text", path),
+        tags=table.rows.usages,
+        taken_at=facts.taken_at,
+        host=facts.host,
+        build=facts.build,
+        machine=facts.machine,
+        processors=facts.processors,
+        uptime_seconds=facts.uptime_seconds,
+        memory=memory,
+        time_from="header" if facts.taken_at else None,
+        warnings=tuple(warnings),
+    )
+
+
+def _check_total(table: _Table) -> Iterator[str]:
+    """Compare the bytes of the rows with the line TOTAL."""
+    if table.total is None:
+        yield "the table of !poolused has no line TOTAL; it may be cut"
+        return
+    half = len(table.sums) // 2
+    for pool, column in ((PoolKind.NONPAGED, half - 1), (PoolKind.PAGED, 2 * half - 1)):
+        found, said = table.sums[column], table.total[column]
+        if found != said:
+            yield (
+                f"the {pool.value} rows hold {format_count(found)} bytes, TOTAL says {format_count(said)}: "
+                f"{format_count(abs(said - found))} {'are missing' if found < said else 'too many'}"
+            )

@@ -1,0 +1,57 @@
+"""Numbers as people and consoles of several countries write them: ``3,708,367``, ``8.665.967``, ``7,695.3 MB``."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Optional
+
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:([.,' \xa0\xff])\d{3})(?:\1\d{3})*")
+_PLAIN = re.compile(r"[+-]?\d{1,24}")
+_SIZE = re.compile(
+    r"~?\s*(?P<number>[+-]?\d[\d.,' \xa0\xff]{0,40}?)\s*(?P<unit>[KMGT]?i?B(?:ytes)?|bytes|[KMGT])?", re.IGNORECASE
+)
+_MARKS = re.compile(r"[.,' \xa0\xff]")
+_SHIFTS = {"k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def parse_count(text: str) -> Optional[int]:
+    """A whole number, perhaps with thousands marks (``.``, ``,``, ``'``, a blank); None if it is none."""
+    text = text.strip()
+    if _PLAIN.fullmatch(text):
+        return int(text)
+    return int(_MARKS.sub("", text)) if _GROUPED.fullmatch(text) and len(text) <= 40 else None
+
+
+def parse_size(text: str, unit: str = "bytes") -> Optional[int]:
+    """Bytes of a size such as ``7,695.3 MB``; ``unit`` is meant where the text names none; None if it is no size.
+
+    1 KB is 1024 bytes. A single mark before three digits is a decimal point only if it is a dot and the unit is not
+    the byte; where two different marks stand, the last one is the decimal point.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return None
+    shift = _SHIFTS.get((match["unit"] or unit)[:1].lower(), 0)
+    number = _read_decimal(match["number"].strip(), has_fraction=shift > 0)
+    return None if number is None else round(number * (1 << shift))
+
+
+def _read_decimal(text: str, *, has_fraction: bool) -> Optional[Fraction]:
+    marks = _MARKS.findall(text)
+    if not marks:
+        return Fraction(int(text))
+    whole, _, fraction = text.rpartition(marks[-1])
+    is_decimal = (
+        marks[-1] in ".,"
+        and marks.count(marks[-1]) == 1
+        and (len(set(marks)) > 1 or len(fraction) != 3 or (has_fraction and marks[-1] == "."))
+    )
+    if not is_decimal:
+        grouped = parse_count(text)
+        return None if grouped is None else Fraction(grouped)
+    count = parse_count(whole)
+    if count is None or not fraction:
+        return None
+    part = Fraction(int(fraction), 10 ** len(fraction))
+    return count - part if whole.startswith("-") else count + part

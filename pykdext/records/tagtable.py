@@ -1,0 +1,154 @@
+"""Collects the rows of one snapshot, and says what was wrong with some of them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from pykdext.model import UNUSED, PoolKind, PoolTag, PoolUsage, SystemMemory, TagUsage
+from pykdext.units import format_bytes
+
+UNSAID = PoolUsage(None, None, None, None)
+"""The usage of a tag in a pool of which the log says nothing."""
+
+NUL_PICTURE = "\u2400"
+"""Stands for the character NUL in a tag's text where NUL itself cannot stand."""
+
+_LINE_CHARACTERS = 60
+_MISSING_SHARE = 0.2
+"""The memory manager counts headers and free space of the pool too: so much more than the tags' sum is no wonder."""
+_EXCESS_SHARE = 0.02
+
+_COUNTER_RANGE = 1 << 32
+
+
+@lru_cache(maxsize=1 << 14)
+def tag_of_bytes(raw: bytes) -> PoolTag:
+    """The tag of four bytes in memory order; PROTECTED_POOL, which old systems show, is cleared."""
+    return PoolTag.from_key(int.from_bytes(raw, "little"))
+
+
+def tag_of_text(text: str) -> Optional[PoolTag]:
+    """The tag that a text of 1 to 4 characters shows; short ones are padded with blanks. None if it is none."""
+    if not 1 <= len(text) <= 4:
+        return None
+    raw = b"".join(map(_encode_character, text))
+    return tag_of_bytes(raw.ljust(4))
+
+
+def _encode_character(character: str) -> bytes:
+    if character == NUL_PICTURE:
+        return b"\0"
+    return character.encode("latin-1" if ord(character) < 0x100 else "cp1252", "replace")
+
+
+def unwrap_counts(difference: int) -> Tuple[int, bool]:
+    """Blocks outstanding, of allocations less frees, and whether they are clamped.
+
+    The 32-bit counters of a tag wrap one after the other; they are read while they change, so that a few frees too
+    many are seen, which count as 0.
+    """
+    if difference < -(_COUNTER_RANGE // 2):
+        difference += _COUNTER_RANGE
+    return (difference, False) if difference >= 0 else (0, True)
+
+
+class TagTable:
+    """The rows of one snapshot. A pool without any row counts as not said, e.g. in a log of one pool only."""
+
+    def __init__(self) -> None:
+        self._sides: Dict[PoolKind, Dict[bytes, PoolUsage]] = {pool: {} for pool in PoolKind}
+        self._repeated: List[PoolTag] = []
+
+    def add(self, tag: PoolTag, pool: PoolKind, usage: PoolUsage) -> None:
+        """Add a row; one that stands twice (two tags that look alike on a console) is added up."""
+        side = self._sides[pool]
+        if tag.raw in side:
+            self._repeated.append(tag)
+            usage = _add_usages(side[tag.raw], usage)
+        side[tag.raw] = usage
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sides.values()))
+
+    @property
+    def usages(self) -> Tuple[TagUsage, ...]:
+        """The rows of both pools, tag by tag."""
+        return join_sides(self._sides[PoolKind.NONPAGED], self._sides[PoolKind.PAGED])
+
+    @property
+    def warnings(self) -> Tuple[str, ...]:
+        """What was odd."""
+        if not self._repeated:
+            return ()
+        return (f"{_plural(len(self._repeated), 'row')} repeated a tag and were added up, first {self._repeated[0]}",)
+
+
+def join_sides(nonpaged: Mapping[bytes, PoolUsage], paged: Mapping[bytes, PoolUsage]) -> Tuple[TagUsage, ...]:
+    """One row for each tag (its four bytes). A tag without a row in a pool is unused there.
+
+    A pool without any row is one that the log does not show: nothing is said of it.
+    """
+    no_nonpaged = UNUSED if nonpaged else UNSAID
+    no_paged = UNUSED if paged else UNSAID
+    return tuple(
+        TagUsage(tag_of_bytes(raw), nonpaged.get(raw, no_nonpaged), paged.get(raw, no_paged))
+        for raw in {**nonpaged, **paged}
+    )
+
+
+class LineFaults:
+    """Lines that have one fault in common: they are counted, and the first one is shown."""
+
+    def __init__(self, fault: str) -> None:
+        self._fault = fault
+        self._count = 0
+        self._first = ""
+
+    def add(self, number: int, line: str) -> None:
+        """Count a line; ``number`` is its 1-based number in the file."""
+        if not self._count:
+            shown = line.strip()
+            shown = shown if len(shown) <= _LINE_CHARACTERS else f"{shown[:_LINE_CHARACTERS]}..."
+            self._first = f"line {number} {self._fault}: {shown!r}"
+        self._count += 1
+
+    @property
+    def warnings(self) -> Tuple[str, ...]:
+        """One sentence, or nothing."""
+        more = f"; {self._count - 1} more such" if self._count > 1 else ""
+        return (self._first + more,) if self._count else ()
+
+
+def check_against_memory(tags: Sequence[TagUsage], memory: SystemMemory) -> Iterator[str]:
+    """Compare the sum of the rows with what the memory manager says a pool holds; a sentence where they differ."""
+    sides = {PoolKind.NONPAGED: [row.nonpaged for row in tags], PoolKind.PAGED: [row.paged for row in tags]}
+    for pool, usages in sides.items():
+        said = memory.used_bytes(pool)
+        known = [usage.bytes for usage in usages if usage.bytes is not None]
+        if said is None or not known:
+            continue
+        missing = said - sum(known)
+        if missing > _MISSING_SHARE * said or missing < -_EXCESS_SHARE * said:
+            word = "less" if missing > 0 else "more"
+            yield (
+                f"the {pool.value} rows hold {format_bytes(sum(known))}, {format_bytes(abs(missing))} {word} than "
+                "the pool by the system's own total" + ("; the log may be filtered or cut" if missing > 0 else "")
+            )
+
+
+def _add_usages(one: PoolUsage, other: PoolUsage) -> PoolUsage:
+    def add(left: Optional[int], right: Optional[int]) -> Optional[int]:
+        return None if left is None or right is None else left + right
+
+    return PoolUsage(
+        add(one.allocs, other.allocs),
+        add(one.frees, other.frees),
+        add(one.outstanding, other.outstanding),
+        add(one.bytes, other.bytes),
+        one.clamped or other.clamped,
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,87 @@
+"""The totals of WinDbg's ``!vm``: what the pools and the commit charge hold, and may hold.
+
+Each line gives pages and, in parentheses, kilobytes (WDK documentation, "!vm"). Since Windows 8 the nonpaged pool
+stands in two lines, one for the no-execute part; lines of single pools or NUMA nodes are parts of the totals.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, List, NamedTuple, Tuple
+
+from pykdext.model import PoolSnapshot, SnapshotSource, SystemMemory
+from pykdext.records.textfile import TextFile
+from pykdext.records.windbgtext import parse_session_facts
+
+_LINE = re.compile(
+    r"^[ \t>]*(?P<name>Physical Memory|Available Pages|Committed pages|Commit limit"
+    r"|(?:NonPagedPool(?:Nx)?|PagedPool) (?:Usage|Max(?:imum)?)):"
+    r"[ \t]{1,40}(?P<pages>\d{1,20})[ \t]{1,20}\([ \t]{0,20}(?P<kilobytes>\d{1,20})[ \t]?Kb\)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ALARM = re.compile(r"\*{3,}[ \t]*(\d{1,20} pool allocations have failed|Excessive \w{1,20} Pool Usage)[ \t]*\*{3,}")
+_FIELDS = {
+    "physical memory": "physical_bytes",
+    "available pages": "available_bytes",
+    "committed pages": "commit_bytes",
+    "commit limit": "commit_limit_bytes",
+    "nonpagedpool max": "nonpaged_limit_bytes",
+    "pagedpool maximum": "paged_limit_bytes",
+    "pagedpool usage": "paged_bytes",
+}
+_MAX_BYTES = 1 << 63
+"""A larger number is a counter that went below zero."""
+
+
+class VmTotals(NamedTuple):
+    """The totals of one ``!vm``, and its alarms in words."""
+
+    memory: SystemMemory
+    warnings: Tuple[str, ...]
+
+
+def parse_vm_totals(text: str) -> Tuple[VmTotals, ...]:
+    """The totals of every ``!vm`` in ``text``; a line that repeats one begins the next."""
+    blocks: List[List[re.Match[str]]] = []
+    names: List[str] = []
+    for line in _LINE.finditer(text):
+        name = line["name"].lower()
+        if not blocks or name in names:
+            blocks.append([])
+            names = []
+        blocks[-1].append(line)
+        names.append(name)
+    starts = [block[0].start() for block in blocks]
+    ends = [*starts[1:], len(text)]
+    return tuple(_read_block(block, text[start:end]) for block, start, end in zip(blocks, starts, ends))
+
+
+def parse_vm_text(file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """Snapshots without tags, of a text that holds ``!vm`` alone; empty if there is none."""
+    facts = parse_session_facts(file.text)
+    return tuple(
+        PoolSnapshot(
+            source=SnapshotSource("!vm text", file.path),
+            tags=(),
+            taken_at=facts.taken_at,
+            host=facts.host,
+            build=facts.build,
+            machine=facts.machine,
+            processors=facts.processors,
+            uptime_seconds=facts.uptime_seconds,
+            memory=totals.memory,
+            time_from="header" if facts.taken_at else None,
+            warnings=(*facts.doubts, "the text holds totals only, no tags", *totals.warnings),
+        )
+        for totals in parse_vm_totals(file.text)
+    )
+
+
+def _read_block(lines: List[re.Match[str]], text: str) -> VmTotals:
+    sizes = {line["name"].lower(): int(line["kilobytes"]) << 10 for line in lines}
+    sizes = {name: size for name, size in sizes.items() if size < _MAX_BYTES}
+    fields: Dict[str, int] = {_FIELDS[name]: size for name, size in sizes.items() if name in _FIELDS}
+    nonpaged = [sizes[name] for name in ("nonpagedpool usage", "nonpagedpoolnx usage") if name in sizes]
+    if nonpaged:
+        fields["nonpaged_bytes"] = sum(nonpaged)
+    return VmTotals(SystemMemory(**fields), tuple(f"!vm says: {alarm}" for alarm in _ALARM.findall(text)))
