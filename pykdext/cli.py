@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import List, Optional, Sequence
+from typing import AbstractSet, List, Optional, Sequence, Tuple
 
 from pykdext import __version__
 from pykdext.errors import PykdextError
@@ -14,8 +14,11 @@ from pykdext.selection import SORT_KEYS
 
 DONE, PARTIAL, USAGE, UNUSABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
-_COMMANDS = ("analyze", "used", "find", "blocks", "snapshot")
+_COMMANDS = ("analyze", "used", "find", "blocks", "diff", "trend", "record", "snapshot")
 _MIN_WIDTH, _MAX_WIDTH = 80, 120
+_DELTA_KEYS = ("bytes", "outstanding", "allocs", "frees", "rate", "tag")
+_SPARKS = frozenset("\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588")
+"""The only characters beyond ASCII that are ever shown, where the terminal can."""
 
 _EXIT_STATUS = """\
 exit status: 0 done; 1 done, but part of the input could not be used; 2 wrong usage; 3 the input is not usable"""
@@ -82,15 +85,13 @@ def _build_parser() -> argparse.ArgumentParser:
     analyze.add_argument("--top", type=_positive, metavar="N", default=5, help="at most N suspects (default: 5)")
 
     used = commands.add_parser(
-        "used", parents=[formatted], help="the tag table, like poolmon and !poolused", epilog=_EXIT_STATUS
+        "used",
+        parents=[formatted, _row_options()],
+        help="the tag table, like poolmon and !poolused",
+        epilog=_EXIT_STATUS,
     )
     _add_source(used)
-    used.add_argument("--pool", choices=[pool.value for pool in PoolKind], help="only this pool")
     used.add_argument("--sort", choices=SORT_KEYS, default="bytes", help="largest first by this (default: bytes)")
-    used.add_argument(
-        "--tag", action="append", metavar="PATTERN", default=[], help="only these tags; * and ? match, may repeat"
-    )
-    used.add_argument("--top", type=_positive, metavar="N", help="at most N rows")
     used.add_argument(
         "--view",
         choices=("poolmon", "poolused"),
@@ -107,6 +108,44 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_source(blocks)
     blocks.add_argument("--top", type=_positive, metavar="N", default=10, help="list N blocks (default: 10)")
 
+    diff = commands.add_parser(
+        "diff", parents=[formatted, _row_options()], help="growth between any two sources", epilog=_EXIT_STATUS
+    )
+    diff.add_argument("before", metavar="BEFORE", help="dump, log, pasted !poolused or snapshot")
+    diff.add_argument("after", metavar="AFTER", nargs="?", help="the same, later (default: the session or machine)")
+    diff.add_argument(
+        "--sort",
+        type=_delta_keys,
+        metavar="KEYS",
+        default=("bytes",),
+        help=f"one or more of {', '.join(_DELTA_KEYS)}, separated by commas (default: bytes)",
+    )
+
+    trend = commands.add_parser(
+        "trend",
+        parents=[formatted],
+        help="a series of logs: which tag grows, how fast, until when",
+        epilog=_EXIT_STATUS,
+    )
+    trend.add_argument("logs", metavar="LOG", nargs="+", help="logs, snapshots or dumps: files, folders or patterns")
+    trend.add_argument("--every", type=_duration, metavar="TIME", help="time between samples without one, e.g. 15m")
+    trend.add_argument("--mixed", action="store_true", help="take samples of different machines as one series")
+
+    record = commands.add_parser(
+        "record", parents=[common], help="sample a live machine or session", epilog=_EXIT_STATUS
+    )
+    record.add_argument(
+        "-o", "--output", dest="folder", metavar="DIR", default=".", help="folder for the samples (default: this one)"
+    )
+    record.add_argument(
+        "--every", type=_duration, metavar="TIME", default=900.0, help="e.g. 15m, 90s, 1h (default: 15m)"
+    )
+    record.add_argument("--count", type=_positive, metavar="N", default=200, help="samples to take (default: 200)")
+    record.add_argument(
+        "--recipe", action="store_true", help="print a script that does it with what Windows brings along"
+    )
+    record.set_defaults(format="text", output=None)
+
     snapshot = commands.add_parser("snapshot", parents=[common], help="keep a state for later", epilog=_EXIT_STATUS)
     _add_source(snapshot)
     snapshot.add_argument("-o", "--output", metavar="FILE", required=True, help="snapshot to write; .gz compresses it")
@@ -115,7 +154,43 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="crash dump (also .gz, .xz) or snapshot file")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="?",
+        help="dump, log or snapshot (default: the debugger's session, or the live machine)",
+    )
+
+
+def _row_options() -> argparse.ArgumentParser:
+    """The options that choose rows of a table of tags."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--pool", choices=[pool.value for pool in PoolKind], help="only this pool")
+    parser.add_argument(
+        "--tag", action="append", metavar="PATTERN", default=[], help="only these tags; * and ? match, may repeat"
+    )
+    parser.add_argument("--top", type=_positive, metavar="N", help="at most N rows")
+    return parser
+
+
+def _duration(text: str) -> float:
+    """Seconds of ``90s``, ``15m``, ``1h``, ``2d``; a plain number is seconds."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:].lower())
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a time such as 90s, 15m, 1h")
+    return seconds
+
+
+def _delta_keys(text: str) -> Tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(","))
+    unknown = [key for key in keys if key not in _DELTA_KEYS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"found {unknown[0]!r}, expected one of {', '.join(_DELTA_KEYS)}")
+    return keys
 
 
 def _width(text: str) -> int:
@@ -148,40 +223,32 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.width is None:
         options.width = max(_MIN_WIDTH, min(_MAX_WIDTH, shutil.get_terminal_size((100, 25)).columns))
+    options.unicode = sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf")
     with TerminalProgress() as progress:
         outcome = getattr(commands, options.command)(options, progress)
     if options.output:
-        _write_file(options.output, outcome.text)
+        from pykdext.wholefile import write_text
+
+        write_text(options.output, outcome.text)
     else:
-        _write_screen(outcome.text)
+        _write_screen(outcome.text, _SPARKS if options.unicode else frozenset())
     if not outcome.usable:
         return UNUSABLE
     return DONE if outcome.complete else PARTIAL
 
 
-def _write_file(path: str, text: str) -> None:
-    from pykdext.wholefile import write_whole
-
-    data = text.encode("utf-8")
-    if path.endswith(".gz"):
-        import gzip
-
-        data = gzip.compress(data, mtime=0)
-    write_whole(path, data)
-
-
-def _write_screen(text: str) -> None:
-    """Text may quote names from hostile memory: nothing but printable ASCII and line ends reaches the terminal."""
-    sys.stdout.write(_harmless(text))
+def _write_screen(text: str, beyond_ascii: AbstractSet[str]) -> None:
+    """Text may quote names from hostile memory: only printable ASCII, line ends and our own sparks are shown."""
+    sys.stdout.write(_harmless(text, beyond_ascii))
     sys.stdout.flush()
 
 
-def _harmless(text: str) -> str:
+def _harmless(text: str, beyond_ascii: AbstractSet[str] = frozenset()) -> str:
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
     return "".join(
         character
-        if character == "\n" or (character.isascii() and character.isprintable())
+        if character == "\n" or character in beyond_ascii or (character.isascii() and character.isprintable())
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )

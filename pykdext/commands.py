@@ -5,19 +5,26 @@ Each function is named like its command and takes the parsed options.
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Tuple
 
 from pykdext import pipeline
-from pykdext.model import PoolKind
+from pykdext.growth import rank_deltas
+from pykdext.model import Diff, PoolKind, TagDelta
 from pykdext.pipeline import TagLists
 from pykdext.progress import ReportProgress
+from pykdext.records.recipe import render_recipe
 from pykdext.report.blocklist import render_blocks_text
+from pykdext.report.difftext import render_diff_text
 from pykdext.report.dumpsummary import render_summary_json, render_summary_text
+from pykdext.report.growthdoc import render_diff_json, render_trend_json
 from pykdext.report.jsondoc import render_blocks_json, render_owners_json, render_report_json, render_snapshot_json
 from pykdext.report.plaintext import render_owners_text, render_report_text
 from pykdext.report.tagtable import render_poolmon_text, render_poolused_text
-from pykdext.selection import Selection, select_tags, select_usages
+from pykdext.report.trendtext import render_trend_text
+from pykdext.selection import Selection, matches_any, select_tags, select_usages
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,53 @@ def blocks(options: Namespace, progress: ReportProgress) -> Outcome:
         report = pipeline.find_blocks(source, options.tag, options.top, progress)
     text = render_blocks_json(report) if options.format == "json" else render_blocks_text(report, options.width)
     return Outcome(text, complete=report.warnings == source.snapshot.warnings)
+
+
+def diff(options: Namespace, progress: ReportProgress) -> Outcome:
+    """``poolleak diff``: what changed between two states."""
+    found = pipeline.compare_states(options.before, options.after, progress, options.symbols)
+    rows = _choose_deltas(found, options)
+    text = render_diff_json(found, rows) if options.format == "json" else render_diff_text(found, rows, options.width)
+    return Outcome(text, complete=True)
+
+
+def _choose_deltas(found: Diff, options: Namespace) -> Tuple[TagDelta, ...]:
+    """The rows of a diff that the options ask for."""
+    wanted = [
+        delta
+        for delta in rank_deltas(found.deltas, options.sort)
+        if options.pool in (None, delta.pool.value) and matches_any(options.tag, delta.tag)
+    ]
+    return tuple(wanted[: options.top])
+
+
+def trend(options: Namespace, progress: ReportProgress) -> Outcome:
+    """``poolleak trend``: which tag grows, how fast, until when."""
+    lists = TagLists.load(options.pooltags)
+    followed = pipeline.follow_files(options.logs, lists, options.every, options.mixed, progress)
+    report = replace(followed.report, warnings=(*followed.unusable, *followed.report.warnings))
+    if options.format == "json":
+        text = render_trend_json(report)
+    else:
+        described = lists.describe_tags(trend.tag for trend in report.trends)
+        questions = {tag: item.next_question for tag, item in described.items() if item.next_question}
+        text = render_trend_text(report, options.width, options.unicode, questions)
+    return Outcome(text, complete=not followed.unusable)
+
+
+def record(options: Namespace, _progress: ReportProgress) -> Outcome:
+    """``poolleak record``: samples of a live machine, or the recipe to take them with Windows' own tools."""
+    if options.recipe:
+        return Outcome(render_recipe(round(options.every), options.count, options.folder), complete=True)
+    taken = 0
+    try:
+        for path in pipeline.record_samples(options.folder, options.every, options.count, options.symbols):
+            taken += 1
+            sys.stdout.write(f"{taken} of {options.count}: {path}\n")
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return Outcome(f"stopped after {taken} of {options.count} samples; all of them are kept\n", complete=False)
+    return Outcome("", complete=True)
 
 
 def snapshot(options: Namespace, progress: ReportProgress) -> Outcome:

@@ -62,9 +62,13 @@ def count_sizes(blocks: Iterable[Allocation]) -> Tuple[Tuple[int, int], ...]:
     return tuple(sorted(counts.items(), key=lambda entry: (-entry[0] * entry[1], entry[0])))
 
 
+def matches_any(patterns: Sequence[str], tag: PoolTag) -> bool:
+    """Whether one of the wildcards names the tag, or there are none."""
+    return not patterns or any(match_tag(pattern, tag) for pattern in patterns)
+
+
 def _matching(snapshot: PoolSnapshot, selection: Selection) -> Iterable[TagUsage]:
-    patterns = selection.patterns
-    return (row for row in snapshot.tags if not patterns or any(match_tag(pattern, row.tag) for pattern in patterns))
+    return (row for row in snapshot.tags if matches_any(selection.patterns, row.tag))
 
 
 _SortKey = Callable[[PoolTag, Sequence[PoolUsage]], int]

@@ -22,3 +22,13 @@ def write_whole(path: str, data: bytes) -> None:
         if os.path.exists(partial):
             os.unlink(partial)
         raise
+
+
+def write_text(path: str, text: str) -> None:
+    """``write_whole`` of UTF-8 text, compressed by gzip if ``path`` ends in ``.gz``."""
+    data = text.encode("utf-8")
+    if path.endswith(".gz"):
+        import gzip
+
+        data = gzip.compress(data, mtime=0)
+    write_whole(path, data)

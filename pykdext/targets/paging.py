@@ -145,8 +145,8 @@ class AddressSpace:
     def learn_invalid_pte_mask(self, address: int, size: int) -> bool:
         """Look for an entry of a virtual range that shows the mask; whether the mask is known now.
 
-        A page in transition has a frame number that some machine can have: the bits above it are the mask. And an entry
-        is stored as it is only where it has a bit of the mask itself.
+        A page in transition has a frame number that some machine can have: the bits above it are the mask. And a
+        prototype entry is stored as it is only where its address has a bit of the mask.
         """
         if self._invalid_pte_mask is None:
             shown = (_shown_mask(entry) for entry in self._iter_entries(address, address + size))
@@ -326,7 +326,8 @@ def _shown_mask(entry: int) -> Optional[int]:
     """The mask against L1TF, if the entry shows it."""
     if entry & (_VALID | _PROTOTYPE | _TRANSITION | _STORED_AS_IS) == _TRANSITION:
         return entry & _GUARD_BITS
-    if entry & (_VALID | _STORED_AS_IS | USUAL_INVALID_PTE_MASK) == _STORED_AS_IS | USUAL_INVALID_PTE_MASK:
+    stored = _PROTOTYPE | _STORED_AS_IS | USUAL_INVALID_PTE_MASK
+    if entry & (_VALID | stored) == stored:
         return USUAL_INVALID_PTE_MASK
     return None
 

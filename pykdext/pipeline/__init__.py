@@ -1,0 +1,27 @@
+"""The sentences of the tool: each command is one function, from sources to values ready to be shown."""
+
+from __future__ import annotations
+
+from pykdext.pipeline.blocks import find_blocks
+from pykdext.pipeline.recording import record_samples
+from pykdext.pipeline.sources import NoTagTablesError, Source, load_states, open_source
+from pykdext.pipeline.states import FollowedSeries, compare_states, expand_paths, follow_files
+from pykdext.pipeline.taglists import TagLists
+from pykdext.pipeline.verdict import FoundOwners, analyze, find_owners
+
+__all__ = [
+    "FollowedSeries",
+    "FoundOwners",
+    "NoTagTablesError",
+    "Source",
+    "TagLists",
+    "analyze",
+    "compare_states",
+    "expand_paths",
+    "find_blocks",
+    "find_owners",
+    "follow_files",
+    "load_states",
+    "open_source",
+    "record_samples",
+]

@@ -1,0 +1,91 @@
+"""Opening a source: recognised by its content, read into a snapshot; a dump or session also into its kernel."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Iterator, Optional, Tuple
+
+from pykdext.errors import LayoutNotFoundError, PykdextError, TargetError
+from pykdext.kernel.kernel import Kernel, open_kernel
+from pykdext.kernel.pooltables import read_pool_snapshot
+from pykdext.model import DumpSummary, PoolSnapshot
+from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.records.live import read_live_snapshot
+from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log
+from pykdext.targets.crashdump import open_crashdump
+from pykdext.targets.protocol import Target
+from pykdext.targets.session import is_in_debugger, open_session
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source: its snapshot, and its kernel if it has memory to search (a log has none)."""
+
+    snapshot: PoolSnapshot
+    kernel: Optional[Kernel]
+
+
+class NoTagTablesError(PykdextError):
+    """The tag tables of a dump cannot be read; ``summary`` holds what the dump tells nevertheless."""
+
+    def __init__(self, summary: DumpSummary) -> None:
+        super().__init__(f"{summary.path}: {summary.reason}")
+        self.summary = summary
+
+
+@contextmanager
+def open_source(
+    path: Optional[str], progress: ReportProgress = ignore_progress, symbol_path: Optional[str] = None
+) -> Iterator[Source]:
+    """Recognise ``path`` by its content and read its pools; of a log with several snapshots the last one.
+
+    Without a path it is the debugger's session, or else the live machine. ``symbol_path`` is where a dump's PDB is
+    looked for; None: along the environment's ``_NT_SYMBOL_PATH``.
+
+    Raises:
+        NoTagTablesError: the dump can be read, but not its tag tables.
+        PykdextError: one line that says what is wrong.
+        OSError: the file cannot be opened.
+    """
+    if path is None:
+        yield _open_machine(symbol_path)
+    elif _is_log(path):
+        yield Source(load_log(path)[-1], None)
+    else:
+        with open_crashdump(path, lambda done, total: progress(done, total, "unpacking")) as target:
+            yield _read_target(target, path, symbol_path)
+
+
+def load_states(
+    path: Optional[str], progress: ReportProgress = ignore_progress, symbol_path: Optional[str] = None
+) -> Tuple[PoolSnapshot, ...]:
+    """All snapshots of a source, in its order: one of a dump, a session or a machine, any number of a log."""
+    if path is not None and _is_log(path):
+        return load_log(path)
+    with open_source(path, progress, symbol_path) as source:
+        return (source.snapshot,)
+
+
+def _is_log(path: str) -> bool:
+    with open(path, "rb") as file:
+        return is_log_head(file.read(HEAD_BYTES))
+
+
+def _open_machine(symbol_path: Optional[str]) -> Source:
+    """The debugger's session if there is one around us, else this machine."""
+    if is_in_debugger():
+        return _read_target(open_session(), "", symbol_path)
+    if sys.platform != "win32":
+        raise TargetError("SOURCE: found none, expected a dump, log or snapshot; only Windows has live pools")
+    return Source(read_live_snapshot(), None)
+
+
+def _read_target(target: Target, path: str, symbol_path: Optional[str]) -> Source:
+    kernel = open_kernel(target, os.environ.get("_NT_SYMBOL_PATH", "") if symbol_path is None else symbol_path)
+    try:
+        return Source(read_pool_snapshot(kernel, path), kernel)
+    except (TargetError, LayoutNotFoundError) as error:
+        raise NoTagTablesError(DumpSummary(path, target.facts, target.modules(), str(error))) from error
