@@ -299,9 +299,9 @@ MASKED_TRANSITION, PLAIN_TRANSITION = 0x888880 | BIT_45, 0x888880
         ([MASKED_TRANSITION], "low"),
         ([PLAIN_TRANSITION], "high"),
         ([0x888880 | BIT_45 | 1 << 47], "low"),
-        ([BIT_45 | 0x490], "low"),  # a shared page, or a page file's: stored as it is because of the bit
+        ([BIT_45 | 0x490], "low"),  # stored as it is because of the bit
         ([0, 0x80, 0x888890, 0x480, 0x490, MASKED_TRANSITION], "low"),
-        ([0, 0x80, 0x888890, 0x480, 0x490, 0x888063, BIT_45 | 0x480, BIT_45 | 0xC80], None),
+        ([0, 0x80, 0x888890, 0x480, 0x490, 0x888063, BIT_45 | 0x480, BIT_45 | 0xC80, BIT_45 | 0x90], None),
         ([PLAIN_TRANSITION, MASKED_TRANSITION], "high"),
     ],
 )
