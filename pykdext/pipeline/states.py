@@ -55,7 +55,7 @@ def follow_files(
     files = expand_paths(paths)
     snapshots: List[PoolSnapshot] = []
     unusable: List[str] = []
-    with _paused_collector():
+    with paused_collector():
         for done, path in enumerate(files):
             progress(done, len(files), "logs")
             try:
@@ -88,7 +88,7 @@ def expand_paths(paths: Sequence[str]) -> Tuple[str, ...]:
 
 
 @contextmanager
-def _paused_collector() -> Iterator[None]:
+def paused_collector() -> Iterator[None]:
     """No garbage collection: a series is hundreds of thousands of values that all stay, and each pass visits them."""
     was_enabled = gc.isenabled()
     gc.disable()

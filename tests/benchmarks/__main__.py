@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
-from tests.benchmarks import imagereading, immediateindex, physicalpages, wholeprocess
+from tests.benchmarks import growthtrends, imagereading, immediateindex, physicalpages, wholeprocess
 from tests.benchmarks.results import Report, render_reports
 from tests.benchmarks.rounds import ContestantError
 
@@ -26,6 +26,7 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "process": wholeprocess.run,
     "immediates": immediateindex.run,
     "images": imagereading.run,
+    "growth": growthtrends.run,
 }
 
 
