@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import AbstractSet, List, Optional, Sequence, Tuple
+from typing import AbstractSet, Any, List, Optional, Sequence, Tuple, Union
 
 from pykdext import __version__
 from pykdext.errors import PykdextError
@@ -99,9 +99,20 @@ def _build_parser() -> argparse.ArgumentParser:
         help="a line for each tag and pool, or one for each tag (default: poolmon)",
     )
 
-    find = commands.add_parser("find", parents=[formatted], help="who owns these tags", epilog=_EXIT_STATUS)
-    find.add_argument("tags", nargs="+", type=_tag, metavar="TAG", help="a tag of 1 to 4 characters; \\xNN is a byte")
-    _add_source(find)
+    find = commands.add_parser(
+        "find",
+        parents=[formatted],
+        help="who owns these tags",
+        epilog=_EXIT_STATUS,
+        usage="poolleak find [-h] [options] TAG... [SOURCE]",
+    )
+    find.add_argument(
+        "tags",
+        nargs="+",
+        action=_TagsAndSource,
+        metavar="TAG",
+        help="tags of 1 to 4 characters (\\xNN is a byte), then the SOURCE, if it is not the debugger's session",
+    )
 
     blocks = commands.add_parser("blocks", parents=[formatted], help="where a tag's blocks are", epilog=_EXIT_STATUS)
     blocks.add_argument("tag", type=_tag, metavar="TAG", help="a tag of 1 to 4 characters; \\xNN is a byte")
@@ -160,6 +171,32 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="dump, log or snapshot (default: the debugger's session, or the live machine)",
     )
+
+
+class _TagsAndSource(argparse.Action):
+    """Tags, and a source behind them: a last word that is a file, or too long for a tag."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Union[str, Sequence[Any], None],
+        option_string: Optional[str] = None,
+    ) -> None:
+        words = [str(word) for word in values or ()]
+        namespace.source = words.pop() if len(words) > 1 and _is_source(words[-1]) else None
+        try:
+            namespace.tags = [_tag(word) for word in words]
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+
+
+def _is_source(word: str) -> bool:
+    try:
+        PoolTag.from_text(word)
+    except ValueError:
+        return True
+    return os.path.exists(word)
 
 
 def _row_options() -> argparse.ArgumentParser:

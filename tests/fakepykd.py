@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import sys
+import threading
 from collections import Counter
 from pathlib import PureWindowsPath
 from types import SimpleNamespace
@@ -162,6 +163,7 @@ class FakePykd:
         self.reads, self.failures, self.commands = [], [], []
         self.console = FakeConsole()
         self._hidden = set()
+        self._stopped, self.ran, self.stops_by_itself = threading.Event(), 0, False
 
     @classmethod
     def of_machine(cls, machine, *, system="bitmap", symbols=True, **options):
@@ -303,6 +305,23 @@ class FakePykd:
     def currentTime(self):
         self._count("currentTime")
         return self.time
+
+    # Running the target: go() returns when the target stops, breakin() stops it from another thread
+
+    def go(self):
+        self._count("go")
+        if self.system in DUMPS or self.system == "local":
+            raise DbgException("IDebugControl::SetExecutionStatus failed with HRESULT 0x80004005")
+        self.ran += 1
+        self._stopped.clear()
+        if self.stops_by_itself:
+            return
+        if not self._stopped.wait(timeout=30):
+            raise AssertionError("nobody broke into the target")
+        self.time += 1
+
+    def breakin(self):
+        self._stopped.set()
 
     def _demand_session(self):
         if self.system == "none":

@@ -120,7 +120,8 @@ def test_output_goes_to_a_file(dump, capsys, tmp_path):
     [
         (b"", "empty"),
         (b"MDMP" + bytes(5000), "user-mode"),
-        (b"no dump at all, just text", "PAGEDU64"),
+        (b"no dump at all, just text", "poolmon"),
+        (b"\x00\x01\x02 binary \xff\xfe" * 9, "PAGEDU64"),
         (b"PAGEDU64" + bytes(100), "0x"),
         (b"PK\x03\x04" + bytes(100), "zip"),
         (b"MSCF" + bytes(100), "cab"),
@@ -146,7 +147,7 @@ def test_an_output_that_cannot_be_written_gets_one_line(dump, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["used"],
+        ["find", "Toolong"],
         ["used", "x", "--sort", "size"],
         ["find", "Toolong", "x"],
         ["used", "x", "--top", "0"],

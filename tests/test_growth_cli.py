@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -13,12 +12,11 @@ import pytest
 from dumps.forge import forge
 from dumps.forge.poolmonlogs import HOURS, iter_logs
 from pykdext.cli import main
-from pykdext.errors import TargetError
-from pykdext.model import SnapshotSource
 from pykdext.pipeline import record_samples
 from pykdext.records.snapshotfile import load_snapshot
 from tests.builders import row, snapshot, usage
 from tests.conftest import PROJECT
+from tests.fakepykd import FakePykd
 
 SAMPLES = PROJECT / "dumps" / "samples" / "poolmon"
 
@@ -153,15 +151,59 @@ def test_samples_are_taken_at_fixed_times_and_whole(monkeypatch, tmp_path):
         return (taken[-1],)
 
     monkeypatch.setattr("pykdext.pipeline.recording.load_states", live)
-    paths = list(record_samples(str(tmp_path / "new"), 60, 3, sleep=clock.sleep, clock=clock))
+    paths = list(record_samples(str(tmp_path / "new"), 60, 3, let_pass=clock.sleep, clock=clock))
     assert clock.slept == [53.0, 53.0]
     assert [load_snapshot(path) for path in paths] == taken
     assert all(gzip.open(path).read() for path in paths)
 
 
-def test_a_machine_that_stands_still_is_not_recorded(monkeypatch, tmp_path):
-    still = replace(snapshot(), source=SnapshotSource("live kernel session"))
-    monkeypatch.setattr("pykdext.pipeline.recording.load_states", lambda *_paths, **_options: (still,))
-    with pytest.raises(TargetError, match="stands still"):
-        list(record_samples(str(tmp_path), 1, 2))
-    assert list(tmp_path.iterdir()) == []
+@pytest.fixture
+def server():
+    return forge("pipo", build=19041)
+
+
+def test_a_remote_machine_is_resumed_for_the_interval_and_stopped_again(server, monkeypatch, tmp_path, capsys):
+    fake = FakePykd.of_machine(server, system="remote")
+    fake.install(monkeypatch)
+    status, out, err = run(capsys, "record", "-o", tmp_path, "--every", "0.05s", "--count", 3)
+    assert (status, err) == (0, "")
+    assert fake.ran == 2
+    states = [load_snapshot(str(path)) for path in sorted(tmp_path.iterdir())]
+    assert len(states) == len(out.splitlines()) == 3
+    assert all(state.source.kind == "live kernel session" for state in states)
+
+
+def test_a_machine_that_stops_by_itself_ends_the_recording(server, monkeypatch, tmp_path, capsys):
+    fake = FakePykd.of_machine(server, system="remote")
+    fake.stops_by_itself = True
+    fake.install(monkeypatch)
+    status, _, err = run(capsys, "record", "-o", tmp_path, "--every", "1h", "--count", 3)
+    assert status == 3
+    assert "stopped before its time" in err
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_local_kernel_reads_on(server, monkeypatch, tmp_path, capsys):
+    fake = FakePykd.of_machine(server, system="local")
+    fake.install(monkeypatch)
+    status, _, _ = run(capsys, "record", "-o", tmp_path, "--every", "0.05s", "--count", 2)
+    assert (status, fake.ran, len(list(tmp_path.iterdir()))) == (0, 0, 2)
+
+
+def test_a_dump_in_the_debugger_is_not_recorded(server, monkeypatch, tmp_path, capsys):
+    FakePykd.of_machine(server).install(monkeypatch)
+    assert "stands still" in fails(capsys, "record", "-o", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_ctrl_break_while_the_machine_runs_goes_on(server, monkeypatch, tmp_path):
+    fake = FakePykd.of_machine(server, system="remote")
+
+    def broken():
+        raise SystemExit("CTRL+BREAK")
+
+    fake.go = broken
+    fake.install(monkeypatch)
+    with pytest.raises(SystemExit, match="CTRL"):
+        main(["record", "-o", str(tmp_path), "--every", "1h", "--count", "3"])
+    assert len(list(tmp_path.iterdir())) == 1

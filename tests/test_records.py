@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 import struct
@@ -129,6 +130,7 @@ class TestQuantities:
             ("0.18%", "bytes", None),
             ("many", "bytes", None),
             ("1..5 KB", "bytes", None),
+            ("1. KB", "bytes", None),
         ],
     )
     def test_sizes(self, text, unit, size):
@@ -218,6 +220,15 @@ class TestLoadLog:
         monkeypatch.setattr("pykdext.records.textfile.MAX_TEXT_BYTES", 100)
         with pytest.raises(RecordFormatError, match="more than 0 MB"):
             load_log(save(tmp_path, "x.log", writers.write_poolmon(ROWS)))
+
+    @pytest.mark.parametrize("was_enabled", [True, False])
+    def test_the_garbage_collector_is_left_as_it_was(self, tmp_path, was_enabled):
+        (gc.enable if was_enabled else gc.disable)()
+        try:
+            load_log(save(tmp_path, "x.log", writers.write_poolmon(ROWS)))
+            assert gc.isenabled() == was_enabled
+        finally:
+            gc.enable()
 
     @pytest.mark.parametrize(
         ("head", "is_log"),

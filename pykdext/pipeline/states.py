@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import glob
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 from pykdext import growth
 from pykdext.errors import PykdextError, RecordFormatError
@@ -55,13 +53,12 @@ def follow_files(
     files = expand_paths(paths)
     snapshots: List[PoolSnapshot] = []
     unusable: List[str] = []
-    with paused_collector():
-        for done, path in enumerate(files):
-            progress(done, len(files), "logs")
-            try:
-                snapshots += load_states(path)
-            except (PykdextError, OSError) as error:
-                unusable.append(str(error))
+    for done, path in enumerate(files):
+        progress(done, len(files), "logs")
+        try:
+            snapshots += load_states(path)
+        except (PykdextError, OSError) as error:
+            unusable.append(str(error))
     if not snapshots:
         found = unusable[0] if unusable else "no file"
         raise RecordFormatError(", ".join(paths), None, found, "logs, snapshots or dumps")
@@ -85,15 +82,3 @@ def expand_paths(paths: Sequence[str]) -> Tuple[str, ...]:
         else:
             files.append(path)
     return tuple(dict.fromkeys(files))
-
-
-@contextmanager
-def paused_collector() -> Iterator[None]:
-    """No garbage collection: a series is hundreds of thousands of values that all stay, and each pass visits them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

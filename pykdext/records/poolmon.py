@@ -9,7 +9,6 @@ lines that are odd (retyped, glued, cut) are looked at one by one.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.model import PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory, TagUsage
@@ -129,17 +128,14 @@ def _find_lines(data: bytes, word: bytes, pattern: re.Pattern[bytes]) -> Iterato
 
 
 def _find_rows_end(data: bytes, start: int, end: int) -> int:
-    """The end of the last line that looks like a row."""
+    """The end of the last line that looks like a row; there is one."""
     last = {word: data.rfind(word, start, end) for word in _POOLS}
-    while True:
+    word = max(last, key=last.__getitem__)
+    while not _ROW_MARK.match(data, last[word], end):
+        last[word] = data.rfind(word, start, last[word])
         word = max(last, key=last.__getitem__)
-        position = last[word]
-        if position < 0:
-            return end
-        if _ROW_MARK.match(data, position, end):
-            line_end = data.find(b"\n", position, end)
-            return end if line_end < 0 else line_end
-        last[word] = data.rfind(word, start, position)
+    line_end = data.find(b"\n", last[word], end)
+    return end if line_end < 0 else line_end
 
 
 def _read_screen(file: TextFile, screen: _Screen, preamble_start: int, first_line: int) -> PoolSnapshot:
@@ -202,9 +198,8 @@ def _read_regular_rows(rows: bytes) -> Optional[Tuple[TagUsage, ...]]:
     return join_sides(sides[b"Nonp"], sides[b"Paged"])
 
 
-@lru_cache(maxsize=1 << 16)
 def _read_usage(allocs: bytes, frees: bytes, diff: bytes, used: bytes) -> Optional[PoolUsage]:
-    """The numbers of a row, or None if Diff is not Allocs - Frees. Cached: quiet tags repeat theirs in every log."""
+    """The numbers of a row, or None if Diff is not Allocs - Frees."""
     allocated, freed, outstanding, bytes_used = int(allocs), int(frees), int(diff), int(used)
     if outstanding == allocated - freed and outstanding >= 0 and bytes_used >= 0:
         return PoolUsage(allocated, freed, outstanding, bytes_used)

@@ -27,6 +27,7 @@ from pykdext.targets.sessiontext import (
     parse_system,
     run_command,
 )
+from pykdext.targets.sessiontime import run_machine, sleep_in_slices
 from pykdext.targets.triage import NO_TAG_TABLES
 
 if TYPE_CHECKING:
@@ -124,6 +125,21 @@ class Session:
         """What the debugger says of the session. Its warnings grow by what ``modules`` and reads find wrong."""
         module_warnings = () if self._modules is None else self._modules.warnings
         return replace(self._facts, warnings=self._facts.warnings + module_warnings + self._memory.warnings)
+
+    def let_pass(self, seconds: float) -> None:
+        """Let the machine run for ``seconds``: a local kernel does so by itself, a remote one is resumed and stopped.
+
+        TargetError for a dump, whose time stands still, and if the machine stops early. What was read stays as it was:
+        open a new session to see the later state.
+        """
+        kind = self._facts.kind
+        if kind == LOCAL_SESSION:
+            sleep_in_slices(seconds)
+        elif kind == LIVE_SESSION:
+            if seconds > 0:
+                run_machine(self._pykd, seconds)
+        else:
+            raise TargetError(f"recording: found a {kind}, expected a live machine: the time of a dump stands still")
 
     def read_virtual(self, address: int, size: int) -> bytes:
         """All ``size`` bytes at a kernel virtual address, or MemoryReadError."""

@@ -9,7 +9,6 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from pykdext.growth import follow_series
 from pykdext.model import PoolKind, PoolSnapshot, Verdict
-from pykdext.pipeline.states import paused_collector
 from pykdext.records.logs import load_log
 from tests.benchmarks.results import MILLISECONDS, OURS, Report, Work
 from tests.benchmarks.rounds import ContestantError, run_in_turns, time_seconds
@@ -54,12 +53,7 @@ def run(folder: Path, rounds: int, *, quick: bool, slow: bool) -> Report:
 
 def _measure_ours(paths: Sequence[Path]) -> Tuple[float, float]:
     snapshots: List[PoolSnapshot] = []
-
-    def parse() -> None:
-        with paused_collector():
-            snapshots.extend(state for path in paths for state in load_log(str(path)))
-
-    parse_seconds = time_seconds(parse)
+    parse_seconds = time_seconds(lambda: snapshots.extend(state for path in paths for state in load_log(str(path))))
     leaks: List[str] = []
 
     def follow() -> None:
