@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator, Optional, Sequence, Tuple
 
+from pykdext.enginenames import find_engine_name
 from pykdext.model import Evidence, ImageCoverage, NextStep, Owner, PoolKind, PoolSnapshot, Role, Suspect
 from pykdext.units import format_address, format_bytes, format_count, format_share
 
@@ -44,11 +45,14 @@ def _name_owners(owners: Sequence[Owner]) -> str:
 def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[NextStep, ...]:
     """The commands that lead on from here: WinDbg's for a suspect, poolleak's where growth must be seen first."""
     steps = list(dict.fromkeys(step for suspect in suspects[:3] for step in _suspect_steps(suspect)))
-    source = snapshot.source.path or "DUMP"
+    program = "!py poolleak" if snapshot.source.is_session else "poolleak"
+    source = f" {snapshot.source.path}" if snapshot.source.path else ""
     if not suspects:
-        steps.append(NextStep(f"poolleak used {source} --top 20", "look at the largest tags yourself"))
-    steps.append(NextStep(f"poolleak snapshot {source} -o before.json", "keep this state; a later one shows what grew"))
-    return tuple(steps)
+        steps.append(NextStep(f"{program} used{source} --top 20", "look at the largest tags yourself"))
+    if snapshot.source.is_session and snapshot.source.symbols == "inference":
+        steps.append(NextStep(".reload /f nt", "symbols of nt (after .symfix): they name what was inferred"))
+    keep = NextStep(f"{program} snapshot{source} -o before.json", "keep this state; a later one shows what grew")
+    return (*steps, keep)
 
 
 def _look_at(address: int, place: Evidence) -> NextStep:
@@ -69,7 +73,7 @@ def _suspect_steps(suspect: Suspect) -> Iterator[NextStep]:
     if suspect.role is Role.OBJECT:
         return
     for owner in suspect.owners[:2]:
-        yield NextStep(f"lmvm {owner.module.rsplit('.', 1)[0]}", f"version and vendor of {owner.module}")
+        yield NextStep(f"lmvm {find_engine_name(owner.module)}", f"version and vendor of {owner.module}")
         place = next((item for item in owner.evidence if item.rva is not None), None)
         if place is not None and owner.base is not None and place.rva is not None:
             yield _look_at(owner.base + place.rva, place)

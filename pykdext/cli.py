@@ -5,20 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import AbstractSet, Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 from pykdext import __version__
 from pykdext.errors import PykdextError
 from pykdext.model import PoolKind, PoolTag
+from pykdext.screen import Screen, open_screen, silence_output
 from pykdext.selection import SORT_KEYS
+from pykdext.targets.debugger import is_in_debugger
 
 DONE, PARTIAL, USAGE, UNUSABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
-_COMMANDS = ("analyze", "used", "find", "blocks", "diff", "trend", "record", "snapshot")
+_COMMANDS = ("analyze", "used", "find", "blocks", "diff", "trend", "record", "snapshot", "setup-windbg")
 _MIN_WIDTH, _MAX_WIDTH = 80, 120
 _DELTA_KEYS = ("bytes", "outstanding", "allocs", "frees", "rate", "tag")
-_SPARKS = frozenset("\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588")
-"""The only characters beyond ASCII that are ever shown, where the terminal can."""
+
+_ARGUMENTS_LOST = (
+    "arguments: found only empty ones, expected a command or a source. Hint: pykd.pyd was loaded without its "
+    "bootstrapper, which loses them: type .unload pykd.pyd, .load pykd (the pykd.dll of pykd_ext), then !py poolleak"
+)
 
 _EXIT_STATUS = """\
 exit status: 0 done; 1 done, but part of the input could not be used; 2 wrong usage; 3 the input is not usable"""
@@ -27,27 +32,34 @@ exit status: 0 done; 1 done, but part of the input could not be used; 2 wrong us
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command and return its exit status; everything a user did wrong is said in one line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    screen = open_screen()
+    in_debugger = is_in_debugger()
+    if in_debugger and words and not any(words):
+        return _fail(screen, _ARGUMENTS_LOST, USAGE)
     parser = _build_parser()
-    if not words:
+    if not words and not in_debugger:
         parser.print_help()
         return USAGE
     options = parser.parse_args(_with_default_command(words))
     try:
-        return _run(options)
-    except PykdextError as error:
-        return _fail(options, str(error))
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            return _forget_output()
-        return _fail(options, f"{error.filename or 'output'}: {error.strerror or error}")
+        return _run(options, screen)
+    except BrokenPipeError:
+        silence_output()
+        return DONE
+    except (PykdextError, OSError) as error:
+        if options.debug:
+            raise
+        return _fail(screen, _describe(error), UNUSABLE)
     except KeyboardInterrupt:
-        _print_error("interrupted")
-        return INTERRUPTED
+        return _fail(screen, "interrupted", INTERRUPTED)
+    except SystemExit:  # Ctrl-Break, as pykd delivers it
+        screen.write_error("poolleak: interrupted")
+        raise
 
 
 def _with_default_command(words: List[str]) -> List[str]:
-    """``poolleak MEMORY.DMP`` means ``poolleak analyze MEMORY.DMP``."""
-    first = words[0]
+    """``poolleak MEMORY.DMP`` means ``poolleak analyze MEMORY.DMP``; in the debugger no words mean its session."""
+    first = words[0] if words else ""
     if first in _COMMANDS or first in ("-h", "--help", "--version"):
         return words
     return ["analyze", *words]
@@ -157,6 +169,12 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     record.set_defaults(format="text", output=None)
 
+    setup = commands.add_parser(
+        "setup-windbg", parents=[common], help="what to do so that WinDbg knows !poolleak", epilog=_EXIT_STATUS
+    )
+    setup.add_argument("--write", metavar="FOLDER", help="also write poolleak.wds there, a script for the debugger")
+    setup.set_defaults(format="text", output=None)
+
     snapshot = commands.add_parser("snapshot", parents=[common], help="keep a state for later", epilog=_EXIT_STATUS)
     _add_source(snapshot)
     snapshot.add_argument("-o", "--output", metavar="FILE", required=True, help="snapshot to write; .gz compresses it")
@@ -251,58 +269,34 @@ def _tag(text: str) -> PoolTag:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, screen: Screen) -> int:
     # Imported only now: --help and usage errors answer at once.
-    import shutil
-
     from pykdext import commands
-    from pykdext.progress import TerminalProgress
 
     if options.width is None:
-        options.width = max(_MIN_WIDTH, min(_MAX_WIDTH, shutil.get_terminal_size((100, 25)).columns))
-    options.unicode = sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf")
-    with TerminalProgress() as progress:
-        outcome = getattr(commands, options.command)(options, progress)
+        options.width = max(_MIN_WIDTH, min(_MAX_WIDTH, screen.columns))
+    options.screen = screen
+    with screen.watch() as progress:
+        outcome = getattr(commands, options.command.replace("-", "_"))(options, progress)
     if options.output:
         from pykdext.wholefile import write_text
 
         write_text(options.output, outcome.text)
     else:
-        _write_screen(outcome.text, _SPARKS if options.unicode else frozenset())
+        screen.write(outcome.text, outcome.marked)
+    if outcome.interrupted_by is not None:
+        raise outcome.interrupted_by
     if not outcome.usable:
         return UNUSABLE
     return DONE if outcome.complete else PARTIAL
 
 
-def _write_screen(text: str, beyond_ascii: AbstractSet[str]) -> None:
-    """Text may quote names from hostile memory: only printable ASCII, line ends and our own sparks are shown."""
-    sys.stdout.write(_harmless(text, beyond_ascii))
-    sys.stdout.flush()
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'output'}: {error.strerror or error}"
+    return str(error)
 
 
-def _harmless(text: str, beyond_ascii: AbstractSet[str] = frozenset()) -> str:
-    if text.isascii() and text.replace("\n", "").isprintable():
-        return text
-    return "".join(
-        character
-        if character == "\n" or character in beyond_ascii or (character.isascii() and character.isprintable())
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
-
-
-def _fail(options: argparse.Namespace, message: str) -> int:
-    if options.debug:
-        raise  # noqa: PLE0704 - called from the handlers of main()
-    _print_error(message)
-    return UNUSABLE
-
-
-def _print_error(message: str) -> None:
-    sys.stderr.write(_harmless(f"poolleak: {' '.join(message.splitlines())}") + "\n")
-
-
-def _forget_output() -> int:
-    """The reader of our output went away: end quietly, as other filters do."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return DONE
+def _fail(screen: Screen, message: str, status: int) -> int:
+    screen.write_error(f"poolleak: {' '.join(message.splitlines())}")
+    return status

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal after two seconds, nothing in a pipe."""
+"""Progress of long work: a bar on a terminal after two seconds, lines in a debugger, nothing in a pipe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ ReportProgress = Callable[[int, int, str], None]
 """Called now and then with what is done, what there is to do (in any unit), and a word for it."""
 
 SILENT_SECONDS = 2.0
+
+LINE_SECONDS = 3.0
+"""A command window keeps what is written: so often it gets a line."""
 
 
 def ignore_progress(_done: int, _total: int, _what: str) -> None:
@@ -49,6 +52,29 @@ class TerminalProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class LineProgress:
+    """A :data:`ReportProgress` that writes a line every few seconds, as a context manager."""
+
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        self._write_line = write_line
+        self._due = time.monotonic() + LINE_SECONDS
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Write how far the work is, if it is time."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + LINE_SECONDS
+            self._write_line(f"{done:,} of {total:,} ({what}) ...")
+
+    def __enter__(self) -> LineProgress:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        """Lines stay."""
 
 
 def _open_bar() -> Progress:

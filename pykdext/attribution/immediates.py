@@ -23,6 +23,7 @@ from pykdext.attribution.tagencodings import (
     is_in_text,
     is_plausible,
 )
+from pykdext.interruption import Interruption, hold
 from pykdext.kernel.image import Image, Section
 from pykdext.model import Confidence, Evidence, ImageCoverage, ImageVersion, PoolTag
 from pykdext.progress import ReportProgress, ignore_progress
@@ -44,6 +45,9 @@ MAX_EXACT_PLACES = 1 << 16
 
 MIN_TEXT_BYTES_IN_CODE = 8
 """Printable runs of this length in code are texts; shorter ones are common between instructions."""
+
+INTERRUPTED = "the user ended the search before it was through"
+"""The reason of images that an interruption left."""
 
 MAX_NAMES = 8
 """Modules named in one warning."""
@@ -111,7 +115,8 @@ class ImageIndex:
     Args:
         images: the loaded images, without unloaded ones. tags: those whose exact bytes are searched for as well; a
         tag that is asked for and was not named here is searched for then, which reads the images once more.
-        progress: told before each image, and at the end.
+        progress: told before each image, and at the end. interruption: with one, an end by the user leaves the
+        images before it.
     """
 
     def __init__(
@@ -119,11 +124,20 @@ class ImageIndex:
         images: Sequence[Image],
         tags: Collection[PoolTag] = (),
         progress: ReportProgress = ignore_progress,
+        interruption: Optional[Interruption] = None,
     ) -> None:
         self.modules = [ModuleIndex(image) for image in images]
         self._searched = set(tags)
+        self._done = 0
+        with hold(interruption):
+            self._index_modules(progress)
+        for module in self.modules[self._done :]:
+            module.reason = INTERRUPTED
+
+    def _index_modules(self, progress: ReportProgress) -> None:
         room_bytes, room_places = MAX_INDEXED_BYTES, MAX_INDEXED_PLACES
         for done, module in enumerate(self.modules):
+            self._done = done
             progress(done, len(self.modules), module.image.module.name)
             if room_bytes <= 0 or room_places <= 0:
                 module.reason = "the images before it reached the limit of bytes or places"
@@ -131,7 +145,8 @@ class ImageIndex:
             _index_module(module, self._searched, room_places)
             room_bytes -= module.present_bytes
             room_places -= module.places_found
-        progress(len(self.modules), len(self.modules), "driver images")
+        self._done = len(self.modules)
+        progress(self._done, len(self.modules), "driver images")
 
     def find_places(self, tag: PoolTag) -> Iterator[Tuple[ModuleIndex, TagPlaces]]:
         """Each module with places of ``tag``."""

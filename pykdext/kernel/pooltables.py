@@ -7,9 +7,10 @@ taken modulo the counter's width and then read as signed, as the kernel itself d
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 from pykdext.errors import TargetError
+from pykdext.interruption import Interruption, hold
 from pykdext.kernel.inference import MAX_ROW_BITS, MIN_ROW_BITS
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.layouts import TrackerLayout, find_tracker_layout, match_tracker_type
@@ -23,9 +24,11 @@ from pykdext.model import (
     PoolTag,
     PoolUsage,
     SnapshotSource,
+    SystemMemory,
     TableCoverage,
     TagUsage,
 )
+from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.protocol import PAGE_BYTES
 
 OVERFLOW_TAG = PoolTag(b"Ovfl")
@@ -37,20 +40,32 @@ _HEAD_BYTES = 4 * PAGE_BYTES
 _MAX_EXPANSION_ROWS = 1 << 20
 
 
-def read_pool_snapshot(kernel: Kernel, path: str = "") -> PoolSnapshot:
+def read_pool_snapshot(
+    kernel: Kernel,
+    path: str = "",
+    progress: ReportProgress = ignore_progress,
+    interruption: Optional[Interruption] = None,
+) -> PoolSnapshot:
     """The pools of ``kernel`` as its tag tables have them; ``path`` is what the user called the target.
 
-    Parts that cannot be read are counted in ``coverage`` and named in ``warnings``.
+    Parts that cannot be read are counted in ``coverage`` and named in ``warnings``; so are those that were not read
+    yet when the user ended it, if there is an ``interruption`` that notes it.
 
     Raises:
         SymbolNotFoundError, TargetError, LayoutNotFoundError: the tables cannot be found or not one row be read.
     """
     location = locate_tag_tables(kernel)
     reader = _TableReader(kernel, location)
-    reader.read()
+    with hold(interruption):
+        reader.read(progress)
     tags = reader.tag_usages()
-    tagged = (sum(row.usage(pool).bytes or 0 for row in tags) for pool in PoolKind)
-    memory = read_system_memory(kernel, *tagged)
+    memory = SystemMemory()
+    if interruption is not None and interruption.cause is not None:
+        reader.warnings.append("interrupted while the tag tables were read: the counts are incomplete")
+    else:
+        with hold(interruption):
+            tagged = (sum(row.usage(pool).bytes or 0 for row in tags) for pool in PoolKind)
+            memory = read_system_memory(kernel, *tagged)
     facts = kernel.target.facts  # the last question: its warnings tell of all that was read before
     return PoolSnapshot(
         source=SnapshotSource(facts.kind, path, location.located_by),
@@ -119,10 +134,11 @@ class _TableReader:
         self.warnings.append(f"the number of rows is not known: {best} were found that read as rows")
         return best
 
-    def read(self) -> None:
+    def read(self, progress: ReportProgress) -> None:
         """Add up every table."""
         size = self._row_count * self._layout.row_bytes
         for number, (table, head) in enumerate(zip(self._location.tables, self._heads)):
+            progress(number, len(self._heads), "tag tables")
             rest = self._target.read_present(table + _HEAD_BYTES, max(0, size - _HEAD_BYTES))
             rows = self._add((*head, *rest), table, self._row_count)
             # The last row is no free one: nothing is ever hashed to it.

@@ -169,6 +169,11 @@ class SnapshotSource:
     path: str = ""
     symbols: Optional[str] = None
 
+    @property
+    def is_session(self) -> bool:
+        """The kernel in the debugger's session: it has tables, but no path."""
+        return not self.path and self.symbols is not None
+
 
 @dataclass(frozen=True)
 class SystemMemory:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Iterator, Optional, Tuple
 
-from pykdext.errors import LayoutNotFoundError, PykdextError, TargetError
+from pykdext.errors import LayoutNotFoundError, PykdextError, SymbolNotFoundError, TargetError
+from pykdext.interruption import Interruption
 from pykdext.kernel.kernel import Kernel, open_kernel
 from pykdext.kernel.pooltables import read_pool_snapshot
 from pykdext.model import DumpSummary, PoolSnapshot
@@ -16,8 +17,11 @@ from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.records.live import read_live_snapshot
 from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log
 from pykdext.targets.crashdump import open_crashdump
+from pykdext.targets.debugger import is_in_debugger
 from pykdext.targets.protocol import Target
-from pykdext.targets.session import is_in_debugger, open_session
+from pykdext.targets.session import open_session
+
+_SESSION_HINT = ". In the debugger type .symfix, then .reload /f nt to load the kernel's symbols, and try again"
 
 
 @dataclass(frozen=True)
@@ -32,18 +36,22 @@ class NoTagTablesError(PykdextError):
     """The tag tables of a dump cannot be read; ``summary`` holds what the dump tells nevertheless."""
 
     def __init__(self, summary: DumpSummary) -> None:
-        super().__init__(f"{summary.path}: {summary.reason}")
+        super().__init__(f"{summary.path or 'session'}: {summary.reason}")
         self.summary = summary
 
 
 @contextmanager
 def open_source(
-    path: Optional[str], progress: ReportProgress = ignore_progress, symbol_path: Optional[str] = None
+    path: Optional[str],
+    progress: ReportProgress = ignore_progress,
+    symbol_path: Optional[str] = None,
+    interruption: Optional[Interruption] = None,
 ) -> Iterator[Source]:
     """Recognise ``path`` by its content and read its pools; of a log with several snapshots the last one.
 
     Without a path it is the debugger's session, or else the live machine. ``symbol_path`` is where a dump's PDB is
-    looked for; None: along the environment's ``_NT_SYMBOL_PATH``.
+    looked for; None: along the environment's ``_NT_SYMBOL_PATH``. With an ``interruption`` an end by the user while the
+    tag tables are read leaves what was read of them.
 
     Raises:
         NoTagTablesError: the dump can be read, but not its tag tables.
@@ -51,12 +59,12 @@ def open_source(
         OSError: the file cannot be opened.
     """
     if path is None:
-        yield _open_machine(symbol_path)
+        yield _open_machine(progress, symbol_path, interruption)
     elif _is_log(path):
         yield Source(load_log(path)[-1], None)
     else:
         with open_crashdump(path, lambda done, total: progress(done, total, "unpacking")) as target:
-            yield _read_target(target, path, symbol_path)
+            yield _read_target(target, path, progress, symbol_path, interruption)
 
 
 def load_states(
@@ -74,18 +82,25 @@ def _is_log(path: str) -> bool:
         return is_log_head(file.read(HEAD_BYTES))
 
 
-def _open_machine(symbol_path: Optional[str]) -> Source:
+def _open_machine(progress: ReportProgress, symbol_path: Optional[str], interruption: Optional[Interruption]) -> Source:
     """The debugger's session if there is one around us, else this machine."""
     if is_in_debugger():
-        return _read_target(open_session(), "", symbol_path)
+        return _read_target(open_session(), "", progress, symbol_path, interruption)
     if sys.platform != "win32":
         raise TargetError("SOURCE: found none, expected a dump, log or snapshot; only Windows has live pools")
     return Source(read_live_snapshot(), None)
 
 
-def _read_target(target: Target, path: str, symbol_path: Optional[str]) -> Source:
+def _read_target(
+    target: Target,
+    path: str,
+    progress: ReportProgress,
+    symbol_path: Optional[str],
+    interruption: Optional[Interruption],
+) -> Source:
     kernel = open_kernel(target, os.environ.get("_NT_SYMBOL_PATH", "") if symbol_path is None else symbol_path)
     try:
-        return Source(read_pool_snapshot(kernel, path), kernel)
+        return Source(read_pool_snapshot(kernel, path, progress, interruption), kernel)
     except (TargetError, LayoutNotFoundError) as error:
-        raise NoTagTablesError(DumpSummary(path, target.facts, target.modules(), str(error))) from error
+        hint = _SESSION_HINT if not path and isinstance(error, (SymbolNotFoundError, LayoutNotFoundError)) else ""
+        raise NoTagTablesError(DumpSummary(path, target.facts, target.modules(), f"{error}{hint}")) from error

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Iterator, List, Tuple
 
 from pykdext.model import Allocation, BlockReport, BlockView, PoolKind
+from pykdext.report.links import Links
+from pykdext.report.markup import PLAIN, Line, Markup, link_cells, link_words, render_lines
 from pykdext.report.plaintext import format_table, warning_lines, wrap
 from pykdext.units import format_address, format_bytes, format_count, format_share
 
 SIZES_SHOWN = 10
 
 
-def render_blocks_text(report: BlockReport, width: int) -> str:
+def render_blocks_text(report: BlockReport, width: int, markup: Markup = PLAIN) -> str:
     """What was found of what the tables count, the sizes, and a sample of the blocks with their first bytes."""
-    lines = [f"{report.source.path or 'session'}: blocks of {report.tag}", ""]
+    links = Links(report.source)
+    title = f"{report.source.path or 'session'}: blocks of {report.tag}"
+    lines: List[Line] = [*link_words([title], report.tag.text, links.tag(report.tag)), ""]
     lines += format_table(
         ("Type", "Diff", "Bytes", "Found", "Bytes", "Of Diff"),
         [_found_row(report, pool) for pool in PoolKind],
@@ -26,8 +30,9 @@ def render_blocks_text(report: BlockReport, width: int) -> str:
     if report.freed:
         lines += wrap(f"{format_count(report.freed)} more blocks bear the tag but are free.", width)
     if report.found:
-        lines += ["", *_size_table(report), "", *_sample_table(report.sample)]
-    return "\n".join([*lines, *warning_lines(report.warnings, width)]) + "\n"
+        lines += ["", *_size_table(report), "", *_sample_table(report.sample, links)]
+    warnings = link_words(warning_lines(report.warnings, width), "!poolfind", links.blocks(report.tag))
+    return render_lines([*lines, *warnings], markup)
 
 
 def _found_row(report: BlockReport, pool: PoolKind) -> Tuple[str, ...]:
@@ -54,7 +59,7 @@ def _size_table(report: BlockReport) -> List[str]:
     return lines
 
 
-def _sample_table(sample: Tuple[BlockView, ...]) -> List[str]:
+def _sample_table(sample: Tuple[BlockView, ...], links: Links) -> List[Line]:
     rows = [
         (
             format_address(view.block.address),
@@ -66,7 +71,8 @@ def _sample_table(sample: Tuple[BlockView, ...]) -> List[str]:
         for view in sample
     ]
     headers = ("Address", "Size", "Type", "Kind", "First bytes")
-    return format_table(headers, rows, ("left", "right", "left", "left", "left"))
+    table = format_table(headers, rows, ("left", "right", "left", "left", "left"))
+    return link_cells(table, 0, [links.block(view.block.address) for view in sample])
 
 
 def _kind(block: Allocation) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Iterator, List, Optional, Sequence
 
 from pykdext.model import Diff, PoolKind, PoolSnapshot, TagDelta
+from pykdext.report.links import Links
+from pykdext.report.markup import PLAIN, Line, Markup, link_cells, render_lines
 from pykdext.report.plaintext import format_table, warning_lines, wrap
 from pykdext.units import format_bytes, format_duration
 
@@ -21,12 +23,12 @@ def format_rate(bytes_per_hour: Optional[float]) -> str:
     return ("+" if bytes_per_hour > 0 else "") + format_bytes(bytes_per_hour)
 
 
-def render_diff_text(diff: Diff, rows: Sequence[TagDelta], width: int) -> str:
+def render_diff_text(diff: Diff, rows: Sequence[TagDelta], width: int, markup: Markup = PLAIN) -> str:
     """Both states, the rows as a table, and by how much the pools changed."""
-    lines = [*_state_lines("Before", diff.before, width), *_state_lines("After", diff.after, width)]
-    lines += ["", *_table(rows)] if rows else ["", "No tag differs."]
+    lines: List[Line] = [*_state_lines("Before", diff.before, width), *_state_lines("After", diff.after, width)]
+    lines += ["", *_table(rows, Links(diff.after.source))] if rows else ["", "No tag differs."]
     lines += ["", *wrap(_summary(diff, len(rows)), width), *warning_lines(diff.warnings, width)]
-    return "\n".join(lines) + "\n"
+    return render_lines(lines, markup)
 
 
 def _state_lines(word: str, snapshot: PoolSnapshot, width: int) -> List[str]:
@@ -36,7 +38,7 @@ def _state_lines(word: str, snapshot: PoolSnapshot, width: int) -> List[str]:
     return wrap(f"{word + ':':8}{snapshot.source.path or 'session'}: {taken}{time_from}{host}", width, "", " " * 8)
 
 
-def _table(rows: Sequence[TagDelta]) -> List[str]:
+def _table(rows: Sequence[TagDelta], links: Links) -> List[Line]:
     cells = [
         [
             delta.tag.text,
@@ -52,7 +54,7 @@ def _table(rows: Sequence[TagDelta]) -> List[str]:
     ]
     headers = ["Tag", "Type", "Allocs", "Frees", "Diff", "Bytes", "Per hour", ""]
     align = ["left", "left", "right", "right", "right", "right", "right", "left"]
-    return format_table(headers, cells, align)
+    return link_cells(format_table(headers, cells, align), 0, [links.tag(delta.tag) for delta in rows])
 
 
 def _summary(diff: Diff, shown: int) -> str:

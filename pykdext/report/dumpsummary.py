@@ -7,34 +7,35 @@ from dataclasses import asdict
 from typing import List, Tuple
 
 from pykdext.model import DumpSummary, Module
+from pykdext.report.markup import PLAIN, Line, Markup, render_lines
 from pykdext.report.plaintext import format_table, machine_lines, warning_lines, wrap
 from pykdext.units import format_address
 
 SUMMARY_SCHEMA = "poolleak.summary/1"
 
 
-def render_summary_text(summary: DumpSummary, width: int) -> str:
+def render_summary_text(summary: DumpSummary, width: int, markup: Markup = PLAIN) -> str:
     """Facts first, then the reason, then the images as ``lm`` lists them."""
     loaded = [module for module in summary.modules if not module.unloaded]
     unloaded = [module for module in summary.modules if module.unloaded]
-    lines = [f"{summary.path}: {summary.facts.kind}", *machine_lines(summary.facts), ""]
+    lines: List[Line] = [f"{summary.path or 'session'}: {summary.facts.kind}", *machine_lines(summary.facts), ""]
     lines += wrap(f"No verdict: {summary.reason}", width)
     for title, modules in (("Loaded images", loaded), ("Unloaded images", unloaded)):
         if modules:
-            lines += ["", f"{title}: {len(modules)}", *_module_table(modules)]
-    return "\n".join([*lines, *warning_lines(summary.facts.warnings, width)]) + "\n"
+            lines += ["", f"{title}: {len(modules)}", *_module_table(modules, width)]
+    return render_lines([*lines, *warning_lines(summary.facts.warnings, width)], markup)
 
 
-def _module_table(modules: List[Module]) -> List[str]:
+def _module_table(modules: List[Module], width: int) -> List[str]:
     rows = [_module_row(module) for module in sorted(modules, key=lambda module: module.base)]
-    return format_table(("Start", "End", "Name"), rows, ("left", "left", "left"))
+    return format_table(("Start", "End", "Name"), rows, ("left", "left", "left"), width)
 
 
 def _module_row(module: Module) -> Tuple[str, str, str]:
     return format_address(module.base), format_address(module.base + module.size), module.name
 
 
-def render_summary_json(summary: DumpSummary, _width: int = 0) -> str:
+def render_summary_json(summary: DumpSummary) -> str:
     """``poolleak.summary/1``."""
     facts = summary.facts
     document = {

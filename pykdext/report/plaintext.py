@@ -1,4 +1,4 @@
-"""Reports as plain ASCII text of at most 100 columns: the words and columns of WinDbg and poolmon."""
+"""Reports as lines of ASCII text: the words and columns of WinDbg and poolmon, with links where the markup has any."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from pykdext.model import (
     Owner,
     PoolSnapshot,
     PoolTotal,
+    SnapshotSource,
     Suspect,
     TableCoverage,
     TagDescription,
     TagOwners,
     TargetFacts,
 )
+from pykdext.printable import make_printable
+from pykdext.report.links import Links
+from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines
 from pykdext.units import format_bytes, format_count, format_duration, format_share
 
 COMMAND_COLUMNS = 48
@@ -30,14 +34,27 @@ EVIDENCE_SHOWN = 4
 """Places listed for one owner; JSON has them all."""
 
 
-def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str]) -> List[str]:
-    """Lines of a table of ready texts; the blanks of tags are kept and nothing is taken for a number."""
+def format_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str], width: Optional[int] = None
+) -> List[str]:
+    """Lines of a table of ready texts: headers, rule, a line for each row; longer ones are cut at ``width``.
+
+    The blanks of tags are kept, nothing is taken for a number, and no text breaks its line.
+    """
     tabulate.PRESERVE_WHITESPACE = True
     tabulate.MIN_PADDING = 0
     table: str = tabulate.tabulate(
-        list(rows), headers=headers, tablefmt="simple", colalign=align, disable_numparse=True
+        [[make_printable(cell, frozenset()) for cell in row] for row in rows],
+        headers=headers,
+        tablefmt="simple",
+        colalign=align,
+        disable_numparse=True,
     )
-    return [line.rstrip() for line in table.splitlines()]
+    return [_cut(line.rstrip(), width) for line in table.splitlines()]
+
+
+def _cut(line: str, width: Optional[int]) -> str:
+    return line if width is None or len(line) <= width else line[: width - 3] + "..."
 
 
 def wrap(text: str, width: int, indent: str = "", hanging: Optional[str] = None) -> List[str]:
@@ -57,28 +74,32 @@ def describe(item: TagDescription) -> str:
     return f"{item.module}: {item.text}" if item.module else item.text
 
 
-def render_report_text(report: LeakReport, width: int) -> str:
+def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -> str:
     """The verdict first, then what it rests on."""
-    lines = [*subject_lines(report.snapshot), "", *wrap(report.verdict, width), ""]
+    links = Links(report.snapshot.source)
+    lines: List[Line] = [*subject_lines(report.snapshot), "", *emphasize(wrap(report.verdict, width)), ""]
     lines += _pool_table(report.pools)
     if report.suspects:
-        lines += ["", *_suspect_table(report.suspects)]
+        lines += ["", *_suspect_table(report.suspects, width, links)]
         for number, suspect in enumerate(report.suspects, 1):
-            lines += ["", *_suspect_lines(number, suspect, width)]
+            lines += ["", *_suspect_lines(number, suspect, width, links)]
     lines += ["", "Next steps"]
-    lines += _step_lines(report.next_steps, width)
+    lines += _step_lines(report.next_steps, width, links)
     lines += ["", *wrap(f"Coverage: {_coverage_text(report.snapshot.coverage, report.image_coverage)}", width)]
     lines += warning_lines(report.warnings, width)
-    return "\n".join(lines) + "\n"
+    return render_lines(lines, markup)
 
 
-def render_owners_text(found: Sequence[TagOwners], warnings: Sequence[str], width: int) -> str:
-    """Each tag with its owners and their evidence."""
-    lines: List[str] = []
+def render_owners_text(
+    source: SnapshotSource, found: Sequence[TagOwners], warnings: Sequence[str], width: int, markup: Markup = PLAIN
+) -> str:
+    """Each tag with its owners and their evidence; ``source`` is where they were looked for."""
+    links = Links(source)
+    lines: List[Line] = []
     for owners in found:
-        lines += [*_tag_heading(owners), *_owner_lines(owners.owners, width), ""]
+        lines += [*_tag_heading(owners, links), *_owner_lines(owners.owners, width, links), ""]
     lines += [f"Coverage: {_image_text(found[0].coverage)}"] if found else []
-    return "\n".join([*lines, *warning_lines(warnings, width)]) + "\n"
+    return render_lines([*lines, *warning_lines(warnings, width)], markup)
 
 
 def subject_lines(snapshot: PoolSnapshot) -> Iterator[str]:
@@ -120,7 +141,7 @@ def _pool_table(pools: Sequence[PoolTotal]) -> List[str]:
     )
 
 
-def _suspect_table(suspects: Sequence[Suspect]) -> List[str]:
+def _suspect_table(suspects: Sequence[Suspect], width: int, links: Links) -> List[Line]:
     rows = [
         (
             str(number),
@@ -138,43 +159,48 @@ def _suspect_table(suspects: Sequence[Suspect]) -> List[str]:
     ]
     headers = ("#", "Tag", "Type", "Diff", "Bytes", "Share", "Freed", "Per hour", "Role", "Owner")
     align = ("right", "left", "left", "right", "right", "right", "right", "right", "left", "left")
-    return format_table(headers, rows, align)
+    table = link_cells(format_table(headers, rows, align, width), 1, [links.tag(suspect.tag) for suspect in suspects])
+    owners = [links.module(suspect.owners[0].module) if suspect.owners else None for suspect in suspects]
+    return link_cells(table, len(headers) - 1, owners)
 
 
-def _suspect_lines(number: int, suspect: Suspect, width: int) -> Iterator[str]:
-    yield f"{number}. {suspect.tag} in {suspect.pool.value} pool"
+def _suspect_lines(number: int, suspect: Suspect, width: int, links: Links) -> Iterator[Line]:
+    yield from emphasize([f"{number}. {suspect.tag} in {suspect.pool.value} pool"])
     for item in suspect.descriptions[:1]:
         yield from wrap(f"{describe(item)} ({item.source})", width, "   ")
     yield from wrap(f"Why: {'; '.join(suspect.reasons)}", width, "   ", "     ")
-    yield from _owner_lines(suspect.owners, width)
+    yield from _owner_lines(suspect.owners, width, links)
 
 
-def _step_lines(steps: Sequence[NextStep], width: int) -> Iterator[str]:
+def _step_lines(steps: Sequence[NextStep], width: int, links: Links) -> Iterator[Line]:
     commands = [step.command for step in steps if step.command]
     column = max((len(command) for command in commands if len(command) <= COMMAND_COLUMNS), default=0) + 4
     for step in steps:
         if step.command is None:
             yield from wrap(step.why, width, "  ", "      ")
         elif len(step.command) <= COMMAND_COLUMNS:
-            yield from wrap(step.why, width, f"  {step.command}".ljust(column), " " * column)
+            lines = wrap(step.why, width, f"  {step.command}".ljust(column), " " * column)
+            yield from link_words(lines, step.command, links.command(step.command))
         else:
-            yield f"  {step.command}"
+            yield from link_words([f"  {step.command}"], step.command, links.command(step.command))
             yield from wrap(step.why, width, " " * column)
 
 
-def _tag_heading(owners: TagOwners) -> Iterator[str]:
-    yield f"{owners.tag}  ({owners.tag.hex})"
+def _tag_heading(owners: TagOwners, links: Links) -> Iterator[Line]:
+    yield from link_words([f"{owners.tag}  ({owners.tag.hex})"], owners.tag.text, links.usage(owners.tag))
     for item in owners.descriptions:
         yield f"  {describe(item)} ({item.source})"
 
 
-def _owner_lines(owners: Sequence[Owner], width: int) -> Iterator[str]:
+def _owner_lines(owners: Sequence[Owner], width: int, links: Links) -> Iterator[Line]:
     if not owners:
         yield "   Owner: unknown; no image in memory and no tag list has this tag"
     for owner in owners:
-        yield from wrap(f"Owner: {owner.module}, {owner.confidence.value}{_vendor_text(owner)}", width, "   ", "     ")
+        lines = wrap(f"Owner: {owner.module}, {owner.confidence.value}{_vendor_text(owner)}", width, "   ", "     ")
+        yield from link_words(lines, owner.module, links.module(owner.module))
         for item in owner.evidence[:EVIDENCE_SHOWN]:
-            yield from wrap(_evidence_text(owner, item), width, "     ", "       ")
+            lines = wrap(_evidence_text(owner, item), width, "     ", "       ")
+            yield from link_words(lines, _place_text(owner, item), links.place(_find_address(owner, item)))
         if len(owner.evidence) > EVIDENCE_SHOWN:
             yield f"     and {len(owner.evidence) - EVIDENCE_SHOWN} more"
 
@@ -188,9 +214,17 @@ def _vendor_text(owner: Owner) -> str:
 
 
 def _evidence_text(owner: Owner, item: Evidence) -> str:
-    stem = owner.module.rsplit(".", 1)[0]
-    place = f"{item.function or stem}+0x{item.rva:x}  " if item.rva is not None else ""
+    place = f"{_place_text(owner, item)}  " if item.rva is not None else ""
     return f"{item.confidence.value:8}  {place}{item.detail}"
+
+
+def _place_text(owner: Owner, item: Evidence) -> str:
+    """``pippo+0x109f``; nothing for what a tag list says."""
+    return "" if item.rva is None else f"{item.function or owner.module.rsplit('.', 1)[0]}+0x{item.rva:x}"
+
+
+def _find_address(owner: Owner, item: Evidence) -> Optional[int]:
+    return None if owner.base is None or item.rva is None else owner.base + item.rva
 
 
 def _coverage_text(tables: TableCoverage, images: Optional[ImageCoverage]) -> str:

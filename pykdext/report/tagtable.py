@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import List, Mapping, Optional, Sequence
 
 from pykdext.model import PoolKind, PoolSnapshot, PoolTag, TagDescription, TagUsage, UsageRow
+from pykdext.report.links import Links
+from pykdext.report.markup import PLAIN, Line, Markup, link_cells, render_lines
 from pykdext.report.plaintext import describe, format_table, subject_lines, warning_lines, wrap
 from pykdext.units import format_count
 
@@ -12,7 +14,11 @@ Descriptions = Mapping[PoolTag, TagDescription]
 
 
 def render_poolmon_text(
-    snapshot: PoolSnapshot, rows: Sequence[UsageRow], descriptions: Descriptions, width: int
+    snapshot: PoolSnapshot,
+    rows: Sequence[UsageRow],
+    descriptions: Descriptions,
+    width: int,
+    markup: Markup = PLAIN,
 ) -> str:
     """``Tag Type Allocs Frees Diff Bytes Per Alloc`` and what the tag is."""
     cells = [
@@ -29,14 +35,20 @@ def render_poolmon_text(
     ]
     headers = ("Tag", "Type", "Allocs", "Frees", "Diff", "Bytes", "Per Alloc")
     align = ("left", "left", "right", "right", "right", "right", "right")
-    lines = _described_table(headers, cells, align, [row.tag for row in rows], descriptions, width)
+    tags = [row.tag for row in rows]
+    table = _described_table(headers, cells, align, tags, descriptions, width)
+    lines = link_cells(table, 0, [Links(snapshot.source).tag(tag) for tag in tags])
     if any(row.usage.clamped for row in rows):
         lines.append("! the tables counted more frees than allocations; shown as 0, as the kernel does")
-    return _page(snapshot, lines, len(rows), width)
+    return render_lines(_page_lines(snapshot, lines, len(rows), width), markup)
 
 
 def render_poolused_text(
-    snapshot: PoolSnapshot, rows: Sequence[TagUsage], descriptions: Descriptions, width: int
+    snapshot: PoolSnapshot,
+    rows: Sequence[TagUsage],
+    descriptions: Descriptions,
+    width: int,
+    markup: Markup = PLAIN,
 ) -> str:
     """``Tag``, and ``Allocs`` (outstanding) and ``Used`` (bytes) of both pools, with a TOTAL line."""
     cells = [
@@ -51,9 +63,10 @@ def render_poolused_text(
         total += [format_count(sum(usage.bytes or 0 for usage in usages))]
     headers = ("Tag", "NonPaged Allocs", "Used", "Paged Allocs", "Used")
     align = ("left", "right", "right", "right", "right")
-    tags: List[Optional[PoolTag]] = [row.tag for row in rows]
-    lines = _described_table(headers, [*cells, total], align, [*tags, None], descriptions, width)
-    return _page(snapshot, lines, len(rows), width)
+    tags = [row.tag for row in rows]
+    table = _described_table(headers, [*cells, total], align, [*tags, None], descriptions, width)
+    lines = link_cells(table, 0, [Links(snapshot.source).tag(tag) for tag in tags])
+    return render_lines(_page_lines(snapshot, lines, len(rows), width), markup)
 
 
 def _described_table(
@@ -82,8 +95,8 @@ def _described_table(
     ]
 
 
-def _page(snapshot: PoolSnapshot, table: Sequence[str], shown: int, width: int) -> str:
+def _page_lines(snapshot: PoolSnapshot, table: Sequence[Line], shown: int, width: int) -> List[Line]:
     totals = ", ".join(f"{pool.value} {format_count(snapshot.total_bytes(pool))} bytes" for pool in PoolKind)
-    lines = [*subject_lines(snapshot), "", *table, ""]
+    lines: List[Line] = [*subject_lines(snapshot), "", *table, ""]
     lines += wrap(f"{shown} rows shown, {len(snapshot.tags)} tags in use; all tags: {totals}", width)
-    return "\n".join([*lines, *warning_lines(snapshot.warnings, width)]) + "\n"
+    return [*lines, *warning_lines(snapshot.warnings, width)]

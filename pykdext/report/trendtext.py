@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Iterator, List, Mapping, Optional, Sequence
 
-from pykdext.model import LockstepGroup, PoolTag, Role, Trend, TrendReport, Verdict
+from pykdext.model import LockstepGroup, PoolTag, Role, SnapshotSource, Trend, TrendReport, Verdict
 from pykdext.report.difftext import format_change, format_rate
+from pykdext.report.links import Links
+from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines
 from pykdext.report.plaintext import format_table, warning_lines, wrap
 from pykdext.report.sparkline import render_sparkline
 from pykdext.units import format_bytes, format_duration, format_share
@@ -14,6 +17,9 @@ ROWS_SHOWN = 20
 """JSON has all trends."""
 
 SPARKLINE_MIN_COLUMNS, SPARKLINE_MAX_COLUMNS = 8, 40
+
+_AT_HAND = Links(SnapshotSource(""))
+"""A series is of files, which hold no images: its tags lead to the session at hand."""
 
 DEADLINE_HOURS = 365 * 24
 """A limit that is farther away is no deadline."""
@@ -24,13 +30,14 @@ def render_trend_text(
     width: int,
     unicode: bool = False,
     questions: Optional[Mapping[PoolTag, str]] = None,
+    markup: Markup = PLAIN,
 ) -> str:
     """The verdict, the suspects with a sparkline each, and the groups that grow in lockstep.
 
     ``unicode``: the screen shows block characters. ``questions`` are what to ask next about tags of kernel objects.
     """
     shown = [trend for trend in report.trends if _is_worth_a_row(trend)]
-    lines = [*wrap(_series_text(report), width), "", *wrap(verdict_on_series(report), width)]
+    lines: List[Line] = [*wrap(_series_text(report), width), "", *emphasize(wrap(verdict_on_series(report), width))]
     if shown:
         lines += ["", *_trend_table(shown[:ROWS_SHOWN], width, unicode)]
         if len(shown) > ROWS_SHOWN:
@@ -39,7 +46,7 @@ def render_trend_text(
         lines += ["", *_group_lines(group, width)]
     lines += _object_lines(shown, questions or {}, width)
     lines += ["", *wrap(_count_text(report.trends), width), *warning_lines(report.warnings, width)]
-    return "\n".join(lines) + "\n"
+    return render_lines(lines, markup)
 
 
 def verdict_on_series(report: TrendReport) -> str:
@@ -106,7 +113,7 @@ def _series_text(report: TrendReport) -> str:
     )
 
 
-def _trend_table(trends: Sequence[Trend], width: int, unicode: bool) -> List[str]:
+def _trend_table(trends: Sequence[Trend], width: int, unicode: bool) -> List[Line]:
     """Poolmon's first columns, the verdict and its numbers, a sparkline in what is left of the line, and notes."""
     cells = [
         [
@@ -127,10 +134,8 @@ def _trend_table(trends: Sequence[Trend], width: int, unicode: bool) -> List[str
     if columns >= SPARKLINE_MIN_COLUMNS:
         drawings = ["Bytes", "-" * columns, *(render_sparkline(trend.bytes, columns, unicode) for trend in trends)]
         lines = [(line.ljust(left) + drawing).rstrip() for line, drawing in zip(lines, drawings)]
-    for trend in trends:
-        if trend.note:
-            lines += wrap(f"{trend.tag} {trend.pool.label}: {trend.note}", width)
-    return lines
+    notes = [wrap(f"{trend.tag} {trend.pool.label}: {trend.note}", width) for trend in trends if trend.note]
+    return [*link_cells(lines, 0, [_AT_HAND.tag(trend.tag) for trend in trends]), *itertools.chain(*notes)]
 
 
 def _deadline(trend: Trend) -> str:
@@ -140,7 +145,7 @@ def _deadline(trend: Trend) -> str:
     return "> 1 year" if hours > DEADLINE_HOURS else format_duration(3600 * hours)
 
 
-def _group_lines(group: LockstepGroup, width: int) -> List[str]:
+def _group_lines(group: LockstepGroup, width: int) -> List[Line]:
     """The members, the likeliest cause first, each with its role and the reason in one line."""
     cells = [
         [
@@ -153,11 +158,12 @@ def _group_lines(group: LockstepGroup, width: int) -> List[str]:
         ]
         for member in group.members
     ]
-    lines = wrap(f"Group {group.number}: blocks grow in lockstep, so one cause holds them all", width)
-    lines += format_table(
+    heading = wrap(f"Group {group.number}: blocks grow in lockstep, so one cause holds them all", width)
+    table = format_table(
         ["Tag", "Type", "Blocks", "Ratio", "Freed", "Role"], cells, ["left", "left", "right", "right", "right", "left"]
     )
-    return [line[:width] for line in lines]
+    cut = [line[:width] for line in table]
+    return [*heading, *link_cells(cut, 0, [_AT_HAND.tag(member.tag) for member in group.members])]
 
 
 def _object_lines(trends: Sequence[Trend], questions: Mapping[PoolTag, str], width: int) -> Iterator[str]:

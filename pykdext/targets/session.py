@@ -1,12 +1,10 @@
 """The kernel in the debugger's session as a target: WinDbg, KD, or a script that opened a session with pykd.
 
-This is the only place that imports pykd, and only when a session is opened: everywhere else it does not exist.
 What pykd does was measured with its version 0.3.4.15.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Option
 
 from pykdext.errors import NotKernelTargetError, SymbolNotFoundError, TargetError
 from pykdext.model import BugCheck, FieldLayout, Machine, Module, TargetFacts, TypeLayout
+from pykdext.targets.debugger import import_pykd
 from pykdext.targets.debuggerdata import read_debugger_data
 from pykdext.targets.kernelformat import KERNEL32, KERNEL64
 from pykdext.targets.loader import ModuleList
@@ -49,20 +48,12 @@ _SYMBOL_HINT = "if nt has no symbols, type .symfix and .reload /f nt"
 _Answer = TypeVar("_Answer")
 
 
-def is_in_debugger() -> bool:
-    """Whether this Python runs inside a debugger: then its session is what a command without a source means."""
-    try:
-        return bool(_import_pykd().isWindbgExt())
-    except TargetError:
-        return False
-
-
 def open_session() -> Session:
     """The kernel of the debugger's current session.
 
     TargetError where there is no debugger or no session, NotKernelTargetError where it is the session of a process.
     """
-    pykd = _import_pykd()
+    pykd = import_pykd()
     try:
         is_kernel = bool(pykd.isKernelDebugging())
     except pykd.DbgException:
@@ -77,20 +68,6 @@ def open_session() -> Session:
             "Hint: open a kernel dump, or start windbg -kl as administrator for the kernel of this machine"
         )
     return Session(pykd)
-
-
-def _import_pykd() -> Any:
-    try:
-        import pykd
-    except ImportError as error:
-        version = ".".join(map(str, sys.version_info[:2]))
-        reason = str(error).partition("\n")[0]
-        raise TargetError(
-            f"debugger session: found no usable pykd in Python {version} ({reason}), expected one. "
-            "Hint: pykd exists for Windows and Python up to 3.9: pip install it there, and type !py -3.9 poolleak in "
-            "WinDbg; outside WinDbg name a dump or a log"
-        ) from None
-    return pykd
 
 
 class Session:

@@ -1,0 +1,114 @@
+"""Lines of a report with marks on them: laid out as plain text first, given links and emphasis afterwards."""
+
+from __future__ import annotations
+
+import re
+from typing import Iterable, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+
+
+class Markup(Protocol):
+    """How a screen wants text, emphasis and links."""
+
+    def text(self, words: str) -> str:
+        """Ordinary text, within one line."""
+
+    def strong(self, words: str) -> str:
+        """Text that stands out."""
+
+    def link(self, words: str, command: str) -> str:
+        """Text that runs ``command`` in the debugger when it is clicked."""
+
+
+class PlainMarkup:
+    """Text only: it neither stands out nor leads on."""
+
+    def text(self, words: str) -> str:
+        """The words, kept on their line."""
+        return words.replace("\n", "\\n")
+
+    def strong(self, words: str) -> str:
+        """The words."""
+        return self.text(words)
+
+    def link(self, words: str, command: str) -> str:
+        """The words."""
+        return self.text(words)
+
+
+PLAIN = PlainMarkup()
+
+
+class Mark(NamedTuple):
+    """Columns [start, end) of a line: a link to ``command``, or with None words that stand out."""
+
+    start: int
+    end: int
+    command: Optional[str]
+
+
+class MarkedLine(NamedTuple):
+    """A line with marks that do not overlap, in their order."""
+
+    text: str
+    marks: Tuple[Mark, ...]
+
+
+Line = Union[str, MarkedLine]
+"""Most lines have no marks."""
+
+_COLUMN = re.compile("-+")
+
+
+def render_lines(lines: Iterable[Line], markup: Markup) -> str:
+    """The lines in the markup, each with its line end."""
+    return "".join(f"{_render_line(line, markup)}\n" for line in lines)
+
+
+def _render_line(line: Line, markup: Markup) -> str:
+    if isinstance(line, str):
+        return markup.text(line)
+    pieces: List[str] = []
+    reached = 0
+    for start, end, command in line.marks:
+        words = line.text[start:end]
+        pieces.append(markup.text(line.text[reached:start]))
+        pieces.append(markup.strong(words) if command is None else markup.link(words, command))
+        reached = end
+    return "".join((*pieces, markup.text(line.text[reached:])))
+
+
+def emphasize(lines: Iterable[str]) -> List[Line]:
+    """The lines, all of their words standing out."""
+    return [MarkedLine(line, (Mark(len(line) - len(line.lstrip()), len(line), None),)) for line in lines]
+
+
+def link_words(lines: Iterable[Line], words: str, command: Optional[str]) -> List[Line]:
+    """The lines, ``words`` linked where they first stand outside of other marks; None: no link."""
+    linked = list(lines)
+    for number, line in enumerate(linked if command and words else ()):
+        marked = line if isinstance(line, MarkedLine) else MarkedLine(line, ())
+        start = marked.text.find(words)
+        end = start + len(words)
+        if start >= 0 and all(end <= mark.start or mark.end <= start for mark in marked.marks):
+            linked[number] = MarkedLine(marked.text, tuple(sorted((*marked.marks, Mark(start, end, command)))))
+            break
+    return linked
+
+
+def link_cells(table: Sequence[Line], column: int, commands: Sequence[Optional[str]]) -> List[Line]:
+    """A table of ``format_table``, the cells of a column linked: ``commands`` are those of its rows; None: no link."""
+    if len(table) < 2:
+        return list(table)
+    rule = table[1]
+    spans = [match.span() for match in _COLUMN.finditer(rule if isinstance(rule, str) else rule.text)]
+    start, end = spans[column]
+    linked = list(table)
+    for number, command in enumerate(commands, 2):
+        line = linked[number]
+        text, marks = (line, ()) if isinstance(line, str) else line
+        cell = text[start:end]
+        first = start + len(cell) - len(cell.lstrip())
+        last = start + len(cell.rstrip())
+        if command and first < last:
+            linked[number] = MarkedLine(text, tuple(sorted((*marks, Mark(first, last, command)))))
+    return linked
