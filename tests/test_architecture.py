@@ -17,23 +17,27 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "errors": set(),
     "units": set(),
+    "printable": set(),
+    "enginenames": set(),
+    "interruption": set(),
     "wholefile": set(),
     "progress": set(),
     "model": {"errors"},
     "targets": {"errors", "model"},
     "symbols": {"errors", "model", "units", "wholefile"},
-    "kernel": {"errors", "model", "progress", "targets.protocol", "symbols"},
+    "kernel": {"errors", "interruption", "model", "progress", "targets.protocol", "symbols"},
     "records": {"errors", "model", "units"},
     "growth": {"model", "units"},
     "selection": {"model"},
-    "advice": {"model", "units"},
-    "attribution": {"errors", "model", "kernel", "targets.protocol", "progress"},
-    "report": {"model", "units"},
+    "advice": {"enginenames", "model", "units"},
+    "attribution": {"errors", "interruption", "model", "kernel", "targets.protocol", "progress"},
+    "report": {"enginenames", "model", "printable", "units"},
     "pipeline": {
         "advice",
         "attribution",
         "errors",
         "growth",
+        "interruption",
         "kernel",
         "model",
         "progress",
@@ -45,8 +49,21 @@ ALLOWED = {
         "units",
         "wholefile",
     },
-    "commands": {"growth", "model", "pipeline", "progress", "records", "report", "selection"},
-    "cli": {"errors", "model", "selection", "progress", "wholefile", "commands", "__version__"},
+    "screen": {"printable", "progress", "report.dml", "report.markup", "targets.debugger"},
+    "windbgsetup": {"wholefile"},
+    "commands": {
+        "growth",
+        "interruption",
+        "model",
+        "pipeline",
+        "progress",
+        "records",
+        "report",
+        "screen",
+        "selection",
+        "windbgsetup",
+    },
+    "cli": {"commands", "errors", "model", "screen", "selection", "targets.debugger", "wholefile", "__version__"},
     "__main__": {"cli"},
     "poolleak": {"cli"},
     "__init__": set(),
@@ -91,8 +108,8 @@ def test_imports_follow_the_flow_of_data(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_only_the_session_imports_pykd(path):
-    if module_name(path) != "targets.session":
+def test_only_one_module_imports_pykd(path):
+    if module_name(path) != "targets.debugger":
         assert "pykd" not in set(foreign_imports(path))
 
 

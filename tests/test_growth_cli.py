@@ -17,6 +17,7 @@ from pykdext.records.snapshotfile import load_snapshot
 from tests.builders import row, snapshot, usage
 from tests.conftest import PROJECT
 from tests.fakepykd import FakePykd
+from tests.fakepykd_console import visible_text
 
 SAMPLES = PROJECT / "dumps" / "samples" / "poolmon"
 
@@ -165,11 +166,10 @@ def server():
 def test_a_remote_machine_is_resumed_for_the_interval_and_stopped_again(server, monkeypatch, tmp_path, capsys):
     fake = FakePykd.of_machine(server, system="remote")
     fake.install(monkeypatch)
-    status, out, err = run(capsys, "record", "-o", tmp_path, "--every", "0.05s", "--count", 3)
-    assert (status, err) == (0, "")
+    assert run(capsys, "record", "-o", tmp_path, "--every", "0.05s", "--count", 3) == (0, "", "")
     assert fake.ran == 2
     states = [load_snapshot(str(path)) for path in sorted(tmp_path.iterdir())]
-    assert len(states) == len(out.splitlines()) == 3
+    assert len(states) == len(visible_text(fake.console.pieces).splitlines()) == 3
     assert all(state.source.kind == "live kernel session" for state in states)
 
 
@@ -177,9 +177,8 @@ def test_a_machine_that_stops_by_itself_ends_the_recording(server, monkeypatch, 
     fake = FakePykd.of_machine(server, system="remote")
     fake.stops_by_itself = True
     fake.install(monkeypatch)
-    status, _, err = run(capsys, "record", "-o", tmp_path, "--every", "1h", "--count", 3)
-    assert status == 3
-    assert "stopped before its time" in err
+    assert run(capsys, "record", "-o", tmp_path, "--every", "1h", "--count", 3) == (3, "", "")
+    assert "stopped before its time" in visible_text(fake.console.pieces)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -191,8 +190,9 @@ def test_a_local_kernel_reads_on(server, monkeypatch, tmp_path, capsys):
 
 
 def test_a_dump_in_the_debugger_is_not_recorded(server, monkeypatch, tmp_path, capsys):
-    FakePykd.of_machine(server).install(monkeypatch)
-    assert "stands still" in fails(capsys, "record", "-o", tmp_path / "none")
+    fake = FakePykd.of_machine(server).install(monkeypatch)
+    assert run(capsys, "record", "-o", tmp_path / "none") == (3, "", "")
+    assert "stands still" in visible_text(fake.console.pieces)
     assert not (tmp_path / "none").exists()
 
 

@@ -9,9 +9,12 @@ import pytest
 
 from pykdext.cli import main
 from tests.conftest import PROJECT
+from tests.windbgscreens import windbg_session
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 SESSIONS = re.findall(r"```console\n\$ (poolleak [^\n]*)\n(.*?)```", README, re.DOTALL)
+
+WINDBG_SESSIONS = re.findall(r"```text\nkd> !py (poolleak [^\n]*)\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_readme_shows_sessions():
@@ -30,6 +33,14 @@ def test_the_readme_shows_what_is_printed(tmp_path, monkeypatch, capsys):
         assert captured.out == output, command
 
 
+def test_the_readme_shows_what_windbg_shows(tmp_path, monkeypatch):
+    (tmp_path / "dumps").symlink_to(PROJECT / "dumps", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    assert len(WINDBG_SESSIONS) == 2
+    for command, output in WINDBG_SESSIONS:
+        assert windbg_session(command) == output, command
+
+
 @pytest.mark.parametrize("name", ["try", "test"])
 def test_there_is_one_command_to_try_and_one_to_test(name):
     block = re.search(rf"<!-- command: {name} -->\n```sh\n([^\n]+)\n```", README)
@@ -38,7 +49,18 @@ def test_there_is_one_command_to_try_and_one_to_test(name):
 
 
 def test_every_command_and_option_is_documented_in_help(capsys):
-    for words in ([], ["analyze"], ["used"], ["find"], ["snapshot"]):
+    for words in (
+        [],
+        ["analyze"],
+        ["used"],
+        ["find"],
+        ["blocks"],
+        ["diff"],
+        ["trend"],
+        ["record"],
+        ["snapshot"],
+        ["setup-windbg"],
+    ):
         with pytest.raises(SystemExit):
             main([*words, "--help"])
         text = capsys.readouterr().out
