@@ -161,10 +161,10 @@ class TriageBytes:
         strings_size = len(self.data) - strings_at
         stack_at = self._append(stack[1])
         page_at = self._append(page[1])
-        block_form = "<QII" if wide else "<III"
-        blocks_at = self._append(bytes(struct.calcsize(block_form) * len(blocks)))
+        blocks_at = self._append(bytes(struct.calcsize("<QII") * len(blocks)))
         for number, (address, content) in enumerate(blocks):
-            item = struct.pack(block_form, address, self._append(content), len(content))
+            extended = address if wide else address | 0xFFFFFFFF00000000  # kernel addresses, sign extended
+            item = struct.pack("<QII", extended, self._append(content), len(content))
             self.data[blocks_at + number * len(item) : blocks_at + (number + 1) * len(item)] = item
         valid_at = self._append(b"TRGD")
         words = [0, len(self.data), valid_at, 0x348 if wide else 0x320, 0xF00 if wide else 0x7D0, 0, unloaded_at, 0]

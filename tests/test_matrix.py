@@ -8,6 +8,7 @@ import pytest
 
 from dumps.forge import forge
 from pykdext.cli import main
+from pykdext.targets.crashdump import open_crashdump
 
 GENERATIONS = {
     "x86": (2600, 3790, 6002, 7601, 9600, 15063, 17763, 19041),
@@ -130,6 +131,9 @@ def test_a_forged_small_memory_dump_tells_its_modules(arch, build, tmp_path, cap
     assert loaded == [(name, base) for name, base, *_ in machine.truth.modules]
     unloaded = {module["name"] for module in document["modules"] if module["unloaded"]}
     assert unloaded == {name[:12] for name, *_ in machine.truth.unloaded}  # a triage dump has room for 12 characters
+    with open_crashdump(str(dump)) as target:
+        for name in ("KDBG", "processor:0", "processor:3", "stack:0"):
+            assert target.read_virtual(machine.addresses[name], 64) == machine.read_virtual(machine.addresses[name], 64)
 
 
 @pytest.mark.parametrize(

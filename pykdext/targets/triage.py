@@ -136,7 +136,9 @@ class TriageDump(DumpTarget):
             block = self._format.data_block
             count = self._sane_count(fields.DataBlocksCount, MAX_DATA_BLOCKS, "pieces of memory")
             blocks = self._read_array(fields.DataBlocksOffset, count, block.size, block.size, "pieces of memory")
-            segments += block.iter_unpack(b"".join(blocks))
+            widest = (1 << 8 * self._format.kernel.pointer_bytes) - 1
+            for address, offset, size in block.iter_unpack(b"".join(blocks)):
+                segments.append((address & widest, offset, size))
         if self._has(HAS_STACK):
             segments.append((fields.TopOfStack, fields.CallStackOffset, fields.SizeOfCallStack))
         if self._has(HAS_DATA_PAGE):

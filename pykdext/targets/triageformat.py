@@ -29,7 +29,8 @@ class TriageFormat(NamedTuple):
 
     Attributes:
         kernel: those of its kernel. header: TRIAGE_DUMP, right behind the dump's header.
-        data_block: TRIAGE_DATA_BLOCK, a piece of memory: its address, file offset and size.
+        data_block: TRIAGE_DATA_BLOCK, a piece of memory: its address, file offset and size. The address has 64 bits
+            in both widths, with its sign extended: dbgeng reads the 32-bit dumps so.
         driver_entry: its ``size_bytes`` is the size it has in most dumps.
         unloaded_count_bytes: size of the number before the list of unloaded drivers.
     """
@@ -82,7 +83,7 @@ def _triage_dump(pointer: Any, unused_bytes: int) -> Any:
 TRIAGE32 = TriageFormat(
     kernel=KERNEL32,
     header=Record(_triage_dump(Int32ul, 0), 0x68),
-    data_block=struct.Struct("<III"),
+    data_block=struct.Struct("<QII"),
     driver_entry=Record(
         Struct(
             "DriverNameOffset" / Int32ul,
