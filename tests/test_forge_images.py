@@ -9,7 +9,10 @@ import struct
 import pytest
 
 from dumps.forge import BUILDS_BY_ARCH, SCENARIOS, forge
+from dumps.forge.architectures import ARCHITECTURES
 from dumps.forge.kernels import add_totals
+from dumps.forge.standins import MODULES as STANDINS
+from dumps.forge.standins import build_standin
 from tests.test_forge_files import ARCHES
 
 MACHINES = [(arch, build) for arch, builds in BUILDS_BY_ARCH.items() for build in builds]
@@ -79,8 +82,10 @@ def test_images_are_images(arch, build):
         if name in ("lookas.sys", "globus.sys", "ctxreg.sys"):
             continue  # these are laid out as files; pefile cannot read them from memory
         image.parse_data_directories()
-        strings = image.FileInfo[0][0].StringTable[0].entries
-        assert strings[b"CompanyName"] == b"Microsoft Corporation"
+        texts, variables = image.FileInfo[0]
+        assert texts.StringTable[0].entries[b"CompanyName"] == b"Microsoft Corporation"
+        assert (variables.Key, variables.Var[0].entry) == (b"VarFileInfo", {b"Translation": "0x0409 0x04b0"})
+        assert image.is_dll() == (name == "hal.dll")
         record = image.DIRECTORY_ENTRY_DEBUG[0].entry
         assert record.CvSignature == b"RSDS"
         if name == "ntoskrnl.exe":
@@ -94,6 +99,28 @@ def test_images_are_images(arch, build):
             check_calls(machine, image, base)
         checked += 1
     assert checked == 16
+
+
+@pytest.mark.parametrize(("arch", "build"), MACHINES, ids=str)
+def test_checksums(arch, build):
+    """The loader's list has what the image's header says."""
+    machine = forge("pipo", arch=arch, build=build)
+    for name, base, *_ in machine.truth.modules:
+        start = struct.unpack("<I", machine.read_virtual(base + 0x3C, 4))[0]
+        checksum = machine.read_virtual(base + start + 0x58, 4)
+        entry = machine.addresses[f"entry:{name}"] + (0x40 if arch.startswith("x86") else 0x78)
+        assert machine.read_virtual(entry, 4) == checksum != bytes(4), name
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_checksum_of_a_file(arch):
+    """What the module was before it was loaded and bound, laid out as a file: pefile agrees with its checksum."""
+    pefile = pytest.importorskip("pefile", reason="pefile is part of the test extra")
+    image = build_standin(STANDINS[0], ARCHITECTURES[arch], 0x82345000, (10, 0, 19041, 1), ())
+    file = bytearray(image.size)
+    for rva, piece in image.pieces:
+        file[rva : rva + len(piece)] = piece
+    assert pefile.PE(data=bytes(file)).verify_checksum()
 
 
 def check_calls(machine, image, base):

@@ -35,7 +35,7 @@ def test_header(small):
     _, data, fields, narrow, build = small
     type_at, fields_at, runs_at, size_at = (0xF88, 0xF8C, 0x64, 0xFA0) if narrow else (0xF98, 0x1038, 0x88, 0xFA0)
     assert struct.unpack_from("<I", data, type_at) == (4,)
-    assert struct.unpack_from("<I", data, fields_at) == (0xC67 | (0x100 if build < 10240 else 0),)
+    assert struct.unpack_from("<I", data, fields_at) == (0xCFF | (0x100 if build < 10240 else 0),)
     assert data[runs_at : runs_at + 16] == b"PAGE" * 4
     assert struct.unpack_from("<Q", data, size_at) == (len(data),)
     assert fields["SizeOfDump"] == len(data) == fields["ValidOffset"] + 4
@@ -82,20 +82,36 @@ def test_debugger_data_and_blocks(small):
     block = data[fields["DebuggerDataOffset"] :][: fields["DebuggerDataSize"]]
     assert block == machine.read_virtual(machine.addresses["KDBG"], len(block))
     assert block[0x10:0x14] == b"KDBG"
-    layout = struct.Struct("<III" if narrow else "<QII")
+    layout = struct.Struct("<QII")
     blocks = [
         layout.unpack_from(data, fields["DataBlocksOffset"] + n * layout.size) for n in range(fields["DataBlocksCount"])
     ]
-    assert len(blocks) == 22
+    assert len(blocks) == 28
+    upper = 0xFFFFFFFF00000000 if narrow else 0
+    assert all(va & upper == upper for va, *_ in blocks)
     for va, offset, size in blocks:
-        assert data[offset : offset + size] == machine.read_virtual(va, size)
+        assert data[offset : offset + size] == machine.read_virtual(va - upper, size)
         assert offset + size <= fields["ValidOffset"]
-    assert blocks[0][0] == machine.addresses["nt"]
+    held = {va - upper for va, *_ in blocks}
+    assert {machine.addresses[name] for name in ("nt", "KiProcessorBlock", "processor:0", "processor:3")} < held
     assert b"Pipo" not in data
     stack = data[fields["CallStackOffset"] :][: fields["SizeOfCallStack"]]
     words = struct.unpack(f"<{len(stack) // 4}I" if narrow else f"<{len(stack) // 8}Q", stack)
     modules = machine.truth.modules
     assert all(any(base < word < base + size for _, base, size, _ in modules) for word in words)
+    assert fields["TopOfStack"] == machine.addresses["stack:0"]
+    assert stack == machine.read_virtual(fields["TopOfStack"], len(stack))
+
+
+def test_processor_process_and_thread(small):
+    machine, data, fields, _, _ = small
+    sizes = machine.kernel.sizes
+    for name, field, size in (
+        ("processor:0", "PrcbOffset", sizes.prcb),
+        ("process", "ProcessOffset", sizes.eprocess),
+        ("thread:0", "ThreadOffset", sizes.ethread),
+    ):
+        assert data[fields[field] : fields[field] + size] == machine.read_virtual(machine.addresses[name], size)
 
 
 def test_pool_totals(small):
@@ -114,4 +130,4 @@ def test_blocks_without_pages_are_left_out(tmp_path):
     machine.omit(machine.addresses["nt"], 1)
     machine.save(tmp_path / "m.dmp", kind=4)
     data = (tmp_path / "m.dmp").read_bytes()
-    assert struct.unpack_from("<I", data, 0x207C) == (20,)
+    assert struct.unpack_from("<I", data, 0x207C) == (26,)

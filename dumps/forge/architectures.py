@@ -41,6 +41,10 @@ class Architecture:
         """Return addresses or SIZE_T numbers as they stand in memory."""
         return struct.pack(f"<{len(values)}{'I' if self.narrow else 'Q'}", *values)
 
+    def widen(self, va: int) -> int:
+        """Return an address as structures of 64 bits hold it: those of 32-bit systems are sign-extended."""
+        return va | 0xFFFFFFFF00000000 if self.narrow else va
+
     def pack_unicode_string(self, text: str, buffer_va: int) -> bytes:
         """Return a UNICODE_STRING whose characters lie at ``buffer_va``."""
         length = len(text) * 2

@@ -21,11 +21,11 @@ from dumps.forge.physical import PAGE_BYTES, FrameAllocator, PhysicalMemory
 from dumps.forge.plan import HEALTHY_DRIVERS, USUAL_BLOCKS, Scenario, Wishes
 from dumps.forge.pool import PoolWriter
 from dumps.forge.pooltotals import Limits, count_totals, nonpaged_limit_bytes, paged_limit_bytes
+from dumps.forge.processors import write_processors
 from dumps.forge.regions import PAGED_POOL_START, plan_regions
 from dumps.forge.system import (
     memory_runs,
     trim_pages,
-    write_processors,
     write_shared_user_data,
     write_variables,
 )
@@ -70,7 +70,7 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
             pool.write_blocks(plan)
         pool.write_tag_tables(tags, scenario.expansion, wishes.table_rows)
         pool.write_big_pages()
-    write_processors(parts)
+    write_processors(parts, scenario.bugcheck, modules.code_addresses())
     limits = write_variables(parts, totals, encoded=wishes.encoded_kdbg)
     write_shared_user_data(parts, _NOW, scenario.uptime_seconds)
     trim_pages(parts)
@@ -142,6 +142,7 @@ def _build_header(scenario: Scenario, parts: Parts) -> DumpHeader:
         system_uptime=scenario.uptime_seconds * _FILETIME_SECOND,
         memory_runs=memory_runs(parts.kernel),
         instruction_pointer=parts.kernel.base + parts.kernel.functions["KeBugCheckEx"],
+        stack_pointer=parts.addresses["stack:0"],
         valid_dump=b"DUMP" if architecture.narrow else b"DU64",
         machine_type=architecture.machine,
         pae_enabled=int(architecture.pae) if architecture.narrow else None,

@@ -38,6 +38,7 @@ def load_driver(name: str, architecture: Architecture, base: int) -> Image:
     optional_bytes = struct.unpack_from("<H", data, coff + 16)[0]
     entry_rva = struct.unpack_from("<I", data, optional + 0x10)[0]
     base_format, base_offset = ("<I", optional + 0x1C) if architecture.narrow else ("<Q", optional + 0x18)
+    checksum = struct.unpack_from("<I", data, optional + 0x40)[0]
     preferred_base = struct.unpack_from(base_format, data, base_offset)[0]
     directories = optional + (0x60 if architecture.narrow else 0x70)
     size, headers_bytes = struct.unpack_from("<II", data, optional + 0x38)
@@ -61,6 +62,7 @@ def load_driver(name: str, architecture: Architecture, base: int) -> Image:
     return Image(
         name=name,
         timestamp=timestamp,
+        checksum=checksum,
         size=size,
         entry_rva=entry_rva,
         sections=tuple(sections),

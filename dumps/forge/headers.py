@@ -98,6 +98,7 @@ class DumpHeader:
     system_uptime: int
     memory_runs: Optional[List[Run]]
     instruction_pointer: int
+    stack_pointer: int
     comment: Optional[str] = None
     product_type: Optional[int] = 3
     suite_mask: Optional[int] = 0x110
@@ -129,8 +130,11 @@ class DumpHeader:
             (layout.machine, struct.pack("<II", self.machine_type, self.processors)),
             (layout.bugcheck, pack_pointers(*self.bugcheck)),
             (layout.debugger_data_block, pack_pointers(self.debugger_data_block)),
-            (layout.context, pack_context(self.architecture, self.instruction_pointer)),
-            (layout.exception, struct.pack("<II", _BUGCHECK_STATUS, 1)),
+            (
+                layout.context,
+                pack_context(self.architecture, self.instruction_pointer, self.stack_pointer, self.bugcheck),
+            ),
+            (layout.exception, self._pack_exception()),
             (layout.dump_type, struct.pack("<I", dump_type)),
             (layout.file_bytes, struct.pack("<Q", file_bytes)),
             (layout.system_time, struct.pack("<Q", self.system_time)),
@@ -154,6 +158,11 @@ class DumpHeader:
         for offset, piece in pieces:
             data[offset : offset + len(piece)] = piece
         return bytes(data)
+
+    def _pack_exception(self) -> bytes:
+        """Return the start of an EXCEPTION_RECORD: code, flags, no further record, address, no parameters."""
+        addresses = self.architecture.pack_pointers(0, self.instruction_pointer)
+        return struct.pack("<II", _BUGCHECK_STATUS, 1) + addresses + struct.pack("<I", 0)
 
 
 def pack_memory_runs(architecture: Architecture, runs: List[Run]) -> bytes:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import struct
 from typing import Dict, NamedTuple
 
+from dumps.forge.descriptors import SELECTORS
 from dumps.forge.kernels import KernelBuild
+from dumps.forge.processors import PCR_SELF
+from dumps.forge.threads import thread_layout
 
 # Offset in the block -> the variable whose address stands there.
 _ADDRESSES: Dict[int, str] = {
@@ -59,16 +62,17 @@ class DebuggerDataKeys(NamedTuple):
 def build_debugger_data(kernel: KernelBuild) -> bytes:
     """Return the block, decoded, as the crash path of the kernel leaves it in a dump."""
     sizes, architecture = kernel.sizes, kernel.architecture
-    head_va = _widen(kernel, kernel.base + kernel.variables["KdDebuggerDataBlock"])
+    head_va = architecture.widen(kernel.base + kernel.variables["KdDebuggerDataBlock"])
     block = bytearray(sizes.debugger_data)
     struct.pack_into("<QQ4sI", block, 0, head_va, head_va, b"KDBG", sizes.debugger_data)
-    struct.pack_into("<Q", block, 0x18, _widen(kernel, kernel.base))
+    struct.pack_into("<Q", block, 0x18, architecture.widen(kernel.base))
     struct.pack_into("<H", block, 0x36, architecture.pae)
     for offset, name in _ADDRESSES.items():
         if name in kernel.variables:
-            struct.pack_into("<Q", block, offset, _widen(kernel, kernel.base + kernel.variables[name]))
+            struct.pack_into("<Q", block, offset, architecture.widen(kernel.base + kernel.variables[name]))
     struct.pack_into("<Q", block, 0x138, 0x1000)
     for offset, number in (
+        *((0x298 + 2 * n, offset) for n, offset in enumerate(thread_layout(kernel))),
         (0x2A8, sizes.eprocess),
         (0x2AA, sizes.peb),
         (0x2AC, sizes.parent_cid),
@@ -79,18 +83,17 @@ def build_debugger_data(kernel: KernelBuild) -> bytes:
         (0x2BE, sizes.prcb_number),
         (0x2C0, sizes.ethread),
         (0x2E0, sizes.pcr),
+        *((0x2E2 + 2 * n, offset) for n, offset in enumerate(PCR_SELF[architecture.family])),
+        (0x2E6, sizes.pcr - sizes.prcb),
+        (0x2F2, sizes.special_registers),
+        *((0x2F4 + 2 * n, selector) for n, selector in enumerate(SELECTORS[architecture.family])),
         (0x338, sizes.prcb_context),
     ):
         if offset < sizes.debugger_data:
             struct.pack_into("<H", block, offset, number)
     if sizes.debugger_data >= 0x368:
-        struct.pack_into("<Q", block, 0x360, _widen(kernel, architecture.entries.pte_base))
+        struct.pack_into("<Q", block, 0x360, architecture.widen(architecture.entries.pte_base))
     return bytes(block)
-
-
-def _widen(kernel: KernelBuild, va: int) -> int:
-    """Return an address as the block holds it: those of 32-bit systems are sign-extended."""
-    return va | 0xFFFFFFFF00000000 if kernel.architecture.narrow else va
 
 
 def encode_debugger_data(block: bytes, keys: DebuggerDataKeys) -> bytes:

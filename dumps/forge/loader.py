@@ -55,6 +55,7 @@ def pack_entry(
     name: str,
     name_va: int,
     timestamp: int,
+    checksum: int,
     build: int,
 ) -> bytes:
     """Return one entry of PsLoadedModuleList; kernels before Windows 10 keep no time stamp in it."""
@@ -66,18 +67,13 @@ def pack_entry(
         (layout.path, architecture.pack_unicode_string(path, path_va)),
         (layout.name, architecture.pack_unicode_string(name, name_va)),
         (layout.flags, struct.pack("<IH", 0x49104000, 1)),
-        (layout.checksum, struct.pack("<I", image_checksum(base, size))),
+        (layout.checksum, struct.pack("<I", checksum)),
     ]
     if build >= _FIRST_WITH_TIMESTAMPS:
         pieces.append((layout.timestamp, struct.pack("<II", size, timestamp)))
     for offset, data in pieces:
         entry[offset : offset + len(data)] = data
     return bytes(entry)
-
-
-def image_checksum(base: int, size: int) -> int:
-    """Return the checksum that the forge gives an image."""
-    return (base ^ size) >> 12 & 0xFFFFFF
 
 
 def pack_unloaded(architecture: Architecture, drivers: Sequence[UnloadedDriver], ring_va: int) -> bytes:

@@ -18,7 +18,7 @@ from dumps.forge.containers import BITMAP_FULL, BITMAP_KERNEL, FULL, TRIAGE, wri
 from dumps.forge.headers import DumpHeader
 from dumps.forge.kdbg import build_debugger_data
 from dumps.forge.kernels import KernelBuild
-from dumps.forge.loader import entry_layout, image_checksum
+from dumps.forge.loader import entry_layout
 from dumps.forge.pagetables import AddressSpace
 from dumps.forge.physical import PAGE_BYTES, PhysicalMemory
 from dumps.forge.poolblocks import PoolBlock
@@ -28,8 +28,6 @@ from dumps.forge.triagedump import TriageContents, TriageDriver, UnloadedRange, 
 
 _LIVE_DUMP, _FILTERED, _ENCRYPTED_DATA = 0x10, 0x40, 0x100  # Attributes
 _LIVE_BUGCHECK = (0x161, 0, 0, 0, 0)  # LIVE_SYSTEM_DUMP
-_STACK_VA, _NARROW_STACK_VA = 0xFFFFF98A1C3FE760, 0x80A3E760
-_STACK_WORDS = 96
 _ZIP_TIME = (2024, 11, 12, 4, 2, 10)
 
 
@@ -144,23 +142,30 @@ class ForgedMachine:
     def _choose_triage_contents(self) -> TriageContents:
         """Return what the kernel puts into a small dump."""
         truth, addresses, kernel = self.truth, self.addresses, self.kernel
-        pack_pointers, layout = kernel.architecture.pack_pointers, entry_layout(kernel.architecture)
-        processor = self.read_virtual(addresses["KiProcessorBlock"], kernel.architecture.pointer_bytes)
-        drivers = [
-            TriageDriver(self.module_paths[name], base, size, image_checksum(base, size), timestamp)
-            for name, base, size, timestamp in truth.modules
-        ]
-        entries = [(addresses[f"entry:{name}"], layout.size) for name, *_ in truth.modules]
-        words = [base + 0x1000 + 0x40 * number for number, (_, base, _, _) in enumerate(truth.modules)]
-        stack = pack_pointers(*(words * _STACK_WORDS)[:_STACK_WORDS])
+        drivers, entries, layout = [], [], entry_layout(kernel.architecture)
+        for name, base, size, timestamp in truth.modules:
+            entry_va = addresses[f"entry:{name}"]
+            checksum = int.from_bytes(self.read_virtual(entry_va + layout.checksum, 4), "little")
+            drivers.append(TriageDriver(self.module_paths[name], base, size, checksum, timestamp))
+            entries.append((entry_va, layout.size))
+        processors = [(addresses[f"processor:{number}"], kernel.sizes.prcb) for number in range(truth.processors)]
+        variables = (
+            ("PsLoadedModuleList", 2 * kernel.architecture.pointer_bytes),
+            ("KiProcessorBlock", truth.processors * kernel.architecture.pointer_bytes),
+            ("NtBuildLab", len(kernel.build_lab) + 1),
+        )
+        in_nt = [(addresses["nt"], PAGE_BYTES)]
+        in_nt += [(addresses["nt"] + kernel.variables[name], size) for name, size in variables]
+        stack_va = addresses["stack:0"]
         return TriageContents(
             drivers=drivers,
             unloaded=[UnloadedRange(*driver) for driver in truth.unloaded],
             debugger_data=build_debugger_data(kernel),
-            processor_block=(int.from_bytes(processor, "little"), kernel.sizes.prcb),
-            blocks=[(addresses["nt"], 0x1000), (addresses["PsLoadedModuleList"], 0x10), *entries],
-            stack_va=_NARROW_STACK_VA if kernel.architecture.narrow else _STACK_VA,
-            stack=stack,
+            processor_block=processors[0],
+            process=(addresses["process"], kernel.sizes.eprocess),
+            thread=(addresses["thread:0"], kernel.sizes.ethread),
+            blocks=[*in_nt, *processors, *entries],
+            stack=(stack_va, -stack_va % PAGE_BYTES),
             pool_totals_pages=[
                 (number or 0) // PAGE_BYTES for pool in ("nonpaged", "paged") for number in reversed(truth.limits[pool])
             ],

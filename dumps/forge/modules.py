@@ -9,12 +9,13 @@ from dumps.forge.driverfile import DRIVER_TAGS, load_driver
 from dumps.forge.loader import UnloadedDriver, entry_layout, pack_entry, pack_unloaded
 from dumps.forge.ntimage import IMAGE_NAME, NT_TAGS, build_nt, windows_version
 from dumps.forge.parts import Parts
-from dumps.forge.peimage import Image
+from dumps.forge.peimage import Image, Section
 from dumps.forge.physical import PAGE_BYTES
 from dumps.forge.standins import MODULES, build_standin
 
 _ROOM_BYTES = 0x10000  # what each driver gets of the address space
 _DRIVERS_DIRECTORY = "\\SystemRoot\\System32\\drivers\\"
+_AFTER_A_CALL = 0x20  # about where a short routine goes on
 _HOUR = 3600 * 10_000_000
 _UNLOADED = ("dump_storport.sys", "dump_stornvme.sys", "hwpolicy.sys", "olddrv.sys", "WdFilter.sys")
 _UNLOADED_BYTES = 0x18000
@@ -49,9 +50,12 @@ class LoadedModules:
     def pointers_into(self, name: str) -> Tuple[int, ...]:
         """Return the starts of the module's code and data: a driver's pool blocks usually hold such addresses."""
         image = self.images[name]
-        code = next(section for section in image.sections if section.executable and not section.discarded)
         data = next(section for section in image.sections if section.name == ".data")
-        return (self.base(name) + code.rva, self.base(name) + data.rva)
+        return (self.base(name) + _code_of(image).rva, self.base(name) + data.rva)
+
+    def code_addresses(self) -> Tuple[int, ...]:
+        """Return an address in the code of each module: what a stack is full of."""
+        return tuple(self.base(name) + _code_of(image).rva + _AFTER_A_CALL for name, image in self.images.items())
 
     def _load(self) -> None:
         parts, kernel = self._parts, self._parts.kernel
@@ -118,6 +122,7 @@ class LoadedModules:
                 name=name,
                 name_va=ring[number] + entry_layout(architecture).size,
                 timestamp=image.timestamp,
+                checksum=image.checksum,
                 build=parts.kernel.build,
             )
             parts.space.store(ring[number], entry + name.encode("utf-16-le") + b"\0\0")
@@ -127,6 +132,11 @@ class LoadedModules:
         parts.space.store(head, architecture.pack_pointers(entries[0], entries[-1]))
         parts.space.turn_into_transition(paths_va)
         parts.addresses["PsLoadedModuleList"] = head
+
+
+def _code_of(image: Image) -> Section:
+    """Return the first section of code that stays in memory."""
+    return next(section for section in image.sections if section.executable and not section.discarded)
 
 
 def write_unloaded(parts: Parts, now: int) -> Tuple[UnloadedDriver, ...]:

@@ -64,6 +64,7 @@ def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
     size = init_rva + 4 * _PAGE
     headers = peimage.build_headers(
         architecture,
+        IMAGE_NAME,
         sections,
         directories,
         base=kernel.base,
@@ -80,9 +81,11 @@ def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
         (debug_rva, debug),
         (resource_rva, resource),
     ]
+    pieces, checksum = peimage.add_checksum(pieces, size)
     return Image(
         name=IMAGE_NAME,
         timestamp=kernel.timestamp,
+        checksum=checksum,
         size=size,
         entry_rva=init_rva,
         sections=sections,

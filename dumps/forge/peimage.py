@@ -18,6 +18,10 @@ RESOURCES = 0x42000040
 
 EXPORT, IMPORT, RESOURCE, EXCEPTION, BASE_RELOCATION, DEBUG, IMPORT_ADDRESS_TABLE = 0, 1, 2, 3, 5, 6, 12
 
+_HEADERS_OFFSET = 0x80  # of the COFF header, behind the DOS header
+_CHECKSUM_OFFSET = _HEADERS_OFFSET + 0x58
+_LIBRARY = 0x2000
+
 _DISCARDABLE = 0x02000000
 _EXECUTE = 0x20000000
 
@@ -51,6 +55,7 @@ class Image:
 
     name: str
     timestamp: int
+    checksum: int
     size: int
     entry_rva: int
     sections: Tuple[Section, ...]
@@ -68,6 +73,7 @@ class Image:
 
 def build_headers(
     architecture: Architecture,
+    name: str,
     sections: Sequence[Section],
     directories: Dict[int, Tuple[int, int]],
     *,
@@ -76,13 +82,17 @@ def build_headers(
     timestamp: int,
     size: int,
 ) -> bytes:
-    """Return the DOS, COFF and optional headers and the section table; ``directories`` is index -> (rva, size)."""
-    dos = bytearray(0x80)
+    """Return the DOS, COFF and optional headers and the section table; ``directories`` is index -> (rva, size).
+
+    The checksum is left zero.
+    """
+    dos = bytearray(_HEADERS_OFFSET)
     struct.pack_into("<2s", dos, 0, b"MZ")
     struct.pack_into("<I", dos, 0x3C, len(dos))
     narrow = architecture.narrow
     optional = bytearray(0xE0 if narrow else 0xF0)
     characteristics = 0x102 if narrow else 0x22  # executable; 32-bit machine, or large addresses
+    characteristics |= _LIBRARY if name.endswith(".dll") else 0
     coff = struct.pack("<4sHHIII", b"PE\0\0", architecture.machine, len(sections), timestamp, 0, 0)
     coff += struct.pack("<HH", len(optional), characteristics)
     code = [section for section in sections if section.characteristics & 0x20]
@@ -114,6 +124,20 @@ def build_headers(
         for section in sections
     )
     return bytes(dos) + coff + bytes(optional) + table
+
+
+def add_checksum(pieces: Sequence[Tuple[int, bytes]], size: int) -> Tuple[List[Tuple[int, bytes]], int]:
+    """Return the pieces of an image, headers first, with the checksum of its file, and the checksum.
+
+    The file is as long as the image, and each section stands in it where it does in memory.
+    """
+    words = sum(sum(word for (word,) in struct.iter_unpack("<H", data + bytes(len(data) % 2))) for _, data in pieces)
+    while words >> 16:
+        words = (words & 0xFFFF) + (words >> 16)
+    checksum = words + size
+    headers = bytearray(pieces[0][1])
+    struct.pack_into("<I", headers, _CHECKSUM_OFFSET, checksum)
+    return [(0, bytes(headers)), *pieces[1:]], checksum
 
 
 def build_exports(rva: int, image_name: str, functions: Dict[str, int]) -> bytes:
@@ -209,8 +233,11 @@ def _version_info(version: Tuple[int, int, int, int], texts: Dict[str, str]) -> 
     strings = b""
     for key, text in texts.items():
         strings += _version_node(key, text=text)
-    table = _version_node("040904B0", children=strings)
-    return _version_node("VS_VERSION_INFO", value=fixed, children=_version_node("StringFileInfo", children=table))
+    language, code_page = 0x409, 0x4B0
+    table = _version_node(f"{language:04X}{code_page:04X}", children=strings)
+    translation = _version_node("Translation", value=struct.pack("<HH", language, code_page))
+    files = _version_node("StringFileInfo", children=table) + _version_node("VarFileInfo", children=translation)
+    return _version_node("VS_VERSION_INFO", value=fixed, children=files)
 
 
 def _version_node(key: str, *, value: bytes = b"", text: str = "", children: bytes = b"") -> bytes:

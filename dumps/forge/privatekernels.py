@@ -87,8 +87,8 @@ class _Release(NamedTuple):
 
 # Members of StructSizes: debugger data, KPRCB, its Context and ProcessorState, EPROCESS, ETHREAD, Peb, ParentCID, KPCR,
 # slots of ExPoolTagTables, row sizes; then by name what differs from x64.
-_X86_SINGLE = {"prcb_number": 0x10, "prcb_thread": 0x4, "process_root": 0x18}
-_X86_LEGACY = {"prcb_number": 0x3CC, "prcb_thread": 0x4, "process_root": 0x18}
+_X86_SINGLE = {"prcb_number": 0x10, "prcb_thread": 0x4, "process_root": 0x18, "special_registers": 0x2E8}
+_X86_LEGACY = {"prcb_number": 0x3CC, "prcb_thread": 0x4, "process_root": 0x18, "special_registers": 0x2E4}
 _RELEASES: Dict[Tuple[str, int], _Release] = {
     ("x86", 2600): _Release(
         0x804D7000,
@@ -154,13 +154,13 @@ _RELEASES: Dict[Tuple[str, int], _Release] = {
         0xFFFFF80061800000,
         _LATER,
         "vb_release",
-        StructSizes(0x380, 0x8F80, 0x840, 0x690, 0xAC0, 0x958, 0x508, 0x4F8, 0x9900, 1280, 0x38, 0x18),
+        StructSizes(0x380, 0x8F80, 0x840, 0x360, 0xAC0, 0x958, 0x508, 0x4F8, 0x9900, 1280, 0x38, 0x18),
     ),
     ("arm64", 22000): _Release(
         0xFFFFF8043A200000,
         _LATER,
         "co_release",
-        StructSizes(0x380, 0x9680, 0x8A0, 0x6F0, 0xC80, 0x990, 0x508, 0x4F8, 0xA000, 2048, 0x50, 0x20),
+        StructSizes(0x380, 0x9680, 0x8A0, 0x360, 0xC80, 0x910, 0x508, 0x4F8, 0xA000, 2048, 0x50, 0x20),
     ),
 }
 _MACHINE_NAMES = {"x86": "x86fre", "x64": "amd64fre", "arm64": "arm64fre"}

@@ -110,7 +110,7 @@ def build_standin(
         Section(".rsrc", 0x6000, _PAGE, peimage.RESOURCES),
     )
     headers = peimage.build_headers(
-        architecture, sections, directories, base=base, entry_rva=0x5000, timestamp=timestamp, size=0x7000
+        architecture, module.name, sections, directories, base=base, entry_rva=0x5000, timestamp=timestamp, size=0x7000
     )
     cookie = 0xBB40E64E if architecture.narrow else 0x2B992DDFA232  # what compilers put there before the start
     pieces = [
@@ -121,9 +121,11 @@ def build_standin(
         (PAGEABLE_RVA, pageable.finish()),
         (0x6000, version),
     ]
+    pieces, checksum = peimage.add_checksum(pieces, 0x7000)
     return Image(
         name=module.name,
         timestamp=timestamp,
+        checksum=checksum,
         size=0x7000,
         entry_rva=0x5000,
         sections=sections,

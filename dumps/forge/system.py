@@ -1,11 +1,10 @@
-"""Writes what the kernel and debuggers keep about a whole system: variables of nt, processors, page states."""
+"""Writes what the kernel and debuggers keep about a whole system: variables of nt, shared user data, page states."""
 
 from __future__ import annotations
 
 import struct
 from typing import List, Tuple
 
-from dumps.forge.contexts import pack_context
 from dumps.forge.entryformats import INVALID_PTE_MASK
 from dumps.forge.headers import Run, pack_memory_runs
 from dumps.forge.kdbg import DebuggerDataKeys, build_debugger_data, encode_debugger_data
@@ -21,6 +20,7 @@ PFN_DATABASE, NARROW_PFN_DATABASE = 0xFFFFFA8000000000, 0x80C00000
 _TICK_COUNT_MULTIPLIER = 0x0FA00000  # 15.625 ms a tick
 _TICKS_PER_SECOND = 64
 _WINDOWS_7 = 7601
+_SERVICE_PACKS = {2600: 3, 3790: 2, 6002: 2, 7601: 1}
 _PAGED_POOL_BYTES = 0x0F000000  # the range of addresses that old kernels' variables tell
 
 
@@ -35,9 +35,11 @@ def write_variables(parts: Parts, totals: PoolTotals, *, encoded: bool) -> Limit
     ``encoded`` leaves the block as it is on a running system.
     """
     kernel = parts.kernel
-    processes = parts.variable("PsActiveProcessHead")
-    parts.space.store(processes, kernel.architecture.pack_pointers(processes, processes))
+    for name in ("PsActiveProcessHead", "KeBugCheckCallbackListHead"):
+        head = parts.variable(name)  # an empty list
+        parts.space.store(head, kernel.architecture.pack_pointers(head, head))
     parts.space.store(parts.variable("NtBuildLab"), kernel.build_lab.encode("ascii") + b"\0")
+    parts.space.store(parts.variable("CmNtCSDVersion"), struct.pack("<I", _SERVICE_PACKS.get(kernel.build, 0) << 8))
     parts.set_variable("MmPhysicalMemoryBlock", _write_memory_block(parts))
     highest, probe, start = _user_limits(kernel)
     values = {
@@ -50,6 +52,7 @@ def write_variables(parts: Parts, totals: PoolTotals, *, encoded: bool) -> Limit
         "MmPagedPoolStart": parts.regions.paged.start,
         "MmPagedPoolEnd": parts.regions.paged.start + _PAGED_POOL_BYTES - 1,
         "MiInvalidPteMask": INVALID_PTE_MASK,
+        **dict.fromkeys(("ObpRootDirectoryObject", "ObpTypeObjectType", "KernelVerifier", "MmVerifierData"), 0),
     }
     for name, value in values.items():
         if name in kernel.variables:
@@ -65,26 +68,6 @@ def write_variables(parts: Parts, totals: PoolTotals, *, encoded: bool) -> Limit
         if name in kernel.variables:
             parts.addresses[name] = parts.variable(name)
     return limits
-
-
-def write_processors(parts: Parts) -> None:
-    """Write the part of each KPRCB that debuggers ask for; its other pages are one page of zeros."""
-    space, sizes, architecture = parts.space, parts.kernel.sizes, parts.kernel.architecture
-    zeros = space.frames.take()
-    space.memory.page(zeros)
-    instruction = parts.kernel.base + parts.kernel.functions["KeBugCheckEx"]
-    blocks = []
-    for number in range(parts.processors):
-        va = parts.regions.processors.take(sizes.prcb, gap=0x10000)
-        space.store(va + sizes.prcb_number, struct.pack("<I", number))
-        space.store(va + sizes.processor_state, pack_context(architecture, instruction))
-        if sizes.prcb_context:
-            space.store(va + sizes.prcb_context, architecture.pack_pointers(va + sizes.processor_state))
-        for page_va in range(va, va + sizes.prcb, PAGE_BYTES):
-            if space.translate(page_va) is None:
-                space.map_page(page_va, zeros)
-        blocks.append(va)
-    space.store(parts.variable("KiProcessorBlock"), architecture.pack_pointers(*blocks, 0))
 
 
 def write_shared_user_data(parts: Parts, now: int, uptime_seconds: int) -> None:

@@ -1,6 +1,7 @@
 """Small memory dumps (type 4): no pages of memory, only lists of drivers and blocks that the kernel chose.
 
-TRIAGE_DUMP64 as in real files of 19041 and 22000, TRIAGE_DUMP32 by the public copies of the SDK's structures.
+TRIAGE_DUMP64 as in real files of 19041 and 22000, TRIAGE_DUMP32 by the public copies of the SDK's structures and as
+Microsoft's debugger engine reads it: blocks of memory have addresses of 64 bits there too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _ALL_OPTIONS = 0xFFFFFFFF
 _UNLOADED_NAME_BYTES = 0x18  # twelve characters; longer names are cut
 _ALIGNMENT = 8
 # What the header says is in the file.
-_CONTEXT, _EXCEPTION, _PROCESSOR, _STACK, _DRIVERS = 0x1, 0x2, 0x4, 0x20, 0x40
+_BASICS = 0xFF  # context, exception, processor, process, thread, stack, drivers, broken driver
 _MEMORY_TOTALS, _DEBUGGER_DATA, _DATA_BLOCKS = 0x100, 0x400, 0x800
 _FIRST_WITHOUT_TOTALS = 10240
 
@@ -44,7 +45,7 @@ class UnloadedRange(NamedTuple):
 
 @dataclass(frozen=True)
 class TriageContents:
-    """What goes into a small dump: lists, a stack with its address, and addresses with sizes of blocks of memory.
+    """What goes into a small dump: lists, and addresses with sizes of structures, the stack and blocks of memory.
 
     ``pool_totals_pages`` are the largest and the present size of nonpaged pool, then of paged pool.
     """
@@ -53,9 +54,10 @@ class TriageContents:
     unloaded: Sequence[UnloadedRange]
     debugger_data: bytes
     processor_block: Tuple[int, int]
+    process: Tuple[int, int]
+    thread: Tuple[int, int]
+    stack: Tuple[int, int]
     blocks: Sequence[Tuple[int, int]]
-    stack_va: int
-    stack: bytes
     pool_totals_pages: Sequence[int]
 
 
@@ -82,8 +84,10 @@ class _TriageBuilder:
         fields["MmOffset"] = self._append(self._pack_totals(totals))
         fields["UnloadedDriversOffset"] = self._append(self._pack_unloaded())
         fields["PrcbOffset"] = self._append(space.read(*contents.processor_block))
-        fields["CallStackOffset"] = self._append(contents.stack)
-        fields["SizeOfCallStack"] = len(contents.stack)
+        fields["ProcessOffset"] = self._append(space.read(*contents.process))
+        fields["ThreadOffset"] = self._append(space.read(*contents.thread))
+        fields["CallStackOffset"] = self._append(space.read(*contents.stack))
+        fields["SizeOfCallStack"] = contents.stack[1]
         fields["DebuggerDataOffset"] = self._append(contents.debugger_data)
         fields["DebuggerDataSize"] = len(contents.debugger_data)
         fields.update(self._append_drivers())
@@ -93,8 +97,7 @@ class _TriageBuilder:
         self._parts += _VALID_MARK
         fields["SizeOfDump"] = self._end
         self._parts[: self._start_bytes] = self._pack_start(fields)
-        flags = _CONTEXT | _EXCEPTION | _PROCESSOR | _STACK | _DRIVERS | _DEBUGGER_DATA | _DATA_BLOCKS
-        flags |= _MEMORY_TOTALS if totals else 0
+        flags = _BASICS | _DEBUGGER_DATA | _DATA_BLOCKS | (_MEMORY_TOTALS if totals else 0)
         head = replace(header, memory_runs=None, minidump_fields=flags).pack(TRIAGE, self._end)
         return head + bytes(self._parts)
 
@@ -138,11 +141,12 @@ class _TriageBuilder:
     def _append_blocks(self, space: AddressSpace) -> Dict[str, int]:
         """Add the list of data blocks and then their bytes."""
         blocks = list(_iter_present(space, self._contents.blocks))
-        descriptor = struct.Struct("<III" if self._narrow else "<QII")
+        descriptor = struct.Struct("<QII")
         list_offset = self._append(bytes(descriptor.size * len(blocks)))
         for number, (va, data) in enumerate(blocks):
             start = list_offset - self._header.layout.size + number * descriptor.size
-            self._parts[start : start + descriptor.size] = descriptor.pack(va, self._append(data), len(data))
+            address = self._header.architecture.widen(va)
+            self._parts[start : start + descriptor.size] = descriptor.pack(address, self._append(data), len(data))
         return {"DataBlocksOffset": list_offset, "DataBlocksCount": len(blocks)}
 
     def _pack_unloaded(self) -> bytes:
@@ -164,10 +168,11 @@ class _TriageBuilder:
         return struct.pack("<6I", 1, size, 0, 0, 0, 0) + body
 
     def _pack_start(self, fields: Dict[str, int]) -> bytes:
-        layout, stack_va = self._header.layout, self._contents.stack_va
+        layout, (stack_va, _) = self._header.layout, self._contents.stack
         words = [
             *(0, fields["SizeOfDump"], fields["ValidOffset"], layout.context, layout.exception),
-            *(fields["MmOffset"], fields["UnloadedDriversOffset"], fields["PrcbOffset"], 0, 0),
+            *(fields["MmOffset"], fields["UnloadedDriversOffset"], fields["PrcbOffset"]),
+            *(fields["ProcessOffset"], fields["ThreadOffset"]),
             *(fields["CallStackOffset"], fields["SizeOfCallStack"], fields["DriverListOffset"], fields["DriverCount"]),
             *(fields["StringPoolOffset"], fields["StringPoolSize"], 0, _ALL_OPTIONS),
         ]

@@ -6,14 +6,16 @@ import re
 from datetime import datetime, timedelta, timezone
 from typing import Dict, Iterator, NamedTuple, Tuple
 
-_ADDRESS = r"([0-9a-f]{8}`[0-9a-f]{8})"
+_ADDRESS = r"([0-9a-f]{8}(?:`[0-9a-f]{8})?)"
 _RANGE = re.compile(rf"^{_ADDRESS} {_ADDRESS} +(\S+)", re.MULTILINE)
 _UNLOADED = "Unloaded modules:"
-_SYSTEM = re.compile(r"^Windows .* Kernel Version (\d+) MP \((\d+) procs\) Free x64$", re.MULTILINE)
+_SYSTEM = re.compile(
+    r"^Windows .* Kernel Version (\d+)(?: \(Service Pack (\d)\))? MP \((\d+) procs\) Free (.+)$", re.MULTILINE
+)
 _UPTIME = re.compile(r"^System Uptime: (?:(\d+) days? )?(\d+):(\d+):(\d+)\.(\d+)$", re.MULTILINE)
 _DETAIL = re.compile(r"^ *([A-Za-z ]+): +(.*?) *$", re.MULTILINE)
 _FIELD = re.compile(r"^([A-Z]\w+) +([0-9a-f`]+)$", re.MULTILINE)
-_SYMBOL = re.compile(rf"^{_ADDRESS} nt!(\w+) ", re.MULTILINE)
+_SYMBOL = re.compile(rf"^{_ADDRESS} +nt!(\w+) ", re.MULTILINE)
 _GUID = re.compile(r"RSDS - GUID: {([0-9A-F-]+)}\s+Age: (\d+), Pdb: (\S+)")
 
 
@@ -29,7 +31,9 @@ class SystemWords(NamedTuple):
     """What ``vertarget`` says."""
 
     build: int
+    service_pack: int
     processors: int
+    machine: str
     build_lab: str
     kernel_base: int
     module_list: int
@@ -60,7 +64,7 @@ def parse_fields(text: str) -> Dict[str, int]:
 
 def parse_system(text: str) -> SystemWords:
     """Return what ``vertarget`` says."""
-    build, processors = _find(_SYSTEM, text)
+    build, service_pack, processors, machine = _find(_SYSTEM, text)
     (build_lab,) = _find(re.compile(r"^Built by: (\S+)$", re.MULTILINE), text)
     kernel = re.compile(rf"^Kernel base = 0x{_ADDRESS} PsLoadedModuleList = 0x{_ADDRESS}$", re.MULTILINE)
     kernel_base, module_list = map(parse_address, _find(kernel, text))
@@ -68,7 +72,9 @@ def parse_system(text: str) -> SystemWords:
     days, hours, minutes, seconds, milliseconds = (int(part or 0) for part in _find(_UPTIME, text))
     return SystemWords(
         int(build),
+        int(service_pack or 0),
         int(processors),
+        machine,
         build_lab,
         kernel_base,
         module_list,
@@ -100,8 +106,8 @@ def parse_bytes(text: str) -> str:
     return "".join(digits.replace("-", " ").replace(" ", "") for _, digits in lines)
 
 
-def parse_quadwords(text: str) -> Tuple[int, ...]:
-    """Return the numbers of ``dq``."""
+def parse_pointers(text: str) -> Tuple[int, ...]:
+    """Return the numbers of ``dp``."""
     return tuple(parse_address(word) for line in text.splitlines() for word in line.split()[1:])
 
 
