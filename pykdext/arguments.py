@@ -80,6 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TAG",
         help="tags of 1 to 4 characters (\\xNN is a byte), then the SOURCE, if it is not the debugger's session",
     )
+    find.add_argument(
+        "--explain", action="store_true", help="only what the tag lists say, which entry won, and why; no SOURCE needed"
+    )
 
     blocks = commands.add_parser("blocks", parents=[formatted], help="where a tag's blocks are", epilog=_EXIT_STATUS)
     blocks.add_argument("tag", type=_tag, metavar="TAG", help="a tag of 1 to 4 characters; \\xNN is a byte")

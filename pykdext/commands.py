@@ -19,6 +19,7 @@ from pykdext.records.recipe import render_recipe
 from pykdext.report.blocklist import render_blocks_text
 from pykdext.report.difftext import render_diff_text
 from pykdext.report.dumpsummary import render_summary_json, render_summary_text
+from pykdext.report.explaintext import render_explanation_json, render_explanation_text
 from pykdext.report.growthdoc import render_diff_json, render_trend_json
 from pykdext.report.jsondoc import render_blocks_json, render_owners_json, render_report_json, render_snapshot_json
 from pykdext.report.markup import PLAIN, Markup
@@ -92,6 +93,8 @@ def _render_used_text(snapshot: PoolSnapshot, selection: Selection, lists: TagLi
 def find(options: Namespace, progress: ReportProgress) -> Outcome:
     """``poolleak find``: the owners of tags."""
     lists = TagLists.load(options.pooltags)
+    if options.explain:
+        return _explain(options, lists)
     interruption = Interruption()
     with pipeline.open_source(options.source, progress, options.symbols, interruption) as source:
         answer = pipeline.find_owners(source, options.tags, lists, progress, interruption)
@@ -102,6 +105,14 @@ def find(options: Namespace, progress: ReportProgress) -> Outcome:
     subject = source.snapshot.source
     text = render_owners_text(subject, answer.tags, answer.warnings, options.width, _choose_markup(options))
     return Outcome(text, complete, marked=True, interrupted_by=interruption.cause)
+
+
+def _explain(options: Namespace, lists: TagLists) -> Outcome:
+    """``poolleak find --explain``: what the tag lists say, and why."""
+    explained = [(tag, lists.look_up(tag)) for tag in options.tags]
+    if options.format == "json":
+        return Outcome(render_explanation_json(explained), complete=True)
+    return Outcome(render_explanation_text(explained, options.width), complete=True)
 
 
 def blocks(options: Namespace, progress: ReportProgress) -> Outcome:

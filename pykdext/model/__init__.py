@@ -17,7 +17,16 @@ from pykdext.model.growth import (
     TrendReport,
     Verdict,
 )
-from pykdext.model.owners import Confidence, Evidence, ImageCoverage, ImageVersion, Owner, TagDescription, TagOwners
+from pykdext.model.owners import (
+    Confidence,
+    Evidence,
+    ImageCoverage,
+    ImageVersion,
+    Owner,
+    TagDescription,
+    TagLookup,
+    TagOwners,
+)
 from pykdext.model.pool import (
     PROTECTED_POOL,
     UNUSED,
@@ -71,6 +80,7 @@ __all__ = [
     "TableCoverage",
     "TagDelta",
     "TagDescription",
+    "TagLookup",
     "TagOwners",
     "TagUsage",
     "TargetFacts",

@@ -90,6 +90,15 @@ class TagDescription:
 
 
 @dataclass(frozen=True)
+class TagLookup:
+    """What one tag list says of a tag: all entries that match, the winner first, out of ``entries`` in the list."""
+
+    list_name: str
+    entries: int
+    matches: Tuple[TagDescription, ...]
+
+
+@dataclass(frozen=True)
 class TagOwners:
     """The owners of one tag, the likeliest first, and what the tag lists say."""
 

@@ -8,7 +8,7 @@ from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 from pykdext.attribution.knowntags import load_knowntags
 from pykdext.attribution.pooltagtxt import PoolTagList, TagListAttributor, find_pooltags, load_pooltags
 from pykdext.attribution.weigh import Attributor
-from pykdext.model import PoolTag, TagDescription
+from pykdext.model import PoolTag, TagDescription, TagLookup
 
 
 class TagLists:
@@ -31,7 +31,11 @@ class TagLists:
 
     def find_descriptions(self, tag: PoolTag) -> Tuple[TagDescription, ...]:
         """What the lists say of ``tag``, the best of each list first."""
-        return tuple(description for tags in self._lists.values() for description in tags.find_descriptions(tag))
+        return tuple(description for lookup in self.look_up(tag) for description in lookup.matches)
+
+    def look_up(self, tag: PoolTag) -> Tuple[TagLookup, ...]:
+        """What each list says of ``tag``; the first list with a match is the one that is believed."""
+        return tuple(TagLookup(name, len(tags), tags.find_descriptions(tag)) for name, tags in self._lists.items())
 
     def describe_tags(self, tags: Iterable[PoolTag]) -> Dict[PoolTag, TagDescription]:
         """The best description of each tag that any list knows."""
