@@ -42,8 +42,8 @@ class NotKernelTargetError(TargetError):
     """The target is a user-mode process or its dump: it has no kernel pool."""
 
 
-class DumpFormatError(PykdextError):
-    """A file is not a dump that can be read, or is damaged where it must not be.
+class FileFormatError(PykdextError):
+    """A binary file is not of the form it was taken for, or is damaged where it must not be.
 
     Attributes:
         path: the file. offset: byte offset in it. found, expected: what stood there, and what was wanted.
@@ -56,6 +56,14 @@ class DumpFormatError(PykdextError):
         self.offset = offset
         self.found = found
         self.expected = expected
+
+
+class DumpFormatError(FileFormatError):
+    """A file is not a dump that can be read."""
+
+
+class ImageFormatError(FileFormatError):
+    """A file is not a driver image (PE) that can be searched, or not all of it is there."""
 
 
 class UnsupportedDumpError(DumpFormatError):

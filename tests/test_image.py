@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import struct
 import time
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykdext.kernel.image import MAX_IMAGE_BYTES, MAX_SECTIONS, read_image
+from pykdext.kernel.image import MAX_IMAGE_BYTES, read_image
 from pykdext.kernel.versioninfo import parse_version, read_version
 from pykdext.model import ImageVersion, Machine, Module
+from pykdext.peheaders import MAX_SECTIONS
 from tests.segments import SegmentsTarget
 
 PAGE = 0x1000
@@ -24,7 +27,7 @@ CODE, CONSTANTS, VARIABLES, INIT = 0x68000020, 0x48000040, 0xC8000040, 0x6200002
 needs_drivers = pytest.mark.skipif(not DRIVERS.is_dir(), reason="the sample drivers are not built")
 
 
-def make_image(*sections, machine=0x8664, directories=()):
+def make_image(*sections, machine=0x8664, directories=(), timestamp=0x5F000000):
     """A 64-bit image as it lies in memory; ``sections`` are (name, bytes, characteristics)."""
     table, body, rva = b"", bytearray(), PAGE
     for name, data, characteristics in sections:
@@ -34,7 +37,7 @@ def make_image(*sections, machine=0x8664, directories=()):
     directory = b"".join(struct.pack("<II", *entry) for entry in directories).ljust(128, b"\0")
     optional = struct.pack("<H54xII44xI", 0x20B, rva, PAGE, 16) + directory
     dos = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0x40)
-    header = struct.pack("<4sHHIIIHH", b"PE\0\0", machine, len(sections), 0x5F000000, 0, 0, len(optional), 0x22)
+    header = struct.pack("<4sHHIIIHH", b"PE\0\0", machine, len(sections), timestamp, 0, 0, len(optional), 0x22)
     return (dos + header + optional + table).ljust(PAGE, b"\0") + bytes(body)
 
 
@@ -120,12 +123,32 @@ def test_version_agrees_with_pefile(path):
     }
     fixed = pe.VS_FIXEDFILEINFO[0]
     numbers = [half for whole in (fixed.FileVersionMS, fixed.FileVersionLS) for half in (whole >> 16, whole & 0xFFFF)]
-    assert open_image(memory).version == ImageVersion(
+    assert replace(open_image(memory).version, built_at=None) == ImageVersion(
         company=texts["CompanyName"],
         product=texts["ProductName"],
         description=texts["FileDescription"],
         file_version=".".join(map(str, numbers)),
     )
+
+
+def test_the_time_stamp_is_a_time_unless_it_cannot_be_one():
+    def built_at(timestamp, *debug_types):
+        entries = b"".join(struct.pack("<12xIII4x", kind, 0, 0) for kind in debug_types)
+        debug = (PAGE, len(entries)) if entries else (0, 0)
+        data = entries.ljust(PAGE, b"\0")
+        directories = [(0, 0)] * 6 + [debug]
+        return open_image(
+            make_image((b".rdata", data, CONSTANTS), directories=directories, timestamp=timestamp)
+        ).version.built_at
+
+    linked_at = datetime(2021, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
+    stamp = int(linked_at.timestamp())
+    assert built_at(stamp) == built_at(stamp, 2, 13) == linked_at
+    assert built_at(stamp, 2, 16) is None, "a reproducible build"
+    soon = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(hours=12)
+    assert built_at(int(soon.timestamp())) == soon, "clocks differ"
+    assert built_at(int((soon + timedelta(days=2)).timestamp())) is None
+    assert built_at(0) is built_at(0xFFFFFFFF) is built_at(0x2A000000) is None
 
 
 @needs_drivers

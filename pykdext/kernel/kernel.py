@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError
-from pykdext.kernel.image import Image, PdbIdentity, read_image
+from pykdext.kernel.debugdirectory import PdbIdentity
+from pykdext.kernel.image import Image, read_image
 from pykdext.model import TypeLayout
 from pykdext.symbols.chain import LocatedSymbol, ProfileSymbols, SymbolChain, SymbolSource
 from pykdext.symbols.profiles import load_profile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Optional, Tuple
 
 from pykdext.model.pool import PoolTag
@@ -16,6 +17,11 @@ class ImageCoverage:
     modules_scanned: int
     modules_total: int
     resident_fraction: Optional[float]
+
+    @classmethod
+    def of(cls, scanned: int, total: int, present_bytes: int, expected_bytes: int) -> ImageCoverage:
+        """The coverage by counts of images and bytes; nothing expected: no fraction."""
+        return cls(scanned, total, present_bytes / expected_bytes if expected_bytes else None)
 
 
 class Confidence(enum.Enum):
@@ -35,8 +41,9 @@ class Confidence(enum.Enum):
 class Evidence:
     """One reason to name ``module`` as an owner of ``tag``.
 
-    ``kind`` is a stable word (``immediate``, ``data``, ``bytes``, ``pooltag.txt``, ``builtin``); ``rva`` the place in
-    the image, ``function`` its name where symbols allow; ``detail`` one line for a reader.
+    ``kind`` is a stable word: ``call``, ``free``, ``registration``, ``reservation``, ``immediate``, ``data``, ``bytes``,
+    ``pooltag.txt``, ``builtin``. ``rva`` is the place in the image, of a call the call itself; ``function`` the name of
+    the function there, where symbols allow; ``detail`` one line for a reader.
     """
 
     tag: PoolTag
@@ -50,12 +57,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ImageVersion:
-    """The version resource of an image, as far as it could be read."""
+    """What an image says of its origin, as far as it could be read: its version resource, and when it was linked.
+
+    ``built_at`` (UTC) is None where the linker put no time: reproducible builds have a hash there.
+    """
 
     company: Optional[str] = None
     product: Optional[str] = None
     description: Optional[str] = None
     file_version: Optional[str] = None
+    built_at: Optional[datetime] = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +111,10 @@ class TagLookup:
 
 @dataclass(frozen=True)
 class TagOwners:
-    """The owners of one tag, the likeliest first, and what the tag lists say."""
+    """The owners of one tag, the likeliest first, what the tag lists say, and ``notes`` on both, one line each."""
 
     tag: PoolTag
     owners: Tuple[Owner, ...]
     coverage: ImageCoverage
     descriptions: Tuple[TagDescription, ...] = ()
+    notes: Tuple[str, ...] = ()
