@@ -35,11 +35,28 @@ ALLOCATORS = {
     "twintwo": {"ExAllocatePool2", "ExFreePoolWithTag"},
     "holder": {"ExAllocatePoolWithTag", "ExFreePoolWithTag", "PsReferencePrimaryToken"},
 }
+IDIOM_ALLOCATORS = {
+    "idioms": {
+        "ExAllocatePoolWithTag",
+        "ExAllocatePool2",
+        "ExInitializePagedLookasideList",
+        "MmGetSystemRoutineAddress",
+    },
+    "ports": {"NdisAllocateMemoryWithTag", "StorPortExtendedFunction", "VideoPortAllocatePool", "FltRegisterFilter"},
+    "framed": {"WdfVersionBind"},
+    "innocent": {"ExAllocatePoolWithTag", "DbgPrint"},
+}
+NAMES = (*TAGS, *(f"{name}-{level}" for name in IDIOM_ALLOCATORS for level in build.LEVELS))
+LIBRARIES = {
+    "ctxreg": {"fltmgr.sys"},
+    "ports": {"ntoskrnl.exe", "fltmgr.sys", "NDIS.SYS", "storport.sys", "videoprt.sys"},
+    "framed": {"WDFLDR.SYS"},
+}
 PADDING_WARNING = re.compile(r"Byte 0x(00|cc) makes up")
 EXECUTE, DISCARDABLE, WRITE = 0x20000000, 0x02000000, 0x80000000
 
 every_image = pytest.mark.parametrize(
-    ("architecture", "name"), [(architecture, name) for architecture in ARCHITECTURES for name in TAGS]
+    ("architecture", "name"), [(architecture, name) for architecture in ARCHITECTURES for name in NAMES]
 )
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
@@ -112,8 +129,8 @@ def version_strings(image):
 def test_every_driver_has_its_image_on_every_architecture():
     files = (path for path in build.IMAGES.rglob("*") if path.is_file())
     present = {path.relative_to(build.IMAGES).as_posix() for path in files}
-    assert present == {f"{architecture}/{name}.sys" for architecture in ARCHITECTURES for name in TAGS}
-    assert {driver.name for driver in build.DRIVERS} == set(TAGS)
+    assert present == {f"{architecture}/{name}.sys" for architecture in ARCHITECTURES for name in NAMES}
+    assert {driver.name for driver in build.DRIVERS} == set(NAMES)
 
 
 @every_image
@@ -144,12 +161,13 @@ def test_sections_are_those_of_a_driver(architecture, name):
 
 
 @every_image
-def test_imports_are_undecorated_kernel_functions(architecture, name):
+def test_imports_are_undecorated_functions_of_the_right_modules(architecture, name):
     image = open_image(architecture, name)
     libraries = {library.dll.decode() for library in image.DIRECTORY_ENTRY_IMPORT}
-    assert libraries == ({"fltmgr.sys"} if name == "ctxreg" else {"ntoskrnl.exe"})
+    source = name.split("-")[0]
+    assert libraries == LIBRARIES.get(source, {"ntoskrnl.exe"})
     names = set(imports(image).values())
-    assert names >= ALLOCATORS[name]
+    assert names >= {**ALLOCATORS, **IDIOM_ALLOCATORS}[source]
     assert not [imported for imported in names if not imported.isidentifier()]
 
 
@@ -247,6 +265,49 @@ def test_ctxreg_keeps_the_tag_only_in_its_registration_table(architecture):
     entry = data.index(b"Ctxr") - tag_offset
     context_types = [struct.unpack_from("<H", data, entry + index * entry_bytes)[0] for index in range(2)]
     assert context_types == [0x0010, 0xFFFF]
+
+
+@pytest.mark.parametrize("level", build.LEVELS)
+def test_idioms_take_every_form_of_a_constant(level):
+    """Guards the sources against an optimiser that makes one form of several."""
+    instructions = code(open_image("x64", f"idioms-{level}"))
+    assert b"\x41\xb8Drct" in instructions
+    assert b"\xbaWrap" in instructions
+    assert b"\xb9Wrp2" in instructions
+    assert b"\xc7\x44\x24\x28LkNp" in instructions
+    assert b"\x41\x81\xc8Ari0" in instructions
+    assert b"Ari1" not in instructions
+    assert b"\x41\xb8Pro" + bytes([ord("t") | 0x80]) in instructions
+    assert b"\xbeKeep" in instructions
+    assert instructions.count(b"Keep") == 1
+    for tag in (b"Glbl", b"Tab1", b"Tab2", b"Tab3"):
+        assert tag not in instructions
+    assert sections_with(open_image("x64", f"ports-{level}"), b"Nblv") == {".rdata"}
+    assert b"\x48\xb8\x80\x01\x0c\0Npbo" in code(open_image("x64", f"ports-{level}"))
+
+
+@pytest.mark.parametrize("level", build.LEVELS)
+def test_rewritable_import_calls_have_the_room_that_the_kernel_needs(level):
+    assert re.search(
+        rb"\x41\xb8Rptp[^\xff]{0,8}\x48\xff\x15....\x0f\x1f\x44\0\0",
+        code(open_image("x64", f"idioms-{level}")),
+        re.DOTALL,
+    )
+
+
+@every_architecture
+@pytest.mark.parametrize("level", build.LEVELS)
+def test_framework_calls_are_guarded_where_the_kernel_knows_guards(architecture, level):
+    image = open_image(architecture, f"framed-{level}")
+    if architecture == "x86":
+        assert not image.OPTIONAL_HEADER.DATA_DIRECTORY[10].VirtualAddress
+        return
+    guards = image.DIRECTORY_ENTRY_LOAD_CONFIG.struct
+    pointer = guards.GuardCFDispatchFunctionPointer or guards.GuardCFCheckFunctionPointer
+    assert bool(guards.GuardCFDispatchFunctionPointer) == (architecture == "x64")
+    base = image.OPTIONAL_HEADER.ImageBase
+    function = image.get_data(image.get_qword_at_rva(pointer - base) - base, 4)
+    assert function.startswith(b"\xff\xe0" if architecture == "x64" else b"\xc0\x03\x5f\xd6")
 
 
 def test_twins_are_different_products():

@@ -31,7 +31,8 @@ COMPANY = "poolleak sample drivers"
 class Architecture(NamedTuple):
     """What each of the tools calls one processor architecture, and the flags that it alone needs.
 
-    x86 drivers may not use SSE registers, and keep the driver kit's default calling convention, stdcall.
+    x86 drivers may not use SSE registers, and keep the driver kit's default calling convention, stdcall. Their
+    kernel knows no control flow guard.
     """
 
     name: str
@@ -39,38 +40,66 @@ class Architecture(NamedTuple):
     dlltool_machine: str
     linker_machine: str
     compiler_flags: tuple[str, ...] = ()
+    guard_flags: tuple[str, ...] = ()
 
 
 class Driver(NamedTuple):
-    """One driver: its source is ``src/<name>.c``, its image ``<name>.sys``."""
+    """One driver: its source is ``src/<source>.c``, its image ``<name>.sys``; ``level`` is what it is optimised for.
+
+    ``guarded`` is it by control flow guard, where there is one.
+    """
 
     name: str
     product: str
     description: str
     version: tuple[int, int, int, int]
-    library: str = "ntoskrnl"
+    libraries: tuple[str, ...] = ("ntoskrnl",)
+    source: str = ""
+    level: str = "O2"
+    guarded: bool = False
 
+
+GUARD_FLAGS = ("-Xclang", "-cfguard")
 
 ARCHITECTURES = (
-    Architecture("x64", "x86_64-windows-msvc", "i386:x86-64", "x64"),
+    Architecture("x64", "x86_64-windows-msvc", "i386:x86-64", "x64", guard_flags=GUARD_FLAGS),
     Architecture("x86", "x86-windows-msvc", "i386", "x86", ("-mcpu=i686", "-mrtd")),
-    Architecture("arm64", "aarch64-windows-msvc", "arm64", "arm64"),
+    Architecture("arm64", "aarch64-windows-msvc", "arm64", "arm64", guard_flags=GUARD_FLAGS),
 )
+
+LEVELS = ("O2", "Os")
+"""Optimised for speed and for size: the compiler hands over constants in different ways."""
+
+KERNEL = ("ntoskrnl", "allocators")
+PORTS = (*KERNEL, "fltmgr", "filterpool", "ndis", "storport", "videoprt")
+
+IDIOM_DRIVERS = (
+    Driver("idioms", "Idioms Recorder", "Idioms record keeping driver", (1, 0, 0, 0), KERNEL),
+    Driver("ports", "Ports Gateway", "Ports gateway driver", (1, 2, 0, 0), PORTS),
+    Driver("framed", "Framed Device", "Framed device driver", (2, 1, 0, 0), ("wdfldr",), guarded=True),
+    Driver("innocent", "Innocent Pictures", "Innocent picture cache driver", (3, 0, 1, 0), KERNEL),
+)
+"""Every way in which a tag reaches an allocator, and much that only looks like one: built at each of ``LEVELS``."""
 
 DRIVERS = (
     Driver("pippo", "Pippo Request Monitor", "Pippo request monitor driver", (1, 4, 2, 0)),
     Driver("pagella", "Pagella Reports", "Pagella report page driver", (2, 0, 11, 0)),
     Driver("lookas", "Lookas Packet Queue", "Lookas packet queue driver", (3, 1, 0, 7)),
     Driver("globus", "Globus Maps", "Globus map tile cache driver", (5, 2, 0, 0)),
-    Driver("ctxreg", "Ctxreg Handle Monitor", "Ctxreg handle monitor filter", (1, 0, 3, 0), "fltmgr"),
+    Driver("ctxreg", "Ctxreg Handle Monitor", "Ctxreg handle monitor filter", (1, 0, 3, 0), ("fltmgr",)),
     Driver("twinone", "Twin Journal", "Twin write journal driver", (2, 9, 4, 0)),
     Driver("twintwo", "Twin Image Watch", "Twin image watch driver", (4, 1, 0, 0)),
     Driver("holder", "Holder Session Audit", "Holder session audit driver", (1, 1, 6, 0)),
+    *(
+        driver._replace(name=f"{driver.name}-{level}", source=driver.name, level=level)
+        for driver in IDIOM_DRIVERS
+        for level in LEVELS
+    ),
 )
 
 COMPILER_FLAGS = (
     *("-std=c11", "-ffreestanding", "-Wall", "-Wextra", "-Werror", "-Wno-four-char-constants"),
-    *("-O2", "-fno-vectorize", "-fno-unroll-loops", "-fomit-frame-pointer"),
+    *("-fno-vectorize", "-fno-unroll-loops", "-fomit-frame-pointer"),
     *("-fno-stack-protector", "-fno-sanitize=all"),
     *("-g", "-gcodeview", "-gno-codeview-command-line", "-ffile-compilation-dir=."),
     f"-ffile-prefix-map={SOURCES}=.",
@@ -171,13 +200,14 @@ def _build_driver(architecture: Architecture, driver: Driver, objects: Path) -> 
     name = driver.name
     (objects / f"{name}.rc").write_text(_render_version_resource(driver), encoding="ascii")
     _zig(objects, "rc", "/:no-preprocess", "/fo", f"{name}.res", "--", f"{name}.rc")
-    source, target = str(SOURCES / f"{name}.c"), f"{name}.obj"
+    source, target = str(SOURCES / f"{driver.source or name}.c"), f"{name}.obj"
     debug_name = ("-Xclang", f"-object-file-name={target}")
-    flags = ("-target", architecture.triple, *COMPILER_FLAGS, *architecture.compiler_flags, *debug_name)
-    _zig(objects, "cc", *flags, "-c", source, "-o", target)
+    flags = ("-target", architecture.triple, f"-{driver.level}", *COMPILER_FLAGS, *architecture.compiler_flags)
+    guard_flags = architecture.guard_flags if driver.guarded else ()
+    _zig(objects, "cc", *flags, *guard_flags, *debug_name, "-c", source, "-o", target)
     outputs = (f"/out:{name}.sys", f"/pdb:{name}.pdb", f"/pdbaltpath:{name}.pdb")
     machine = f"/machine:{architecture.linker_machine}"
-    inputs = (target, f"{name}.res", f"{driver.library}.lib")
+    inputs = (target, f"{name}.res", *(f"{library}.lib" for library in driver.libraries))
     _zig(objects, "lld-link", *LINKER_FLAGS, machine, *outputs, *inputs)
     return objects / f"{name}.sys"
 

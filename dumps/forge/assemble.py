@@ -58,7 +58,7 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
     tags = {**usual_counters(), **scenario.tags}
     if architecture.narrow:
         tags = {tag: shrink_counters(counters) for tag, counters in tags.items()}
-    modules = LoadedModules(parts, HEALTHY_DRIVERS + scenario.drivers)
+    modules = LoadedModules(parts, HEALTHY_DRIVERS + scenario.drivers, wishes.drivers)
     unloaded = write_unloaded(parts, _NOW)
     pool = PoolWriter(parts, modules)
     totals = count_totals(kernel, tags.values())

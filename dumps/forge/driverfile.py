@@ -29,9 +29,9 @@ DRIVER_TAGS: Dict[str, bytes] = {
 _RELOCATED_BYTES = {3: 4, 10: 8}  # IMAGE_REL_BASED_HIGHLOW, IMAGE_REL_BASED_DIR64
 
 
-def load_driver(name: str, architecture: Architecture, base: int) -> Image:
-    """Return the sample driver as it stands in memory at ``base``; its import slots are not bound yet."""
-    data = (IMAGES / architecture.family / name).read_bytes()
+def load_driver(path: Path, architecture: Architecture, base: int) -> Image:
+    """Return a driver file as it stands in memory at ``base``; its import slots are not bound yet."""
+    data = path.read_bytes()
     coff = struct.unpack_from("<I", data, 0x3C)[0] + 4
     section_count, timestamp = struct.unpack_from("<HI", data, coff + 2)
     optional = coff + 20
@@ -56,18 +56,21 @@ def load_driver(name: str, architecture: Architecture, base: int) -> Image:
     struct.pack_into(base_format, memory, base_offset, base)
     _relocate(memory, _directory(data, directories, peimage.BASE_RELOCATION), base - preferred_base)
     import_rva = _directory(data, directories, peimage.IMPORT)[0]
-    imports = dict(_iter_imports(memory, import_rva, architecture.pointer_bytes)) if import_rva else {}
+    imported = list(_iter_imports(memory, import_rva, architecture.pointer_bytes)) if import_rva else []
+    export_rva = _directory(data, directories, peimage.EXPORT)[0]
     occupied = [Section("headers", 0, headers_bytes, 0), *sections]
     pieces = [(section.rva, bytes(memory[section.rva : section.rva + section.size])) for section in occupied]
     return Image(
-        name=name,
+        name=path.name,
         timestamp=timestamp,
         checksum=checksum,
         size=size,
         entry_rva=entry_rva,
         sections=tuple(sections),
         pieces=pieces,
-        imports=imports,
+        exports=dict(_iter_exports(memory, export_rva)) if export_rva else {},
+        imports={slot: name for slot, name, _ in imported},
+        libraries={name: library for _, name, library in imported},
     )
 
 
@@ -98,7 +101,8 @@ def _relocate(memory: bytearray, directory: Tuple[int, int], delta: int) -> None
         position += block_bytes
 
 
-def _iter_imports(memory: bytearray, rva: int, slot_bytes: int) -> Iterator[Tuple[int, str]]:
+def _iter_imports(memory: bytearray, rva: int, slot_bytes: int) -> Iterator[Tuple[int, str, str]]:
+    """Yield the RVA of each slot, the name of its function, and the name of the module that has it."""
     while True:
         lookup_rva, _, _, library_rva, slots_rva = struct.unpack_from("<5I", memory, rva)
         if not library_rva:
@@ -108,8 +112,16 @@ def _iter_imports(memory: bytearray, rva: int, slot_bytes: int) -> Iterator[Tupl
             name_rva = int.from_bytes(memory[lookup : lookup + slot_bytes], "little")
             if not name_rva:
                 break
-            yield slots_rva + offset, _text(memory, name_rva + 2)
+            yield slots_rva + offset, _text(memory, name_rva + 2), _text(memory, library_rva)
         rva += 20
+
+
+def _iter_exports(memory: bytearray, rva: int) -> Iterator[Tuple[str, int]]:
+    count, addresses_rva, names_rva, ordinals_rva = struct.unpack_from("<4I", memory, rva + 24)
+    for number in range(count):
+        name_rva = struct.unpack_from("<I", memory, names_rva + 4 * number)[0]
+        ordinal = struct.unpack_from("<H", memory, ordinals_rva + 2 * number)[0]
+        yield _text(memory, name_rva), struct.unpack_from("<I", memory, addresses_rva + 4 * ordinal)[0]
 
 
 def _text(memory: bytearray, rva: int) -> str:

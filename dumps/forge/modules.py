@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import struct
-from typing import Dict, List, Sequence, Tuple
+from pathlib import Path
+from typing import Dict, List, Sequence, Set, Tuple
 
-from dumps.forge.driverfile import DRIVER_TAGS, load_driver
+from dumps.forge.driverfile import DRIVER_TAGS, IMAGES, load_driver
+from dumps.forge.framework import FRAMEWORK_NAME, bind_framework
 from dumps.forge.loader import UnloadedDriver, entry_layout, pack_entry, pack_unloaded
 from dumps.forge.ntimage import IMAGE_NAME, NT_TAGS, build_nt, windows_version
 from dumps.forge.parts import Parts
 from dumps.forge.peimage import Image, Section
 from dumps.forge.physical import PAGE_BYTES
-from dumps.forge.standins import MODULES, build_standin
+from dumps.forge.standins import LIBRARIES, MODULES, build_standin
 
 _ROOM_BYTES = 0x10000  # what each driver gets of the address space
 _DRIVERS_DIRECTORY = "\\SystemRoot\\System32\\drivers\\"
@@ -24,9 +26,11 @@ _UNLOADED_BYTES = 0x18000
 class LoadedModules:
     """The modules of a machine, in the order of the loader's list."""
 
-    def __init__(self, parts: Parts, drivers: Sequence[str]) -> None:
+    def __init__(self, parts: Parts, drivers: Sequence[str], more_drivers: Sequence[Path] = ()) -> None:
+        """Load the sample drivers of these names and, behind them, further driver files."""
         self._parts = parts
         self._drivers = tuple(drivers)
+        self._more_drivers = tuple(more_drivers)
         self.paths: Dict[str, str] = {}
         self.images: Dict[str, Image] = {}
         self._load()
@@ -59,14 +63,20 @@ class LoadedModules:
 
     def _load(self) -> None:
         parts, kernel = self._parts, self._parts.kernel
+        folder = IMAGES / kernel.architecture.family
+        files = (*(folder / name for name in self._drivers), *self._more_drivers)
+        bases = [self._take_room() for _ in (*MODULES, *files)]
         drivers: List[Tuple[int, Image]] = []
-        bases = [parts.regions.drivers.take(_ROOM_BYTES, alignment=_ROOM_BYTES) for _ in (*MODULES, *self._drivers)]
-        for name, base in zip(self._drivers, bases[len(MODULES) :]):
-            drivers.append((base, load_driver(name, kernel.architecture, base)))
-        imported = {name for _, image in drivers for name in image.imports.values()}
-        filter_imports = {name for name in imported if name.startswith("Flt")}
+        imported: Dict[str, Set[str]] = {}
+        for path, base in zip(files, bases[len(MODULES) :]):
+            image = load_driver(path, kernel.architecture, base)
+            drivers.append((base, image))
+            for function, library in image.libraries.items():
+                imported.setdefault(library.upper(), set()).add(function)
+        libraries = [module for module in LIBRARIES if module.name.upper() in imported]
+        standins = list(zip(MODULES, bases)) + [(module, self._take_room()) for module in libraries]
 
-        nt = build_nt(kernel, imported - filter_imports)
+        nt = build_nt(kernel, imported[IMAGE_NAME.upper()])
         if kernel.large_pages:
             large_bytes = kernel.architecture.entries.large_bytes
             for va in range(kernel.base, kernel.base + nt.size, large_bytes):
@@ -75,14 +85,21 @@ class LoadedModules:
         parts.addresses["nt"] = kernel.base
         self._place(nt, kernel.base, f"\\SystemRoot\\system32\\{kernel.file_name}")
         exports = {name: kernel.base + rva for name, rva in nt.exports.items()}
-        for module, base in zip(MODULES, bases):
-            exported = sorted(filter_imports) if module.name == "FLTMGR.SYS" else ()
+        for module, base in standins:
+            exported = sorted(imported.get(module.name.upper(), ()))
             image = build_standin(module, kernel.architecture, base, windows_version(kernel), exported)
             exports.update({name: base + rva for name, rva in image.exports.items()})
             self._place(image, base, module.directory + module.name)
         for base, image in drivers:
             self._place(image, base, _DRIVERS_DIRECTORY + image.name)
         self._bind(exports)
+        parts.addresses.update({f"function:{name}": address for name, address in exports.items()})
+        for base, image in drivers:
+            parts.addresses.update({f"{image.name}!{name}": base + rva for name, rva in image.exports.items()})
+            bind_framework(parts.space, kernel.architecture, image, base, self.base(FRAMEWORK_NAME))
+
+    def _take_room(self) -> int:
+        return self._parts.regions.drivers.take(_ROOM_BYTES, alignment=_ROOM_BYTES)
 
     def _place(self, image: Image, base: int, path: str) -> None:
         """Write what stays of an image once it is started."""

@@ -50,7 +50,8 @@ class Section:
 class Image:
     """An image by RVA: ``pieces`` holds (rva, bytes) of everything that is not zero.
 
-    ``exports`` maps a function to its RVA, ``imports`` the RVA of an import slot to the function it is bound to.
+    ``exports`` maps a function to its RVA, ``imports`` the RVA of an import slot to the function it is bound to, and
+    ``libraries`` that function to the module which the file imports it from.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Image:
     pieces: List[Tuple[int, bytes]] = field(default_factory=list)
     exports: Dict[str, int] = field(default_factory=dict)
     imports: Dict[int, str] = field(default_factory=dict)
+    libraries: Dict[str, str] = field(default_factory=dict)
 
     def section_of(self, rva: int) -> Section:
         """Return the section that holds an RVA; the headers count as a read-only one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Dict, Optional, Tuple
 
 from dumps.forge.trackertables import TagTruth
@@ -74,3 +75,4 @@ class Wishes:
     swizzle: bool = False
     encoded_kdbg: bool = False
     user_pages: bool = False
+    drivers: Tuple[Path, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import Dict, Optional, Tuple
+from pathlib import Path
+from typing import Dict, Optional, Sequence, Tuple
 
 from dumps.forge.architectures import ARCHITECTURES
 from dumps.forge.assemble import assemble_machine
@@ -103,6 +104,7 @@ def forge(
     encoded_kdbg: bool = False,
     pool_totals: bool = False,
     user_pages: bool = False,
+    drivers: Sequence[Path] = (),
 ) -> ForgedMachine:
     """Return the machine of a scenario; the same arguments make the same machine, byte for byte.
 
@@ -113,8 +115,9 @@ def forge(
     ``untagged`` switches pool tagging off (XP only), ``swizzle`` protects every entry of the page tables against
     L1TF that is not valid, ``encoded_kdbg`` leaves the debugger data block encoded (Windows 8 and later),
     ``pool_totals`` lets kernels with public symbols also tell what is in use of paged pool and of commit (all others
-    do), ``user_pages`` adds pages of processes and free ones. ValueError for an unknown scenario, architecture or
-    build, and for a wish that the kernel cannot fulfil.
+    do), ``user_pages`` adds pages of processes and free ones. ``drivers`` are further driver files of this architecture
+    that are loaded; they may import from nt and from every stand-in. ValueError for an unknown scenario, architecture
+    or build, and for a wish that the kernel cannot fulfil.
     """
     if scenario not in _BY_NAME:
         raise ValueError(f"scenario {scenario!r}: the forge knows {', '.join(SCENARIOS)}")
@@ -133,5 +136,5 @@ def forge(
     ):
         if wish and not possible:
             raise ValueError(f"build {build} on {arch}: {where}")
-    wishes = Wishes(processors, rows, seed, untagged, swizzle, encoded_kdbg, user_pages)
+    wishes = Wishes(processors, rows, seed, untagged, swizzle, encoded_kdbg, user_pages, tuple(drivers))
     return assemble_machine(_BY_NAME[scenario], add_totals(kernel) if pool_totals else kernel, wishes)

@@ -56,6 +56,12 @@ MODULES: Tuple[StandIn, ...] = (
     StandIn("Wdf01000.sys", _SYSTEM + "drivers\\", "Kernel Mode Driver Framework Runtime", "FxDr|FxL "),
 )
 
+# Loaded only where a driver imports from them.
+LIBRARIES: Tuple[StandIn, ...] = (
+    StandIn("videoprt.sys", _DRIVERS, "Video Port Driver", "VPde"),
+    StandIn("WDFLDR.SYS", _DRIVERS, "Kernel Mode Driver Framework Loader", "WdfL"),
+)
+
 
 def split_tags(text: str) -> Tuple[bytes, ...]:
     """Return the tags of a list separated by bars."""

@@ -15,7 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
-from tests.benchmarks import growthtrends, imagereading, immediateindex, physicalpages, wholeprocess
+from tests.benchmarks import (
+    fleet,
+    growthtrends,
+    imagereading,
+    immediateindex,
+    physicalpages,
+    recall,
+    sessionreading,
+    wholeprocess,
+)
 from tests.benchmarks.results import Report, render_reports
 from tests.benchmarks.rounds import ContestantError
 
@@ -27,6 +36,9 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "immediates": immediateindex.run,
     "images": imagereading.run,
     "growth": growthtrends.run,
+    "session": sessionreading.run,
+    "recall": recall.run,
+    "fleet": fleet.run,
 }
 
 
@@ -61,7 +73,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
                 failed.append(f"{name} gave no result: {error}")
     print(render_reports(reports))
     print("", *failed, f"load average at the end: {os.getloadavg()[0]:.1f}", sep="\n")
-    return int(bool(failed) or any(work.is_missed for report in reports for work in report.works))
+    return int(bool(failed) or any(report.is_missed for report in reports))
 
 
 def _machine_facts() -> str:

@@ -13,20 +13,23 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from pykdext.attribution.immediates import ImageIndex, ImmediateAttributor
+from pykdext.attribution.indexcache import IndexCache
 from pykdext.attribution.knowntags import load_knowntags
-from pykdext.kernel.image import Image
-from pykdext.model import Evidence, PoolTag
+from pykdext.attribution.tagsearch import CODE_TABLES, Piece, iter_immediates
+from pykdext.kernel.image import Image, Section
+from pykdext.model import Evidence, Machine, PoolTag
 from tests.benchmarks.peimages import (
     MIN_CODE_BYTES,
     MappedFile,
     find_images_folder,
+    find_launchers_folder,
     load_images,
     open_images,
 )
 from tests.benchmarks.results import MICROSECONDS_A_PIECE, MILLISECONDS, OURS, Report, Work, rate_of
 from tests.benchmarks.rounds import ContestantError, run_in_turns, time_seconds
 
-RATE_LIMIT = 190e6  # bytes a second
+RATE_LIMITS = {Machine.X64: 190e6, Machine.X86: 150e6, Machine.ARM64: 100e6}  # bytes a second
 TAG_COUNTS = (10, 50)
 
 
@@ -50,6 +53,9 @@ def run(folder: Path, rounds: int, *, quick: bool, slow: bool, images: Optional[
     joined.write_bytes(b"".join(code))
     tags = _known_tags(max(TAG_COUNTS))
     report = Report(_measure_index(files, rounds))
+    report.works += _measure_cache(files, rounds, folder)
+    for machine in (Machine.X86, Machine.ARM64):
+        report.works += _measure_machine(machine, source, rounds, report.notes)
     for count in TAG_COUNTS:
         report.works.append(_measure_tags(files, code, joined, tags[:count], rounds, report.notes))
     report.works += _measure_look_ups(files, tags, rounds)
@@ -78,13 +84,47 @@ def _measure_index(files: Sequence[MappedFile], rounds: int) -> List[Work]:
             indexes: List[ImageIndex] = []
             samples.append(time_seconds(partial(_append_index, images, indexes)))
             searched_bytes = sum(module.present_bytes for module in indexes[0].modules)
-        limit = searched_bytes / RATE_LIMIT if code_only else None
+        limit = searched_bytes / RATE_LIMITS[Machine.X64] if code_only else None
         works.append(Work(name, rate_of(searched_bytes), {OURS: samples}, limit))
     return works
 
 
 def _append_index(images: Sequence[Image], indexes: List[ImageIndex]) -> None:
     indexes.append(ImageIndex(images))
+
+
+def _measure_cache(files: Sequence[MappedFile], rounds: int, folder: Path) -> List[Work]:
+    """The index of code and data when it is kept from an earlier run; the rate is of the bytes that it is about."""
+    cache = IndexCache(folder / "indexes")
+    kept = ImageIndex(open_images(files, code_only=False), cache=cache)
+    work = Work("load the index of code and data", rate_of(sum(module.present_bytes for module in kept.modules)))
+    for _ in range(rounds):
+        images = open_images(files, code_only=False)
+        work.add(OURS, time_seconds(partial(ImageIndex, images, cache=cache)))
+    return [work]
+
+
+def _measure_machine(machine: Machine, source: Optional[Path], rounds: int, notes: List[str]) -> List[Work]:
+    """The immediates of another machine's code: the folder's or, where it has too little, that of small programs."""
+    folders = [folder for folder in (source, find_launchers_folder()) if folder]
+    code = next((code for folder in folders for code in [_load_code(folder, machine)] if code), b"")
+    if not code:
+        notes.append(f"no {machine.value} code: left out")
+        return []
+    whole = (code * (MIN_CODE_BYTES // len(code) + 1))[: max(MIN_CODE_BYTES, len(code))]
+    notes.append(f"code: {len(code) / 1e6:.1f} MB for {machine.value}, {len(whole) / 1e6:.1f} MB searched")
+    piece = Piece(Section(".text", 0, len(whole), True, False, True, False), 0, whole)
+    work = Work(f"index every immediate of {machine.value} code", rate_of(len(whole)))
+    work.limit = len(whole) / RATE_LIMITS[machine]
+    for _ in range(rounds):
+        work.add(OURS, time_seconds(lambda: sum(1 for _ in iter_immediates(piece, CODE_TABLES[machine]))))
+    return [work]
+
+
+def _load_code(folder: Path, machine: Machine) -> bytes:
+    """All code of a machine, each part filled up to whole instructions."""
+    parts = [part for file in load_images(folder, machine) for part in file.code]
+    return b"".join(part.ljust(-(-len(part) // 4) * 4, b"\0") for part in parts)
 
 
 def _measure_tags(

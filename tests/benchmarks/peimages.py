@@ -1,8 +1,9 @@
-"""Real machine code to search: the x64 PE files of a folder, mapped as a loader would map them."""
+"""Real machine code to search: the PE files of a folder, mapped as a loader would map them."""
 
 from __future__ import annotations
 
 import glob
+import importlib.util
 import struct
 import sys
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ MAX_IMAGES = 200  # about what a machine has loaded
 MIN_CODE_BYTES = 8_000_000  # less is no measurement
 
 _BASE = 0xFFFFF80000000000
-_MACHINE_X64 = 0x8664
+_MACHINES = {Machine.X86: 0x014C, Machine.X64: 0x8664, Machine.ARM64: 0xAA64}
 _EXECUTE = 0x20000000
 
 
@@ -49,11 +50,18 @@ def find_images_folder() -> Optional[Path]:
     return Path(found[0]) if found else None
 
 
-def load_images(folder: Path) -> List[MappedFile]:
-    """The ``MAX_IMAGES`` x64 PE files of ``folder`` with most code."""
-    mapped = (_map_file(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file())
+def load_images(folder: Path, machine: Machine = Machine.X64) -> List[MappedFile]:
+    """The ``MAX_IMAGES`` PE files of ``folder`` for ``machine`` with most code."""
+    mapped = (_map_file(path.name, path.read_bytes(), machine) for path in sorted(folder.iterdir()) if path.is_file())
     images = [image for image in mapped if image is not None]
     return sorted(images, key=lambda image: image.code_bytes, reverse=True)[:MAX_IMAGES]
+
+
+def find_launchers_folder() -> Optional[Path]:
+    """Where pip has its launchers for Windows: small programs for all machines, of Microsoft's compiler."""
+    found = importlib.util.find_spec("pip")
+    folder = Path(found.origin).parent / "_vendor" / "distlib" if found and found.origin else None
+    return folder if folder and folder.is_dir() else None
 
 
 def open_images(files: Sequence[MappedFile], *, code_only: bool) -> List[Image]:
@@ -66,13 +74,13 @@ def open_images(files: Sequence[MappedFile], *, code_only: bool) -> List[Image]:
     return images
 
 
-def _map_file(name: str, data: bytes) -> Optional[MappedFile]:
-    """The file mapped by its section table (PE Format specification); None if it is no x64 image."""
+def _map_file(name: str, data: bytes, wanted: Machine) -> Optional[MappedFile]:
+    """The file mapped by its section table (PE Format specification); None if it is no image for that machine."""
     if data[:2] != b"MZ" or len(data) < PAGE_BYTES // 4:
         return None
     (header,) = struct.unpack_from("<I", data, 0x3C)
     machine, section_count = struct.unpack_from("<HH", data, header + 4)
-    if data[header : header + 4] != b"PE\0\0" or machine != _MACHINE_X64:
+    if data[header : header + 4] != b"PE\0\0" or machine != _MACHINES[wanted]:
         return None
     (optional_bytes,) = struct.unpack_from("<H", data, header + 20)
     image_bytes, header_bytes = struct.unpack_from("<I", data, header + 24 + 56)[0], PAGE_BYTES

@@ -88,23 +88,36 @@ class Work:
 
 @dataclass
 class Report:
-    """The outcome of one benchmark; ``notes`` say what was left out, and why."""
+    """The outcome of one benchmark; ``notes`` say what was left out, and why.
 
-    works: List[Work]
+    ``tables`` are results that no time or size is measured of; ``missed`` are targets that they missed.
+    """
+
+    works: List[Work] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
+    tables: List[str] = field(default_factory=list)
+    missed: List[str] = field(default_factory=list)
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether any target was missed."""
+        return bool(self.missed) or any(work.is_missed for work in self.works)
 
 
 def render_reports(reports: Sequence[Report]) -> str:
-    """One table of all reports, then their notes."""
+    """One table of all that was measured, the other tables, then the notes."""
     rows: List[Sequence[str]] = []
     for report in reports:
         for work in report.works:
             named = list(work.rows())
             rows += [row if number == 0 else ("", *row[1:]) for number, row in enumerate(named)]
     alignment = ("left", "left", "left", "right", "right", "right", "left", "left")
-    table = tabulate(rows, headers=_HEADERS, colalign=alignment, disable_numparse=True) if rows else "no results"
-    notes = list(dict.fromkeys(note for report in reports for note in report.notes))
-    return "\n".join([table, *(["", *notes] if notes else [])])
+    tables = [table for report in reports for table in report.tables]
+    if rows or not tables:
+        timed = tabulate(rows, headers=_HEADERS, colalign=alignment, disable_numparse=True) if rows else "no results"
+        tables.insert(0, timed)
+    notes = list(dict.fromkeys(note for report in reports for note in (*report.notes, *report.missed)))
+    return "\n".join(["\n\n".join(tables), *(["", *notes] if notes else [])])
 
 
 def _verdict(found: float, limit: float) -> str:
