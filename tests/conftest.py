@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ["POOLLEAK_CACHE"] = "off"  # no test leaves anything in the user's folders, or finds it there
 
 PROJECT = Path(__file__).resolve().parent.parent
 

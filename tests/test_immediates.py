@@ -1,4 +1,4 @@
-"""The index of immediates: every encoding, borders and holes, texts, and the drivers whose source is known."""
+"""The index of immediates: borders and holes, texts, hints, and the drivers whose source is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from pykdext.attribution import immediates
 from pykdext.attribution.immediates import MAX_PLACES, ImageIndex, ImmediateAttributor
-from pykdext.attribution.tagencodings import CODE_TABLES, Position, classify_x64, find_x64_offsets, is_plausible
 from pykdext.kernel.image import read_image
 from pykdext.model import Confidence, ImageCoverage, Machine, Module, PoolTag
 from tests.segments import SegmentsTarget
@@ -33,101 +32,14 @@ from tests.test_image import (
 PIPO = PoolTag(b"Pipo")
 LIKELY, POSSIBLE = Confidence.LIKELY, Confidence.POSSIBLE
 
-# Instruction bytes by the processor manuals, written out by hand; TAG stands for the immediate.
-ENCODINGS = [
-    ("B8 TAG", "mov eax", Position.REGISTER, POSSIBLE),
-    ("B9 TAG", "mov ecx", Position.FIRST_ARGUMENT, LIKELY),
-    ("BA TAG", "mov edx", Position.SECOND_ARGUMENT, LIKELY),
-    ("BB TAG", "mov ebx", Position.REGISTER, LIKELY),
-    ("BD TAG", "mov ebp", Position.REGISTER, LIKELY),
-    ("BE TAG", "mov esi", Position.REGISTER, LIKELY),
-    ("BF TAG", "mov edi", Position.REGISTER, LIKELY),
-    ("41 B8 TAG", "mov r8d", Position.THIRD_ARGUMENT, LIKELY),
-    ("41 B9 TAG", "mov r9d", Position.FOURTH_ARGUMENT, LIKELY),
-    ("41 BA TAG", "mov r10d", Position.REGISTER, POSSIBLE),
-    ("41 BC TAG", "mov r12d", Position.REGISTER, LIKELY),
-    ("41 BF TAG", "mov r15d", Position.REGISTER, LIKELY),
-    ("C7 C2 TAG", "mov edx", Position.SECOND_ARGUMENT, LIKELY),
-    ("49 C7 C0 TAG", "mov r8,", Position.THIRD_ARGUMENT, LIKELY),
-    ("49 C7 C1 TAG", "mov r9,", Position.FOURTH_ARGUMENT, LIKELY),
-    ("48 C7 C1 TAG", "mov rcx", Position.FIRST_ARGUMENT, LIKELY),
-    ("48 B8 TAG 01 00 00 00", "mov rax", Position.REGISTER, POSSIBLE),
-    ("48 B9 10 00 00 00 TAG", "mov rcx", Position.REGISTER, POSSIBLE),
-    ("49 BB 10 00 00 00 TAG", "mov r11,", Position.REGISTER, POSSIBLE),
-    ("C7 44 24 20 TAG", "[rsp+20h]", Position.STACK_ARGUMENT, LIKELY),
-    ("C7 44 24 28 TAG", "[rsp+28h]", Position.STACK_ARGUMENT, LIKELY),
-    ("C7 44 24 30 TAG", "[rsp+30h]", Position.STACK_ARGUMENT, LIKELY),
-    ("48 C7 44 24 28 TAG", "[rsp+28h]", Position.STACK_ARGUMENT, LIKELY),
-    ("C7 44 24 58 TAG", "[rsp+disp8]", Position.FRAME, LIKELY),
-    ("C7 04 24 TAG", "[rsp]", Position.FRAME, LIKELY),
-    ("C7 84 24 A0 00 00 00 TAG", "[rsp+disp32]", Position.FRAME, LIKELY),
-    ("C7 45 F8 TAG", "[rbp+disp8]", Position.FRAME, LIKELY),
-    ("C7 85 40 01 00 00 TAG", "[rbp+disp32]", Position.FRAME, LIKELY),
-    ("C7 05 44 33 22 11 TAG", "[rip+disp32]", Position.GLOBAL, LIKELY),
-    ("C7 00 TAG", "[reg+disp]", Position.STRUCTURE, POSSIBLE),
-    ("C7 43 18 TAG", "[reg+disp]", Position.STRUCTURE, POSSIBLE),
-    ("C7 83 18 01 00 00 TAG", "[reg+disp]", Position.STRUCTURE, POSSIBLE),
-    ("C7 44 C8 18 TAG", "[reg+disp]", Position.STRUCTURE, POSSIBLE),
-    ("C7 84 C8 18 01 00 00 TAG", "[reg+disp]", Position.STRUCTURE, POSSIBLE),
-    ("41 C7 44 24 28 TAG", "[reg+disp]", Position.STRUCTURE, POSSIBLE),  # r12
-    ("41 C7 45 28 TAG", "[reg+disp]", Position.STRUCTURE, POSSIBLE),  # r13
-    ("05 TAG", "add eax", Position.REGISTER, POSSIBLE),
-    ("41 81 C0 TAG", "add r8d", Position.REGISTER, POSSIBLE),
-    ("81 C1 TAG", "add ecx", Position.REGISTER, POSSIBLE),
-]
-
 
 def assemble(text, tag):
     return bytes.fromhex(text.replace("TAG", tag.hex()))
 
 
-def code_places(code):
-    return {offset: encoding for offset in find_x64_offsets(code) if (encoding := classify_x64(code, offset))}
-
-
 def evidence_of(memory, tag=PIPO, *, named=(), **options):
     index = ImageIndex([open_image(memory, **options)], named)
     return list(ImmediateAttributor(index).evidence(tag))
-
-
-@pytest.mark.parametrize("tag", [b"Pipo", b"Pip\xef", b"~ !A"])
-@pytest.mark.parametrize(("text", "operand", "position", "confidence"), ENCODINGS, ids=[row[0] for row in ENCODINGS])
-def test_encoding(text, operand, position, confidence, tag):
-    code = b"\x90" * 9 + assemble(text, tag) + b"\x90" * 9
-    (offset, encoding), *others = code_places(code).items()
-    assert not others
-    assert code[offset : offset + 4] == tag
-    assert operand in encoding.form
-    assert (encoding.position, encoding.confidence) == (position, confidence)
-
-
-def test_both_tags_of_a_64_bit_constant():
-    assert set(code_places(b"\x90" + assemble("48 B8 TAG 50676C61", b"Pipo"))) == {3, 7}
-
-
-@pytest.mark.parametrize("tag", [b"Pip\x05", b"\0\0\0\0", b"Pi\xf0o", b"Pip\xff", b"Pip\x80"])
-def test_numbers_are_no_tags(tag):
-    assert not is_plausible(tag)
-    assert code_places(b"\x90\x41\xb8" + tag + b"\x90") == {}
-
-
-INSTRUCTION_BYTES = st.sampled_from(
-    bytes.fromhex("B8 B9 BA 41 48 49 C7 44 24 28 84 45 85 05 81 C0 C1 00 90 EF") + b"Pi~ "
-)
-
-
-@given(st.lists(INSTRUCTION_BYTES, max_size=80).map(bytes), st.integers(4, 40))
-def test_index_finds_what_stands_at_each_offset(code, window_bytes):
-    expected = {
-        offset: encoding
-        for offset in range(len(code) - 3)
-        if is_plausible(code[offset : offset + 4]) and (encoding := classify_x64(code, offset))
-    }
-    assert code_places(code) == expected
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(immediates, "WINDOW_BYTES", window_bytes)
-        found = list(immediates._iter_immediates(code, CODE_TABLES[Machine.X64]))
-    assert found == sorted(expected.items(), key=lambda item: item[0])
 
 
 @given(st.integers(-9, 9))
@@ -161,11 +73,12 @@ def test_data_dwords():
     "parts",
     [
         (b"\0\0\0\0", b"PipoDevice\0"),
-        (b"MainPipo\0",),
+        (b"InMyPipo00\0\0",),
+        (b"\0\0InPipo\0\0",),
         (b"\0\0", b"Pipo\0\0"),
         ("Pipo".encode("utf-16-le"), b"\0\0"),
     ],
-    ids=["begin of a text", "end of a text", "not aligned", "UTF-16"],
+    ids=["begin of a text", "amid a text", "end of a text", "not aligned", "UTF-16"],
 )
 def test_text_is_no_data_evidence(parts):
     assert evidence_of(tags_in_data(*parts)) == []
@@ -193,12 +106,48 @@ def test_tag_of_any_bytes_is_found_exactly(raw):
         (b".data", b"\1\2\3\4" + raw + b"\0" + raw, VARIABLES),
     )
     named_before = evidence_of(memory, tag, named=[tag])
-    assert [(item.kind, item.rva) for item in named_before] == [
-        ("immediate", PAGE + 3),
-        ("bytes", PAGE + 12),
-        ("data", 2 * PAGE + 4),
-    ]
+    assert [(item.kind, item.rva) for item in named_before] == [("immediate", PAGE + 3), ("data", 2 * PAGE + 4)]
     assert evidence_of(memory, tag) == named_before, "a tag that is first asked for later"
+
+
+def test_halves_of_pointers_are_no_tags():
+    pointer = b"Pipo\x02\xf8\xff\xff"
+    assert evidence_of(tags_in_data(b"\0" * 8, pointer)) == []
+    assert len(evidence_of(tags_in_data(b"\0" * 4, pointer))) == 1, "not aligned as a pointer"
+    assert len(evidence_of(tags_in_data(b"\0" * 8, b"Pipo\xff\xff\xff\xff"))) == 1
+    assert len(evidence_of(tags_in_data(b"\0" * 8, b"Pipo"))) == 1
+
+
+@pytest.mark.parametrize("tag", [b"TagA", b"TagB", b"TagC"])
+def test_tags_side_by_side(tag):
+    table = tags_in_data(b"\0" * 4, b"TagATagBTagC", b"\1\0\0\0")
+    assert [item.kind for item in evidence_of(table, PoolTag(tag))] == ["data"], "no text: no zero ends it"
+    ended = tags_in_data(b"\0" * 4, b"TagATagBTagC", b"\0\0\0\0")
+    (item,) = evidence_of(ended, PoolTag(tag))
+    assert "or a text" in item.detail
+    assert item.confidence is POSSIBLE
+    long_text = tags_in_data(b"\0" * 4, b"TagATagBTagC" * 6, b"\0\0\0\0")
+    assert evidence_of(long_text, PoolTag(tag)) == []
+
+
+def test_hints_are_silent_where_a_tag_is_likely():
+    hints = make_image((b".text", b"\x90\x3dPipo\x90", CODE), (b".rdata", b"TagAPipo\0", CONSTANTS))
+    likely = make_image((b".text", assemble("41 B8 TAG", b"Pipo"), CODE), (b".rdata", b"TagAPipo\0", CONSTANTS))
+    for named in ([PIPO], []):
+        assert [item.kind for item in evidence_of(hints, named=named)] == ["bytes", "data"]
+        assert [item.kind for item in evidence_of(likely, named=named)] == ["immediate"]
+        both = ImageIndex([open_image(hints), open_image(likely, name="other.sys")], named)
+        found = list(ImmediateAttributor(both).evidence(PIPO))
+        assert [(item.module, item.kind) for item in found] == [("other.sys", "immediate")]
+
+
+def test_a_tag_backwards():
+    memory = make_image((b".text", assemble("41 B8 TAG", b"opiP"), CODE), (b".data", b"\1\0\0\0opiP\0", VARIABLES))
+    (item,) = evidence_of(memory)
+    assert (item.kind, item.confidence, item.rva) == ("reversed", POSSIBLE, PAGE + 2)
+    assert "backwards" in item.detail
+    assert [item.kind for item in evidence_of(memory, PoolTag(b"opiP"))] == ["immediate", "data"]
+    assert evidence_of(make_image((b".text", assemble("41 B8 TAG", b"abba"), CODE)), PoolTag(b"abab")) == []
 
 
 def test_places_are_capped_and_the_best_kept():
@@ -256,46 +205,50 @@ def driver_evidence(machine, name, tag):
     return evidence_of(memory, PoolTag.from_text(tag), name=name, machine=Machine(machine))
 
 
+THIRD_ARGUMENT = {"x64": "mov r8d, '{}' (third argument", "x86": "push '{}'", "arm64": "movk w2, '{}' (third argument"}
+LOOKASIDE = {"x64": "argument 6 on the stack", "x86": "push 'Look'", "arm64": "movk w5, 'Look' (argument 6"}
+
+
 @needs_drivers
+@pytest.mark.parametrize("machine", ["x64", "x86", "arm64"])
 @pytest.mark.parametrize(
     ("name", "tag", "kinds", "confidence", "words"),
     [
-        ("pippo.sys", "Pipo", {"immediate"}, LIKELY, "mov r8d, 'Pipo' (third argument"),
-        ("pagella.sys", "Pgla", {"immediate"}, LIKELY, "argument"),
-        ("lookas.sys", "Look", {"immediate"}, LIKELY, "argument 6 on the stack"),
-        ("globus.sys", "Glob", {"data"}, POSSIBLE, "variable"),
-        ("ctxreg.sys", "Ctxr", {"data"}, POSSIBLE, "registration table"),
-        ("twinone.sys", "Dupl", {"immediate"}, LIKELY, "third argument"),
-        ("twintwo.sys", "Dupl", {"immediate"}, LIKELY, "third argument"),
-        ("holder.sys", "Hldr", {"immediate"}, LIKELY, "third argument"),
+        ("pippo.sys", "Pipo", {"immediate"}, LIKELY, THIRD_ARGUMENT),
+        ("pagella.sys", "Pgla", {"immediate"}, LIKELY, {"x64": "argument", "x86": "argument", "arm64": "argument"}),
+        ("lookas.sys", "Look", {"immediate"}, LIKELY, LOOKASIDE),
+        ("globus.sys", "Glob", {"data"}, POSSIBLE, dict.fromkeys(THIRD_ARGUMENT, "variable")),
+        ("ctxreg.sys", "Ctxr", {"data"}, POSSIBLE, dict.fromkeys(THIRD_ARGUMENT, "registration table")),
+        ("twinone.sys", "Dupl", {"immediate"}, LIKELY, THIRD_ARGUMENT),
+        ("twintwo.sys", "Dupl", {"immediate"}, LIKELY, THIRD_ARGUMENT),
+        ("holder.sys", "Hldr", {"immediate"}, LIKELY, THIRD_ARGUMENT),
     ],
 )
-def test_drivers_of_known_source(name, tag, kinds, confidence, words):
-    items = driver_evidence("x64", name, tag)
+def test_drivers_of_known_source(machine, name, tag, kinds, confidence, words):
+    items = driver_evidence(machine, name, tag)
     assert {item.kind for item in items} == kinds
     assert items[0].confidence is confidence
-    assert words in items[0].detail
-    _, memory = map_file(DRIVERS / "x64" / name)
-    assert all(memory[item.rva :][:4] == tag.encode() for item in items)
+    assert words[machine].format(tag) in items[0].detail
+    if machine != "arm64" or kinds == {"data"}:
+        _, memory = map_file(DRIVERS / machine / name)
+        assert all(memory[item.rva :][:4] == tag.encode() for item in items)
     other = "Hldr" if tag != "Hldr" else "Pipo"
-    assert driver_evidence("x64", name, other) == []
+    assert driver_evidence(machine, name, other) == []
 
 
-@needs_drivers
-@pytest.mark.parametrize("machine", ["x86", "arm64"])
-def test_other_machines_are_said_and_their_data_searched(machine):
-    assert [item.kind for item in driver_evidence(machine, "globus.sys", "Glob")] == ["data"]
-    _, memory = map_file(DRIVERS / machine / "pippo.sys")
-    index = ImageIndex([open_image(memory, machine=Machine(machine))])
-    assert f"instructions of {machine} images are not read" in index.warnings[0]
-
-
-def test_a_real_driver():
+@pytest.mark.parametrize(
+    ("name", "machine", "forms"),
+    [
+        ("WinDivert64.sys", Machine.X64, {"mov r8d, 'WDiv'", "mov edx, 'WDiv'"}),
+        ("WinDivert32.sys", Machine.X86, {"push 'WDiv'"}),
+    ],
+)
+def test_a_real_driver(name, machine, forms):
     found = importlib.util.find_spec("pydivert")
-    files = sorted(Path(found.origin).parent.rglob("WinDivert64.sys")) if found and found.origin else []
+    files = sorted(Path(found.origin).parent.rglob(name)) if found and found.origin else []
     if not files:
         pytest.skip("pydivert, whose wheel holds a real driver, is not installed")
     _, memory = map_file(files[0])
-    items = evidence_of(memory, PoolTag(b"WDiv"))
+    items = evidence_of(memory, PoolTag(b"WDiv"), machine=machine)
     assert items[0].confidence is LIKELY
-    assert {"mov r8d, 'WDiv'", "mov edx, 'WDiv'"} <= {item.detail.partition(" (")[0] for item in items}
+    assert forms <= {item.detail.partition(" (")[0] for item in items}

@@ -1,35 +1,31 @@
 """The index of pool tags that stand in driver images: each page is read once, then every tag is a look-up.
 
-Code is searched for immediates (see ``tagencodings``), data for aligned dwords, both for the exact bytes of the tags
-that are named beforehand. The index keeps places, ``(rva, encoding)``, so that a later proof can go to the call.
+Code is searched for immediates, data for aligned dwords, both for the exact bytes of the tags that are named beforehand
+(see ``tagsearch``). The index keeps places, ``(rva, encoding)``, so that a later proof can go to the call.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Collection, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Collection, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from pykdext.attribution.tagencodings import (
-    CODE_TABLES,
-    DATA_DWORD,
-    LONGEST_PREFIX_BYTES,
-    RAW_BYTES,
-    TAG_BYTES,
-    CodeTable,
-    Encoding,
-    find_data_offsets,
-    find_exact_offsets,
-    is_in_text,
-    is_plausible,
+from pykdext.attribution.bytesearch import ExactSearch
+from pykdext.attribution.indexcache import CachedPlaces, IndexCache
+from pykdext.attribution.tagencodings import REVERSED, canonical, is_plausible
+from pykdext.attribution.tagsearch import (
+    Place,
+    is_confirmed,
+    is_constant,
+    iter_exact,
+    iter_pieces,
+    iter_plausible,
+    iter_searched,
 )
 from pykdext.interruption import Interruption, hold
-from pykdext.kernel.image import Image, Section
+from pykdext.kernel.image import Image
 from pykdext.model import Confidence, Evidence, ImageCoverage, ImageVersion, PoolTag
 from pykdext.progress import ReportProgress, ignore_progress
-
-WINDOW_BYTES = 1 << 18
-"""Code is searched in windows of this size: they stay in the processor's cache."""
 
 MAX_PLACES = 16
 """Places kept for one tag in one module, the strongest first; the others are counted."""
@@ -43,21 +39,11 @@ MAX_INDEXED_PLACES = 1 << 20
 MAX_EXACT_PLACES = 1 << 16
 """Occurrences looked at in one image by the search for exact bytes."""
 
-MIN_TEXT_BYTES_IN_CODE = 8
-"""Printable runs of this length in code are texts; shorter ones are common between instructions."""
-
 INTERRUPTED = "the user ended the search before it was through"
 """The reason of images that an interruption left."""
 
 MAX_NAMES = 8
 """Modules named in one warning."""
-
-
-class Place(NamedTuple):
-    """Where a tag stands in an image, and how."""
-
-    rva: int
-    encoding: Encoding
 
 
 @dataclass
@@ -72,12 +58,26 @@ class TagPlaces:
         self.total += 1
         if len(self.kept) < MAX_PLACES:
             self.kept.append(place)
-        elif place.encoding.rank < self.kept[-1].encoding.rank:
+        elif _strength(place) < _strength(self.kept[-1]):
             self.kept[-1] = place
         else:
             return
         if len(self.kept) == MAX_PLACES:
-            self.kept.sort(key=lambda kept: kept.encoding.rank)
+            self.kept.sort(key=_strength)
+
+    def joined(self, others: TagPlaces) -> TagPlaces:
+        """These places and ``others``, which are weaker."""
+        return TagPlaces(self.total + others.total, (self.kept + others.kept)[:MAX_PLACES])
+
+    @property
+    def is_likely(self) -> bool:
+        """Whether one of the places is better than a coincidence."""
+        return any(place.encoding.confidence is not Confidence.POSSIBLE for place in self.kept)
+
+
+def _strength(place: Place) -> Tuple[Tuple[int, int], int]:
+    """Sorts the places that say most first, and those by RVA."""
+    return place.encoding.rank, place.rva
 
 
 class ModuleIndex:
@@ -85,8 +85,9 @@ class ModuleIndex:
 
     Attributes:
         image: module, machine, sections. version: its version resource. present_bytes of expected_bytes were in
-        memory; discardable sections are expected only as far as they are present. reason: why nothing was searched,
-        or None. places_found: of all tags, also those not kept; is_cut: the limit of places ended the search.
+        memory or known from an earlier search; discardable sections are expected only as far as they are present.
+        reason: why nothing was searched, or None. places_found: of all tags, also those not kept; is_cut: the limit of
+        places ended the search.
     """
 
     def __init__(self, image: Image) -> None:
@@ -97,26 +98,99 @@ class ModuleIndex:
         self.reason: Optional[str] = None
         self.places_found = 0
         self.is_cut = False
+        self._cached: Optional[CachedPlaces] = None
+        self._unpacked: Set[bytes] = set()
         self._places: Dict[bytes, TagPlaces] = {}
+        self._hints: Dict[bytes, TagPlaces] = {}
+        self._searched: Set[bytes] = set()
 
-    def find_places(self, tag: PoolTag) -> TagPlaces:
-        """The places of ``tag``; none kept if it was not found."""
-        return self._places.get(_canonical(tag.raw), TagPlaces())
+    def find_places(self, tag: PoolTag, *, hints: bool = False) -> TagPlaces:
+        """The places of ``tag``, perhaps with the hints; none kept if it was not found."""
+        places = self._find(canonical(tag.raw))
+        more = self._hints.get(canonical(tag.raw)) if hints else None
+        return places.joined(more) if more else places
 
-    def add(self, tag: bytes, place: Place) -> None:
-        """Count a place of the four bytes ``tag``."""
-        self._places.setdefault(_canonical(tag), TagPlaces()).add(place)
+    def find_reversed(self, tag: PoolTag) -> TagPlaces:
+        """The immediates that are the characters of ``tag`` in reverse order."""
+        places = self._find(tag.raw[::-1])
+        kept = [Place(place.rva, REVERSED) for place in places.kept if place.encoding.kind == "immediate"]
+        return TagPlaces(len(kept), kept)
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the places in constant sections come from an earlier search of this image."""
+        return self._cached is not None
+
+    def _find(self, tag: bytes) -> TagPlaces:
+        """All places of ``tag``, those of the earlier search unpacked."""
+        if self._cached is not None and tag not in self._unpacked:
+            self._unpacked.add(tag)
+            for place in self._cached.find(tag):
+                self._places.setdefault(tag, TagPlaces()).add(place)
+        return self._places.get(tag, TagPlaces())
+
+    def _add(self, tag: bytes, place: Place) -> None:
+        known = self._hints if place.encoding.is_hint else self._places
+        known.setdefault(canonical(tag), TagPlaces()).add(place)
         self.places_found += 1
+
+    def search(self, room_places: int, cache: Optional[IndexCache]) -> None:
+        """Add all that looks like a tag, at most ``room_places``; constant sections may be known to the ``cache``."""
+        self.version = self.image.version
+        self._cached = cache.load(self.image) if cache else None
+        self.places_found = len(self._cached or ())
+        constant: List[Tuple[bytes, Place]] = []
+        for section in iter_searched(self.image):
+            if self.is_cached and is_constant(section):
+                self.present_bytes += section.size
+                self.expected_bytes += section.size
+                continue
+            present_bytes = 0
+            for piece in iter_pieces(self.image, section):
+                present_bytes += len(piece.data)
+                plausible = iter_plausible(self.image, piece)
+                for tag, place in itertools.islice(plausible, max(room_places - self.places_found, 0)):
+                    self._add(tag, place)
+                    if is_constant(section):
+                        constant.append((tag, place))
+            self.present_bytes += present_bytes
+            self.expected_bytes += present_bytes if section.discardable else section.size
+            if is_constant(section) and present_bytes < section.size:
+                cache = None  # only an image that was searched as a whole tells what is not in it
+        self.is_cut = self.places_found >= room_places
+        if not self.present_bytes:
+            self.reason = "no page can be read (a session driver, or paged out)"
+        elif cache and not self.is_cached and not self.is_cut:
+            cache.save(self.image, constant)
+
+    def has_searched(self, tag: PoolTag) -> bool:
+        """Whether the bytes of ``tag`` were searched for, or cannot be."""
+        return self.reason is not None or canonical(tag.raw) in self._searched
+
+    def settles(self, tag: PoolTag) -> bool:
+        """Whether ``tag`` is in a likely place, and no search for its bytes can find a better one."""
+        return is_plausible(tag.raw) and self._find(canonical(tag.raw)).is_likely
+
+    def search_exactly(self, tags: Collection[PoolTag]) -> None:
+        """Add the places and hints that only a search for the bytes of ``tags`` finds, once for each tag."""
+        new = {canonical(tag.raw) for tag in tags} - self._searched
+        if self.reason is None and new:
+            self._searched |= new
+            search = ExactSearch(new)
+            pieces = (piece for section in iter_searched(self.image) for piece in iter_pieces(self.image, section))
+            found = (item for piece in pieces for item in iter_exact(self.image, piece, search))
+            for tag, place in itertools.islice(found, MAX_EXACT_PLACES):
+                self._add(tag, place)
 
 
 class ImageIndex:
     """All images of a target, in the order given. Memory of an image is read once, while it is indexed.
 
     Args:
-        images: the loaded images, without unloaded ones. tags: those whose exact bytes are searched for as well; a
-        tag that is asked for and was not named here is searched for then, which reads the images once more.
-        progress: told before each image, and at the end. interruption: with one, an end by the user leaves the
-        images before it.
+        images: the loaded images, without unloaded ones. tags: those whose exact bytes are searched for as well, until
+        a likely place is found; for another tag without any that is done when it is asked for, which reads the images
+        once more. progress: told before each image, and at the end. interruption: with one, an end by the user leaves
+        the images before it. cache: where the indexes of images are kept from one run to the next.
     """
 
     def __init__(
@@ -125,40 +199,69 @@ class ImageIndex:
         tags: Collection[PoolTag] = (),
         progress: ReportProgress = ignore_progress,
         interruption: Optional[Interruption] = None,
+        cache: Optional[IndexCache] = None,
     ) -> None:
         self.modules = [ModuleIndex(image) for image in images]
-        self._searched = set(tags)
+        self._named = set(tags)
         self._done = 0
         with hold(interruption):
-            self._index_modules(progress)
+            self._index_modules(progress, cache)
         for module in self.modules[self._done :]:
             module.reason = INTERRUPTED
 
-    def _index_modules(self, progress: ReportProgress) -> None:
+    def _index_modules(self, progress: ReportProgress, cache: Optional[IndexCache]) -> None:
         room_bytes, room_places = MAX_INDEXED_BYTES, MAX_INDEXED_PLACES
+        unsettled = self._named
         for done, module in enumerate(self.modules):
             self._done = done
             progress(done, len(self.modules), module.image.module.name)
             if room_bytes <= 0 or room_places <= 0:
                 module.reason = "the images before it reached the limit of bytes or places"
                 continue
-            _index_module(module, self._searched, room_places)
+            module.search(room_places, cache)
+            unsettled = {tag for tag in unsettled if not module.settles(tag)}
+            if not module.is_cached:
+                module.search_exactly(unsettled)
+            module.image.release()
             room_bytes -= module.present_bytes
             room_places -= module.places_found
         self._done = len(self.modules)
         progress(self._done, len(self.modules), "driver images")
 
     def find_places(self, tag: PoolTag) -> Iterator[Tuple[ModuleIndex, TagPlaces]]:
-        """Each module with places of ``tag``."""
-        if tag not in self._searched:
-            self._searched.add(tag)
-            for module in self.modules:
-                if module.reason is None:
-                    _search_exactly(module, (tag,))
-        for module in self.modules:
-            places = module.find_places(tag)
-            if places.total:
-                yield module, places
+        """Each module with places of ``tag``.
+
+        Hints count only if there is no likely place, the characters in reverse order only if there is nothing else.
+        """
+        self._confirm(tag)
+        self._named.add(tag)
+        hints = False
+        if not self._is_settled(tag):
+            self._search_late(tag)
+            hints = not any(module.find_places(tag).is_likely for module in self.modules)
+        found = [(module, module.find_places(tag, hints=hints)) for module in self.modules]
+        if not any(places.total for _, places in found):
+            found = [(module, module.find_reversed(tag)) for module in self.modules]
+        yield from ((module, places) for module, places in found if places.total)
+
+    def _is_settled(self, tag: PoolTag) -> bool:
+        return any(module.settles(tag) for module in self.modules)
+
+    def _search_late(self, tag: PoolTag) -> None:
+        """Search for the bytes of ``tag``, and of all named tags that lack them, where that was not done."""
+        late = [module for module in self.modules if not module.has_searched(tag)]
+        unsettled = [named for named in self._named if not self._is_settled(named)] if late else []
+        for module in late:
+            module.search_exactly(unsettled)
+            module.image.release()
+
+    def _confirm(self, tag: PoolTag) -> None:
+        """Search the images anew whose cached places of ``tag`` are not what memory has."""
+        for number, module in enumerate(self.modules):
+            places = module.find_places(tag).kept if module.is_cached else ()
+            if not all(is_confirmed(module.image, tag.raw, place) for place in places):
+                self.modules[number] = ModuleIndex(module.image)
+                self.modules[number].search(MAX_INDEXED_PLACES, None)
 
     @property
     def coverage(self) -> ImageCoverage:
@@ -177,18 +280,13 @@ class ImageIndex:
     @property
     def warnings(self) -> Tuple[str, ...]:
         """What limits the search, one line each."""
-        machines = {module.image.machine for module in self.modules} - CODE_TABLES.keys()
-        undecoded = [
-            f"instructions of {machine.value} images are not read: only their data, and their code for exact bytes"
-            for machine in sorted(machines, key=lambda machine: machine.value)
-        ]
         cut = [
             f"{module.image.module.name}: {module.places_found} places look like tags: the rest was left out"
             for module in self.modules
             if module.is_cut
         ]
         headers = [line for module in self.modules if not module.reason for line in module.image.warnings]
-        return (*undecoded, *cut, *headers, *self._describe_unscanned())
+        return (*cut, *headers, *self._describe_unscanned())
 
     def _describe_unscanned(self) -> Iterator[str]:
         """One line for each reason, with the names of its modules."""
@@ -222,97 +320,3 @@ class ImmediateAttributor:
                     f"{encoding.form.format(tag=repr(tag.text))} ({encoding.meaning}){count}",
                     place.rva,
                 )
-
-
-def _index_module(module: ModuleIndex, tags: Collection[PoolTag], room_places: int) -> None:
-    """Search the whole image: for every plausible tag, and for the exact bytes of ``tags``."""
-    image = module.image
-    table = CODE_TABLES.get(image.machine)
-    module.version = image.version
-    module.expected_bytes = sum(
-        section.size for section in image.sections if _is_searched(image, section) and not section.discardable
-    )
-    for section, rva, piece in _iter_searched(image):
-        module.present_bytes += len(piece)
-        module.expected_bytes += len(piece) if section.discardable else 0
-        plausible = _iter_plausible(section, rva, piece, table)
-        for offset, encoding in itertools.islice(plausible, room_places - module.places_found):
-            module.add(piece[offset : offset + TAG_BYTES], Place(rva + offset, encoding))
-    module.is_cut = module.places_found >= room_places
-    if not module.present_bytes:
-        module.reason = "no page can be read (a session driver, or paged out)"
-    _search_exactly(module, tags)
-
-
-def _search_exactly(module: ModuleIndex, tags: Collection[PoolTag]) -> None:
-    """Add the places that only a search for the tags' own bytes finds, and release the image."""
-    table = CODE_TABLES.get(module.image.machine)
-    for tag, section, rva, piece, offset in itertools.islice(_iter_exact(module.image, tags), MAX_EXACT_PLACES):
-        encoding = _exact_encoding(section, rva, piece, offset, table)
-        if encoding:
-            module.add(tag.raw, Place(rva + offset, encoding))
-    module.image.release()
-
-
-def _iter_exact(image: Image, tags: Collection[PoolTag]) -> Iterator[Tuple[PoolTag, Section, int, bytes, int]]:
-    """Every occurrence of the tags' bytes, but of plausible tags only those in code: all others are in the index."""
-    unindexed = [tag for tag in tags if not is_plausible(tag.raw)]
-    for section, rva, piece in _iter_searched(image):
-        for tag in tags if section.executable else unindexed:
-            for offset in find_exact_offsets(piece, tag.raw):
-                yield tag, section, rva, piece, offset
-
-
-def _iter_searched(image: Image) -> Iterator[Tuple[Section, int, bytes]]:
-    for section in image.sections:
-        if _is_searched(image, section):
-            for rva, piece in image.iter_present(section):
-                yield section, rva, piece
-
-
-def _is_searched(image: Image, section: Section) -> bool:
-    """Code always; data unless it is resources or was only needed while the driver was loaded."""
-    return section.executable or not (section.discardable or image.is_resource(section))
-
-
-def _iter_plausible(
-    section: Section, rva: int, piece: bytes, table: Optional[CodeTable]
-) -> Iterator[Tuple[int, Encoding]]:
-    """Offsets and encodings of everything in a piece that looks like a tag; an offset once."""
-    if section.executable and table:
-        yield from _iter_immediates(piece, table)
-    if section.holds_data:
-        for offset in find_data_offsets(piece, rva):
-            if not (section.executable and table and table.classify(piece, offset)):
-                yield offset, DATA_DWORD
-
-
-def _iter_immediates(piece: bytes, table: CodeTable) -> Iterator[Tuple[int, Encoding]]:
-    """The immediates of a piece of code, window by window: a window owns the immediates that begin in it."""
-    for start in range(0, len(piece), WINDOW_BYTES):
-        origin = max(start - LONGEST_PREFIX_BYTES, 0)
-        window = piece[origin : start + WINDOW_BYTES + TAG_BYTES]
-        for offset in sorted(table.find_offsets(window)):
-            encoding = table.classify(window, offset) if start <= origin + offset < start + WINDOW_BYTES else None
-            if encoding:
-                yield origin + offset, encoding
-
-
-def _exact_encoding(
-    section: Section, rva: int, piece: bytes, offset: int, table: Optional[CodeTable]
-) -> Optional[Encoding]:
-    """What an occurrence of a tag's bytes is, unless it is text or the index of plausible tags has it already."""
-    is_indexed = is_plausible(piece[offset : offset + TAG_BYTES])
-    immediate = table.classify(piece, offset) if section.executable and table else None
-    if immediate:
-        return None if is_indexed else immediate
-    if section.holds_data and (rva + offset) % TAG_BYTES == 0:
-        return None if is_indexed else DATA_DWORD
-    if section.executable and not is_in_text(piece, offset, MIN_TEXT_BYTES_IN_CODE):
-        return RAW_BYTES
-    return None
-
-
-def _canonical(tag: bytes) -> bytes:
-    """The tag without the bit of PROTECTED_POOL."""
-    return tag[:3] + bytes((tag[3] & 0x7F,))
