@@ -1,0 +1,162 @@
+"""The kernel's functions that take a pool tag, and where a caller hands it to them.
+
+Prototypes are those of the WDK documentation (wdm.h, ntifs.h, ndis.h, fltkernel.h, storport.h, video.h, winddi.h) and
+of the KMDF headers in the Windows Driver Frameworks repository; places of arguments are those of Microsoft's calling
+conventions for x64 and ARM64, and of stdcall on x86.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import Dict, NamedTuple, Optional, Tuple
+
+from pykdext.attribution.flow.values import Location
+from pykdext.model import Machine
+
+MAX_ARGUMENTS = 12
+"""Arguments of a call that are looked at; the longest prototype here has eight."""
+
+_REGISTERS = {
+    Machine.X86: (),
+    Machine.X64: ("rcx", "rdx", "r8", "r9"),
+    Machine.ARM64: tuple(f"x{number}" for number in range(8)),
+}
+_FASTCALL_REGISTERS = ("ecx", "edx")
+
+_DECORATION = re.compile(r"(?:__imp_)?(?:[_@](?=\w+@\d+\Z))?(\w+?)(?:@\d+)?\Z", re.ASCII)
+
+
+class Action(enum.Enum):
+    """What a function does with the tag, as a report says it."""
+
+    ALLOCATES = "allocates"
+    INITIALISES = "initialises a list of blocks"
+    REGISTERS = "registers for allocations"
+    RESERVES = "reserves addresses"
+    FREES = "frees"
+
+
+class Condition(NamedTuple):
+    """The function takes a tag only if this argument (counted from 1) is this number."""
+
+    argument: int
+    number: int
+
+
+class StructureOffset(NamedTuple):
+    """Where the tag stands in a structure, in bytes from its start, on 64-bit and on 32-bit Windows."""
+
+    wide: int
+    narrow: int
+
+
+@dataclass(frozen=True)
+class Allocator:
+    """A function that takes a pool tag.
+
+    Attributes:
+        name: as exported, without decoration; for KMDF as documented. action: what it does with the tag.
+        tag_argument: its number, counted from 1. structure: if that argument points at a structure that holds the tag.
+        wide_arguments: numbers of those that take 64 bits on x86, too. condition: when it takes a tag, None: always.
+    """
+
+    name: str
+    action: Action
+    tag_argument: int
+    structure: Optional[StructureOffset] = None
+    wide_arguments: Tuple[int, ...] = ()
+    condition: Optional[Condition] = None
+
+    def tag_location(self, machine: Machine) -> Location:
+        """Where a call hands over the tag, or the address of the structure that holds it."""
+        if machine is not Machine.X86:
+            return argument_locations(machine)[self.tag_argument - 1]
+        wide_before = sum(number < self.tag_argument for number in self.wide_arguments)
+        return argument_locations(machine)[self.tag_argument - 1 + wide_before]
+
+    def tag_structure_offset(self, machine: Machine) -> Optional[int]:
+        """Bytes from the start of the structure to the tag, or None where the argument is the tag itself."""
+        if self.structure is None:
+            return None
+        return self.structure.narrow if machine is Machine.X86 else self.structure.wide
+
+
+def argument_locations(machine: Machine) -> Tuple[Location, ...]:
+    """The places of a call's arguments, in their order.
+
+    On x86 these are the dwords on the stack, followed by the two registers of fastcall, which functions of a driver
+    may use among themselves.
+    """
+    return _LOCATIONS[machine]
+
+
+def find_allocator(name: str) -> Optional[Allocator]:
+    """The function of this name, also in x86's decoration (``_ExAllocatePoolWithTag@12``) or with ``__imp_``."""
+    match = _DECORATION.match(name)
+    return _BY_NAME.get(match.group(1)) if match else None
+
+
+def allocator_names() -> Tuple[str, ...]:
+    """All functions that are known, without decoration."""
+    return tuple(_BY_NAME)
+
+
+def _locations(machine: Machine) -> Tuple[Location, ...]:
+    registers = _REGISTERS[machine]
+    # x64 keeps stack slots for the arguments in registers; ARM64 does not.
+    first_slot = len(registers) if machine is Machine.X64 else 0
+    slots = range(first_slot, first_slot + MAX_ARGUMENTS - len(registers))
+    found = [Location(name) for name in registers]
+    found += [Location("", slot * machine.pointer_size) for slot in slots]
+    if machine is Machine.X86:
+        found += [Location(name) for name in _FASTCALL_REGISTERS]
+    return tuple(found)
+
+
+_LOCATIONS = {machine: _locations(machine) for machine in Machine}
+
+_ALLOCATORS = (
+    Allocator("ExAllocatePoolWithTag", Action.ALLOCATES, 3),
+    Allocator("ExAllocatePoolWithQuotaTag", Action.ALLOCATES, 3),
+    Allocator("ExAllocatePoolWithTagPriority", Action.ALLOCATES, 3),
+    Allocator("ExAllocatePool2", Action.ALLOCATES, 3, wide_arguments=(1,)),
+    Allocator("ExAllocatePool3", Action.ALLOCATES, 3, wide_arguments=(1,)),
+    Allocator("ExAllocateCacheAwareRundownProtection", Action.ALLOCATES, 2),
+    Allocator("ExInitializeNPagedLookasideList", Action.INITIALISES, 6),
+    Allocator("ExInitializePagedLookasideList", Action.INITIALISES, 6),
+    Allocator("ExInitializeLookasideListEx", Action.INITIALISES, 7),
+    Allocator("ExFreePoolWithTag", Action.FREES, 2),
+    Allocator("ExFreePool2", Action.FREES, 2),
+    Allocator("MmAllocateMappingAddress", Action.RESERVES, 2),
+    Allocator("MmAllocateMappingAddressEx", Action.RESERVES, 2),
+    Allocator("MmFreeMappingAddress", Action.FREES, 2),
+    Allocator("FsRtlAllocatePoolWithTag", Action.ALLOCATES, 3),
+    Allocator("FsRtlAllocatePoolWithQuotaTag", Action.ALLOCATES, 3),
+    Allocator("FsRtlAllocateExtraCreateParameter", Action.ALLOCATES, 5),
+    Allocator("FsRtlInitExtraCreateParameterLookasideList", Action.INITIALISES, 4),
+    Allocator("FltAllocatePoolAlignedWithTag", Action.ALLOCATES, 4),
+    Allocator("FltAllocateExtraCreateParameter", Action.ALLOCATES, 6),
+    Allocator("FltInitExtraCreateParameterLookasideList", Action.INITIALISES, 5),
+    Allocator("FltFreePoolAlignedWithTag", Action.FREES, 3),
+    Allocator("NdisAllocateMemoryWithTag", Action.ALLOCATES, 3),
+    Allocator("NdisAllocateMemoryWithTagPriority", Action.ALLOCATES, 3),
+    Allocator("NdisAllocateGenericObject", Action.ALLOCATES, 2),
+    Allocator("NdisInitializeNPagedLookasideList", Action.INITIALISES, 6),
+    Allocator("NdisAllocateNetBufferListPool", Action.REGISTERS, 2, StructureOffset(wide=8, narrow=8)),
+    Allocator("NdisAllocateNetBufferPool", Action.REGISTERS, 2, StructureOffset(wide=4, narrow=4)),
+    Allocator("NdisAllocateTimerObject", Action.REGISTERS, 2, StructureOffset(wide=4, narrow=4)),
+    Allocator("NdisFreeMemoryWithTag", Action.FREES, 2),
+    Allocator("NdisFreeMemoryWithTagPriority", Action.FREES, 3),
+    # StorPortAllocatePool is an inline function of storport.h: this export with the function code 0.
+    Allocator("StorPortExtendedFunction", Action.ALLOCATES, 4, condition=Condition(argument=1, number=0)),
+    Allocator("VideoPortAllocatePool", Action.ALLOCATES, 4),
+    Allocator("EngAllocMem", Action.ALLOCATES, 3),
+    # KMDF functions get WdfDriverGlobals as their first argument, which the documented prototypes leave out.
+    Allocator("WdfMemoryCreate", Action.ALLOCATES, 4),
+    Allocator("WdfLookasideListCreate", Action.INITIALISES, 6),
+    Allocator("WdfDriverCreate", Action.REGISTERS, 5, StructureOffset(wide=0x1C, narrow=0x10)),
+)
+
+_BY_NAME: Dict[str, Allocator] = {allocator.name: allocator for allocator in _ALLOCATORS}

@@ -1,0 +1,1 @@
+"""What values a function's instructions can hand to the functions they call."""

@@ -1,0 +1,52 @@
+"""What the flow through one function tells: its calls, with what each argument can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Mapping, Optional, Protocol, Tuple
+
+from pykdext.attribution.flow.values import Location, Value
+
+
+class FrameReader(Protocol):
+    """The state of a function at one of its calls."""
+
+    def argument(self, location: Location, size: int) -> Value:
+        """What the called function gets at ``location``, of which ``size`` bytes count; UNKNOWN if nothing is known."""
+
+    def stack(self, offset: int, size: int) -> Value:
+        """What stands in the caller's own frame, ``offset`` as in ``StackAddress``."""
+
+
+@dataclass(frozen=True)
+class CallSite:
+    """A call, or a jump that ends the function as a call would (tail call).
+
+    Attributes:
+        rva: of the instruction. target: what is called: a Constant is a virtual address (of this image or another), an
+        ImageRead a pointer in the image (import table, function pointer), a FieldRead an entry of a table.
+        dispatched: if the target is a stub that jumps to a register (control-flow guard, retpoline), that register's
+        value, else UNKNOWN. frame: what the arguments are. is_jump: a tail call; its ``argument`` locations count as
+        at the caller's own call.
+    """
+
+    rva: int
+    target: Value
+    dispatched: Value
+    frame: FrameReader
+    is_jump: bool = False
+
+
+@dataclass(frozen=True)
+class FunctionFlow:
+    """One function, followed.
+
+    Attributes:
+        start_rva: its entry. calls: by ascending RVA. instruction_text: by RVA, as a disassembler prints it, of the
+        instructions that bring in a constant, and of the calls. lost: why a part was not followed, or None.
+    """
+
+    start_rva: int
+    calls: Tuple[CallSite, ...]
+    instruction_text: Mapping[int, str] = field(default_factory=dict)
+    lost: Optional[str] = None

@@ -1,0 +1,192 @@
+"""The instruction set of x64 and x86 for the flow engine: control flow, calls, and who does the rest."""
+
+from __future__ import annotations
+
+import struct
+from typing import Dict, Optional, Tuple
+
+from pykdext.attribution.flow.arithmetic import displace
+from pykdext.attribution.flow.intelcalls import CallEffects
+from pykdext.attribution.flow.inteldecoder import (
+    MAX_INSTRUCTION_BYTES,
+    Immediate,
+    IntelDecoder,
+    IntelInstruction,
+    MemoryOperand,
+)
+from pykdext.attribution.flow.inteloperands import COMPARED, INDEX_LIMIT, RESTING_STACK, Operands
+from pykdext.attribution.flow.intelscalars import CONDITIONS, NOTHING, SCALAR_HANDLERS, Handler
+from pykdext.attribution.flow.intelvectors import VECTOR_HANDLERS
+from pykdext.attribution.flow.state import Call, Instruction, State, Step, Switch, Table
+from pykdext.attribution.flow.values import (
+    UNKNOWN,
+    Atom,
+    Constant,
+    FieldRead,
+    ImageRead,
+    Location,
+    Parameter,
+    StackAddress,
+    Value,
+    join,
+)
+from pykdext.kernel.image import Image
+
+MAX_SWITCH_ENTRIES = 512
+
+_KERNEL_ADDRESSES = 0xFFFF_8000_0000_0000
+"""The upper half of the address space of x64."""
+
+_REGISTERS_X64 = ["rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"]
+_REGISTERS_X86 = ["eax", "ecx", "edx", "ebx", "ebp", "esi", "edi"]
+_DISPATCHED = ("rax", "r10", "r11")
+"""Registers that hold the real target where a call goes to a stub: control-flow guard (rax), retpolines (r10, r11)."""
+
+_CONDITIONAL_JUMPS = frozenset(
+    [f"j{condition}" for condition in CONDITIONS] + ["jcxz", "jecxz", "jrcxz", "loop", "loope", "loopne"]
+)
+_LARGEST_PASSED = {"ja": 0, "jbe": 0, "jae": -1, "jb": -1}
+"""Jumps that guard a jump table: the largest index that is let pass, as seen from the number compared with."""
+
+_ENDS = frozenset(
+    ["ret", "retf", "retfq", "iret", "iretd", "iretq", "sysret", "sysexit", "sysexitq", "ud2", "int3", "hlt"]
+)
+_FAST_FAIL = 0x29
+"""The interrupt by which Windows stops a kernel that is corrupt: ``__fastfail``."""
+
+_CONTROL_FLOW = _CONDITIONAL_JUMPS | _ENDS | {"jmp", "call", "int"}
+_MODELLED = _CONTROL_FLOW | NOTHING | SCALAR_HANDLERS.keys() | VECTOR_HANDLERS.keys()
+
+
+class IntelInstructionSet:
+    """An ``InstructionSet`` for one x64 or x86 image."""
+
+    max_instruction_bytes = MAX_INSTRUCTION_BYTES
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._base = image.module.base
+        self._operands = Operands(image)
+        self._pointer_bytes = self._operands.pointer_bytes
+        self._decoder = IntelDecoder(self._pointer_bytes, self._base, _MODELLED)
+        self._effects = CallEffects(image, self._decoder, self._operands)
+        self.stack_pointer = self._operands.stack_pointer
+
+    def entry_state(self) -> State:
+        """Every register holds what the caller had in it; conventions are the callers' matter."""
+        names = _REGISTERS_X64 if self._pointer_bytes == 8 else _REGISTERS_X86
+        registers: Dict[str, Value] = {name: frozenset({Parameter(Location(name))}) for name in names}
+        registers[self.stack_pointer] = registers[RESTING_STACK] = frozenset({StackAddress(0)})
+        return State(registers, self._pointer_bytes)
+
+    def decode(self, code: bytes, rva: int) -> Optional[IntelInstruction]:
+        """The instruction that ``code`` begins with, or None."""
+        return self._decoder.decode(code, rva)
+
+    def is_padding(self, instruction: Instruction) -> bool:
+        """``int3``, ``nop``, and zeros."""
+        return instruction.text.startswith(("int3", "nop", "add byte ptr [rax], al", "add byte ptr [eax], al"))
+
+    def step(self, state: State, instruction: IntelInstruction) -> Step:
+        """Do the instruction to ``state`` and tell where it leads."""
+        name = instruction.name
+        if name in _CONTROL_FLOW:
+            return self._branch(state, instruction)
+        handler = _find_handler(instruction)
+        if handler:
+            handler(self._operands, state, instruction)
+        elif name not in NOTHING:
+            self._forget(state, instruction)
+        return _BRINGS_CONSTANT if _brings_constant(instruction) else _PLAIN
+
+    def return_from_call(self, state: State, instruction: IntelInstruction) -> None:
+        """What is known after the callee has returned."""
+        self._effects.return_from_call(state, instruction)
+
+    def _branch(self, state: State, instruction: IntelInstruction) -> Step:
+        """Where control flow goes; nothing else changes."""
+        name = instruction.name
+        if name == "call":
+            return Step(call=Call(self._operands.read(state, instruction, 0), self._dispatched(state)))
+        if name == "jmp":
+            direct = self._direct_target(instruction)
+            return Step(falls_through=False, targets=direct) if direct else self._jump(state, instruction)
+        if name in _CONDITIONAL_JUMPS:
+            if name in _LARGEST_PASSED:
+                state.registers[INDEX_LIMIT] = displace(
+                    state.read_register(COMPARED), _LARGEST_PASSED[name] + 1, self._pointer_bytes
+                )
+            return Step(targets=self._direct_target(instruction))
+        if name == "int":
+            (vector,) = instruction.operands
+            return Step(falls_through=not (isinstance(vector, Immediate) and vector.number == _FAST_FAIL))
+        return Step(falls_through=False)
+
+    def _jump(self, state: State, instruction: IntelInstruction) -> Step:
+        """An indirect jump: to another function, or through a jump table."""
+        if isinstance(instruction.operands[0], MemoryOperand):
+            state.table = None  # its own operand tells of a table, not what was read before
+        value = self._operands.read(state, instruction, 0)
+        addresses = tuple(atom.number - self._base for atom in value if isinstance(atom, Constant))
+        pointers = frozenset(atom for atom in value - UNKNOWN if not isinstance(atom, Constant))
+        call = Call(pointers, self._dispatched(state), is_jump=True) if pointers else None
+        switch = None
+        if value >= UNKNOWN and state.table:
+            switch = self._read_switch(state.table)
+        elif value == UNKNOWN and state.stack_offset(self.stack_pointer) == 0:
+            call = Call(UNKNOWN, self._dispatched(state), is_jump=True)  # the frame is gone, as before a return
+        elif value == UNKNOWN:
+            switch = Switch()
+        return Step(falls_through=False, targets=addresses, call=call, switch=switch)
+
+    def _direct_target(self, instruction: IntelInstruction) -> Tuple[int, ...]:
+        target = instruction.operands[0]
+        return (target.number - self._base,) if isinstance(target, Immediate) else ()
+
+    def _read_switch(self, table: Table) -> Switch:
+        """The entries of a jump table as far as they are in memory."""
+        rva = table.address - self._base
+        entries = min(table.entries or MAX_SWITCH_ENTRIES, MAX_SWITCH_ENTRIES)
+        _, data = next(self._image.iter_range(rva, table.entry_bytes * entries), (rva, b""))
+        layout = struct.Struct("<i" if table.entry_bytes == 4 else "<Q")
+        mask = (1 << 8 * self._pointer_bytes) - 1
+        targets = tuple(
+            ((table.base + entry) & mask) - self._base
+            for (entry,) in layout.iter_unpack(data[: len(data) - len(data) % table.entry_bytes])
+        )
+        return Switch(rva, table.entry_bytes, targets)
+
+    def _dispatched(self, state: State) -> Value:
+        """The pointers to code that the target may jump to, if it is a stub."""
+        if self._pointer_bytes == 4:
+            return UNKNOWN
+        values = [state.read_register(name) for name in _DISPATCHED]
+        pointers = frozenset(atom for value in values for atom in value if self._may_be_code(atom))
+        return join(pointers) if pointers else UNKNOWN
+
+    def _may_be_code(self, atom: Atom) -> bool:
+        if isinstance(atom, Constant):
+            return 0 <= atom.number - self._base < self._image.size or atom.number >= _KERNEL_ADDRESSES
+        return isinstance(atom, (ImageRead, FieldRead)) and atom.size == self._pointer_bytes
+
+    def _forget(self, state: State, instruction: IntelInstruction) -> None:
+        """An instruction that is not modelled: what it writes is UNKNOWN."""
+        if instruction.operands and isinstance(instruction.operands[0], MemoryOperand):
+            self._operands.write(state, instruction, 0, UNKNOWN)
+        for register in instruction.written:
+            self._operands.write_register(state, register, UNKNOWN)
+
+
+_PLAIN = Step()
+_BRINGS_CONSTANT = Step(brings_constant=True)
+
+
+def _find_handler(instruction: IntelInstruction) -> Optional[Handler]:
+    name = instruction.name
+    if name == "movsd" and not all(isinstance(operand, MemoryOperand) for operand in instruction.operands):
+        return VECTOR_HANDLERS[name]
+    return SCALAR_HANDLERS.get(name) or VECTOR_HANDLERS.get(name)
+
+
+def _brings_constant(instruction: IntelInstruction) -> bool:
+    return instruction.name == "lea" or any(isinstance(operand, Immediate) for operand in instruction.operands)

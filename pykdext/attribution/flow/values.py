@@ -1,0 +1,135 @@
+"""What a register or stack slot can hold at a place in a function: a small set of possibilities.
+
+Only what helps to follow a pool tag is kept: constants, what the function was called with, what is read from the image,
+and addresses of the function's own stack. Everything else is ``UNKNOWN``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, FrozenSet, Iterable, NamedTuple, Optional, Set, Union
+
+MAX_ATOMS = 8
+"""Possibilities kept of one value; more of them are UNKNOWN."""
+
+MAX_DEREFERENCES = 3
+"""Nested reads through unknown pointers that are told apart."""
+
+
+class Location(NamedTuple):
+    """Where a value is handed to a called function, whatever the calling convention.
+
+    ``register`` names the full register (``rcx``, ``ecx`` on x86, ``x2``); with an empty name it is the stack slot
+    ``stack_offset`` bytes above the stack pointer as it is right before the call instruction.
+    """
+
+    register: str = ""
+    stack_offset: int = 0
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number, unsigned, with the RVA of the instruction that brought it in (None: from data of the image).
+
+    The origin tells a reader where to look; two constants of the same number are the same possibility.
+    """
+
+    number: int
+    origin_rva: Optional[int] = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and self.number == other.number
+
+    def __hash__(self) -> int:
+        return hash(self.number)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What the function was called with: the content of ``location`` at the call."""
+
+    location: Location
+
+
+@dataclass(frozen=True)
+class ImageRead:
+    """The ``size`` bytes that the image has at ``rva``: a global variable, or a slot of the import table."""
+
+    rva: int
+    size: int
+
+
+@dataclass(frozen=True)
+class FieldRead:
+    """The ``size`` bytes at ``offset`` from the address ``base``: a structure behind a pointer, or a function table."""
+
+    base: Atom
+    offset: int
+    size: int
+
+    @property
+    def dereferences(self) -> int:
+        """How many pointers were followed."""
+        return 1 + (self.base.dereferences if isinstance(self.base, FieldRead) else 0)
+
+
+@dataclass(frozen=True)
+class StackAddress:
+    """The address ``offset`` bytes above the stack pointer at the function's entry (below it: negative)."""
+
+    offset: int
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Anything."""
+
+
+Atom = Union[Constant, Parameter, ImageRead, FieldRead, StackAddress, Unknown]
+Value = FrozenSet[Atom]
+
+UNKNOWN: Value = frozenset({Unknown()})
+
+
+def constant(number: int, origin_rva: Optional[int] = None) -> Value:
+    """The value that is only this number."""
+    return frozenset({Constant(number, origin_rva)})
+
+
+def join(*values: Value) -> Value:
+    """Everything that one of ``values`` can be."""
+    return _bounded(atom for value in values for atom in value)
+
+
+def numbers(value: Value) -> Optional[FrozenSet[int]]:
+    """The numbers that ``value`` can be, or None if it can be something else."""
+    found = {atom.number for atom in value if isinstance(atom, Constant)}
+    return frozenset(found) if len(found) == len(value) else None
+
+
+def map_constants(value: Value, change: Callable[[int], int], bits: int = 64) -> Value:
+    """``change`` done to every number of ``value``, cut to ``bits``; what is no number becomes UNKNOWN."""
+    mask = (1 << bits) - 1
+    return _bounded(
+        Constant(change(atom.number) & mask, atom.origin_rva) if isinstance(atom, Constant) else Unknown()
+        for atom in value
+    )
+
+
+def combine(left: Value, right: Value, operation: Callable[[int, int], int], bits: int = 64) -> Value:
+    """``operation`` on every pair of numbers of both, cut to ``bits``; the origin is the later instruction's."""
+    mask = (1 << bits) - 1
+    atoms: Set[Atom] = set()
+    for a in left:
+        for b in right:
+            if isinstance(a, Constant) and isinstance(b, Constant):
+                origins = [origin for origin in (a.origin_rva, b.origin_rva) if origin is not None]
+                atoms.add(Constant(operation(a.number, b.number) & mask, max(origins, default=None)))
+            else:
+                atoms.add(Unknown())
+    return _bounded(atoms)
+
+
+def _bounded(atoms: Iterable[Atom]) -> Value:
+    value = frozenset(atoms)
+    return value if 0 < len(value) <= MAX_ATOMS else UNKNOWN
