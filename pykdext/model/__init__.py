@@ -5,6 +5,16 @@ Counts are exact integers; sizes are in bytes, times in seconds, moments are awa
 
 from __future__ import annotations
 
+from pykdext.model.fleet import (
+    BatchSummary,
+    CommonCause,
+    Driver,
+    DumpRow,
+    DumpStatus,
+    HistoryLine,
+    HistorySample,
+    OtherVersion,
+)
 from pykdext.model.growth import (
     Change,
     Diff,
@@ -43,20 +53,30 @@ from pykdext.model.pool import (
 )
 from pykdext.model.report import BlockReport, BlockView, DumpSummary, LeakReport, NextStep, PoolTotal, Role, Suspect
 from pykdext.model.target import BugCheck, FieldLayout, Machine, Module, TargetFacts, TypeLayout
+from pykdext.model.witness import ContentsWitness, DriverPointers, PointedPlace
 
 __all__ = [
     "PROTECTED_POOL",
     "UNUSED",
     "Allocation",
+    "BatchSummary",
     "BlockReport",
     "BlockView",
     "BugCheck",
     "Change",
+    "CommonCause",
     "Confidence",
+    "ContentsWitness",
     "Diff",
+    "Driver",
+    "DriverPointers",
+    "DumpRow",
+    "DumpStatus",
     "DumpSummary",
     "Evidence",
     "FieldLayout",
+    "HistoryLine",
+    "HistorySample",
     "ImageCoverage",
     "ImageVersion",
     "LeakReport",
@@ -65,7 +85,9 @@ __all__ = [
     "Machine",
     "Module",
     "NextStep",
+    "OtherVersion",
     "Owner",
+    "PointedPlace",
     "PoolKind",
     "PoolSnapshot",
     "PoolTag",

@@ -168,7 +168,7 @@ class TrendReport:
     """The trends of a series, the most alarming first.
 
     ``samples`` and ``span_seconds`` are those of the ``judged`` segment, which is one of ``segments``; it is None if no
-    sample could be used. ``newest`` is its last sample.
+    sample could be used. ``newest`` is its last sample, ``moments`` when each of its samples was taken.
     """
 
     samples: int
@@ -176,6 +176,7 @@ class TrendReport:
     segments: Tuple[Segment, ...]
     judged: Optional[Segment]
     newest: Optional[PoolSnapshot]
+    moments: Tuple[datetime, ...]
     trends: Tuple[Trend, ...]
     groups: Tuple[LockstepGroup, ...]
     warnings: Tuple[str, ...]

@@ -37,6 +37,7 @@ class Suspect:
     bytes_per_hour: Optional[float] = None
     owners: Tuple[Owner, ...] = ()
     descriptions: Tuple[TagDescription, ...] = ()
+    owner_notes: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

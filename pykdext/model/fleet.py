@@ -1,0 +1,136 @@
+"""Many dumps: what became of each, what they have in common, and how tags went on over the weeks."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Mapping, Optional, Tuple
+
+from pykdext.model.owners import Confidence
+from pykdext.model.pool import PoolKind, PoolTag, PoolUsage
+
+
+class DumpStatus(enum.Enum):
+    """What became of a dump of a batch."""
+
+    DONE = "done"
+    PARTIAL = "partial"
+    """There is a verdict, but part of the tag tables is missing."""
+    UNUSABLE = "unusable"
+    TIMED_OUT = "timed-out"
+    CRASHED = "crashed"
+    """The process that read it ended twice without an answer."""
+
+    @property
+    def has_report(self) -> bool:
+        """Whether there is a verdict."""
+        return self in (DumpStatus.DONE, DumpStatus.PARTIAL)
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A loaded driver of a machine; ``version`` is that of its file, None where it cannot be read."""
+
+    name: str
+    version: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class DumpRow:
+    """A dump of a batch.
+
+    Attributes:
+        path: as the user gave it. report: the document ``poolleak.report/1``, None without a verdict.
+        error: why there is none, in one line. drivers: those that are loaded.
+        fetched_bytes: what reading it cost over a network; None for a file of this machine.
+    """
+
+    path: str
+    host: str
+    status: DumpStatus
+    error: Optional[str] = None
+    report: Optional[Mapping[str, Any]] = None
+    drivers: Tuple[Driver, ...] = ()
+    fetched_bytes: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class OtherVersion:
+    """Another version of a driver: the hosts that have it, and those of them where the tag leaks too."""
+
+    version: Optional[str]
+    hosts: Tuple[str, ...]
+    leaking_hosts: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CommonCause:
+    """A tag that looks like a leak, with the driver that uses it, over all hosts.
+
+    Attributes:
+        module, version: the driver, None where no owner of the tag is likely or proven.
+        confidence: the best that any host gives. hosts: where it leaks. dumps: in how many dumps.
+        bytes: what it holds, the largest dump of each host.
+        quiet_hosts: hosts that have this driver in this version and do not leak.
+        other_versions: of the same driver on any host.
+    """
+
+    tag: PoolTag
+    pool: PoolKind
+    module: Optional[str]
+    version: Optional[str]
+    confidence: Optional[Confidence]
+    hosts: Tuple[str, ...]
+    dumps: int
+    bytes: int
+    quiet_hosts: Tuple[str, ...]
+    other_versions: Tuple[OtherVersion, ...]
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What a batch came to.
+
+    Attributes:
+        dumps: all of them; ``reused``: those that were stored before and have not changed.
+        by_status: how many became what. hosts: how many gave a verdict.
+        seconds: how long it took. fetched_bytes: over a network, by this run.
+        unfinished: dumps that were not begun or not ended. warnings: what ended it early, or could not be listed.
+    """
+
+    dumps: int
+    reused: int
+    by_status: Mapping[DumpStatus, int]
+    hosts: int
+    seconds: float
+    fetched_bytes: int
+    unfinished: int
+    common: Tuple[CommonCause, ...]
+    warnings: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HistorySample:
+    """What a tag did in a pool until a moment."""
+
+    taken_at: Optional[datetime]
+    uptime_seconds: Optional[float]
+    usage: PoolUsage
+
+    @property
+    def bytes_per_hour(self) -> Optional[float]:
+        """The average since the machine was started; None where either is not known."""
+        if self.usage.bytes is None or not self.uptime_seconds:
+            return None
+        return self.usage.bytes / (self.uptime_seconds / 3600)
+
+
+@dataclass(frozen=True)
+class HistoryLine:
+    """One tag in one pool of one host over all stored snapshots, in the order of time. ``samples`` is not empty."""
+
+    host: str
+    tag: PoolTag
+    pool: PoolKind
+    samples: Tuple[HistorySample, ...]
