@@ -32,3 +32,8 @@ def hold(interruption: Optional[Interruption]) -> Iterator[None]:
         return
     with interruption.hold():
         yield
+
+
+def is_interrupted(interruption: Optional[Interruption]) -> bool:
+    """Whether the user has ended the work."""
+    return interruption is not None and interruption.cause is not None

@@ -55,7 +55,8 @@ _OPTIONAL_HEADER = Struct(
     "image_bytes" / Int32ul,
     "header_bytes" / Int32ul,
     "checksum" / Int32ul,
-    Padding(4),
+    "subsystem" / Int16ul,
+    Padding(2),
     IfThenElse(this.magic == _PE32_PLUS, Padding(36), Padding(20)),  # reserves of stack and heap, loader flags
     "directory_count" / Int32ul,
     "directories" / GreedyRange(Struct("rva" / Int32ul, "size" / Int32ul)),
@@ -100,8 +101,8 @@ class PeHeaders(NamedTuple):
     """The fields that are of use here, in the table's order; names are the format's words in short.
 
     ``offset`` is that of the signature. ``machine`` is None for one that is not known, ``machine_code`` its number.
-    ``directories`` are ``(rva, size)``. ``sections`` are at most ``MAX_SECTIONS`` of the ``section_count`` that the
-    header announces.
+    ``subsystem``: what the image needs to run, 1 for nothing but the kernel. ``directories`` are ``(rva, size)``.
+    ``sections`` are at most ``MAX_SECTIONS`` of the ``section_count`` that the header announces.
     """
 
     offset: int
@@ -113,6 +114,7 @@ class PeHeaders(NamedTuple):
     image_bytes: int
     header_bytes: int
     checksum: int
+    subsystem: int
     directories: Tuple[Tuple[int, int], ...]
     section_count: int
     sections: Tuple[SectionHeader, ...]
@@ -149,6 +151,7 @@ def read_pe_headers(read: ReadRange) -> PeHeaders:
         image_bytes=optional.image_bytes,
         header_bytes=optional.header_bytes,
         checksum=optional.checksum,
+        subsystem=optional.subsystem,
         directories=tuple(
             (entry.rva, entry.size) for entry in optional.directories[: min(optional.directory_count, MAX_DIRECTORIES)]
         ),

@@ -6,6 +6,7 @@ import ntpath
 import os
 import shutil
 import sys
+import textwrap
 from typing import Any, ContextManager, Protocol
 
 from pykdext.printable import LINE_END, make_printable
@@ -26,9 +27,14 @@ class Screen(Protocol):
     columns: int
     unicode: bool
     markup: Markup
+    takes_documents: bool
+    """Whether what is written may be a file for a program: nobody reads along."""
 
     def write(self, text: str, marked: bool = False) -> None:
         """Show text; ``marked``: it is in ``markup``."""
+
+    def write_document(self, text: str) -> None:
+        """The contents of a file with line ends of its own."""
 
     def write_error(self, line: str) -> None:
         """Show a line beside the output."""
@@ -44,12 +50,22 @@ class TerminalScreen:
 
     def __init__(self) -> None:
         self.columns = shutil.get_terminal_size((_WINDOW_COLUMNS, 25)).columns
+        self.takes_documents = not sys.stdout.isatty()
         self.unicode = sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf")
 
     def write(self, text: str, marked: bool = False) -> None:
         """Plain text; the same, marked or not."""
         sys.stdout.write(make_printable(text, LINE_END | SPARKS if self.unicode else LINE_END))
         sys.stdout.flush()
+
+    def write_document(self, text: str) -> None:
+        """UTF-8 as it is into a file or another program, harmless text for a person."""
+        if self.takes_documents:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(text.encode("utf-8"))
+            sys.stdout.buffer.flush()
+        else:
+            self.write(text.replace("\r\n", "\n"))
 
     def write_error(self, line: str) -> None:
         """On standard error."""
@@ -65,6 +81,7 @@ class DebuggerScreen:
 
     columns = _WINDOW_COLUMNS
     unicode = False
+    takes_documents = False
 
     def __init__(self, pykd: Any) -> None:
         self._pykd = pykd
@@ -75,9 +92,14 @@ class DebuggerScreen:
         for piece in iter_pieces(make_printable(text), marked):
             self._pykd.dprint(piece, marked)
 
+    def write_document(self, text: str) -> None:
+        """Text like any other."""
+        self.write(text.replace("\r\n", "\n"))
+
     def write_error(self, line: str) -> None:
-        """A line like any other: there is one window."""
-        self.write(f"{line}\n")
+        """Text like any other: there is one window. It has no room for long lines."""
+        folded = textwrap.wrap(make_printable(line), self.columns, subsequent_indent="  ", break_on_hyphens=False)
+        self.write("".join(f"{part}\n" for part in folded))
 
     def watch(self) -> ContextManager[ReportProgress]:
         """A line every few seconds."""

@@ -32,6 +32,7 @@ SYSTEMS = {
 }
 DUMPS = ("bitmap", "triage", "process dump")
 USER_MODE = ("process", "process dump")
+VALIDITY = re.compile(r"\? ?@@masm\(\$vvalid\((0x[0-9a-f]+),(0x[0-9a-f]+)\)\)(?:;|$)")
 ARCHITECTURES = {"x64": "x64", "x86": "x86 compatible", "arm64": "ARM 64-bit (AArch64)"}
 
 
@@ -128,6 +129,7 @@ class FakePykd:
         modules: what getModulesList gives; an exception is raised.
         symbols, types: by name without ``nt!``. debugger_data: the address of KdDebuggerDataBlock in a dump.
         answers: what dbgCommand prints, by command; None for nothing, an exception is raised.
+        validity_answer: the same for all questions whether memory is there; ...: the truth.
         break_at_call: the call, counted from 1, that Ctrl-Break ends.
         run_at_call: the call from which on the target runs and cannot be read.
     """
@@ -157,6 +159,7 @@ class FakePykd:
         self.modules = []
         self.unloaded = list(unloaded)
         self.symbols, self.types, self.answers = {}, {}, {}
+        self.validity_answer = ...
         self.debugger_data = 0
         self.break_at_call = self.run_at_call = None
         self.calls, self.call_count = Counter(), 0
@@ -394,9 +397,17 @@ class FakePykd:
         data = self._peek(offset, size)
         if data is None:
             self.failures.append((offset, size))
+            self._mourn_pages(offset, size)
             raise MemoryException(f"Memory exception at 0x{offset:x} target virtual address")
         self.reads.append((offset, size))
         return data
+
+    def _mourn_pages(self, offset, size):
+        """The engine tells the user of each page of a dump that a read did not find."""
+        for page in range(offset & -PAGE, offset + size, PAGE) if self.system in DUMPS else ():
+            if self._peek(page, PAGE) is None:
+                frame = page // PAGE & 0xFFFFF
+                self.console.write(f'Page {frame:x} not present in the dump file. Type ".hh dbgerr004" for details\n')
 
     def _peek(self, offset, size):
         """All of the range, or None."""
@@ -452,6 +463,15 @@ class FakePykd:
         return answer or None
 
     def _answer(self, command):
+        if VALIDITY.match(command) and self.validity_answer is not ...:
+            return self.validity_answer
+        if VALIDITY.match(command):
+            return "".join(
+                "Evaluate expression: {0} = 00000000`{0:08x}\n".format(
+                    int(self._peek(int(address, 16), int(size, 16)) is not None)
+                )
+                for address, size in VALIDITY.findall(command)
+            )
         if command == "||.":
             return f".  0 {self.system_words}\n"
         if command == "vertarget":

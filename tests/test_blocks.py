@@ -68,7 +68,7 @@ def test_every_generation_of_the_big_page_table(build, machine, entry, pool):
     free = bytes([entry[0] | 1]) + entry[1:]
     other = entry[:pointer] + b"Else" + entry[pointer + 4 :]
     unused = bytes(len(entry))
-    found = read_big_pages(big_kernel(build, [unused, entry, free, other], machine), PIPO)
+    found = read_big_pages(big_kernel(build, [unused, entry, free, other], machine), (PIPO,))
     assert [(block.size_bytes, block.pool, block.is_big) for block in found.allocations] == [(0x3000, pool, True)]
     assert found.allocations[0].address == int.from_bytes(entry[:pointer], "little")
     assert (found.rows_read, found.rows_expected) == (4, 4)
@@ -76,7 +76,7 @@ def test_every_generation_of_the_big_page_table(build, machine, entry, pool):
 
 def test_missing_pages_of_the_big_page_table_are_counted():
     rows = [struct.pack("<QIIQ", POOL + 0x10000 * i, KEY, 1, 0x2000) for i in range(1024)]
-    found = read_big_pages(big_kernel(19041, rows, holes={2}), PIPO)
+    found = read_big_pages(big_kernel(19041, rows, holes={2}), (PIPO,))
     assert found.rows_expected == 1024
     assert 1024 - 0x1000 // 0x18 - 2 <= found.rows_read < 1024 - 0x1000 // 0x18 + 1
     assert len(found.allocations) == found.rows_read
@@ -84,11 +84,11 @@ def test_missing_pages_of_the_big_page_table_are_counted():
 
 def test_an_absurd_or_absent_big_page_table_is_one_line():
     with pytest.raises(TargetError, match="at most"):
-        read_big_pages(big_kernel(19041, [bytes(0x18)], count=1 << 60), PIPO)
+        read_big_pages(big_kernel(19041, [bytes(0x18)], count=1 << 60), (PIPO,))
     with pytest.raises(TargetError, match="no page of it"):
-        read_big_pages(big_kernel(19041, [bytes(0x18)], holes={0}), PIPO)
+        read_big_pages(big_kernel(19041, [bytes(0x18)], holes={0}), (PIPO,))
     with pytest.raises(TargetError, match="--symbols"):
-        read_big_pages(kernel_of({VARIABLES: bytes(16)}, {}, 19041), PIPO)
+        read_big_pages(kernel_of({VARIABLES: bytes(16)}, {}, 19041), (PIPO,))
 
 
 def header64(previous, units, pool_type, tag):

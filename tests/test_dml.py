@@ -105,6 +105,27 @@ class TestLines:
         assert table[2].endswith("...")
 
 
+class TestFolding:
+    @given(words, words, words, st.integers(min_value=1, max_value=40))
+    def test_every_part_fits_and_nothing_is_lost(self, before, linked, after, width):
+        start, end = len(before), len(before) + len(linked)
+        marks = (Mark(start, end, "lm"),) if linked else ()
+        lines = [MarkedLine(before + linked + after, marks), before]
+        markup = render_lines(lines, DML, width)
+        assert all(len(line) <= width for line in shown(markup).splitlines())
+        assert shown(markup).replace("\n", "") == shown(render_lines(lines, DML)).replace("\n", "")
+        assert not find_broken_markup([(markup, True)])
+        parts = re.findall(r"<link [^>]*>(.*?)</link>", markup)
+        assert html.unescape("".join(parts)) == make_printable(linked, frozenset())
+
+    def test_plain_text_keeps_long_words_whole(self):
+        assert render_lines(["x" * 200], PLAIN, 100) == "x" * 200 + "\n"
+        assert render_lines(["x" * 200, ""], DML, 100) == "x" * 100 + "\n" + "x" * 100 + "\n\n"
+
+    def test_a_table_without_rows_has_its_headers(self):
+        assert format_table(("Name", "N"), [], ("left", "right")) == ["Name  N", "----  -"]
+
+
 class TestLinks:
     @given(st.binary(min_size=4, max_size=4))
     @example(b'<&>"')

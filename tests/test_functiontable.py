@@ -202,7 +202,7 @@ class TestX86:
         padded = b"\x33\xc0\xc3"
         pushed = b"\x68" + struct.pack("<I", BASES[X86] + TEXT + 0x51) + b"\xc3"  # push offset of what stands at 0x51
         code = bytearray(b"\x8b\xc0" * 0x40)
-        for offset, data in ((0, first), (0x0F, b"\xcc"), (0x10, padded), (0x1F, b"\xcc"), (0x20, pushed)):
+        for offset, data in ((0, first), (0x0E, b"\xcc\xcc"), (0x10, padded), (0x1E, b"\xcc\xcc"), (0x20, pushed)):
             code[offset : offset + len(data)] = data
         code[0x51:0x54] = b"\x55\x8b\xec"
         code[0x6B:0x6E] = b"\x55\x8b\xec"
@@ -215,6 +215,18 @@ class TestX86:
         assert FunctionTable(image).find(TEXT + 0x60) == FunctionBounds(
             TEXT + 0x51, ((TEXT + 0x51, TEXT + 0x6B),), "flow"
         )
+
+    def test_a_byte_of_an_operand_is_no_padding(self):
+        call = b"\xff\x15" + struct.pack("<I", 0x004021CC)  # the pointer's address holds a breakpoint's byte
+        code = b"\x8b\xc0" * 6 + b"\x90" + call + b"\xc3"
+        assert code.index(b"\xcc") == 0x0F, "what follows is aligned"
+        image = open_image(Part(b".text", TEXT, code.ljust(0x40, b"\x40"), CODE), machine=X86)
+        assert table_starts(FunctionTable(image)) == [TEXT]
+
+    def test_one_breakpoint_behind_a_return_is_padding(self):
+        code = b"\x8b\xc0" * 7 + b"\xc3\xcc" + b"\x33\xc0\xc3"
+        image = open_image(Part(b".text", TEXT, code.ljust(0x40, b"\x40"), CODE), machine=X86)
+        assert table_starts(FunctionTable(image)) == [TEXT, TEXT + 0x10]
 
     def test_a_call_of_what_follows_is_no_call(self):
         code = b"\x8b\xc0" * 5 + b"\x90" + b"\xe8\0\0\0\0" + b"\x58\xc3"  # how code asks where it is

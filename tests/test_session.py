@@ -18,6 +18,7 @@ from pykdext.model import BugCheck, FieldLayout, Machine, PoolTag, TypeLayout
 from pykdext.targets import sessionmemory
 from pykdext.targets.crashdump import open_crashdump
 from pykdext.targets.session import open_session
+from pykdext.targets.sessionpresence import MAX_QUESTIONS
 from pykdext.targets.sessiontext import (
     SystemWords,
     parse_debugger_data_address,
@@ -85,10 +86,13 @@ class Memory:
 
 @pytest.fixture
 def open_over(monkeypatch):
-    """A function: the session over so many pages, with some of them missing, and its pykd, all counts at 0."""
+    """A function: the session over so many pages, with some of them missing, and its pykd, all counts at 0.
 
-    def open_(page_count, missing=(), **options):
-        fake = FakePykd(Memory(page_count).read, **options).install(monkeypatch)
+    It is a local kernel, where missing pages are found by reading, unless ``system`` says otherwise.
+    """
+
+    def open_(page_count, missing=(), system="local", **options):
+        fake = FakePykd(Memory(page_count).read, system=system, **options).install(monkeypatch)
         for number in missing:
             fake.hide(BASE + number * PAGE, PAGE)
         session = open_session()
@@ -242,6 +246,61 @@ class TestReads:
         ]
         assert session.symbol("PoolTrackTable") == base + 0x123
         assert fake.reads == [(0xFFFFFFFF_81200000, 2 * PAGE), (0xFFFFFFFF_81202000, 2 * PAGE)]
+
+
+class TestSurveys:
+    """In a dump the engine tells the user of each page that a read does not find: none is read that is not there."""
+
+    @pytest.mark.parametrize(
+        "missing",
+        [[], [0], [511], range(100, 200), range(512), range(0, 512, 16), range(1, 512, 2)],
+        ids=["none", "first", "last", "run", "all", "one a cluster", "every second"],
+    )
+    def test_missing_pages_are_asked_for_and_never_read(self, open_over, missing):
+        session, fake = open_over(512, missing, system="bitmap")
+        present = set(range(512)) - set(missing)
+        for _ in range(2):
+            assert read_all(session, 512) == numbered_pages(present)
+        assert fake.bytes_read == len(present) * PAGE
+        assert (fake.repeated_bytes(), fake.failures, fake.console.pieces) == (0, [], [])
+        clusters = {number // 16 for number in missing}
+        assert fake.calls["dbgCommand"] == 1 + -(-len(clusters) * 16 // MAX_QUESTIONS)
+
+    def test_a_cluster_is_asked_for_once(self, open_over):
+        session, fake = open_over(512, missing=[3], system="bitmap")
+        for number in (0, 1, 2, 4, 15):
+            assert session.read_virtual(BASE + number * PAGE, 8) == page_bytes(number)[:8]
+        with pytest.raises(MemoryReadError):
+            session.read_virtual(BASE + 2 * PAGE, 3 * PAGE)
+        assert fake.calls == {"dbgCommand": 2, "loadWChars": 5}
+        assert fake.failures == []
+
+    def test_long_ranges_are_asked_for_in_commands_of_bounded_length(self, open_over):
+        session, fake = open_over(4096, system="bitmap")
+        read_all(session, 4096)
+        assert fake.calls["dbgCommand"] == 2
+        assert max(map(len, fake.commands)) < 8_000
+
+    @pytest.mark.parametrize("answer", [None, "Couldn't resolve error at '@@masm'", DbgException("the debuggee runs")])
+    def test_an_engine_without_the_operator_is_asked_once(self, open_over, answer):
+        session, fake = open_over(64, missing=[9, 40], system="bitmap")
+        fake.validity_answer = answer
+        assert read_all(session, 64) == numbered_pages(set(range(64)) - {9, 40})
+        assert fake.calls["dbgCommand"] == 1
+
+    def test_addresses_of_32_bit_kernels(self, monkeypatch):
+        base = 0x81200000
+        fake = FakePykd(Memory(2, base).read, machine="x86", build=2600, processors=1).install(monkeypatch)
+        session = open_session()
+        assert list(session.read_present(base, 16 * PAGE)) == [(base, Memory(2).data)]
+        assert "$vvalid(0xffffffff81200000,0x10000)" in fake.commands[-2]
+        assert fake.failures == []
+
+    @pytest.mark.parametrize("system", ["remote", "local"])
+    def test_live_kernels_are_not_asked(self, open_over, system):
+        session, fake = open_over(64, system=system)
+        read_all(session, 64)
+        assert fake.calls["dbgCommand"] == 0
 
 
 class TestInterruptions:
@@ -650,7 +709,7 @@ def test_no_byte_is_read_twice(monkeypatch):
         assert fake.reads_of(table, 4097 * 0x38) == 4097 * 0x38
     assert fake.repeated_bytes() == 0
     assert tables < fake.bytes_read < tables + 64 * PAGE
-    assert fake.call_count < tables / 0x10000 + 100
+    assert fake.call_count < tables / 0x10000 + 150
 
     before = fake.bytes_read
     ImageIndex(kernel.read_images(), [PoolTag(b"Pipo")], lambda *_: None)

@@ -19,6 +19,9 @@ from pykdext.attribution.tagencodings import (
 MAX_TABLE_TAGS = 16
 """Tags that stand side by side in data; a longer run of characters is a text."""
 
+MIN_ROW_BYTES, MAX_ROW_BYTES = 8, 64
+"""Rows of a table that has more than tags."""
+
 # Data by classes of bytes: T text, a dot for each other byte.
 _CLASSES = bytes(0x54 if 0x20 <= byte < 0x7F else 0x2E for byte in range(256))
 _DWORD = re.compile(rb"\.TTT(?=T(?!TT)|\.)")
@@ -58,7 +61,19 @@ def classify_dword(data: bytes, offset: int) -> Optional[Encoding]:
     text_bytes = before + TAG_BYTES + behind
     end = data[offset + TAG_BYTES + behind : offset + TAG_BYTES + behind + 1]
     is_table = before % TAG_BYTES == 0 == behind % TAG_BYTES and text_bytes <= MAX_TABLE_TAGS * TAG_BYTES
-    return AMONG_TEXT if is_table and text_bytes > TAG_BYTES and end in (b"", b"\0") else None
+    if is_table and text_bytes > TAG_BYTES and end in (b"", b"\0"):
+        return AMONG_TEXT
+    return AMONG_TEXT if before == 0 and _ends_table(data, offset) else None
+
+
+def _ends_table(data: bytes, offset: int) -> bool:
+    """Whether a row of a table before has a tag that differs from this one in one character: a text may follow."""
+    tag = data[offset : offset + TAG_BYTES]
+    for distance in range(MIN_ROW_BYTES, min(MAX_ROW_BYTES, offset) + 1, TAG_BYTES):
+        other = data[offset - distance : offset - distance + TAG_BYTES]
+        if is_plausible(other) and sum(a != b for a, b in zip(tag, other)) == 1:
+            return True
+    return False
 
 
 class ExactSearch:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass
-from typing import Dict, Iterable, Optional, Sequence, Union
+from functools import cached_property
+from typing import Dict, FrozenSet, Iterable, Optional, Sequence, Union
 
 from pykdext.attribution.allocators import allocator_names, find_allocator
 from pykdext.attribution.flow.calls import CallSite
@@ -63,6 +64,22 @@ class CalleeResolver:
                 callees.append(callee)
         return _choose(callees)
 
+    @cached_property
+    def allocator_addresses(self) -> FrozenSet[int]:
+        """Where the exported functions of the images begin that take a pool tag."""
+        return frozenset(
+            image.module.base + rva
+            for image in self._images
+            for rva, name in self._exports_of(image).items()
+            if find_allocator(name) is not None
+        )
+
+    def allocator_slots(self, image: Image) -> FrozenSet[int]:
+        """The RVAs of the image's pointers through which it calls functions that take a pool tag, by its own tables."""
+        named = [rva for rva, callee in self._imports_of(image).items() if callee.name and find_allocator(callee.name)]
+        table = self._framework_of(image)
+        return frozenset((*named, *(table.slots if table is not None else ())))
+
     def _follow(self, image: Image, target: Atom) -> Optional[Callee]:
         """The function behind ``target`` and the jumps that stand before it."""
         place: Optional[Atom] = target
@@ -99,11 +116,14 @@ class CalleeResolver:
         return Callee(name, image.module.name) if name is not None else None
 
     def _framework_function(self, image: Image, target: Union[ImageRead, FieldRead]) -> Optional[Callee]:
-        if image not in self._frameworks:
-            self._frameworks[image] = find_framework_table(image)
-        table = self._frameworks[image]
+        table = self._framework_of(image)
         name = table.function_name(target) if table is not None else None
         return Callee(name, "Wdf01000.sys") if name is not None else None
+
+    def _framework_of(self, image: Image) -> Optional[FrameworkTable]:
+        if image not in self._frameworks:
+            self._frameworks[image] = find_framework_table(image)
+        return self._frameworks[image]
 
     def _imports_of(self, image: Image) -> Dict[int, Callee]:
         """The named slots of the import tables by RVA."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Tuple
 
 from pykdext.attribution.flow.values import Atom, FieldRead, ImageRead
 from pykdext.kernel.image import Image
@@ -49,6 +49,13 @@ class FrameworkTable:
         if offset is None or offset % self.pointer_size or not 0 <= offset < self.count * self.pointer_size:
             return None
         return _FUNCTION_NAMES.get(offset // self.pointer_size)
+
+    @property
+    def slots(self) -> Tuple[int, ...]:
+        """The RVAs of the driver's pointers that calls of these functions read first."""
+        if self.is_pointer:
+            return (self.rva,)
+        return tuple(self.rva + number * self.pointer_size for number in _FUNCTION_NAMES if number < self.count)
 
     def _table_offset(self, target: Atom) -> Optional[int]:
         if self.is_pointer:

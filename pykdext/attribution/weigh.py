@@ -34,7 +34,8 @@ class ModuleFacts:
         versions: Mapping[str, ImageVersion],
         windows_modules: Iterable[str] = (),
     ) -> None:
-        self._modules = {canonical_name(module.name): module for module in modules}
+        loaded_last = sorted(modules, key=lambda module: not module.unloaded)
+        self._modules = {canonical_name(module.name): module for module in loaded_last}
         self._versions = versions
         self._windows_modules = frozenset(windows_modules)
 
@@ -64,7 +65,7 @@ def canonical_name(name: str) -> str:
 
 
 def weigh_evidence(evidence: Iterable[Evidence], facts: ModuleFacts) -> Tuple[Owner, ...]:
-    """The owners that the evidence names: the surest first, then those that are not part of Windows, then by name."""
+    """The owners that the evidence names: the surest first, then those not part of Windows, the newest first."""
     by_module: Dict[str, List[Evidence]] = {}
     for item in evidence:
         by_module.setdefault(canonical_name(item.module), []).append(item)
@@ -85,6 +86,7 @@ def _owner(items: List[Evidence], facts: ModuleFacts) -> Owner:
     )
 
 
-def _precedence(owner: Owner) -> Tuple[int, int, str]:
+def _precedence(owner: Owner) -> Tuple[int, int, float, str]:
     foreign = {False: 0, None: 1, True: 2}[owner.part_of_windows]
-    return owner.confidence.rank, foreign, owner.module.lower()
+    built_at = owner.version.built_at if owner.version is not None else None
+    return owner.confidence.rank, foreign, -built_at.timestamp() if built_at else 0.0, owner.module.lower()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Tuple
+from typing import Collection, Iterator, List, Mapping, Optional, Tuple
 
 from pykdext.errors import TargetError
+from pykdext.interruption import Interruption, hold, is_interrupted
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.rows import iter_whole_rows
-from pykdext.model import Allocation, PoolKind, PoolTag
+from pykdext.model import PROTECTED_POOL, Allocation, PoolKind, PoolTag
 from pykdext.targets.protocol import PAGE_BYTES
 
 MAX_ROWS = 1 << 24
@@ -75,8 +76,8 @@ class BigPages:
     rows_expected: int
 
 
-def read_big_pages(kernel: Kernel, tag: PoolTag) -> BigPages:
-    """The big allocations of ``tag`` that are in use.
+def read_big_pages(kernel: Kernel, tags: Collection[PoolTag], interruption: Optional[Interruption] = None) -> BigPages:
+    """The big allocations of ``tags`` that are in use; with an ``interruption`` those found before it.
 
     Raises:
         TargetError: the table cannot be found, or nothing of it is in memory.
@@ -92,22 +93,29 @@ def read_big_pages(kernel: Kernel, tag: PoolTag) -> BigPages:
     if count > MAX_ROWS:
         raise TargetError(f"big-page table: found {count:,} rows, expected at most {MAX_ROWS:,}")
     reader = struct.Struct(layout.row_format)
+    tags_by_key = {key: tag for tag in tags for key in (tag.key, tag.key | PROTECTED_POOL)}
     allocations: List[Allocation] = []
     rows_read = 0
-    for rows in iter_whole_rows(target.read_present(base, count * reader.size), base, reader.size, count):
-        rows_read += len(rows) // reader.size
-        allocations += _iter_live(reader, layout, rows, tag, target.facts.build)
-    if not rows_read:
+    with hold(interruption):
+        for rows in iter_whole_rows(target.read_present(base, count * reader.size), base, reader.size, count):
+            rows_read += len(rows) // reader.size
+            allocations += _iter_live(reader, layout, rows, tags_by_key, target.facts.build)
+    if not rows_read and not is_interrupted(interruption):
         raise TargetError(f"big-page table at 0x{base:x}: found no page of it, expected {count:,} rows")
     return BigPages(tuple(allocations), rows_read, count)
 
 
 def _iter_live(
-    reader: struct.Struct, layout: BigPageLayout, rows: bytes, tag: PoolTag, build: Optional[int]
+    reader: struct.Struct,
+    layout: BigPageLayout,
+    rows: bytes,
+    tags_by_key: Mapping[int, PoolTag],
+    build: Optional[int],
 ) -> Iterator[Allocation]:
     for address, key, *rest in reader.iter_unpack(rows):
-        if not address or address & _FREE or PoolTag.from_key(key) != tag:
+        if not address or address & _FREE or key not in tags_by_key:
             continue
+        tag = tags_by_key[key]
         if layout.type_shift is None:
             yield Allocation(address, rest[0] * PAGE_BYTES, tag, None, is_big=True)
         else:

@@ -160,7 +160,8 @@ def _filler_bytes(code: bytes) -> int:
 def _iter_filled_starts(pieces: Pieces, known: Container[int]) -> Iterator[int]:
     """What follows filling: breakpoints up to an aligned place, or the end of a function and any filling.
 
-    Compilers align the targets of jumps too: what is jumped to is no function, unless it is ``known`` to be one.
+    A lone breakpoint needs such an end before it: the byte is common in operands. Compilers align the targets of jumps
+    too: what is jumped to is no function, unless it is ``known`` to be one.
     """
     jumped_to = set(_iter_targets(pieces, _LONG_JUMP))
     for rva, code in pieces:
@@ -170,7 +171,8 @@ def _iter_filled_starts(pieces: Pieces, known: Container[int]) -> Iterator[int]:
             if end == len(code) or place in known or place in jumped_to:
                 continue
             if code[start] == _BREAKPOINT:
-                begins = place % _ALIGNMENT == 0 or _is_behind_an_end(code, start)
+                is_run = end - start > 1
+                begins = (is_run and place % _ALIGNMENT == 0) or _is_behind_an_end(code, start)
             else:
                 begins = _is_behind_an_end(code, start) and not _is_jumped_to(code, end)
             if begins:

@@ -23,6 +23,8 @@ MAX_IMAGE_BYTES = 256 << 20
 
 _RESOURCE_DIRECTORY, _DEBUG_DIRECTORY = 2, 6
 
+_NO_KERNEL_SUBSYSTEMS = frozenset((2, 3, 7, *range(9, 17)))  # windows, console, POSIX, Windows CE, EFI, game console
+
 _CODE, _UNINITIALISED, _DISCARDABLE, _EXECUTE, _WRITE = 0x20, 0x80, 0x02000000, 0x20000000, 0x80000000
 
 
@@ -65,6 +67,7 @@ class Image:
         self.timestamp: Optional[int] = None
         self.checksum: Optional[int] = None
         self.entry_rva: Optional[int] = None
+        self._subsystem = 0
         self.size = min(module.size, MAX_IMAGE_BYTES)
         self._target = target
         self._asked: List[Tuple[int, int]] = []
@@ -146,6 +149,15 @@ class Image:
         return replace(version, built_at=link_time(self.timestamp))
 
     @property
+    def is_user_mode(self) -> bool:
+        """Whether the headers name a subsystem that the kernel has none of, and the image is not in the kernel's half.
+
+        The file of a driver that was linked without a word on this says the same.
+        """
+        is_in_kernel_half = self.module.base >> (8 * self.machine.pointer_size - 1)
+        return self._subsystem in _NO_KERNEL_SUBSYSTEMS and not is_in_kernel_half
+
+    @property
     def has_headers(self) -> bool:
         """Whether the sections are known from the headers."""
         return all(section.known for section in self.sections)
@@ -166,6 +178,7 @@ class Image:
         self.timestamp = headers.timestamp
         self.checksum = headers.checksum
         self.entry_rva = headers.entry_rva
+        self._subsystem = headers.subsystem
         if headers.machine is not None:
             self.machine = headers.machine
         else:

@@ -11,16 +11,18 @@ the public studies of the pool's allocator.
 from __future__ import annotations
 
 import struct
+import sys
 import time
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from pykdext.interruption import Interruption, hold
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.protocol import PAGE_BYTES
 
-_SPAN_BYTES = 1 << 30
+_SPAN_BYTES = 1 << 36
 """Memory is walked in spans of this size: between two of them time is checked and progress told."""
 
 MAX_WALK_SECONDS = 900.0
@@ -46,9 +48,20 @@ _HEADER_64 = _HeaderFormat(0x10, lambda word: word & 0xFF, lambda word: word >> 
 _HEADER_32 = _HeaderFormat(8, lambda word: word & 0x1FF, lambda word: word >> 16 & 0x1FF, lambda word: word >> 25)
 
 
+class WalkLimits(NamedTuple):
+    """When a walk ends, with what it found: after so many seconds, blocks, or bytes of memory."""
+
+    seconds: float = MAX_WALK_SECONDS
+    blocks: int = sys.maxsize
+    walked_bytes: int = sys.maxsize
+
+
+_USUAL_LIMITS = WalkLimits()
+
+
 @dataclass
 class SmallBlocks:
-    """The blocks that were found and how far the walk went; ``complete`` is false if it ran out of time."""
+    """The blocks that were found and how far the walk went; ``complete`` is false if a limit ended it."""
 
     allocations: List[Allocation] = field(default_factory=list)
     freed: int = 0
@@ -56,19 +69,20 @@ class SmallBlocks:
     complete: bool = True
 
 
-def find_small_blocks(kernel: Kernel, tag: PoolTag, progress: ReportProgress = ignore_progress) -> SmallBlocks:
-    """The blocks of ``tag`` in all kernel memory that the target holds; freed ones are counted, not listed."""
-    walker = _Walker(kernel, tag)
-    started = time.monotonic()
-    spans = _kernel_spans(kernel.target.machine)
-    total = (kernel.target.facts.pages_present or 0) * PAGE_BYTES
-    for start, size in spans:
-        if time.monotonic() - started > MAX_WALK_SECONDS:
-            walker.found.complete = False
-            break
-        for address, data in kernel.target.read_present(start, size):
-            walker.search(address, data)
-            progress(min(walker.found.walked_bytes, total), total, "kernel memory")
+def find_small_blocks(
+    kernel: Kernel,
+    tag: PoolTag,
+    progress: ReportProgress = ignore_progress,
+    interruption: Optional[Interruption] = None,
+    limits: WalkLimits = _USUAL_LIMITS,
+) -> SmallBlocks:
+    """The blocks of ``tag`` in all kernel memory that the target holds; freed ones are counted, not listed.
+
+    With an ``interruption`` an end by the user leaves those found before it.
+    """
+    walker = _Walker(kernel, tag, limits)
+    with hold(interruption):
+        walker.walk(kernel, progress)
     return walker.found
 
 
@@ -81,13 +95,36 @@ def _kernel_spans(machine: Machine) -> Iterator[Tuple[int, int]]:
 class _Walker:
     """The search for one tag, page by page where its bytes stand."""
 
-    def __init__(self, kernel: Kernel, tag: PoolTag) -> None:
+    def __init__(self, kernel: Kernel, tag: PoolTag, limits: WalkLimits) -> None:
         self._tag = tag
+        self._limits = limits
         self._format = _HEADER_32 if kernel.target.pointer_size == 4 else _HEADER_64
         self._is_vista = (kernel.target.facts.build or _FIRST_BUILD_OF_VISTA) >= _FIRST_BUILD_OF_VISTA
         self._keys = [tag.key.to_bytes(4, "little"), (tag.key | PROTECTED_POOL).to_bytes(4, "little")]
         self._images = [module for module in kernel.target.modules() if not module.unloaded]
         self.found = SmallBlocks()
+
+    def walk(self, kernel: Kernel, progress: ReportProgress) -> None:
+        """Search all kernel memory, as far as time allows."""
+        ends_at = time.monotonic() + self._limits.seconds
+        total = (kernel.target.facts.pages_present or 0) * PAGE_BYTES
+        for start, size in _kernel_spans(kernel.target.machine):
+            for address, data in kernel.target.read_present(start, size):
+                self.search(address, data)
+                progress(min(self.found.walked_bytes, total), total, "kernel memory")
+                if self._is_enough(ends_at):
+                    break
+            if self._is_enough(ends_at):
+                self.found.complete = False
+                return
+
+    def _is_enough(self, ends_at: float) -> bool:
+        found, limits = self.found, self._limits
+        return (
+            len(found.allocations) >= limits.blocks
+            or found.walked_bytes >= limits.walked_bytes
+            or time.monotonic() > ends_at
+        )
 
     def search(self, address: int, data: bytes) -> None:
         """Find the headers in a piece of memory; a block never crosses a page."""

@@ -51,7 +51,17 @@ from pykdext.model.pool import (
     TagUsage,
     UsageRow,
 )
-from pykdext.model.report import BlockReport, BlockView, DumpSummary, LeakReport, NextStep, PoolTotal, Role, Suspect
+from pykdext.model.report import (
+    BlockReport,
+    BlockView,
+    DumpSummary,
+    LeakReport,
+    NextStep,
+    Origin,
+    PoolTotal,
+    Role,
+    Suspect,
+)
 from pykdext.model.target import BugCheck, FieldLayout, Machine, Module, TargetFacts, TypeLayout
 from pykdext.model.witness import ContentsWitness, DriverPointers, PointedPlace
 
@@ -85,6 +95,7 @@ __all__ = [
     "Machine",
     "Module",
     "NextStep",
+    "Origin",
     "OtherVersion",
     "Owner",
     "PointedPlace",

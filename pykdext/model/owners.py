@@ -41,9 +41,10 @@ class Confidence(enum.Enum):
 class Evidence:
     """One reason to name ``module`` as an owner of ``tag``.
 
-    ``kind`` is a stable word: ``call``, ``free``, ``registration``, ``reservation``, ``immediate``, ``data``, ``bytes``,
-    ``pooltag.txt``, ``builtin``. ``rva`` is the place in the image, of a call the call itself; ``function`` the name of
-    the function there, where symbols allow; ``detail`` one line for a reader.
+    ``kind`` is a stable word: ``call``, ``free``, ``registration``, ``reservation``, ``immediate``, ``data``,
+    ``bytes``, ``reversed``, ``kmdf``, ``contents``, ``unloaded``, ``pooltag.txt``, ``builtin``. ``rva`` is the place in
+    the image, of a call the call itself; ``function`` the name of the function there, where symbols allow; ``detail``
+    one line for a reader.
     """
 
     tag: PoolTag

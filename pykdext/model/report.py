@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Optional, Tuple
 
 from pykdext.model.owners import ImageCoverage, Owner, TagDescription
 from pykdext.model.pool import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, TagUsage
 from pykdext.model.target import Module, TargetFacts
+from pykdext.model.witness import ContentsWitness
 
 
 class Role(enum.Enum):
@@ -81,7 +83,7 @@ class BlockReport:
     """The blocks of one tag: what the tables count, what was found, a sample of it, and what could not be looked at.
 
     ``sizes`` counts blocks by size in bytes, the size that holds the most bytes first. ``freed`` counts small blocks
-    that bear the tag but are not in use.
+    that bear the tag but are not in use. ``witness``: what they point at, None if that was not looked at.
     """
 
     tag: PoolTag
@@ -92,6 +94,7 @@ class BlockReport:
     sample: Tuple[BlockView, ...]
     freed: int
     warnings: Tuple[str, ...]
+    witness: Optional[ContentsWitness] = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,15 @@ class NextStep:
 
     command: Optional[str]
     why: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a report came about: the command as it was typed, poolleak's version, and when."""
+
+    command: str
+    version: str
+    made_at: datetime
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pykdext.pipeline.blocks import find_blocks
+from pykdext.pipeline.ownership import FoundOwners, find_owners
 from pykdext.pipeline.recording import record_samples
 from pykdext.pipeline.sources import NoTagTablesError, Source, load_states, open_source
-from pykdext.pipeline.states import FollowedSeries, compare_states, expand_paths, follow_files
+from pykdext.pipeline.states import FollowedSeries, expand_paths, follow_files, load_sides
 from pykdext.pipeline.taglists import TagLists
-from pykdext.pipeline.verdict import FoundOwners, analyze, find_owners
+from pykdext.pipeline.verdict import analyze
 
 __all__ = [
     "FollowedSeries",
@@ -16,11 +17,11 @@ __all__ = [
     "Source",
     "TagLists",
     "analyze",
-    "compare_states",
     "expand_paths",
     "find_blocks",
     "find_owners",
     "follow_files",
+    "load_sides",
     "load_states",
     "open_source",
     "record_samples",

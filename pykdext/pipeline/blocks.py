@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List, Optional, Sequence, Tuple
 
+from pykdext.attribution.contents import read_witness
 from pykdext.errors import MemoryReadError, TargetError
+from pykdext.interruption import Interruption, hold, is_interrupted
 from pykdext.kernel.bigpages import read_big_pages
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.smallblocks import MAX_WALK_SECONDS, SmallBlocks, find_small_blocks
@@ -16,34 +18,41 @@ from pykdext.selection import count_sizes
 _HEAD_OF_BLOCK_BYTES = 16
 
 
-def find_blocks(source: Source, tag: PoolTag, sample: int, progress: ReportProgress = ignore_progress) -> BlockReport:
+def find_blocks(
+    source: Source,
+    tag: PoolTag,
+    sample: int,
+    progress: ReportProgress = ignore_progress,
+    interruption: Optional[Interruption] = None,
+) -> BlockReport:
     """Where the live blocks of ``tag`` are; ``sample`` of them with their first bytes.
+
+    With an ``interruption`` an end by the user leaves the blocks found before it.
 
     Raises:
         TargetError: the source is a log or snapshot, which holds no memory.
     """
-    if source.kernel is None:
+    kernel = source.kernel
+    if kernel is None:
         raise TargetError(
             f"{source.snapshot.source.path}: found a snapshot, expected a dump. Hint: only a dump holds the blocks"
         )
     warnings: List[str] = []
     big: Tuple[Allocation, ...] = ()
-    try:
-        pages = read_big_pages(source.kernel, tag)
-        big = pages.allocations
-        if pages.rows_read < pages.rows_expected:
-            missing = pages.rows_expected - pages.rows_read
-            warnings.append(f"big-page table: {missing:,} of {pages.rows_expected:,} rows are not in the target")
-    except TargetError as error:
-        warnings.append(f"{error}; big blocks are missing")
     small = SmallBlocks()
-    if source.kernel.target.facts.pages_present is None:
-        warnings.append("small blocks are searched for in dump files only; in the debugger type !poolfind")
-    else:
-        small = find_small_blocks(source.kernel, tag, progress)
-    if not small.complete:
-        warnings.append(f"the search for small blocks ended after {MAX_WALK_SECONDS:.0f} s; some are missing")
+    if not is_interrupted(interruption):
+        with hold(interruption):
+            big = _find_big_blocks(kernel, tag, warnings, interruption)
+    if not is_interrupted(interruption):
+        small = _find_small_blocks(kernel, tag, warnings, progress, interruption)
     found = sorted((*big, *small.allocations), key=lambda block: block.address)
+    views = _view_blocks(kernel, found[:sample], interruption)
+    witness = None
+    if found and not is_interrupted(interruption):
+        with hold(interruption):
+            witness = read_witness(kernel.target, tag, found, kernel.read_images())
+    if is_interrupted(interruption):
+        warnings.append("interrupted before the search for blocks was through: some are missing")
     row = next((row for row in source.snapshot.tags if row.tag == tag), TagUsage(tag, UNUSED, UNUSED))
     return BlockReport(
         tag=tag,
@@ -51,10 +60,54 @@ def find_blocks(source: Source, tag: PoolTag, sample: int, progress: ReportProgr
         counted=row,
         found=tuple(found),
         sizes=count_sizes(found),
-        sample=tuple(_view(source.kernel, block) for block in found[:sample]),
+        sample=views,
         freed=small.freed,
         warnings=(*source.snapshot.warnings, *warnings),
+        witness=witness,
     )
+
+
+def _find_big_blocks(
+    kernel: Kernel, tag: PoolTag, warnings: List[str], interruption: Optional[Interruption]
+) -> Tuple[Allocation, ...]:
+    """Those of a page and more; what is missing is added to ``warnings``."""
+    try:
+        pages = read_big_pages(kernel, (tag,), interruption)
+    except TargetError as error:
+        warnings.append(f"{error}; big blocks are missing")
+        return ()
+    if pages.rows_read < pages.rows_expected and not is_interrupted(interruption):
+        missing = pages.rows_expected - pages.rows_read
+        warnings.append(f"big-page table: {missing:,} of {pages.rows_expected:,} rows are not in the target")
+    return pages.allocations
+
+
+def _find_small_blocks(
+    kernel: Kernel,
+    tag: PoolTag,
+    warnings: List[str],
+    progress: ReportProgress,
+    interruption: Optional[Interruption],
+) -> SmallBlocks:
+    """Those that share pages; what is missing is added to ``warnings``."""
+    if kernel.target.facts.pages_present is None:
+        warnings.append("small blocks are searched for in dump files only; in the debugger type !poolfind")
+        return SmallBlocks()
+    small = find_small_blocks(kernel, tag, progress, interruption)
+    if not small.complete:
+        warnings.append(f"the search for small blocks ended after {MAX_WALK_SECONDS:.0f} s; some are missing")
+    return small
+
+
+def _view_blocks(
+    kernel: Kernel, blocks: Sequence[Allocation], interruption: Optional[Interruption]
+) -> Tuple[BlockView, ...]:
+    """The blocks with their first bytes, without any once the user has ended it."""
+    views: List[BlockView] = []
+    if not is_interrupted(interruption):
+        with hold(interruption):
+            views += (_view(kernel, block) for block in blocks)
+    return (*views, *(BlockView(block, b"") for block in blocks[len(views) :]))
 
 
 def _view(kernel: Kernel, block: Allocation) -> BlockView:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Iterator, Optional, Tuple
 
 from pykdext.errors import LayoutNotFoundError, PykdextError, SymbolNotFoundError, TargetError
+from pykdext.fleet.storesource import StoredSource, find_stored_source
 from pykdext.interruption import Interruption
 from pykdext.kernel.kernel import Kernel, open_kernel
 from pykdext.kernel.pooltables import read_pool_snapshot
@@ -18,7 +19,9 @@ from pykdext.records.live import read_live_snapshot
 from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log
 from pykdext.targets.crashdump import open_crashdump
 from pykdext.targets.debugger import is_in_debugger
+from pykdext.targets.dumptarget import DumpTarget, Traffic
 from pykdext.targets.protocol import Target
+from pykdext.targets.remotefile import is_remote
 from pykdext.targets.session import open_session
 
 _SESSION_HINT = ". In the debugger type .symfix, then .reload /f nt to load the kernel's symbols, and try again"
@@ -30,6 +33,12 @@ class Source:
 
     snapshot: PoolSnapshot
     kernel: Optional[Kernel]
+
+    @property
+    def traffic(self) -> Optional[Traffic]:
+        """What reading it over a network has cost until now; None for a source of this machine."""
+        target = self.kernel.target if self.kernel else None
+        return target.traffic if isinstance(target, DumpTarget) else None
 
 
 class NoTagTablesError(PykdextError):
@@ -58,8 +67,11 @@ def open_source(
         PykdextError: one line that says what is wrong.
         OSError: the file cannot be opened.
     """
+    stored = None if path is None else find_stored_source(path)
     if path is None:
         yield _open_machine(progress, symbol_path, interruption)
+    elif stored is not None:
+        yield Source(_load_stored(stored)[-1], None)
     elif _is_log(path):
         yield Source(load_log(path)[-1], None)
     else:
@@ -70,14 +82,25 @@ def open_source(
 def load_states(
     path: Optional[str], progress: ReportProgress = ignore_progress, symbol_path: Optional[str] = None
 ) -> Tuple[PoolSnapshot, ...]:
-    """All snapshots of a source, in its order: one of a dump, a session or a machine, any number of a log."""
+    """All snapshots of a source, in its order: one of a dump, a session or a machine, any number of a log or store."""
+    stored = None if path is None else find_stored_source(path)
+    if stored is not None:
+        return _load_stored(stored)
     if path is not None and _is_log(path):
         return load_log(path)
     with open_source(path, progress, symbol_path) as source:
         return (source.snapshot,)
 
 
+def _load_stored(stored: StoredSource) -> Tuple[PoolSnapshot, ...]:
+    from pykdext.fleet.storedstates import load_stored_states  # SQLite only where it is needed
+
+    return load_stored_states(stored)
+
+
 def _is_log(path: str) -> bool:
+    if is_remote(path):
+        return False
     with open(path, "rb") as file:
         return is_log_head(file.read(HEAD_BYTES))
 

@@ -9,23 +9,33 @@ from typing import List, Optional, Sequence, Tuple
 
 from pykdext import growth
 from pykdext.errors import PykdextError, RecordFormatError
-from pykdext.model import Diff, PoolSnapshot, TrendReport
+from pykdext.interruption import Interruption, hold
+from pykdext.model import PoolSnapshot, TrendReport
 from pykdext.pipeline.sources import load_states
 from pykdext.pipeline.taglists import TagLists
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.records.logs import with_interval
 
+_NAMED_FILES = 8
+"""Files named in one warning."""
 
-def compare_states(
+
+def load_sides(
     before: str,
     after: Optional[str],
     progress: ReportProgress = ignore_progress,
     symbol_path: Optional[str] = None,
-) -> Diff:
-    """What changed from the first snapshot of ``before`` to the last one of ``after`` (None: session or machine)."""
-    first = load_states(before, progress, symbol_path)[0]
-    last = load_states(after, progress, symbol_path)[-1]
-    return growth.compare_snapshots(first, last)
+    interruption: Optional[Interruption] = None,
+) -> Tuple[PoolSnapshot, ...]:
+    """The first snapshot of ``before`` and the last one of ``after`` (None: session or machine), to be compared.
+
+    With an ``interruption`` an end by the user leaves the side that was read wholly before it, if any.
+    """
+    sides: List[PoolSnapshot] = []
+    with hold(interruption):
+        sides.append(load_states(before, progress, symbol_path)[0])
+        sides.append(load_states(after, progress, symbol_path)[-1])
+    return tuple(sides)
 
 
 @dataclass(frozen=True)
@@ -42,10 +52,12 @@ def follow_files(
     every_seconds: Optional[float] = None,
     allow_mixed: bool = False,
     progress: ReportProgress = ignore_progress,
+    interruption: Optional[Interruption] = None,
 ) -> FollowedSeries:
     """The trend of every tag over all snapshots in files, folders and globs.
 
-    ``every_seconds`` dates the snapshots, in the order of the files. A file that cannot be used is left out and named.
+    ``every_seconds`` dates the snapshots, in the order of the files. A file that cannot be used is left out and named;
+    so are those that were not read before the user ended it, if there is an ``interruption`` that notes it.
 
     Raises:
         RecordFormatError: no file could be used, or they are of different machines and that is not allowed.
@@ -53,12 +65,19 @@ def follow_files(
     files = expand_paths(paths)
     snapshots: List[PoolSnapshot] = []
     unusable: List[str] = []
-    for done, path in enumerate(files):
-        progress(done, len(files), "logs")
-        try:
-            snapshots += load_states(path)
-        except (PykdextError, OSError) as error:
-            unusable.append(str(error))
+    read = 0
+    with hold(interruption):
+        for path in files:
+            progress(read, len(files), "logs")
+            try:
+                snapshots += load_states(path)
+            except (PykdextError, OSError) as error:
+                unusable.append(str(error))
+            read += 1
+    if interruption is not None and interruption.cause is not None:
+        if not snapshots:
+            raise interruption.cause
+        unusable.append(_describe_unread(files[read:]))
     if not snapshots:
         found = unusable[0] if unusable else "no file"
         raise RecordFormatError(", ".join(paths), None, found, "logs, snapshots or dumps")
@@ -68,6 +87,12 @@ def follow_files(
     except growth.MixedMachinesError as error:
         raise RecordFormatError(", ".join(paths), None, str(error), "one machine, or --mixed") from None
     return FollowedSeries(report, tuple(unusable))
+
+
+def _describe_unread(paths: Sequence[str]) -> str:
+    names = ", ".join(paths[:_NAMED_FILES])
+    others = f" and {len(paths) - _NAMED_FILES:,} others" if len(paths) > _NAMED_FILES else ""
+    return f"interrupted: not read: {names}{others}"
 
 
 def expand_paths(paths: Sequence[str]) -> Tuple[str, ...]:

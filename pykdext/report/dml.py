@@ -26,6 +26,8 @@ class Dml:
     ``own_command``: what to type there to start poolleak, in place of ``!py poolleak``.
     """
 
+    folds = True
+
     def __init__(self, own_command: str = OWN_COMMAND) -> None:
         self._own_command = own_command
 

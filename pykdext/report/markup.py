@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Iterable, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+
+from pykdext.printable import make_printable
 
 
 class Markup(Protocol):
-    """How a screen wants text, emphasis and links."""
+    """How a screen wants text, emphasis and links; ``folds``: it has no room for lines beyond its width."""
+
+    folds: bool
 
     def text(self, words: str) -> str:
         """Ordinary text, within one line."""
@@ -20,7 +24,9 @@ class Markup(Protocol):
 
 
 class PlainMarkup:
-    """Text only: it neither stands out nor leads on."""
+    """Text only: it neither stands out nor leads on, and long words (paths) stay whole."""
+
+    folds = False
 
     def text(self, words: str) -> str:
         """The words, kept on their line."""
@@ -59,9 +65,36 @@ Line = Union[str, MarkedLine]
 _COLUMN = re.compile("-+")
 
 
-def render_lines(lines: Iterable[Line], markup: Markup) -> str:
-    """The lines in the markup, each with its line end."""
-    return "".join(f"{_render_line(line, markup)}\n" for line in lines)
+def render_lines(lines: Iterable[Line], markup: Markup, width: Optional[int] = None) -> str:
+    """The lines in the markup, each with its line end; those beyond ``width`` columns folded if the markup wants it."""
+    fitting = lines if width is None or not markup.folds else _iter_folded(lines, width)
+    return "".join(f"{_render_line(line, markup)}\n" for line in fitting)
+
+
+def _iter_folded(lines: Iterable[Line], width: int) -> Iterator[Line]:
+    """The lines in parts of at most ``width`` columns as they are shown, with the marks of each part."""
+    for line in lines:
+        text, marks = _make_printable(line)
+        for start in range(0, max(len(text), 1), width):
+            end = start + width
+            within = (mark for mark in marks if mark.start < end and start < mark.end)
+            shifted = (
+                Mark(max(mark.start, start) - start, min(mark.end, end) - start, mark.command) for mark in within
+            )
+            yield MarkedLine(text[start:end], tuple(shifted))
+
+
+def _make_printable(line: Line) -> MarkedLine:
+    """The line as it is shown, its marks moved to where their words are then."""
+    if isinstance(line, str):
+        return MarkedLine(make_printable(line, frozenset()), ())
+    text = line.text
+
+    def column_of(index: int) -> int:
+        return len(make_printable(text[:index], frozenset()))
+
+    marks = (Mark(column_of(mark.start), column_of(mark.end), mark.command) for mark in line.marks)
+    return MarkedLine(make_printable(text, frozenset()), tuple(marks))
 
 
 def _render_line(line: Line, markup: Markup) -> str:

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, 
 from pykdext.errors import DumpFormatError, TargetError
 from pykdext.targets.dumpheader import DUMP_SIGNATURES
 from pykdext.targets.filebytes import FileBytes
+from pykdext.targets.remotefile import is_remote, open_remote_file, open_remote_stream
 
 if TYPE_CHECKING:
     import zipfile
@@ -51,11 +52,13 @@ def open_file(path: str, progress: Optional[Progress] = None) -> FileBytes:
     A compressed stream that is cut or damaged is read as far as it goes, and ``warnings`` of the answer says so.
     DumpFormatError for a ZIP archive that does not hold one dump that can be unpacked.
     """
+    if is_remote(path):
+        return _open_remote(path, progress)
     try:
         stream = open(path, "rb", buffering=0)  # noqa: SIM115 - FileBytes owns it
         try:
             head = stream.read(_HEAD_BYTES)
-            packing = next((packing for packing in _PACKINGS if head.startswith(packing.magic)), None)
+            packing = _find_packing(head)
             if packing is None:
                 return FileBytes(stream, path)
             with stream:
@@ -66,6 +69,24 @@ def open_file(path: str, progress: Optional[Progress] = None) -> FileBytes:
             raise
     except OSError as error:
         raise TargetError(f"{path}: cannot be opened: {error.strerror or error}") from error
+
+
+def is_packed_head(head: bytes) -> bool:
+    """Whether a file that begins so is compressed in a way that is read."""
+    return _find_packing(head) is not None
+
+
+def _open_remote(url: str, progress: Optional[Progress]) -> FileBytes:
+    """A remote file as it is, or all of it unpacked onto this machine."""
+    file = open_remote_file(url)
+    packing = _find_packing(file.read_at(0, _HEAD_BYTES))
+    if packing is None:
+        return file
+    file.close()
+    with open_remote_stream(url) as stream:
+        unpacked = _unpack(stream, url, progress, packing)
+        unpacked.fetched_bytes = stream.tell()
+        return unpacked
 
 
 def _unpack(packed: IO[bytes], path: str, progress: Optional[Progress], packing: _Packing) -> FileBytes:
@@ -144,9 +165,15 @@ _PACKINGS = (
 _HEAD_BYTES = max(len(packing.magic) for packing in _PACKINGS)
 
 
+def _find_packing(head: bytes) -> Optional[_Packing]:
+    return next((packing for packing in _PACKINGS if head.startswith(packing.magic)), None)
+
+
 def _iter_unpacked(reader: BufferedIOBase, packed: IO[bytes], progress: Optional[Progress]) -> Iterator[bytes]:
     """The pieces of a compressed stream; ``read1``, so that an error does not take good bytes along."""
-    packed_size = os.fstat(packed.fileno()).st_size
+    at = packed.tell()
+    packed_size = packed.seek(0, os.SEEK_END)
+    packed.seek(at)
     while piece := reader.read1(_PIECE_BYTES):
         yield piece
         if progress is not None:

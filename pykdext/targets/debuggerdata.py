@@ -17,7 +17,7 @@ from pykdext.targets.kernelformat import (
     KDDEBUGGER_DATA64_VARIABLES,
     KernelFormat,
 )
-from pykdext.targets.virtual import VirtualMemory
+from pykdext.targets.protocol import VirtualReader
 
 _WORD_BYTES = 8
 _WORD_BITS = 64
@@ -41,7 +41,7 @@ class DebuggerDataKeys(NamedTuple):
 
 
 def read_debugger_data(
-    memory: VirtualMemory, kernel: KernelFormat, address: Optional[int], keys: Optional[DebuggerDataKeys] = None
+    memory: VirtualReader, kernel: KernelFormat, address: Optional[int], keys: Optional[DebuggerDataKeys] = None
 ) -> Tuple[Optional[DebuggerData], Optional[str]]:
     """The block at ``address``, or None and the reason. With ``keys`` it is decoded, without it must be plain."""
     if address is None:
@@ -86,6 +86,6 @@ def decode_debugger_data(data: bytes, keys: DebuggerDataKeys) -> bytes:
     return bytes(plain)
 
 
-def _read_plain(memory: VirtualMemory, address: int, size: int, keys: Optional[DebuggerDataKeys]) -> bytes:
+def _read_plain(memory: VirtualReader, address: int, size: int, keys: Optional[DebuggerDataKeys]) -> bytes:
     data = memory.read(address, size)
     return data if keys is None else decode_debugger_data(data, keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional, Tuple, Type, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple, Type, TypeVar
 
 from pykdext.errors import SymbolNotFoundError
 from pykdext.model import Machine, TargetFacts, TypeLayout
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _Self = TypeVar("_Self", bound="DumpTarget")
+
+
+class Traffic(NamedTuple):
+    """What came over a network for a dump, and how large it is, both in bytes."""
+
+    fetched_bytes: int
+    dump_bytes: int
 
 
 class DumpTarget:
@@ -45,6 +52,12 @@ class DumpTarget:
     def kernel_base(self) -> Optional[int]:
         """Where nt is loaded, as the kernel's debugger data says; None where that is not in the dump."""
         return self._kernel_base
+
+    @property
+    def traffic(self) -> Optional[Traffic]:
+        """What reading it has cost until now; None for a file of this machine."""
+        fetched_bytes = self._file.fetched_bytes
+        return None if fetched_bytes is None else Traffic(fetched_bytes, self._file.size)
 
     def symbol(self, name: str) -> int:
         """Address of a kernel variable that debugger data or header name, else SymbolNotFoundError."""

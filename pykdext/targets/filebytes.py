@@ -19,7 +19,10 @@ class FileBytes:
     Attributes:
         path: the file as the user gave it, for messages. size: bytes that can be read.
         warnings: what a reader of reports must know of the file (a compressed stream that ends early).
+        fetched_bytes: what came over a network for it; None for a file of this machine.
     """
+
+    fetched_bytes: Optional[int] = None
 
     def __init__(self, stream: IO[bytes], path: str, warnings: Tuple[str, ...] = ()) -> None:
         self.path = path

@@ -40,6 +40,13 @@ class Target(Protocol):
         """Layout of a structure (``_POOL_TRACKER_TABLE``) that the target knows, else SymbolNotFoundError."""
 
 
+class VirtualReader(Protocol):
+    """The part of a target's memory that single structures are read with."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """All ``size`` bytes at a kernel virtual address, or MemoryReadError."""
+
+
 @runtime_checkable
 class SymbolTaker(Protocol):
     """A target that reads page tables and debugger data by itself, and reads more once symbols are known.

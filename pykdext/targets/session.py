@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional, Tuple, TypeVar, cast
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple, TypeVar
 
 from pykdext.errors import NotKernelTargetError, SymbolNotFoundError, TargetError
 from pykdext.model import BugCheck, FieldLayout, Machine, Module, TargetFacts, TypeLayout
@@ -28,9 +28,6 @@ from pykdext.targets.sessiontext import (
 )
 from pykdext.targets.sessiontime import run_machine, sleep_in_slices
 from pykdext.targets.triage import NO_TAG_TABLES
-
-if TYPE_CHECKING:
-    from pykdext.targets.virtual import VirtualMemory
 
 DUMP_SESSION = "dump in the debugger"
 LIVE_SESSION = "live kernel session"
@@ -81,8 +78,9 @@ class Session:
         self._pykd = pykd
         words = parse_session(run_command(pykd, "||."))
         self._facts = _read_facts(pykd, words, parse_system(run_command(pykd, "vertarget")))
-        piece_pages = CONNECTION_PIECE_PAGES if self._facts.kind == LIVE_SESSION else PIECE_PAGES
-        self._memory = SessionMemory(pykd, self._facts.machine, piece_pages)
+        kind = self._facts.kind
+        piece_pages = CONNECTION_PIECE_PAGES if kind == LIVE_SESSION else PIECE_PAGES
+        self._memory = SessionMemory(pykd, self._facts.machine, piece_pages, asks_first=kind == DUMP_SESSION)
         self._modules: Optional[ModuleList] = None
         self._addresses: Dict[str, Optional[int]] = {}
         self._layouts: Dict[str, Optional[TypeLayout]] = {}
@@ -158,7 +156,7 @@ class Session:
         if address is None:
             return {}
         kernel = KERNEL32 if self.machine is Machine.X86 else KERNEL64
-        data, _ = read_debugger_data(cast("VirtualMemory", self._memory), kernel, address)
+        data, _ = read_debugger_data(self._memory, kernel, address)
         return {} if data is None else data.variables
 
     def _read_layout(self, type_name: str) -> TypeLayout:

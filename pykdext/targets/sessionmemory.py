@@ -1,17 +1,19 @@
 """Virtual memory through the debugger: few large reads, and no page asked for twice.
 
-pykd reads all or nothing, and a failing read does not say which page is missing: that is found by halving.
+pykd reads all or nothing, and a failing read does not say which page is missing. In a dump that is asked beforehand,
+elsewhere it is found by halving.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.model import Machine
+from pykdext.targets.pieces import MAX_READ_BYTES, join_parts
 from pykdext.targets.protocol import PAGE_BYTES
-from pykdext.targets.virtual import MAX_READ_BYTES, PIECE_BYTES
+from pykdext.targets.sessionpresence import PresenceSurvey
 
 MAX_KEPT_PAGES = 64 << 20 >> 12
 """So many pages that were read are kept: 64 MiB, more than all tag tables of a large machine."""
@@ -27,14 +29,16 @@ class _DebuggerRefusedError(Exception):
 class SessionMemory:
     """The kernel's memory as the debugger reads it, as of the first time each page was read.
 
-    ``piece_pages``: pages of one call at most, a power of two. ``pykd``: the module of that name.
+    ``piece_pages``: pages of one call at most, a power of two. ``asks_first``: ask which pages are missing before they
+    are read, as for a dump. ``pykd``: the module of that name.
     """
 
-    def __init__(self, pykd: Any, machine: Machine, piece_pages: int) -> None:
+    def __init__(self, pykd: Any, machine: Machine, piece_pages: int, *, asks_first: bool = False) -> None:
         self._pykd = pykd
         self._address_limit = 1 << 8 * machine.pointer_size
         self._sign_bit = 1 << 31 if machine is Machine.X86 else 0
         self._piece_pages = piece_pages
+        self._survey = PresenceSurvey(pykd, self._address_of, self._is_known, piece_pages) if asks_first else None
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._failed: OrderedDict[int, None] = OrderedDict()
         self._refusal: Optional[str] = None
@@ -84,12 +88,21 @@ class SessionMemory:
             return
 
     def _iter_runs(self, address: int, size: int) -> Iterator[Tuple[int, Optional[bytes]]]:
-        """The pages that a range touches, as ``(page number, bytes of one or more pages)``; None: one that fails.
+        """The pages that a range touches, as ``(page number, bytes of one or more pages)``; None: one that fails."""
+        page, end = address // PAGE_BYTES, -(-(address + size) // PAGE_BYTES)
+        window = self._survey.window_pages if self._survey else max(1, end - page)
+        for first in range(page, end, window):
+            count = min(window, end - first)
+            for missing in self._survey.find_missing(first, count) if self._survey else ():
+                self._keep_failure(missing)
+            yield from self._iter_unsurveyed(first, first + count)
+
+    def _iter_unsurveyed(self, page: int, end: int) -> Iterator[Tuple[int, Optional[bytes]]]:
+        """``_iter_runs`` of [page, end) with what is known of it.
 
         A piece that fails is halved until the first page that fails is found. Behind it the pieces begin with one
         page and double, so that a long hole costs one call a page.
         """
-        page, end = address // PAGE_BYTES, -(-(address + size) // PAGE_BYTES)
         step = self._piece_pages
         failing_end = 0  # [page, failing_end) is known to hold a page that fails, if it is not empty
         while page < end:
@@ -117,21 +130,21 @@ class SessionMemory:
     def _count_unknown(self, page: int, most: int) -> int:
         """How many pages from ``page`` on, at most ``most``, were not asked for yet; ``page`` itself was not."""
         for count in range(1, most):
-            if page + count in self._kept or page + count in self._failed:
+            if self._is_known(page + count):
                 return count
         return most
+
+    def _is_known(self, page: int) -> bool:
+        return page in self._kept or page in self._failed
 
     def _load(self, page: int, count: int) -> Optional[bytes]:
         """``count`` pages; None: not all of them can be read.
 
         Strings of 16-bit units are the fastest that pykd gives, and with surrogates passed through they are exact.
         """
-        address = page * PAGE_BYTES
-        if address & self._sign_bit:
-            address |= 0xFFFFFFFF_00000000  # the debugger's engine extends the sign of 32-bit addresses
         size = count * PAGE_BYTES
         try:
-            text: str = self._pykd.loadWChars(address, size // 2)
+            text: str = self._pykd.loadWChars(self._address_of(page), size // 2)
         except self._pykd.MemoryException:
             return None
         except self._pykd.DbgException as error:
@@ -139,6 +152,11 @@ class SessionMemory:
             raise _DebuggerRefusedError(self._refusal) from None
         data = text.encode("utf-16-le", "surrogatepass")
         return data if len(data) == size else None
+
+    def _address_of(self, page: int) -> int:
+        """Where a page is for the debugger's engine, which extends the sign of 32-bit addresses."""
+        address = page * PAGE_BYTES
+        return address | 0xFFFFFFFF_00000000 if address & self._sign_bit else address
 
     def _find_kept(self, page: int) -> Optional[bytes]:
         data = self._kept.get(page)
@@ -156,19 +174,3 @@ class SessionMemory:
         self._failed[page] = None
         if len(self._failed) > MAX_KEPT_FAILURES:
             self._failed.popitem(last=False)
-
-
-def join_parts(parts: Iterable[Tuple[int, bytes]]) -> Iterator[Tuple[int, bytes]]:
-    """Join ``(address, bytes)`` that touch each other, up to about PIECE_BYTES."""
-    start = reached = 0
-    pieces: List[bytes] = []
-    for address, data in parts:
-        if pieces and (address != reached or reached - start >= PIECE_BYTES):
-            yield start, b"".join(pieces)
-            pieces = []
-        if not pieces:
-            start = address
-        pieces.append(data)
-        reached = address + len(data)
-    if pieces:
-        yield start, b"".join(pieces)

@@ -14,9 +14,8 @@ from pykdext.targets.sessiontext import parse_unloaded, run_command
 _KERNEL, _HAL = "nt", "hal"
 """The engine's names for the kernel and the hardware abstraction layer, whatever their files are called."""
 
-_KERNEL_FILE, _PAE_KERNEL_FILE, _HAL_FILE = "ntoskrnl.exe", "ntkrnlpa.exe", "hal.dll"
-_PAE_KERNEL_IMAGES = (_PAE_KERNEL_FILE, "ntkrpamp.exe")
-"""The engine shows the name in the kernel's own header (ntkrnlmp.exe, ntkrpamp.exe), the loader that of its file."""
+_KERNEL_FILE, _HAL_FILE = "ntoskrnl.exe", "hal.dll"
+"""The loader's names for them. The engine shows those in their own headers: ntkrnlmp.exe, ntkrpamp.exe."""
 
 
 def read_modules(pykd: Any, machine: Machine) -> ModuleList:
@@ -47,7 +46,7 @@ def read_modules(pykd: Any, machine: Machine) -> ModuleList:
     if len(listed) > MAX_MODULES:
         warnings.append(f"the debugger lists {len(listed):,} modules: the first {MAX_MODULES:,} were taken")
     loaded = [module for module in modules if not module.unloaded]
-    loaded.sort(key=lambda module: module.name not in (_KERNEL_FILE, _PAE_KERNEL_FILE))
+    loaded.sort(key=lambda module: module.name != _KERNEL_FILE)
     unloaded = [module for module in modules if module.unloaded] or parse_unloaded(run_command(pykd, "lm"))
     of_kernel = tuple(module for module in (*loaded, *unloaded) if module.base >= kernel_start)
     return ModuleList(of_kernel, tuple(warnings))
@@ -75,5 +74,5 @@ def _file_name(name: str, image: str) -> str:
     """The name that the loader has for a module, from the engine's name and its image name or path."""
     file_name = image.rpartition("\\")[2] or name
     if name == _KERNEL:
-        return _PAE_KERNEL_FILE if file_name.lower() in _PAE_KERNEL_IMAGES else _KERNEL_FILE
+        return _KERNEL_FILE
     return _HAL_FILE if name == _HAL else file_name

@@ -6,13 +6,8 @@ from typing import Iterator, List, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.targets.paging import DEMAND_ZERO, AddressSpace
+from pykdext.targets.pieces import MAX_READ_BYTES, PIECE_BYTES, join_parts
 from pykdext.targets.protocol import PAGE_BYTES, PhysicalMemory
-
-MAX_READ_BYTES = 1 << 30
-"""More than any one kernel object: a larger ``read`` comes from a damaged count."""
-
-PIECE_BYTES = 1 << 20
-"""``read_present`` joins its parts up to about this size."""
 
 _ZEROS = bytes(PIECE_BYTES)
 
@@ -54,18 +49,7 @@ class VirtualMemory:
 
     def read_present(self, address: int, size: int) -> Iterator[Tuple[int, bytes]]:
         """The parts of a range that can be read, as ``(address, bytes)``, ascending and disjoint."""
-        start = reached = address
-        pieces: List[bytes] = []
-        for part, data in self._iter_parts(address, size):
-            if part != reached or reached - start >= PIECE_BYTES:
-                if pieces:
-                    yield start, b"".join(pieces)
-                start, reached = part, part
-                pieces = []
-            pieces.append(data)
-            reached += len(data)
-        if pieces:
-            yield start, b"".join(pieces)
+        return join_parts(self._iter_parts(address, size))
 
     def _iter_parts(self, address: int, size: int) -> Iterator[Tuple[int, bytes]]:
         """``read_present`` before small parts are joined."""

@@ -88,6 +88,7 @@ int main(int count, char **arguments)
     FILE *commands;
     HRESULT result;
 
+    setvbuf(stdout, NULL, _IONBF, 0);
     if (count != 4)
         return fail(BAD_USAGE, "usage", "engine.exe ENGINE_FOLDER DUMP COMMANDS", E_INVALIDARG);
     commands = fopen(arguments[3], "r");
@@ -110,6 +111,6 @@ int main(int count, char **arguments)
     if (FAILED(result))
         return fail(DUMP_REFUSED, "dump opened, but refused", arguments[2], result);
     execute_commands(control, commands);
-    client->lpVtbl->EndSession(client, DEBUG_END_PASSIVE);
+    TerminateProcess(GetCurrentProcess(), DONE); /* extensions such as pykd crash when the engine unloads them */
     return DONE;
 }

@@ -27,8 +27,8 @@ IDLE_SECONDS = 60
 
 _SEPARATOR = "\x1e"
 _DUMP_REFUSED = 4
-_NATIVE_LIBRARIES = "dbgeng,dbghelp,dbgmodel,symsrv,srcsrv,msdia140"
-_WITHOUT_OFFERS = "mscoree,mshtml,winemenubuilder.exe="  # no download dialogs, no menu entries
+_NATIVE_LIBRARIES = "dbgeng,dbghelp,dbgmodel,symsrv,srcsrv,msdia140,mscoree"
+_WITHOUT_OFFERS = "mshtml,winemenubuilder.exe="  # no download dialogs, no menu entries
 
 
 class EngineUnavailable(Exception):
@@ -55,6 +55,10 @@ class WindowsEngine:
         self._wine = wine
         self._environment = environment
 
+    def with_libraries(self, libraries: Path, environment: Mapping[str, str]) -> WindowsEngine:
+        """The same with the engine's libraries of another folder, and more in the environment."""
+        return WindowsEngine(self._program, libraries, self._wine, {**self._environment, **environment})
+
     def ask(self, dump: Path, questions: Mapping[str, str]) -> Answers:
         """Open a dump and execute one debugger command a question; DumpRefused when it does not open.
 
@@ -67,9 +71,9 @@ class WindowsEngine:
             done = subprocess.run(
                 [self._wine, str(self._program), *arguments],
                 env=self._environment,
-                stdin=subprocess.DEVNULL,
+                input=b"",  # with the null device a Python within the engine does not start
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.STDOUT,
                 timeout=RUN_SECONDS,
                 check=False,
             )
@@ -90,7 +94,7 @@ def open_engine() -> Iterator[WindowsEngine]:
     """Get everything ready, and clean up behind it; EngineUnavailable when an ingredient is missing."""
     if not sys.platform.startswith("linux"):
         raise EngineUnavailable("the engine's tests run it under Wine, on Linux")
-    wine, server, compiler = map(_find_program, ("wine", "wineserver", "x86_64-w64-mingw32-gcc"))
+    wine, server, compiler = map(find_program, ("wine", "wineserver", "x86_64-w64-mingw32-gcc"))
     libraries = _fetch_libraries()
     with tempfile.TemporaryDirectory(prefix="poolleak-engine-") as scratch:
         program = Path(scratch, "engine.exe")
@@ -114,21 +118,28 @@ def windows_path(path: Path) -> str:
     return "Z:" + str(path).replace("/", "\\")
 
 
-def _find_program(name: str) -> str:
+def find_program(name: str) -> str:
+    """Return the path of a program."""
     found = shutil.which(name)
     if found is None:
         raise EngineUnavailable(f"{name} is not on PATH ({SETUP})")
     return found
 
 
+def open_cache() -> Path:
+    """Return the user's folder for what is downloaded once."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "poolleak")
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
 def _fetch_libraries() -> Path:
     """Return the folder with the engine's libraries; they are downloaded when it is not there yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "poolleak")
+    cache = open_cache()
     folder = cache / f"pykd-{PYKD_VERSION}-libraries"
     if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            wheel = _download_wheel(Path(scratch))
+            wheel = download_wheel(Path(scratch))
             fresh = Path(scratch, "libraries")
             with zipfile.ZipFile(wheel) as archive:
                 for name in archive.namelist():
@@ -138,7 +149,8 @@ def _fetch_libraries() -> Path:
     return folder
 
 
-def _download_wheel(folder: Path) -> Path:
+def download_wheel(folder: Path) -> Path:
+    """Return the path of pykd's wheel, downloaded into a folder."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder)]
     command += ["--platform", "win_amd64", "--python-version", "3.9", "--only-binary=:all:", f"pykd=={PYKD_VERSION}"]
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Optional
 
 from pykdext.attribution.flow.values import (
+    UNKNOWN,
+    UNKNOWN_ATOM,
     Atom,
     Constant,
     FieldRead,
     ImageRead,
     Parameter,
     StackAddress,
-    Unknown,
     Value,
     join,
 )
@@ -26,17 +27,23 @@ def signed(number: int, size: int) -> int:
 
 def displace(value: Value, offset: int, size: int) -> Value:
     """``value`` plus the number ``offset``, of ``size`` bytes. What is no number or stack address becomes UNKNOWN."""
-    return frozenset(_displace_atom(atom, offset, size, None) for atom in value)
+    if value is UNKNOWN:
+        return value
+    return frozenset([_displace_atom(atom, offset, size, None) for atom in value])
 
 
 def add(left: Value, right: Value, size: int) -> Value:
     """The sum of two values."""
-    return join(*(frozenset({_add_atoms(a, b, size)}) for a in left for b in right))
+    if left is UNKNOWN or right is UNKNOWN:
+        return UNKNOWN
+    return join(frozenset([_add_atoms(a, b, size) for a in left for b in right]))
 
 
 def subtract(left: Value, right: Value, size: int) -> Value:
     """The difference of two values."""
-    return join(*(frozenset({_subtract_atoms(a, b, size)}) for a in left for b in right))
+    if left is UNKNOWN or right is UNKNOWN:
+        return UNKNOWN
+    return join(frozenset([_subtract_atoms(a, b, size) for a in left for b in right]))
 
 
 def sign_extend(value: Value, from_size: int, to_size: int) -> Value:
@@ -49,7 +56,7 @@ def _add_atoms(left: Atom, right: Atom, size: int) -> Atom:
         return _displace_atom(left, right.number, size, right)
     if isinstance(left, Constant):
         return _displace_atom(right, left.number, size, left)
-    return Unknown()
+    return UNKNOWN_ATOM
 
 
 def _subtract_atoms(left: Atom, right: Atom, size: int) -> Atom:
@@ -57,7 +64,7 @@ def _subtract_atoms(left: Atom, right: Atom, size: int) -> Atom:
         return _displace_atom(left, -right.number, size, right)
     if isinstance(left, StackAddress) and isinstance(right, StackAddress):
         return Constant((left.offset - right.offset) & ((1 << 8 * size) - 1))
-    return Unknown()
+    return UNKNOWN_ATOM
 
 
 def _displace_atom(atom: Atom, offset: int, size: int, operand: Optional[Constant]) -> Atom:
@@ -67,7 +74,7 @@ def _displace_atom(atom: Atom, offset: int, size: int, operand: Optional[Constan
         return Constant((atom.number + offset) & ((1 << 8 * size) - 1), max(origins, default=None))
     if isinstance(atom, StackAddress):
         return StackAddress(atom.offset + signed(offset, size))
-    return atom if offset == 0 else Unknown()
+    return atom if offset == 0 else UNKNOWN_ATOM
 
 
 def _sign_extend_atom(atom: Atom, from_size: int, to_size: int) -> Atom:
@@ -75,4 +82,4 @@ def _sign_extend_atom(atom: Atom, from_size: int, to_size: int) -> Atom:
         return Constant(signed(atom.number, from_size) & ((1 << 8 * to_size) - 1), atom.origin_rva)
     if from_size >= 4 and isinstance(atom, (Parameter, ImageRead, FieldRead)):
         return atom
-    return Unknown()
+    return UNKNOWN_ATOM

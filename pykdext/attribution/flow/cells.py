@@ -7,13 +7,13 @@ from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from pykdext.attribution.flow.values import (
     UNKNOWN,
+    UNKNOWN_ATOM,
     Atom,
     Constant,
     FieldRead,
     ImageRead,
     Parameter,
     StackAddress,
-    Unknown,
     Value,
     combine,
     map_constants,
@@ -51,6 +51,11 @@ class Cells:
     def copy(self) -> Cells:
         """The same content, to be changed apart."""
         return Cells(dict(self._cells))
+
+    def differing_from(self, other: Cells) -> List[Cell]:
+        """The cells that ``other`` has not got, or not with the very same content."""
+        others = other._cells
+        return [cell for offset, cell in self._cells.items() if others.get(offset) is not cell]
 
     def read(self, offset: int, size: int) -> Optional[Value]:
         """The ``size`` bytes at ``offset``; None if none of them was ever written."""
@@ -100,19 +105,17 @@ class Cells:
 
     def forget_from(self, offset: int) -> None:
         """The cells that end above ``offset`` can from now on also hold anything else."""
-        for cell in list(self):
-            if cell.offset + cell.size > offset:
-                self._cells[cell.offset] = cell._replace(value=cell.value | UNKNOWN)
+        for start, size, value in list(self):
+            if start + size > offset and not value >= UNKNOWN:
+                self._cells[start] = Cell(start, size, value | UNKNOWN)
 
     def _overlapping(self, offset: int, size: int) -> List[Cell]:
-        found: List[Cell] = []
-        if not self._cells:
-            return found
-        for start in range(offset - MAX_CELL_BYTES + 1, offset + size):
-            cell = self._cells.get(start)
-            if cell and start + cell.size > offset:
-                found.append(cell)
-        return found
+        starts = range(offset - MAX_CELL_BYTES + 1, offset + size)
+        cells = self._cells
+        if cells.keys().isdisjoint(starts):
+            return []
+        found = [cells[start] for start in starts if start in cells]
+        return [cell for cell in found if cell.offset + cell.size > offset]
 
     def remove(self, offset: int, size: int) -> None:
         """Make the ``size`` bytes at ``offset`` as if never written."""
@@ -131,19 +134,26 @@ def part(value: Value, skipped: int, size: int) -> Value:
 
     The low four bytes or more of a parameter or a stack address count as it: a pool tag has 32 bits.
     """
-    return frozenset(_part_of_atom(atom, skipped, size) for atom in value)
+    if len(value) == 1:
+        (atom,) = value
+        taken = _part_of_atom(atom, skipped, size)
+        return value if taken is atom else frozenset({taken})
+    return frozenset([_part_of_atom(atom, skipped, size) for atom in value])
 
 
 def _part_of_atom(atom: Atom, skipped: int, size: int) -> Atom:
     if isinstance(atom, Constant):
-        return Constant((atom.number >> 8 * skipped) & ((1 << 8 * size) - 1), atom.origin_rva)
+        number = (atom.number >> 8 * skipped) & ((1 << 8 * size) - 1)
+        return atom if number == atom.number else Constant(number, atom.origin_rva)
+    if isinstance(atom, (ImageRead, FieldRead)) and skipped == 0 and size >= atom.size:
+        return atom
     if isinstance(atom, ImageRead) and skipped < atom.size:
         return ImageRead(atom.rva + skipped, min(size, atom.size - skipped))
     if isinstance(atom, FieldRead) and skipped < atom.size:
         return FieldRead(atom.base, atom.offset + skipped, min(size, atom.size - skipped))
     if isinstance(atom, (Parameter, StackAddress)) and skipped == 0 and size >= 4:
         return atom
-    return Unknown()
+    return UNKNOWN_ATOM
 
 
 def _concatenate(pieces: List[Cell], size: int) -> Value:

@@ -112,11 +112,17 @@ class State:
 
     def _merge_registers(self, other: State, widen: bool) -> bool:
         changed = False
-        for name in self.registers.keys() | other.registers.keys():
-            mine = self.read_register(name)
-            joined = _join(mine, other.read_register(name), widen)
-            if joined is not mine:
-                self.registers[name] = joined
+        mine, theirs = self.registers, other.registers
+        for name in [name for name, value in theirs.items() if mine.get(name) is not value]:
+            before = mine.get(name, UNKNOWN)
+            joined = _join(before, theirs[name], widen)
+            if joined is not before:
+                mine[name] = joined
+                changed = True
+        for name in [name for name in mine if name not in theirs]:
+            joined = _join(mine[name], UNKNOWN, widen)
+            if joined is not mine[name]:
+                mine[name] = joined
                 changed = True
         return changed
 
@@ -134,12 +140,12 @@ def _merge_cells(
 ) -> bool:
     """Join ``theirs`` into ``mine``; the functions also tell what cells hold that were never written."""
     changed = False
-    for cell in list(mine):
+    for cell in mine.differing_from(theirs):
         joined = _join(cell.value, read_theirs(cell.offset, cell.size), widen)
         if joined is not cell.value:
             mine.write(cell.offset, cell.size, joined)
             changed = True
-    for cell in theirs:
+    for cell in theirs.differing_from(mine):
         if not mine.overlaps(cell.offset, cell.size):
             before = read_mine(cell.offset, cell.size)
             joined = _join(before, cell.value, widen)

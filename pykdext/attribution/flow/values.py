@@ -7,7 +7,7 @@ and addresses of the function's own stack. Everything else is ``UNKNOWN``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, FrozenSet, Iterable, NamedTuple, Optional, Set, Union
+from typing import Callable, FrozenSet, NamedTuple, Optional, Set, Union
 
 MAX_ATOMS = 8
 """Possibilities kept of one value; more of them are UNKNOWN."""
@@ -88,7 +88,8 @@ class Unknown:
 Atom = Union[Constant, Parameter, ImageRead, FieldRead, StackAddress, Unknown]
 Value = FrozenSet[Atom]
 
-UNKNOWN: Value = frozenset({Unknown()})
+UNKNOWN_ATOM = Unknown()
+UNKNOWN: Value = frozenset({UNKNOWN_ATOM})
 
 
 def constant(number: int, origin_rva: Optional[int] = None) -> Value:
@@ -98,7 +99,7 @@ def constant(number: int, origin_rva: Optional[int] = None) -> Value:
 
 def join(*values: Value) -> Value:
     """Everything that one of ``values`` can be."""
-    return _bounded(atom for value in values for atom in value)
+    return _bounded(frozenset().union(*values))
 
 
 def numbers(value: Value) -> Optional[FrozenSet[int]]:
@@ -109,15 +110,21 @@ def numbers(value: Value) -> Optional[FrozenSet[int]]:
 
 def map_constants(value: Value, change: Callable[[int], int], bits: int = 64) -> Value:
     """``change`` done to every number of ``value``, cut to ``bits``; what is no number becomes UNKNOWN."""
+    if value is UNKNOWN:
+        return value
     mask = (1 << bits) - 1
     return _bounded(
-        Constant(change(atom.number) & mask, atom.origin_rva) if isinstance(atom, Constant) else Unknown()
-        for atom in value
+        frozenset(
+            Constant(change(atom.number) & mask, atom.origin_rva) if isinstance(atom, Constant) else UNKNOWN_ATOM
+            for atom in value
+        )
     )
 
 
 def combine(left: Value, right: Value, operation: Callable[[int, int], int], bits: int = 64) -> Value:
     """``operation`` on every pair of numbers of both, cut to ``bits``; the origin is the later instruction's."""
+    if left is UNKNOWN or right is UNKNOWN:
+        return UNKNOWN
     mask = (1 << bits) - 1
     atoms: Set[Atom] = set()
     for a in left:
@@ -126,10 +133,9 @@ def combine(left: Value, right: Value, operation: Callable[[int, int], int], bit
                 origins = [origin for origin in (a.origin_rva, b.origin_rva) if origin is not None]
                 atoms.add(Constant(operation(a.number, b.number) & mask, max(origins, default=None)))
             else:
-                atoms.add(Unknown())
-    return _bounded(atoms)
+                atoms.add(UNKNOWN_ATOM)
+    return _bounded(frozenset(atoms))
 
 
-def _bounded(atoms: Iterable[Atom]) -> Value:
-    value = frozenset(atoms)
+def _bounded(value: Value) -> Value:
     return value if 0 < len(value) <= MAX_ATOMS else UNKNOWN

@@ -1,0 +1,197 @@
+"""Proof that a driver uses a tag: the code that hands it to an allocator.
+
+The index says where a tag stands in an image. Only the functions at these places are decoded and followed to their
+calls. A call of a known allocator with the tag as its tag argument is proof, and so is the call of one of the driver's
+own functions that hands this argument on as the tag (a wrapper), through at most ``MAX_WRAPPERS`` of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
+
+from pykdext.attribution.allocators import Allocator, argument_locations, find_allocator
+from pykdext.attribution.callees import Callee, CalleeResolver
+from pykdext.attribution.flow.calls import CallSite, FunctionFlow
+from pykdext.attribution.flow.values import (
+    Atom,
+    Constant,
+    ImageRead,
+    Location,
+    Parameter,
+    StackAddress,
+    Value,
+    join,
+    numbers,
+)
+from pykdext.attribution.followed import FollowedImage
+from pykdext.model import PoolTag
+
+MAX_WRAPPERS = 2
+"""Functions of the driver between the tag and the allocator."""
+
+TAG_BYTES = 4
+TAG_MASK = 0x7FFFFFFF
+"""Without bit 31, PROTECTED_POOL: the tag tables have the tag without it."""
+
+
+@dataclass(frozen=True)
+class TagUse:
+    """A call that gets the tag.
+
+    Attributes:
+        call_rva: of the call. source: what brings the tag in, a constant or a variable of the image.
+        allocator: what it reaches as a tag; None: no allocator. callee: what is called, as far as it is known.
+        wrappers: entries of the driver's functions on the way, the outermost first.
+        function: exported name of the function that calls. origin_text: the instruction that brings in a constant, with
+        the tag in quotes.
+    """
+
+    call_rva: int
+    source: Atom
+    callee: Optional[Callee]
+    allocator: Optional[Allocator] = None
+    wrappers: Tuple[int, ...] = ()
+    function: Optional[str] = None
+    origin_text: str = ""
+
+    @property
+    def origin_rva(self) -> Optional[int]:
+        """Where the tag comes from: the instruction of a constant, or the place of a variable."""
+        if isinstance(self.source, Constant):
+            return self.source.origin_rva
+        return self.source.rva if isinstance(self.source, ImageRead) else None
+
+
+@dataclass(frozen=True)
+class TagUses:
+    """The calls that get a tag, by ascending RVA; ``followed``: which of the places that were asked for could be followed."""
+
+    calls: Tuple[TagUse, ...]
+    followed: FrozenSet[int]
+
+
+class CallSites:
+    """The calls of one image that get a tag."""
+
+    def __init__(self, followed: FollowedImage, resolver: CalleeResolver) -> None:
+        self._followed = followed
+        self._image = followed.image
+        self._resolver = resolver
+        self._machine = followed.image.machine
+        self._handed_on: Dict[Tuple[int, Location, int], Optional[_HandedOn]] = {}
+
+    def find_uses(self, tag: PoolTag, rvas: Sequence[int], variables: Sequence[int]) -> TagUses:
+        """The calls that get ``tag`` in the functions around ``rvas``.
+
+        ``variables`` are the RVAs where the tag stands in data: what is read from there is the tag.
+        """
+        flows = {rva: flow for rva in rvas for flow in [self._followed.find_flow(rva)] if flow is not None}
+        sought = _SoughtTag(tag, frozenset(variables))
+        calls: Dict[Tuple[int, Atom], TagUse] = {}
+        for start_rva, flow in {flow.start_rva: flow for flow in flows.values()}.items():
+            function = self._followed.find_name(start_rva)
+            for site in flow.calls:
+                for use in self._iter_uses(site, sought):
+                    text = flow.instruction_text.get(use.origin_rva or 0, "")
+                    calls[use.call_rva, use.source] = replace(
+                        use, function=function, origin_text=sought.name_in(text, use.source)
+                    )
+        ordered = sorted(calls.values(), key=lambda use: (use.call_rva, use.origin_rva or 0))
+        return TagUses(tuple(ordered), frozenset(rva for rva, flow in flows.items() if flow.lost is None))
+
+    def _iter_uses(self, site: CallSite, sought: _SoughtTag) -> Iterator[TagUse]:
+        callee = self._resolver.resolve(self._image, site)
+        allocator = self._find_allocator(site, callee)
+        if allocator is not None:
+            for source in sought.find_sources(self._read_tag_argument(site, allocator)):
+                yield TagUse(site.rva, source, callee, allocator)
+            return
+        for location in argument_locations(self._machine):
+            for source in sought.find_sources(site.frame.argument(location, TAG_BYTES)):
+                handed_on = None
+                if callee is not None and callee.rva is not None:
+                    handed_on = self._follow_parameter(callee.rva, location, MAX_WRAPPERS)
+                if handed_on is None:
+                    yield TagUse(site.rva, source, callee)
+                else:
+                    yield TagUse(site.rva, source, callee, handed_on.allocator, handed_on.wrappers)
+
+    def _find_allocator(self, site: CallSite, callee: Optional[Callee]) -> Optional[Allocator]:
+        """The allocator that is called, if this call can be one that takes a tag."""
+        allocator = find_allocator(callee.name) if callee is not None and callee.name else None
+        if allocator is None or allocator.condition is None:
+            return allocator
+        location = argument_locations(self._machine)[allocator.condition.argument - 1]
+        possible = numbers(site.frame.argument(location, TAG_BYTES))
+        return allocator if possible is None or allocator.condition.number in possible else None
+
+    def _read_tag_argument(self, site: CallSite, allocator: Allocator) -> Value:
+        """What a call of ``allocator`` can have as its tag, also where that is in a structure on the stack or in data."""
+        offset = allocator.tag_structure_offset(self._machine)
+        if offset is None:
+            return site.frame.argument(allocator.tag_location(self._machine), TAG_BYTES)
+        found: List[Value] = []
+        for atom in site.frame.argument(allocator.tag_location(self._machine), self._machine.pointer_size):
+            if isinstance(atom, StackAddress):
+                found.append(site.frame.stack(atom.offset + offset, TAG_BYTES))
+            elif isinstance(atom, Constant):
+                found.append(frozenset({ImageRead(atom.number - self._image.module.base + offset, TAG_BYTES)}))
+        return join(*found)
+
+    def _follow_parameter(self, start_rva: int, location: Location, depth: int) -> Optional[_HandedOn]:
+        """Where the function at ``start_rva`` hands on what it gets at ``location`` as a tag."""
+        key = (start_rva, location, depth)
+        if key not in self._handed_on:
+            self._handed_on[key] = None  # a function that calls itself ends here
+            self._handed_on[key] = self._search_parameter(start_rva, location, depth)
+        return self._handed_on[key]
+
+    def _search_parameter(self, start_rva: int, location: Location, depth: int) -> Optional[_HandedOn]:
+        flow = self._followed.find_flow(start_rva)
+        parameter = Parameter(location)
+        for site in flow.calls if flow is not None and flow.start_rva == start_rva else ():
+            callee = self._resolver.resolve(self._image, site)
+            allocator = self._find_allocator(site, callee)
+            if allocator is not None:
+                if parameter in self._read_tag_argument(site, allocator):
+                    return _HandedOn(allocator, (start_rva,))
+            elif depth > 1 and callee is not None and callee.rva is not None:
+                for argument in argument_locations(self._machine):
+                    if parameter in site.frame.argument(argument, TAG_BYTES):
+                        further = self._follow_parameter(callee.rva, argument, depth - 1)
+                        if further is not None:
+                            return _HandedOn(further.allocator, (start_rva, *further.wrappers))
+        return None
+
+
+@dataclass(frozen=True)
+class _HandedOn:
+    """What a parameter becomes the tag of, and the functions on the way, the outermost first."""
+
+    allocator: Allocator
+    wrappers: Tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _SoughtTag:
+    """The tag in all forms that an argument can have."""
+
+    tag: PoolTag
+    variables: FrozenSet[int]
+
+    def find_sources(self, value: Value) -> Iterator[Atom]:
+        """The possibilities of ``value`` that are the tag."""
+        for atom in value:
+            if isinstance(atom, Constant) and atom.number & TAG_MASK == self._number:
+                yield atom
+            elif isinstance(atom, ImageRead) and atom.rva in self.variables:
+                yield atom
+
+    def name_in(self, text: str, source: Atom) -> str:
+        """``text`` of an instruction with the tag instead of its number."""
+        return text.replace(f"0x{source.number:x}", repr(self.tag.text)) if isinstance(source, Constant) else text
+
+    @property
+    def _number(self) -> int:
+        return int.from_bytes(self.tag.raw, "little") & TAG_MASK

@@ -1,0 +1,209 @@
+"""What the code of the driver images tells of a tag: proven by a call of an allocator, or by the place alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+from pykdext.attribution.allocators import Action, Allocator
+from pykdext.attribution.callees import CalleeResolver
+from pykdext.attribution.callsites import CallSites, TagUse, TagUses
+from pykdext.attribution.flow.values import ImageRead
+from pykdext.attribution.followed import FollowedImage
+from pykdext.attribution.immediates import ImageIndex, ModuleIndex, TagPlaces
+from pykdext.attribution.knowntags import load_knowntags
+from pykdext.attribution.references import find_references
+from pykdext.attribution.registrations import describe_registration
+from pykdext.attribution.sweep import AllocatorCallers
+from pykdext.attribution.tagencodings import Position
+from pykdext.attribution.tagsearch import Place
+from pykdext.attribution.weigh import ModuleFacts, canonical_name
+from pykdext.kernel.image import Image
+from pykdext.kernel.imports import read_imports
+from pykdext.model import Confidence, Evidence, PoolTag
+
+LONGEST_INSTRUCTION_BYTES = 15
+
+MAX_SWEPT_BYTES = 2 << 20
+"""Code looked through in all images for tags that are made by arithmetic."""
+
+_CONSTANT_BYTES = (4, 8, 16)
+"""Sizes of constants in data that may hold a tag: code refers to their start, at a multiple of the size."""
+
+_IN_CODE = frozenset({"immediate", "bytes"})
+
+_IN_MEMORY = frozenset({Position.FRAME, Position.GLOBAL, Position.STRUCTURE})
+"""Values there can reach a call in ways that are not followed."""
+
+
+class _Meaning(NamedTuple):
+    """What a call with the tag says: the evidence's kind, its grade, and a comment on the call."""
+
+    kind: str
+    confidence: Confidence
+    comment: str = ""
+
+
+_MEANINGS = {
+    Action.ALLOCATES: _Meaning("call", Confidence.PROVEN),
+    Action.INITIALISES: _Meaning("call", Confidence.PROVEN),
+    Action.REGISTERS: _Meaning("registration", Confidence.LIKELY, ", in the structure that it gets"),
+    Action.RESERVES: _Meaning("reservation", Confidence.LIKELY, ": reserves addresses"),
+    Action.FREES: _Meaning("free", Confidence.LIKELY, ": frees"),
+}
+
+
+class CodeAttributor:
+    """Names the modules whose code uses a tag."""
+
+    name = "images"
+
+    def __init__(self, index: ImageIndex) -> None:
+        self._index = index
+        self._resolver = CalleeResolver([module.image for module in index.modules])
+        self._pools: Dict[int, bool] = {}
+        self._followed: Dict[int, FollowedImage] = {}
+        self._call_sites: Dict[int, CallSites] = {}
+
+    def evidence(self, tag: PoolTag) -> Iterator[Evidence]:
+        """What each image tells of ``tag``, the strongest first.
+
+        Where nothing is better than possible, drivers that are no part of Windows are searched for code that makes it.
+        """
+        is_settled = False
+        for module, places in self._index.find_places(tag):
+            found = list(self._iter_module_evidence(tag, module, places))
+            if not self._has_pool(module.image):
+                found = [_without_pool(item) for item in found]
+            is_settled = is_settled or any(item.confidence is not Confidence.POSSIBLE for item in found)
+            yield from sorted(found, key=lambda item: item.confidence.rank)
+        if not is_settled:
+            yield from self._iter_made(tag)
+
+    def _iter_module_evidence(self, tag: PoolTag, module: ModuleIndex, places: TagPlaces) -> Iterator[Evidence]:
+        uses = TagUses((), frozenset())
+        if module.image.has_headers and self._has_pool(module.image):
+            uses = self._find_uses(tag, module, places.kept)
+        for use in uses.calls:
+            if use.allocator is not None:
+                yield _describe_use(tag, module, use, use.allocator)
+        for place in places.kept:
+            if not any(_is_origin(use, place) for use in uses.calls if use.allocator is not None):
+                registration = describe_registration(module.image, tag, place.rva) if _is_data(place) else None
+                yield registration or _describe_place(tag, module, place, places.total, uses)
+
+    def _find_uses(self, tag: PoolTag, module: ModuleIndex, places: Sequence[Place]) -> TagUses:
+        """The calls that get the tag, in the functions around its immediates and around reads of its variables."""
+        variables = [place.rva for place in places if _is_data(place)]
+        starts = {rva - rva % size for rva in variables for size in _CONSTANT_BYTES}
+        readers = find_references(module.image, starts) if starts else {}
+        rvas: List[int] = [place.rva for place in places if place.encoding.kind in _IN_CODE]
+        rvas += [rva for found in readers.values() for rva in found]
+        return self._open_call_sites(module.image).find_uses(tag, rvas, variables)
+
+    def _iter_made(self, tag: PoolTag) -> Iterator[Evidence]:
+        """The calls that get the tag from code that makes it of other numbers."""
+        for module, callers in self._swept:
+            makers = callers.find_makers(tag)
+            for use in self._open_call_sites(module.image).find_uses(tag, makers, ()).calls:
+                if use.allocator is not None:
+                    yield _describe_use(tag, module, use, use.allocator, is_made=repr(tag.text) not in use.origin_text)
+
+    @cached_property
+    def _swept(self) -> Tuple[Tuple[ModuleIndex, AllocatorCallers], ...]:
+        """The callers of allocators in the drivers that are no part of Windows."""
+        modules = [module for module in self._index.modules if module.reason is None]
+        facts = ModuleFacts(
+            (module.image.module for module in modules),
+            {module.image.module.name: module.version for module in modules},
+            {description.module for description in load_knowntags()},
+        )
+        swept: List[Tuple[ModuleIndex, AllocatorCallers]] = []
+        room_bytes = MAX_SWEPT_BYTES
+        for module in modules:
+            image = module.image
+            if facts.is_part_of_windows(image.module.name) or not (image.has_headers and self._has_pool(image)):
+                continue
+            callers = AllocatorCallers(self._open_followed(image), self._resolver, room_bytes)
+            room_bytes -= callers.code_bytes
+            if callers.is_cut:
+                image.warnings.append(f"{image.module.name}: not all of its code was searched for tags that it makes")
+            swept.append((module, callers))
+        return tuple(swept)
+
+    def _has_pool(self, image: Image) -> bool:
+        """False for what runs in user mode: the headers say so, and it imports nothing from the kernel or a driver."""
+        base = image.module.base
+        if base not in self._pools:
+            imported = read_imports(image) if image.is_user_mode else ()
+            self._pools[base] = not image.is_user_mode or any(_is_of_kernel(slot.module) for slot in imported)
+        return self._pools[base]
+
+    def _open_call_sites(self, image: Image) -> CallSites:
+        base = image.module.base
+        if base not in self._call_sites:
+            self._call_sites[base] = CallSites(self._open_followed(image), self._resolver)
+        return self._call_sites[base]
+
+    def _open_followed(self, image: Image) -> FollowedImage:
+        base = image.module.base
+        if base not in self._followed:
+            self._followed[base] = FollowedImage(image)
+        return self._followed[base]
+
+
+def _is_of_kernel(module: str) -> bool:
+    name = canonical_name(module)
+    return name in ("nt", "hal.dll") or name.endswith(".sys")
+
+
+def _without_pool(item: Evidence) -> Evidence:
+    """The evidence of an image that cannot own a tag."""
+    return replace(item, confidence=Confidence.POSSIBLE, detail=f"{item.detail}; a user-mode image, which has no pool")
+
+
+def _describe_use(
+    tag: PoolTag, module: ModuleIndex, use: TagUse, allocator: Allocator, *, is_made: bool = False
+) -> Evidence:
+    """A call that hands the tag to an allocator, itself or through the driver's own functions."""
+    meaning = _MEANINGS[allocator.action]
+    if use.wrappers:
+        way = " and ".join(f"+0x{rva:x}" for rva in use.wrappers)
+        text = f"call {way}, which hands tag {tag.text!r} to {allocator.name}"
+    else:
+        text = f"call {allocator.name} with tag {tag.text!r}"
+    text += (", made by arithmetic" if is_made else "") + meaning.comment
+    if isinstance(use.source, ImageRead):
+        text += f"; the tag is read from +0x{use.source.rva:x}"
+    elif use.origin_text:
+        text += f"; {use.origin_text} at +0x{use.origin_rva:x}"
+    return Evidence(tag, module.image.module.name, meaning.kind, meaning.confidence, text, use.call_rva, use.function)
+
+
+def _describe_place(tag: PoolTag, module: ModuleIndex, place: Place, total: int, uses: TagUses) -> Evidence:
+    """A place that no allocator call is known for; less than likely where its function shows another use."""
+    encoding = place.encoding
+    confidence = encoding.confidence if module.image.has_headers else Confidence.POSSIBLE
+    meaning = encoding.meaning
+    if place.rva in uses.followed and encoding.kind == "immediate" and encoding.position not in _IN_MEMORY:
+        other = [use for use in uses.calls if _is_origin(use, place)]
+        names = sorted({use.callee.name for use in other if use.callee is not None and use.callee.name})
+        if not other:
+            confidence, meaning = Confidence.POSSIBLE, "its function hands it to no call"
+        elif all(use.callee is not None and use.callee.name for use in other):
+            confidence, meaning = Confidence.POSSIBLE, f"goes to {', '.join(names)}, which takes no tag"
+    count = f"; {total} places in this module" if total > 1 else ""
+    text = f"{encoding.form.format(tag=repr(tag.text))} ({meaning}){count}"
+    return Evidence(tag, module.image.module.name, encoding.kind, confidence, text, place.rva)
+
+
+def _is_data(place: Place) -> bool:
+    return place.encoding.kind == "data"
+
+
+def _is_origin(use: TagUse, place: Place) -> bool:
+    """Whether the tag of ``use`` was brought in by the instruction whose immediate is ``place``."""
+    if use.origin_rva is None:
+        return False
+    return 0 <= place.rva - use.origin_rva < LONGEST_INSTRUCTION_BYTES

@@ -1,0 +1,53 @@
+"""The functions of an image that were decoded and followed, each at most once."""
+
+from __future__ import annotations
+
+from typing import Dict, Optional
+
+from pykdext.attribution.flow.calls import FunctionFlow
+from pykdext.attribution.flow.function import follow_function
+from pykdext.kernel.exports import Exports, read_exports
+from pykdext.kernel.functiontable import FunctionBounds, FunctionTable
+from pykdext.kernel.image import Image
+
+MAX_FOLLOWED_BYTES = 1 << 18
+"""Code followed in one image, about 60,000 instructions: a packed or hostile driver cannot hold us up."""
+
+
+class FollowedImage:
+    """Functions by any address in them. ``skipped`` counts those left out for the limit of bytes."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.skipped = 0
+        self._functions = FunctionTable(image)
+        self._flows: Dict[int, Optional[FunctionFlow]] = {}
+        self._room_bytes = MAX_FOLLOWED_BYTES
+        self._exports: Optional[Exports] = None
+
+    def find_bounds(self, rva: int) -> Optional[FunctionBounds]:
+        """The function around ``rva``, or None if none is known there."""
+        return self._functions.find(rva)
+
+    def find_flow(self, rva: int) -> Optional[FunctionFlow]:
+        """The flow of the function around ``rva``; None if no function is known there or the limit is reached."""
+        bounds = self.find_bounds(rva)
+        if bounds is None:
+            return None
+        if bounds.start_rva not in self._flows:
+            self._flows[bounds.start_rva] = self._follow(bounds)
+        return self._flows[bounds.start_rva]
+
+    def find_name(self, start_rva: int) -> Optional[str]:
+        """The exported name of a function, or None."""
+        if self._exports is None:
+            self._exports = read_exports(self.image)
+        return self._exports.name_at(start_rva)
+
+    def _follow(self, bounds: FunctionBounds) -> Optional[FunctionFlow]:
+        size_bytes = sum(end - start for start, end in bounds.ranges)
+        if size_bytes > self._room_bytes:
+            self.skipped += 1
+            return None
+        self._room_bytes -= size_bytes
+        return follow_function(self.image, bounds)

@@ -1,0 +1,65 @@
+"""What the blocks of tags point at: a witness beside the code."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from pykdext.attribution.contents import MAX_BLOCKS_TRIED, MIN_BLOCKS, describe_witness, read_witness
+from pykdext.errors import TargetError
+from pykdext.interruption import Interruption, hold, is_interrupted
+from pykdext.kernel.bigpages import read_big_pages
+from pykdext.kernel.image import Image
+from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.smallblocks import WalkLimits, find_small_blocks
+from pykdext.model import Allocation, Evidence, PoolTag
+from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.targets.dumptarget import DumpTarget
+
+MAX_TAGS = 8
+"""Tags whose blocks are looked at in one run, the first ones."""
+
+REMOTE_WALK_BYTES = 32 << 20
+"""Of a dump that comes over a network no more is walked through."""
+
+WALK_SECONDS = 3.0
+"""All searches for small blocks together end after this time: a tag that leaks has blocks wherever one looks."""
+
+
+def search_contents(
+    kernel: Kernel,
+    images: Sequence[Image],
+    tags: Sequence[PoolTag],
+    progress: ReportProgress = ignore_progress,
+    interruption: Optional[Interruption] = None,
+) -> Dict[PoolTag, Tuple[Evidence, ...]]:
+    """The drivers that most blocks of a tag point at. After an interruption: of the tags sampled until then."""
+    found: Dict[PoolTag, Tuple[Evidence, ...]] = {}
+    if is_interrupted(interruption):
+        return found
+    with hold(interruption):
+        ends_at = time.monotonic() + WALK_SECONDS
+        for tag, blocks in _find_big_blocks(kernel, tags[:MAX_TAGS]).items():
+            room_seconds = ends_at - time.monotonic()
+            if len(blocks) < MIN_BLOCKS and room_seconds > 0 and kernel.target.facts.pages_present is not None:
+                limits = WalkLimits(room_seconds, MAX_BLOCKS_TRIED, _max_walked_bytes(kernel))
+                blocks.extend(find_small_blocks(kernel, tag, progress, limits=limits).allocations)
+            found[tag] = tuple(describe_witness(read_witness(kernel.target, tag, blocks, images)))
+    return found
+
+
+def _max_walked_bytes(kernel: Kernel) -> int:
+    target = kernel.target
+    return REMOTE_WALK_BYTES if isinstance(target, DumpTarget) and target.traffic else sys.maxsize
+
+
+def _find_big_blocks(kernel: Kernel, tags: Sequence[PoolTag]) -> Dict[PoolTag, List[Allocation]]:
+    """Those of a page and more, by one pass over their table; none where that cannot be read."""
+    blocks: Dict[PoolTag, List[Allocation]] = {tag: [] for tag in tags}
+    try:
+        for block in read_big_pages(kernel, tags).allocations:
+            blocks[block.tag].append(block)
+    except TargetError:
+        pass
+    return blocks

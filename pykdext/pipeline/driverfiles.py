@@ -1,0 +1,143 @@
+"""Driver files on disk, judged by the same search as the images in memory: whole folders, in parallel."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from pykdext.attribution.immediates import ImageIndex
+from pykdext.errors import PykdextError, TargetError
+from pykdext.interruption import Interruption, hold
+from pykdext.kernel.image import read_image
+from pykdext.model import Evidence, PoolTag
+from pykdext.pipeline.imagesearch import SearchedImages, search_index
+from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.targets.imagefile import open_image_file
+
+IMAGE_SUFFIXES = (".sys", ".dll", ".exe")
+"""Files of a folder that are looked at; a file that is named itself may have any name."""
+
+MAX_FILES = 100_000
+"""Files searched in one run: a driver store has some thousand."""
+
+FILES_A_TIME = 4
+"""Files handed to a worker at once."""
+
+_Found = Union[SearchedImages, str]
+"""What one file told, or why it could not be searched."""
+
+
+class _Job(NamedTuple):
+    """One file for a worker: its path, and the name that reports give it."""
+
+    path: str
+    name: str
+    tags: Tuple[PoolTag, ...]
+
+
+def search_files(
+    paths: Sequence[str],
+    tags: Sequence[PoolTag],
+    jobs: int = 1,
+    progress: ReportProgress = ignore_progress,
+    interruption: Optional[Interruption] = None,
+) -> SearchedImages:
+    """What the images among ``paths`` (files, and folders with all that is in them) tell of ``tags``.
+
+    With more than one of ``jobs`` that many processes share the files. An interruption leaves what was searched.
+
+    Raises:
+        TargetError: a path does not exist, or there is no image among them.
+    """
+    files = sorted({path for root in paths for path in _iter_files(root)})[:MAX_FILES]
+    if not files:
+        raise TargetError(f"{', '.join(paths)}: found no image, expected driver files (.sys, .dll, .exe)")
+    work = [_Job(path, name, tuple(tags)) for path, name in zip(files, _name_files(files))]
+    found: List[_Found] = []
+    with hold(interruption), _open_workers(min(jobs, len(work))) as workers:
+        for result in workers.map(_search_file, work, chunksize=FILES_A_TIME) if workers else map(_search_file, work):
+            found.append(result)
+            progress(len(found), len(work), "driver files")
+    return _merge(found, len(work))
+
+
+def _iter_files(root: str) -> Iterator[str]:
+    """The images under a folder, by content; a file itself as it is."""
+    if not os.path.isdir(root):
+        if not os.path.exists(root):
+            raise TargetError(f"{root}: found nothing, expected a driver file or a folder of them")
+        yield root
+        return
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.lower().endswith(IMAGE_SUFFIXES) and _may_be_image(os.path.join(folder, name)):
+                yield os.path.join(folder, name)
+
+
+def _may_be_image(path: str) -> bool:
+    """Whether the file begins like one; one that cannot be read is kept, to be told."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"MZ"
+    except OSError:
+        return True
+
+
+def _name_files(files: Sequence[str]) -> Iterator[str]:
+    """The file's name, or its path where several have that name."""
+    counts = Counter(os.path.basename(path).lower() for path in files)
+    for path in files:
+        name = os.path.basename(path)
+        yield name if counts[name.lower()] == 1 else path
+
+
+@contextmanager
+def _open_workers(jobs: int) -> Iterator[Optional[Executor]]:
+    """Processes that search, or None to search here. Ctrl-C ends only this one, which then ends them."""
+    if jobs < 2:
+        yield None
+        return
+    workers = ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield workers
+    finally:
+        workers.shutdown(cancel_futures=True)
+
+
+def _search_file(job: _Job) -> _Found:
+    """One file, searched; what makes it unusable is its warning."""
+    try:
+        with open_image_file(job.path) as target:
+            (module,) = target.modules()
+            image = read_image(target, replace(module, name=job.name))
+            return search_index(ImageIndex([image], job.tags), target, job.tags)
+    except (PykdextError, OSError) as error:
+        return f"{job.name}: {error}"
+
+
+def _merge(found: Sequence[_Found], total: int) -> SearchedImages:
+    """All files as one search; the evidence of a tag in the order of the files."""
+    searched = [item for item in found if isinstance(item, SearchedImages)]
+    evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
+    for item in searched:
+        for tag, items in item.evidence.items():
+            evidence[tag] = evidence.get(tag, ()) + items
+    warnings = [line for item in searched for line in item.warnings]
+    if len(found) < total:
+        warnings.append(f"interrupted: {total - len(found):,} of {total:,} driver files were not searched")
+    return SearchedImages(
+        evidence,
+        tuple(module for item in searched for module in item.modules),
+        {name: version for item in searched for name, version in item.versions.items()},
+        scanned=sum(item.scanned for item in searched),
+        total=total,
+        present_bytes=sum(item.present_bytes for item in searched),
+        expected_bytes=sum(item.expected_bytes for item in searched),
+        unusable=tuple(item for item in found if isinstance(item, str)),
+        warnings=tuple(warnings),
+    )

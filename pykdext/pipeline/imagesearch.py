@@ -1,0 +1,98 @@
+"""What driver images tell of tags: those of a kernel's memory, or any that are indexed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from pykdext.attribution.codeevidence import CodeAttributor
+from pykdext.attribution.frameworkdrivers import FrameworkAttributor
+from pykdext.attribution.immediates import INTERRUPTED, ImageIndex, ImmediateAttributor
+from pykdext.attribution.indexcache import open_index_cache
+from pykdext.attribution.weigh import Attributor
+from pykdext.interruption import Interruption, hold, is_interrupted
+from pykdext.kernel.image import Image
+from pykdext.kernel.kernel import Kernel
+from pykdext.model import Evidence, ImageVersion, Module, PoolTag
+from pykdext.pipeline.contents import search_contents
+from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.targets.protocol import Target
+
+
+@dataclass(frozen=True)
+class SearchedImages:
+    """What a set of images tells of the tags that were asked for.
+
+    ``modules`` may hold unloaded ones, too. ``versions`` by module name. Of ``total`` images ``scanned`` had something
+    to search; ``expected_bytes`` of theirs should be searched, ``present_bytes`` were. ``incomplete``: images that are
+    not wholly there, and which share is. ``unusable``: one line for each file that is no image.
+    """
+
+    evidence: Mapping[PoolTag, Tuple[Evidence, ...]]
+    modules: Tuple[Module, ...]
+    versions: Mapping[str, ImageVersion]
+    scanned: int
+    total: int
+    present_bytes: int
+    expected_bytes: int
+    incomplete: Tuple[Tuple[str, float], ...] = ()
+    unusable: Tuple[str, ...] = ()
+    warnings: Tuple[str, ...] = ()
+
+
+def search_index(
+    index: ImageIndex, target: Target, tags: Sequence[PoolTag], interruption: Optional[Interruption] = None
+) -> SearchedImages:
+    """The evidence of indexed images, which are in ``target``.
+
+    After an interruption the tags whose calls were not followed until then have only the places where they stand.
+    """
+    images = [entry.image for entry in index.modules]
+    attributors: Tuple[Attributor, ...] = (CodeAttributor(index), FrameworkAttributor(target, images))
+    evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
+    if not is_interrupted(interruption):
+        with hold(interruption):
+            for tag in tags:
+                evidence[tag] = tuple(item for attributor in attributors for item in attributor.evidence(tag))
+    for tag in tags[len(evidence) :]:
+        evidence[tag] = tuple(ImmediateAttributor(index).evidence(tag))
+    scanned = [entry for entry in index.modules if entry.reason is None]
+    return SearchedImages(
+        evidence,
+        tuple(image.module for image in images),
+        {entry.image.module.name: entry.version for entry in index.modules},
+        len(scanned),
+        len(index.modules),
+        sum(entry.present_bytes for entry in scanned),
+        sum(entry.expected_bytes for entry in scanned),
+        tuple(
+            (entry.image.module.name, entry.present_bytes / entry.expected_bytes)
+            for entry in index.modules
+            if entry.present_bytes < entry.expected_bytes and entry.reason != INTERRUPTED
+        ),
+        warnings=index.warnings,
+    )
+
+
+def search_kernel(
+    kernel: Kernel,
+    tags: Sequence[PoolTag],
+    progress: ReportProgress = ignore_progress,
+    interruption: Optional[Interruption] = None,
+) -> SearchedImages:
+    """What the images in memory and the blocks of the tags tell; an image is read once.
+
+    After an interruption: what was searched until then.
+    """
+    images: List[Image] = []
+    if not is_interrupted(interruption):
+        with hold(interruption):
+            images = kernel.read_images()
+    index = ImageIndex(images, tags, progress, interruption, open_index_cache())
+    searched = search_index(index, kernel.target, tags, interruption)
+    warnings = searched.warnings
+    if is_interrupted(interruption) and not images:
+        warnings += ("interrupted before the driver images were searched: no owner by code",)
+    witnesses = search_contents(kernel, images, tags, progress, interruption)
+    evidence = {tag: (*items, *witnesses.get(tag, ())) for tag, items in searched.evidence.items()}
+    return replace(searched, evidence=evidence, modules=kernel.target.modules(), warnings=warnings)

@@ -1,0 +1,100 @@
+"""Who owns tags: the images in memory and on disk, and the tag lists, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+from pykdext.attribution.knowntags import load_knowntags
+from pykdext.attribution.staticlibs import describe_sharing, find_static_library, limit_library_evidence
+from pykdext.attribution.unloaded import find_unloaded_owners
+from pykdext.attribution.weigh import ModuleFacts, weigh_evidence
+from pykdext.interruption import Interruption
+from pykdext.kernel.kernel import Kernel
+from pykdext.model import ImageCoverage, PoolTag, TagOwners
+from pykdext.pipeline.driverfiles import search_files
+from pykdext.pipeline.imagesearch import SearchedImages, search_kernel
+from pykdext.pipeline.taglists import TagLists
+from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.units import format_share
+
+_NAMED_IMAGES = 5
+
+
+@dataclass(frozen=True)
+class FoundOwners:
+    """The owners of the tags that were asked for, how much was searched, and what could not be.
+
+    ``complete`` is false if a file that was named could not be used.
+    """
+
+    tags: Tuple[TagOwners, ...]
+    coverage: ImageCoverage
+    complete: bool
+    warnings: Tuple[str, ...]
+
+
+def find_owners(
+    kernel: Optional[Kernel],
+    paths: Sequence[str],
+    tags: Sequence[PoolTag],
+    lists: TagLists,
+    jobs: int = 1,
+    progress: ReportProgress = ignore_progress,
+    interruption: Optional[Interruption] = None,
+) -> FoundOwners:
+    """Who owns each of ``tags``: by the images of ``kernel``, by driver files (see :func:`search_files`), and by lists.
+
+    With an ``interruption`` an end by the user leaves what was searched until then.
+    """
+    searches: List[SearchedImages] = []
+    if kernel is not None:
+        searches.append(search_kernel(kernel, tags, progress, interruption))
+    if paths:
+        searches.append(search_files(paths, tags, jobs, progress, interruption))
+    return _weigh_searches(searches, tags, lists)
+
+
+def _weigh_searches(searches: Sequence[SearchedImages], tags: Sequence[PoolTag], lists: TagLists) -> FoundOwners:
+    """Who owns each of ``tags`` by all ``searches`` and the tag lists."""
+    modules = [module for search in searches for module in search.modules]
+    facts = ModuleFacts(
+        modules,
+        {name: version for search in searches for name, version in search.versions.items()},
+        {description.module for description in load_knowntags()},
+    )
+    coverage = ImageCoverage.of(
+        sum(search.scanned for search in searches),
+        sum(search.total for search in searches),
+        sum(search.present_bytes for search in searches),
+        sum(search.expected_bytes for search in searches),
+    )
+    found = []
+    for tag in tags:
+        descriptions = lists.find_descriptions(tag)
+        evidence = [item for search in searches for item in search.evidence.get(tag, ())]
+        evidence += [item for attributor in lists.attributors for item in attributor.evidence(tag)]
+        if all(item.rva is None for item in evidence):
+            evidence += find_unloaded_owners(tag, descriptions, modules)
+        library = find_static_library(tag, descriptions)
+        if library is not None:
+            evidence = list(limit_library_evidence(evidence, library))
+        owners = weigh_evidence(evidence, facts)
+        sharing = describe_sharing(tag, owners)
+        found.append(TagOwners(tag, owners, coverage, descriptions, (sharing,) if sharing else ()))
+    foreign = [
+        (name, share) for search in searches for name, share in search.incomplete if not facts.is_part_of_windows(name)
+    ]
+    unusable = [line for search in searches for line in search.unusable]
+    warnings = [line for search in searches for line in search.warnings]
+    warnings += [*unusable, *_describe_incomplete(foreign)]
+    return FoundOwners(tuple(found), coverage, not unusable, tuple(warnings))
+
+
+def _describe_incomplete(shares: Sequence[Tuple[str, float]]) -> Iterator[str]:
+    """The images that may hide an owner, the least complete first; nothing if there are none."""
+    if shares:
+        worst = sorted(shares, key=lambda share: share[1])[:_NAMED_IMAGES]
+        names = ", ".join(f"{name} ({format_share(share)})" for name, share in worst)
+        more = f" and {len(shares) - len(worst)} more" if len(shares) > len(worst) else ""
+        yield f"driver images that are not wholly in memory, a tag may be in what is missing: {names}{more}"
