@@ -1,0 +1,153 @@
+"""The tables of a store file, and how a file is opened that holds them."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+from pykdext.errors import PykdextError
+
+VERSION = 1
+
+_APPLICATION_ID = 0x506F6F6C  # "Pool"
+_BUSY_SECONDS = 60.0
+"""Two batches may write into one store: each waits for the other's transaction."""
+
+_TABLES = """
+CREATE TABLE hosts (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE COLLATE NOCASE
+);
+CREATE TABLE snapshots (
+    id INTEGER PRIMARY KEY,
+    host_id INTEGER NOT NULL REFERENCES hosts (id),
+    source TEXT NOT NULL,        -- the dump: an absolute path, or a URL
+    identity TEXT,               -- changes with the content of the dump
+    status TEXT NOT NULL,
+    error TEXT,
+    taken_at TEXT,               -- ISO 8601, UTC
+    uptime_seconds REAL,
+    build INTEGER,
+    nonpaged_bytes INTEGER,
+    paged_bytes INTEGER,
+    verdict TEXT,
+    seconds REAL NOT NULL,
+    fetched_bytes INTEGER,
+    report TEXT,                 -- poolleak.report/1
+    state TEXT                   -- poolleak.snapshot/1 without its tags
+);
+CREATE INDEX snapshots_of_source ON snapshots (source);
+CREATE INDEX snapshots_of_host ON snapshots (host_id, taken_at);
+CREATE TABLE tags (
+    snapshot_id INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+    tag BLOB NOT NULL,           -- the four bytes in memory order
+    pool TEXT NOT NULL,
+    allocs INTEGER,
+    frees INTEGER,
+    outstanding INTEGER,
+    bytes INTEGER,
+    clamped INTEGER NOT NULL,
+    PRIMARY KEY (snapshot_id, tag, pool)
+) WITHOUT ROWID;
+CREATE INDEX snapshots_of_tag ON tags (tag);
+CREATE TABLE owners (
+    snapshot_id INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+    tag BLOB NOT NULL,
+    pool TEXT NOT NULL,
+    module TEXT NOT NULL COLLATE NOCASE,
+    confidence TEXT NOT NULL,
+    PRIMARY KEY (snapshot_id, tag, pool, module)
+) WITHOUT ROWID;
+CREATE TABLE drivers (
+    snapshot_id INTEGER NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,   -- in the order in which they were loaded
+    name TEXT NOT NULL COLLATE NOCASE,
+    version TEXT,
+    company TEXT,
+    PRIMARY KEY (snapshot_id, position)
+) WITHOUT ROWID;
+CREATE INDEX snapshots_of_driver ON drivers (name, version);
+"""
+
+
+class StoreError(PykdextError):
+    """A store file that cannot be read or written, is none, or is of a newer version."""
+
+
+def open_database(path: str, *, create: bool) -> sqlite3.Connection:
+    """Open a store file; with ``create`` a file that is missing or empty becomes one.
+
+    Raises:
+        StoreError: it is no store, of a newer version, or cannot be opened.
+    """
+    with failures_named(path):
+        mode = "rwc" if create else "rw"
+        connection = sqlite3.connect(_uri(path, mode), timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
+        try:
+            _prepare(connection, path, create=create)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def failures_named(path: str) -> Iterator[None]:
+    """Say what SQLite complains of as a StoreError that names the file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: store: {error}{_hint(str(error))}") from error
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of the block, or nothing of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _prepare(connection: sqlite3.Connection, path: str, *, create: bool) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    if create and _is_empty(connection):
+        connection.execute("PRAGMA journal_mode = WAL")
+        with transaction(connection):
+            if _is_empty(connection):  # no other batch was faster
+                for statement in _TABLES.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+    if _pragma(connection, "application_id") != _APPLICATION_ID:
+        raise StoreError(f"{path}: found a database of another program, expected a poolleak store")
+    version = _pragma(connection, "user_version")
+    if version > VERSION:
+        hint = "this store was written by a newer poolleak: upgrade this one"
+        raise StoreError(f"{path}: found a store of version {version}, expected {VERSION} or older. Hint: {hint}")
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _uri(path: str, mode: str) -> str:
+    return f"{Path(path).absolute().as_uri()}?mode={mode}"
+
+
+def _hint(message: str) -> str:
+    if "full" in message or "disk I/O" in message:
+        return ". Hint: the disk may be full; what was stored before is kept, run the same command again"
+    if "locked" in message:
+        return ". Hint: another batch writes into it"
+    return ""

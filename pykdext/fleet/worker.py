@@ -1,0 +1,69 @@
+"""The program that reads one dump in a process of its own: the task on standard input, the answer on standard output.
+
+It is started anew for each dump, so that whatever a damaged dump does to it concerns no other, and its memory is given
+back.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import signal
+import sys
+import time
+from typing import Any, Dict, List, Optional
+
+from pykdext import pipeline
+from pykdext.errors import PykdextError
+from pykdext.fleet.tasks import Answer, Task
+from pykdext.kernel.kernel import Kernel
+from pykdext.model import DumpStatus
+from pykdext.report.jsondoc import render_report_json, render_snapshot_json
+
+_GRACE_SECONDS = 5.0
+
+
+def analyze_dump(task: Task) -> Answer:
+    """The verdict on one dump and the state it holds, as JSON documents; what is wrong with it as one line."""
+    started = time.monotonic()
+    try:
+        lists = pipeline.TagLists.load(task.pooltags)
+        with pipeline.open_source(task.path, symbol_path=task.symbols) as source:
+            report = pipeline.analyze(source, lists, top=task.top)
+            drivers = _read_drivers(source.kernel)
+            traffic = source.traffic
+    except (PykdextError, OSError) as error:
+        message = f"{task.path}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+        return Answer(DumpStatus.UNUSABLE.value, time.monotonic() - started, error=message)
+    status = DumpStatus.DONE if report.snapshot.coverage.is_complete else DumpStatus.PARTIAL
+    return Answer(
+        status.value,
+        time.monotonic() - started,
+        report=json.loads(render_report_json(report)),
+        state=json.loads(render_snapshot_json(report.snapshot)),
+        drivers=drivers,
+        fetched_bytes=traffic.fetched_bytes if traffic else None,
+    )
+
+
+def _read_drivers(kernel: Optional[Kernel]) -> List[Dict[str, Any]]:
+    """Name and version of each loaded driver."""
+    if kernel is None:
+        return []
+    return [
+        {"name": image.module.name, "version": image.version.file_version, "company": image.version.company}
+        for image in kernel.read_images()
+    ]
+
+
+def main() -> None:
+    """Read a task, analyze, write the answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the batch, which then ends this process
+    task = Task(**json.load(sys.stdin))
+    faulthandler.dump_traceback_later(task.timeout_seconds + _GRACE_SECONDS, exit=True)  # the batch may be gone
+    answer = analyze_dump(task)
+    sys.stdout.write(json.dumps(answer._asdict()))
+
+
+if __name__ == "__main__":
+    main()

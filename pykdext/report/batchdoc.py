@@ -1,0 +1,165 @@
+"""Batches and histories as JSON and CSV: exact and unrounded; what is not known is null, or empty in CSV."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
+
+from pykdext.model import BatchSummary, CommonCause, DumpRow, HistoryLine
+from pykdext.report.csvtext import iter_csv
+
+BATCH_SCHEMA = "poolleak.batch/1"
+HISTORY_SCHEMA = "poolleak.history/1"
+
+_DUMP_COLUMNS = (
+    "path",
+    "host",
+    "status",
+    "taken_at",
+    "build",
+    "uptime_seconds",
+    "tag",
+    "hex",
+    "pool",
+    "bytes",
+    "outstanding",
+    "role",
+    "module",
+    "version",
+    "confidence",
+    "verdict",
+    "error",
+)
+_HISTORY_COLUMNS = (
+    "host",
+    "tag",
+    "hex",
+    "pool",
+    "taken_at",
+    "uptime_seconds",
+    "allocs",
+    "frees",
+    "outstanding",
+    "bytes",
+    "bytes_per_hour_since_boot",
+)
+
+
+def iter_batch_json(summary: BatchSummary, rows: Iterable[DumpRow]) -> Iterator[str]:
+    """``poolleak.batch/1`` in pieces, one line a dump: there may be more than memory should hold.
+
+    ``run`` alone differs between two runs over the same dumps.
+    """
+    head = {
+        "schema": BATCH_SCHEMA,
+        "counts": {
+            "dumps": summary.dumps,
+            "hosts": summary.hosts,
+            **{status.value: count for status, count in summary.by_status.items()},
+            "unfinished": summary.unfinished,
+        },
+        "common": [_cause_document(cause) for cause in summary.common],
+        "warnings": list(summary.warnings),
+        "run": {"seconds": summary.seconds, "reused": summary.reused, "fetched_bytes": summary.fetched_bytes},
+    }
+    yield json.dumps(head, indent=2)[:-2] + ',\n  "dumps": ['
+    separator = "\n    "
+    for row in rows:
+        yield separator + json.dumps(_row_document(row))
+        separator = ",\n    "
+    yield "\n  ]\n}\n"
+
+
+def iter_batch_csv(rows: Iterable[DumpRow]) -> Iterator[str]:
+    """A line for each suspect of each dump with its first owner; one for a dump without any."""
+    return iter_csv(_DUMP_COLUMNS, (values for row in rows for values in _iter_suspect_values(row)))
+
+
+def render_history_json(lines: Sequence[HistoryLine], subject: Optional[str]) -> str:
+    """``poolleak.history/1``, one line a tag, pool and host."""
+    head = {"schema": HISTORY_SCHEMA, "subject": subject}
+    listed = ",\n    ".join(json.dumps(_history_document(line)) for line in lines)
+    return f'{json.dumps(head, indent=2)[:-2]},\n  "lines": [\n    {listed}\n  ]\n}}\n'
+
+
+def render_history_csv(lines: Sequence[HistoryLine]) -> str:
+    """A line for each sample."""
+    documents = map(_history_document, lines)
+    rows = ({**document, **sample} for document in documents for sample in document["samples"])
+    return "".join(iter_csv(_HISTORY_COLUMNS, rows))
+
+
+def _row_document(row: DumpRow) -> Dict[str, Any]:
+    return {
+        "path": row.path,
+        "host": row.host,
+        "status": row.status.value,
+        "error": row.error,
+        "fetched_bytes": row.fetched_bytes,
+        "report": row.report,
+    }
+
+
+def _cause_document(cause: CommonCause) -> Dict[str, Any]:
+    return {
+        "tag": cause.tag.text,
+        "hex": cause.tag.hex,
+        "pool": cause.pool.value,
+        "module": cause.module,
+        "version": cause.version,
+        "confidence": cause.confidence.value if cause.confidence else None,
+        "dumps": cause.dumps,
+        "bytes": cause.bytes,
+        "hosts": list(cause.hosts),
+        "quiet_hosts": list(cause.quiet_hosts),
+        "other_versions": [asdict(other) for other in cause.other_versions],
+    }
+
+
+def _iter_suspect_values(row: DumpRow) -> Iterator[Dict[str, Any]]:
+    report = row.report
+    values: Dict[str, Any] = {"path": row.path, "host": row.host, "status": row.status.value, "error": row.error}
+    if report is None:
+        yield values
+        return
+    subject = report["subject"]
+    values.update(
+        taken_at=subject["taken_at"],
+        build=subject["os"]["build"],
+        uptime_seconds=subject["uptime_seconds"],
+        verdict=report["verdict"],
+    )
+    versions = {driver.name.lower(): driver.version for driver in row.drivers}
+    for suspect in report["suspects"]:
+        owner = suspect["owners"][0] if suspect["owners"] else {}
+        yield {
+            **values,
+            **{name: suspect[name] for name in ("tag", "hex", "pool", "bytes", "outstanding", "role")},
+            "module": owner.get("module"),
+            "version": versions.get(owner["module"].lower()) if owner else None,
+            "confidence": owner.get("confidence"),
+        }
+    if not report["suspects"]:
+        yield values
+
+
+def _history_document(line: HistoryLine) -> Dict[str, Any]:
+    return {
+        "host": line.host,
+        "tag": line.tag.text,
+        "hex": line.tag.hex,
+        "pool": line.pool.value,
+        "samples": [
+            {
+                "taken_at": sample.taken_at.isoformat() if sample.taken_at else None,
+                "uptime_seconds": sample.uptime_seconds,
+                "allocs": sample.usage.allocs,
+                "frees": sample.usage.frees,
+                "outstanding": sample.usage.outstanding,
+                "bytes": sample.usage.bytes,
+                "bytes_per_hour_since_boot": sample.bytes_per_hour,
+            }
+            for sample in line.samples
+        ],
+    }

@@ -1,0 +1,53 @@
+"""The history of hosts and tags as text: each tag over the weeks, with a sparkline."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import List, Optional, Sequence
+
+from pykdext.model import HistoryLine
+from pykdext.report.plaintext import format_table, wrap
+from pykdext.report.sparkline import render_sparkline
+from pykdext.units import format_bytes
+
+SPARKLINE_MIN_COLUMNS, SPARKLINE_MAX_COLUMNS = 6, 30
+
+_HEADERS = ("Host", "Tag", "Type", "Dumps", "First", "Last", "First bytes", "Last bytes", "Per hour")
+_ALIGN = ("left", "left", "left", "right", "left", "left", "right", "right", "right")
+
+
+def render_history_text(lines: Sequence[HistoryLine], width: int, unicode: bool, top: Optional[int]) -> str:
+    """A line for each tag, pool and host; ``Per hour`` is the average from boot to the last dump."""
+    shown = lines[:top]
+    cells = [
+        (
+            line.host,
+            line.tag.text,
+            line.pool.label,
+            str(len(line.samples)),
+            _day(line.samples[0].taken_at),
+            _day(line.samples[-1].taken_at),
+            format_bytes(line.samples[0].usage.bytes),
+            format_bytes(line.samples[-1].usage.bytes),
+            format_bytes(line.samples[-1].bytes_per_hour),
+        )
+        for line in shown
+    ]
+    table = format_table(_HEADERS, cells, _ALIGN, width)
+    left = len(table[1]) + 2
+    columns = min(width - left, SPARKLINE_MAX_COLUMNS, max((len(line.samples) for line in shown), default=0))
+    if columns >= SPARKLINE_MIN_COLUMNS:
+        graphs = [render_sparkline([sample.usage.bytes for sample in line.samples], columns, unicode) for line in shown]
+        table = [(row.ljust(left) + graph).rstrip() for row, graph in zip(table, ["Bytes", "-" * columns, *graphs])]
+    text: List[str] = [*table, "", *wrap(_summary(lines, len(shown)), width)]
+    return "\n".join(text) + "\n"
+
+
+def _summary(lines: Sequence[HistoryLine], shown: int) -> str:
+    hosts = len({line.host for line in lines})
+    word = "host" if hosts == 1 else "hosts"
+    return f"{shown} of {len(lines)} rows (tag, pool and host) are shown, of {hosts} {word}; per hour: since boot"
+
+
+def _day(moment: Optional[datetime]) -> str:
+    return f"{moment:%Y-%m-%d}" if moment else "-"

@@ -1,0 +1,193 @@
+"""The parts of a batch that need no dump: hosts of paths, lists of files, the common denominator, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import lzma
+
+import pytest
+
+from pykdext.fleet.common import find_common
+from pykdext.fleet.hosts import find_host, is_rule
+from pykdext.fleet.inputs import find_inputs
+from pykdext.model import BatchSummary, Confidence, Driver, DumpRow, DumpStatus
+from pykdext.report.batchdoc import iter_batch_csv
+from pykdext.report.batchtext import render_batch_text
+
+
+@pytest.mark.parametrize(
+    ("path", "host"),
+    [
+        ("/dumps/SRV01/MEMORY.DMP", "SRV01"),
+        (r"\\share\dumps\SRV01\MEMORY.DMP", "SRV01"),
+        (r"C:\Dumps\SRV01\Minidump\112326-12345-01.dmp", "SRV01"),
+        ("/dumps/SRV01/MEMORY-1.DMP.gz", "SRV01"),
+        ("/dumps/SRV-01.dmp", "SRV-01"),
+        ("/dumps/srv01.corp.example.com.dmp", "srv01.corp.example.com"),
+        ("/dumps/SRV01_MEMORY.DMP", "SRV01"),
+        ("/dumps/MEMORY_SRV01.dmp.xz", "SRV01"),
+        ("/dumps/SRV01-20261123-0310.dmp", "SRV01"),
+        ("/dumps/SRV01_2026-11-23T03-10-00_full.dmp", "SRV01"),
+        ("/dumps/2026-11-23/SRV01 crash dump.dmp", "SRV01"),
+        ("/dumps/dumpster.dmp", "dumpster"),
+        ("/dumps/fullerton01.dmp", "fullerton01"),
+        ("https://store.example/night/SRV07/memory.dmp", "SRV07"),
+        ("s3://bucket/SRV08.dmp", "SRV08"),
+        ("MEMORY.DMP", "MEMORY"),
+    ],
+)
+def test_a_path_names_its_host(path, host):
+    assert find_host(path) == host
+
+
+@pytest.mark.parametrize(
+    ("rule", "host"),
+    [
+        ("folder", "rack7"),
+        ("name", "dump-SRV01-0001"),
+        ("dump-{host}-*.dmp", "SRV01"),
+        ("{host}/rack7/*.dmp", "berlin"),
+        ("other-{host}.dmp", "dump-SRV01-0001".replace("dump-", "")),
+    ],
+)
+def test_the_user_may_say_where_the_host_stands(rule, host):
+    assert find_host("/dumps/berlin/rack7/dump-SRV01-0001.dmp", rule) == host
+    assert is_rule(rule)
+
+
+def test_a_rule_names_the_host_once():
+    assert not is_rule("*.dmp") and not is_rule("{host}/{host}.dmp")
+
+
+def test_folders_give_what_may_be_a_dump(tmp_path):
+    inner = tmp_path / "b"
+    inner.mkdir()
+    (tmp_path / "a.bin").write_bytes(b"PAGEDU64" + bytes(100))
+    (inner / "c.packed").write_bytes(lzma.compress(b"x"))
+    (inner / "d.json").write_text('{"schema": "poolleak.snapshot/1"}')
+    (inner / "broken.DMP").write_bytes(b"")
+    (inner / "readme.txt").write_text("no dump")
+    found = find_inputs([str(tmp_path)])
+    assert [path.path[len(str(tmp_path)) + 1 :] for path in found.dumps] == [
+        "a.bin",
+        "b/broken.DMP",
+        "b/c.packed",
+        "b/d.json",
+    ]
+    assert (found.passed_over, found.warnings) == (1, ())
+
+
+def test_a_file_is_read_once_however_often_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.dmp").write_bytes(b"PAGEDU64")
+    monkeypatch.chdir(tmp_path)
+    found = find_inputs(["a.dmp", str(tmp_path), "*.dmp", "a*", str(tmp_path / "readme.txt")])
+    assert [dump.path for dump in found.dumps] == ["a.dmp", str(tmp_path / "readme.txt")]
+
+
+def row(host, suspects, drivers=(("pippo.sys", "1.0"),), status=DumpStatus.DONE):
+    report = {
+        "suspects": [
+            {
+                "tag": tag.decode(),
+                "hex": tag.hex(),
+                "pool": "nonpaged",
+                "bytes": held,
+                "outstanding": 1,
+                "role": "cause",
+                "owners": [{"module": module, "confidence": confidence} for module, confidence in owners],
+            }
+            for tag, held, owners in suspects
+        ],
+        "subject": {"taken_at": None, "os": {"build": 19041}, "uptime_seconds": None},
+        "verdict": "it leaks",
+    }
+    return DumpRow(f"/{host}.dmp", host, status, None, report, tuple(Driver(*driver) for driver in drivers))
+
+
+PIPPO = [("pippo.sys", "proven")]
+
+
+def test_causes_are_ordered_by_hosts_then_bytes():
+    found = find_common(
+        [
+            row("a", [(b"Few1", 900, PIPPO), (b"Many", 1, PIPPO)]),
+            row("b", [(b"Many", 2, PIPPO)]),
+            row("c", [(b"Few2", 901, PIPPO)]),
+        ]
+    )
+    assert [(cause.tag.text, cause.hosts, cause.bytes) for cause in found] == [
+        ("Many", ("a", "b"), 3),
+        ("Few2", ("c",), 901),
+        ("Few1", ("a",), 900),
+    ]
+
+
+def test_a_host_counts_once_with_its_largest_dump():
+    (cause,) = find_common([row("a", [(b"Pipo", held, PIPPO)]) for held in (5, 9, 7)])
+    assert (cause.hosts, cause.dumps, cause.bytes) == (("a",), 3, 9)
+
+
+def test_versions_are_told_apart():
+    leak = [(b"Pipo", 10, PIPPO)]
+    found = find_common(
+        [
+            row("a", leak),
+            row("b", leak, [("PIPPO.SYS", "1.0")]),
+            row("quiet", []),
+            row("new", [], [("pippo.sys", "2.0")]),
+            row("newer", leak, [("pippo.sys", "3.0")]),
+            row("newer quiet", [], [("pippo.sys", "3.0")]),
+            row("without", [], [("nt", None)]),
+        ]
+    )
+    first, second = found
+    assert (first.version, first.hosts, first.quiet_hosts) == ("1.0", ("a", "b"), ("quiet",))
+    assert [(other.version, other.hosts, other.leaking_hosts) for other in first.other_versions] == [
+        ("2.0", ("new",), ()),
+        ("3.0", ("newer", "newer quiet"), ("newer",)),
+    ]
+    assert (second.version, second.hosts, second.quiet_hosts) == ("3.0", ("newer",), ("newer quiet",))
+
+
+def test_a_possible_owner_is_not_named():
+    (cause,) = find_common([row("a", [(b"Pipo", 10, [("pippo.sys", "possible")])])])
+    assert (cause.module, cause.version, cause.confidence) == (None, None, None)
+
+
+def test_every_likely_owner_is_a_cause_with_its_best_confidence():
+    both = [("one.sys", "likely"), ("two.sys", "proven")]
+    found = find_common([row("a", [(b"Dupl", 10, both)]), row("b", [(b"Dupl", 10, [("ONE.sys", "proven")])])])
+    assert [(cause.module, cause.hosts, cause.confidence) for cause in found] == [
+        ("one.sys", ("a", "b"), Confidence.PROVEN),
+        ("two.sys", ("a",), Confidence.PROVEN),
+    ]
+
+
+def test_dumps_without_a_verdict_say_nothing():
+    assert find_common([DumpRow("/x.dmp", "x", DumpStatus.CRASHED, "it crashed")]) == ()
+
+
+def test_csv_has_a_line_for_each_suspect_and_each_failure():
+    rows = [
+        row("a", [(b"Pipo", 10, PIPPO), (b"=Ta1", 5, [])]),
+        row("b", []),
+        DumpRow("/c.dmp", "c", DumpStatus.CRASHED, "it\ncrashed"),
+    ]
+    read = list(csv.DictReader(io.StringIO("".join(iter_batch_csv(rows)))))
+    assert [(line["host"], line["tag"], line["module"], line["version"]) for line in read] == [
+        ("a", "Pipo", "pippo.sys", "1.0"),
+        ("a", "'=Ta1", "", ""),
+        ("b", "", "", ""),
+        ("c", "", "", ""),
+    ]
+    assert read[-1]["error"] == r"it\ncrashed" and read[0]["verdict"] == "it leaks"
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_hostile_names_neither_break_lines_nor_leave_the_page(width):
+    rows = [row("evil\nhost\x1b[31m" * 9, [(b"Pipo", 10, [("x" * 300 + ".sys", "proven")])])]
+    summary = BatchSummary(1, 0, dict.fromkeys(DumpStatus, 0), 1, 1.0, 0, 0, find_common(rows), ("w" * 300,))
+    lines = render_batch_text(summary, rows, width).splitlines()
+    assert not any("\x1b" in line for line in lines)
+    assert not [line for line in lines if len(line) > width and "www" not in line and "xxx" not in line]
