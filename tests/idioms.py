@@ -55,7 +55,7 @@ IDIOMS = (
     # Further ways.
     Idiom("LkPg", "idioms", "sixth argument: paged lookaside list"),
     Idiom("Ari0", "idioms", "two tags one bit apart: the one in the code"),
-    Idiom("Ari1", "idioms", "two tags one bit apart: the reckoned one", None),  # in no code but ARM64's
+    Idiom("Ari1", "idioms", "two tags one bit apart: the reckoned one"),  # in no code but ARM64's
     Idiom("Tab1", "idioms", "table of constants: its first row", "possible"),
     Idiom("Tab3", "idioms", "table of constants: its last row", "possible"),
     Idiom("Keep", "idioms", "register that outlives calls"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.attribution.allocators import Action, Allocator
 from pykdext.attribution.callees import CalleeResolver
@@ -110,22 +110,29 @@ class CodeAttributor:
                 if use.allocator is not None:
                     yield _describe_use(tag, module, use, use.allocator, is_made=repr(tag.text) not in use.origin_text)
 
+    def is_part_of_windows(self, image: Image) -> Optional[bool]:
+        """True, False, or None where nothing tells."""
+        return self._facts.is_part_of_windows(image.module.name)
+
+    @cached_property
+    def _facts(self) -> ModuleFacts:
+        return ModuleFacts(
+            (module.image.module for module in self._index.modules),
+            {module.image.module.name: module.version for module in self._index.modules},
+            {description.module for description in load_knowntags()},
+        )
+
     @cached_property
     def _swept(self) -> Tuple[Tuple[ModuleIndex, AllocatorCallers], ...]:
         """The callers of allocators in the drivers that are no part of Windows."""
         modules = [module for module in self._index.modules if module.reason is None]
-        facts = ModuleFacts(
-            (module.image.module for module in modules),
-            {module.image.module.name: module.version for module in modules},
-            {description.module for description in load_knowntags()},
-        )
         swept: List[Tuple[ModuleIndex, AllocatorCallers]] = []
         room_bytes = MAX_SWEPT_BYTES
         for module in modules:
             image = module.image
-            if facts.is_part_of_windows(image.module.name) or not (image.has_headers and self._has_pool(image)):
+            if self.is_part_of_windows(image) or not (image.has_headers and self._has_pool(image)):
                 continue
-            callers = AllocatorCallers(self._open_followed(image), self._resolver, room_bytes)
+            callers = AllocatorCallers(self.open_followed(image), self._resolver, room_bytes)
             room_bytes -= callers.code_bytes
             if callers.is_cut:
                 image.warnings.append(f"{image.module.name}: not all of its code was searched for tags that it makes")
@@ -143,10 +150,11 @@ class CodeAttributor:
     def _open_call_sites(self, image: Image) -> CallSites:
         base = image.module.base
         if base not in self._call_sites:
-            self._call_sites[base] = CallSites(self._open_followed(image), self._resolver)
+            self._call_sites[base] = CallSites(self.open_followed(image), self._resolver)
         return self._call_sites[base]
 
-    def _open_followed(self, image: Image) -> FollowedImage:
+    def open_followed(self, image: Image) -> FollowedImage:
+        """The functions of one of the images."""
         base = image.module.base
         if base not in self._followed:
             self._followed[base] = FollowedImage(image)
@@ -178,7 +186,7 @@ def _describe_use(
         text += f"; the tag is read from +0x{use.source.rva:x}"
     elif use.origin_text:
         text += f"; {use.origin_text} at +0x{use.origin_rva:x}"
-    return Evidence(tag, module.image.module.name, meaning.kind, meaning.confidence, text, use.call_rva, use.function)
+    return Evidence(tag, module.image.module.name, meaning.kind, meaning.confidence, text, use.call_rva)
 
 
 def _describe_place(tag: PoolTag, module: ModuleIndex, place: Place, total: int, uses: TagUses) -> Evidence:

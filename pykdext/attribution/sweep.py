@@ -38,6 +38,8 @@ _LOWER_BYTES = 2
 
 _TAG_ANYWHERE = re.compile(rb"(?=(" + TAG + rb"))", re.DOTALL)
 _HALF_BITS = 16
+_ONE_CHARACTER = frozenset(change << shift for shift in range(0, 8 * TAG_BYTES, 8) for change in range(1, 0x100))
+"""How two numbers differ, bit by bit, that have three bytes in common."""
 
 
 class AllocatorCallers:
@@ -63,11 +65,7 @@ class AllocatorCallers:
     def find_makers(self, tag: PoolTag) -> Tuple[int, ...]:
         """The entries of those that hold numbers of which ``tag`` can be made, with or without PROTECTED_POOL."""
         number = int.from_bytes(tag.raw, "little") & TAG_MASK
-        return tuple(
-            start_rva
-            for start_rva, numbers in self._numbers.items()
-            if numbers.can_make(number) or numbers.can_make(number | _PROTECTED)
-        )
+        return tuple(start_rva for start_rva, numbers in self._numbers.items() if numbers.can_make(number))
 
     def _collect(self, resolver: CalleeResolver) -> None:
         """Go from the allocators to their callers, and on to the callers of these."""
@@ -108,7 +106,7 @@ class _Numbers(Protocol):
     """The numbers in a function's instructions."""
 
     def can_make(self, number: int) -> bool:
-        """Whether ``number`` can be the result of few instructions with them."""
+        """Whether the tag ``number``, or that with PROTECTED_POOL, can be the result of few instructions with them."""
 
 
 class _IntelNumbers:
@@ -116,18 +114,24 @@ class _IntelNumbers:
 
     def __init__(self, code: bytes) -> None:
         self._code = code
-        self._bases = {int.from_bytes(match.group(1), "little") for match in _TAG_ANYWHERE.finditer(code)}
+        tags = (match.group(1) for match in _TAG_ANYWHERE.finditer(code))
+        self._bases = {int.from_bytes(tag, "little") & TAG_MASK for tag in tags}
 
     def can_make(self, number: int) -> bool:
         """By a shift, by a change of one character, or by the difference to another tag, which must be there, too."""
-        zero_bits = (number & -number).bit_length() - 1
-        return self._holds(number >> max(zero_bits, 0)) or any(
-            _differ_in_one_byte(base, number) or self._holds(number - base) or self._holds(number ^ base)
+        return self._holds_shifted(number) or any(
+            base ^ number in _ONE_CHARACTER or self._holds(number - base) or self._holds(number ^ base)
             for base in self._bases
         )
 
-    def _holds(self, number: int) -> bool:
-        return (number & 0xFFFFFFFF).to_bytes(TAG_BYTES, "little") in self._code
+    def _holds_shifted(self, number: int) -> bool:
+        zero_bits = (number & -number).bit_length() - 1
+        shifted = (tag >> max(zero_bits, 0) for tag in (number, number | _PROTECTED))
+        return any(tag.to_bytes(TAG_BYTES, "little") in self._code for tag in shifted)
+
+    def _holds(self, difference: int) -> bool:
+        """By the lower three bytes: the last one depends on PROTECTED_POOL."""
+        return (difference & 0xFFFFFF).to_bytes(3, "little") in self._code
 
 
 class _Arm64Numbers:
@@ -135,18 +139,13 @@ class _Arm64Numbers:
 
     def __init__(self, code: bytes) -> None:
         words = (word for (word,) in struct.iter_unpack("<I", code[: len(code) & -4]))
-        self._halves = frozenset(
-            (word >> 21 & 1, word >> 5 & 0xFFFF) for word in words if word & 0x5F800000 == 0x52800000
-        )
+        halves = {(word >> 21 & 1, word >> 5 & 0xFFFF) for word in words if word & 0x5F800000 == 0x52800000}
+        self._lower = {half for is_upper, half in halves if not is_upper}
+        self._upper = {half & TAG_MASK >> _HALF_BITS for is_upper, half in halves if is_upper}
 
     def can_make(self, number: int) -> bool:
         """Where one half of the tag is there: tags of one driver mostly begin, or end, with the same characters."""
-        return (0, number & 0xFFFF) in self._halves or (1, number >> _HALF_BITS) in self._halves
-
-
-def _differ_in_one_byte(left: int, right: int) -> bool:
-    difference = (left ^ right).to_bytes(TAG_BYTES, "little")
-    return difference.count(0) == TAG_BYTES - 1
+        return number & 0xFFFF in self._lower or number >> _HALF_BITS in self._upper
 
 
 def _iter_pointers(image: Image, addresses: List[int]) -> Iterator[int]:

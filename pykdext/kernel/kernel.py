@@ -53,12 +53,14 @@ class Kernel:
         nt: the kernel's image; None if no module could be found.
         symbols: who knows addresses and types.
         notes: what the search for symbols met, one line each.
+        symbol_path: where files of symbols are looked for.
     """
 
     target: Target
     nt: Optional[Image]
     symbols: SymbolChain
     notes: Tuple[str, ...] = ()
+    symbol_path: str = ""
 
     @property
     def pdb(self) -> Optional[PdbIdentity]:
@@ -109,7 +111,7 @@ def open_kernel(target: Target, symbol_path: str = "") -> Kernel:
         profile = load_profile(nt.pdb.guid, nt.pdb.age)
         if profile is not None:
             sources.append(ProfileSymbols(profile, nt.module.base))
-    kernel = Kernel(target, nt, SymbolChain(sources), notes)
+    kernel = Kernel(target, nt, SymbolChain(sources), notes, symbol_path)
     if isinstance(target, SymbolTaker):
         _tell_symbols(kernel, target)
     return kernel
