@@ -8,6 +8,9 @@ from pykdext.enginenames import find_engine_name
 from pykdext.model import Evidence, ImageCoverage, NextStep, Owner, PoolKind, PoolSnapshot, Role, Suspect
 from pykdext.units import format_address, format_bytes, format_count, format_share
 
+_CALLS = frozenset({"call", "free", "registration", "reservation"})
+"""Kinds of evidence whose place is a call."""
+
 
 def verdict_on(suspects: Sequence[Suspect], images: Optional[ImageCoverage] = None) -> str:
     """One or two sentences: the leading suspect and its owner, or that nothing stands out.
@@ -56,7 +59,9 @@ def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[Nex
 
 
 def _look_at(address: int, place: Evidence) -> NextStep:
-    """The command that shows a place: an immediate ends the instruction that carries it."""
+    """The command that shows a place: what leads to a call, or the instruction that an immediate ends."""
+    if place.kind in _CALLS:
+        return NextStep(f"ub {format_address(address)} L6", f"the code that passes {place.tag} to the call there")
     if place.kind == "immediate":
         return NextStep(f"ub {format_address(address + 4)} L4", f"the code that uses {place.tag}")
     return NextStep(f"db {format_address(address)} L20", f"the bytes of {place.tag}")

@@ -7,12 +7,27 @@ import os
 from typing import Any, Optional, Sequence, Tuple, Union
 
 from pykdext import __version__
+from pykdext.fleet.hosts import AUTOMATIC, PLACEHOLDER, is_rule
 from pykdext.model import PoolKind, PoolTag
 from pykdext.selection import SORT_KEYS
 
-COMMANDS = ("analyze", "used", "find", "blocks", "diff", "trend", "record", "snapshot", "setup-windbg")
+COMMANDS = (
+    "analyze",
+    "used",
+    "find",
+    "blocks",
+    "diff",
+    "trend",
+    "record",
+    "snapshot",
+    "batch",
+    "history",
+    "schema",
+    "setup-windbg",
+)
 MIN_WIDTH, MAX_WIDTH = 80, 120
 
+_TABLE_FORMATS = ("text", "json", "csv")
 _DELTA_KEYS = ("bytes", "outstanding", "allocs", "frees", "rate", "tag")
 
 _EXIT_STATUS = """\
@@ -38,13 +53,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--width", type=_width, metavar="N", help="columns of the text, 80 to 120")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    formatted = argparse.ArgumentParser(add_help=False, parents=[common])
-    formatted.add_argument("--format", choices=("text", "json"), default="text", help="form of the output")
+    formatted = argparse.ArgumentParser(add_help=False, parents=[common, _format_option(*_TABLE_FORMATS)])
     formatted.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of the screen")
+    reported = argparse.ArgumentParser(add_help=False, parents=[common, _page_options()])
+    reported.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of the screen")
 
     analyze = commands.add_parser(
         "analyze",
-        parents=[formatted],
+        parents=[reported],
         help="the verdict: who leaks, how much, which driver, what to do next",
         epilog=_EXIT_STATUS,
     )
@@ -81,6 +97,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="tags of 1 to 4 characters (\\xNN is a byte), then the SOURCE, if it is not the debugger's session",
     )
     find.add_argument(
+        "--images",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="also search driver files: a file, or a folder with all in it (may repeat); no SOURCE needed",
+    )
+    find.add_argument(
+        "--jobs", type=_positive, metavar="N", default=os.cpu_count() or 1, help="processes for --images (default: all)"
+    )
+    find.add_argument(
         "--explain", action="store_true", help="only what the tag lists say, which entry won, and why; no SOURCE needed"
     )
 
@@ -90,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     blocks.add_argument("--top", type=_positive, metavar="N", default=10, help="list N blocks (default: 10)")
 
     diff = commands.add_parser(
-        "diff", parents=[formatted, _row_options()], help="growth between any two sources", epilog=_EXIT_STATUS
+        "diff", parents=[reported, _row_options()], help="growth between any two sources", epilog=_EXIT_STATUS
     )
     diff.add_argument("before", metavar="BEFORE", help="dump, log, pasted !poolused or snapshot")
     diff.add_argument("after", metavar="AFTER", nargs="?", help="the same, later (default: the session or machine)")
@@ -104,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     trend = commands.add_parser(
         "trend",
-        parents=[formatted],
+        parents=[reported],
         help="a series of logs: which tag grows, how fast, until when",
         epilog=_EXIT_STATUS,
     )
@@ -127,17 +153,93 @@ def build_parser() -> argparse.ArgumentParser:
     )
     record.set_defaults(format="text", output=None)
 
-    setup = commands.add_parser(
-        "setup-windbg", parents=[common], help="what to do so that WinDbg knows !poolleak", epilog=_EXIT_STATUS
-    )
-    setup.add_argument("--write", metavar="FOLDER", help="also write poolleak.wds there, a script for the debugger")
-    setup.set_defaults(format="text", output=None)
+    _add_fleet_commands(commands, common)
+    _add_commands_without_source(commands, common)
 
     snapshot = commands.add_parser("snapshot", parents=[common], help="keep a state for later", epilog=_EXIT_STATUS)
     _add_source(snapshot)
     snapshot.add_argument("-o", "--output", metavar="FILE", required=True, help="snapshot to write; .gz compresses it")
     snapshot.set_defaults(format="json")
     return parser
+
+
+def _add_fleet_commands(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    """``batch`` and ``history``."""
+    batch = commands.add_parser(
+        "batch",
+        parents=[common, _page_options()],
+        help="many dumps: what they have in common",
+        epilog=_EXIT_STATUS,
+    )
+    batch.add_argument("paths", metavar="PATH", nargs="+", help="dumps: files, folders, patterns, URLs")
+    batch.add_argument("-o", "--output", dest="file", metavar="FILE", help="write to FILE instead of the screen")
+    batch.add_argument("--jobs", type=_positive, metavar="N", help="dumps at the same time (default: all processors)")
+    batch.add_argument("--scheduler", metavar="URL", help="read with the workers of a Dask cluster: tcp://HOST:8786")
+    batch.add_argument("--store", metavar="FILE", help="keep all in this SQLite file, and read only what is new")
+    batch.add_argument("--again", action="store_true", help="read also what is stored and has not changed")
+    batch.add_argument(
+        "--timeout", type=_duration, metavar="TIME", default=1800.0, help="give up on a dump after it (default: 30m)"
+    )
+    batch.add_argument(
+        "--host-from",
+        type=_host_rule,
+        metavar="RULE",
+        default=AUTOMATIC,
+        help="folder, name, or a pattern such as '{host}/*.dmp': the part of a path that names the host"
+        " (default: the file name without dates and words such as MEMORY, else the folder)",
+    )
+    batch.add_argument("--top", type=_positive, metavar="N", default=5, help="at most N suspects a dump (default: 5)")
+    batch.set_defaults(output=None)
+
+    history = commands.add_parser(
+        "history",
+        parents=[common, _format_option(*_TABLE_FORMATS)],
+        help="stored hosts and tags over the weeks",
+        epilog=_EXIT_STATUS,
+    )
+    history.add_argument("subject", metavar="HOST|TAG", nargs="?", help="of these only; * and ? match (default: all)")
+    history.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of the screen")
+    history.add_argument("--store", metavar="FILE", required=True, help="what poolleak batch --store wrote")
+    history.add_argument("--top", type=_positive, metavar="N", default=20, help="at most N rows of text (default: 20)")
+
+
+def _add_commands_without_source(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    """``setup-windbg`` and ``schema``."""
+    setup = commands.add_parser(
+        "setup-windbg", parents=[common], help="what to do so that WinDbg knows !poolleak", epilog=_EXIT_STATUS
+    )
+    setup.add_argument("--write", metavar="FOLDER", help="also write poolleak.wds there, a script for the debugger")
+    setup.set_defaults(format="text", output=None)
+
+    schema = commands.add_parser("schema", parents=[common], help="the JSON Schema of a document", epilog=_EXIT_STATUS)
+    schema.add_argument("name", metavar="NAME", nargs="?", help="such as report/1 (default: list the names)")
+    schema.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of the screen")
+    schema.set_defaults(format="text")
+
+
+def _format_option(*formats: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--format", choices=formats, default="text", help="form of the output (default: text)")
+    return parser
+
+
+def _page_options() -> argparse.ArgumentParser:
+    """The options of what may be a page, and may leave the house."""
+    parser = argparse.ArgumentParser(add_help=False, parents=[_format_option(*_TABLE_FORMATS, "html")])
+    parser.add_argument(
+        "--redact", action="store_true", help="host-1 and path-1 instead of the names of machines, people and folders"
+    )
+    return parser
+
+
+def _host_rule(text: str) -> str:
+    if not is_rule(text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected folder, name, or a pattern with {PLACEHOLDER}")
+    return text
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:

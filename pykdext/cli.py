@@ -31,6 +31,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.print_help()
         return USAGE
     options = parser.parse_args(_with_default_command(words))
+    options.words = words
     try:
         return _run(options, screen)
     except BrokenPipeError:
@@ -58,7 +59,11 @@ def _with_default_command(words: List[str]) -> List[str]:
 def _run(options: argparse.Namespace, screen: Screen) -> int:
     # Imported only now: --help and usage errors answer at once.
     from pykdext import commands
+    from pykdext.pages import find_page_problem
 
+    problem = find_page_problem(options, screen.takes_documents) if options.format == "html" else None
+    if problem:
+        return _fail(screen, problem, USAGE)
     if options.width is None:
         options.width = max(MIN_WIDTH, min(MAX_WIDTH, screen.columns))
     options.screen = screen
@@ -68,6 +73,8 @@ def _run(options: argparse.Namespace, screen: Screen) -> int:
         from pykdext.wholefile import write_text
 
         write_text(options.output, outcome.text)
+    elif outcome.is_document:
+        screen.write_document(outcome.text)
     else:
         screen.write(outcome.text, outcome.marked)
     if outcome.interrupted_by is not None:

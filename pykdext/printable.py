@@ -17,3 +17,16 @@ def make_printable(text: str, kept: AbstractSet[str] = LINE_END) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def make_visible(text: str) -> str:
+    r"""``text`` with control, formatting and half characters as ``\x1b`` or ``\u202e``; letters of all scripts stay.
+
+    What is left can be written as UTF-8, and shows what it holds: nothing turns its direction or hides.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )

@@ -215,7 +215,7 @@ def poolleak(*arguments, **options):
 def test_as_a_process(dump):
     done = poolleak(dump)
     assert done.returncode == 0 and done.stderr == ""
-    assert "pippo.sys (likely)" in done.stdout
+    assert "pippo.sys (proven)" in done.stdout
     assert poolleak("--version").stdout.startswith("poolleak ")
     ascii_only = poolleak("used", dump, env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
     assert ascii_only.returncode == 0

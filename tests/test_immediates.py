@@ -118,6 +118,14 @@ def test_halves_of_pointers_are_no_tags():
     assert len(evidence_of(tags_in_data(b"\0" * 8, b"Pipo"))) == 1
 
 
+def test_the_last_row_of_a_table_with_a_text_behind_it():
+    rows = (b"\x40\0\0\0Tab1", b"\0\2\0\0Tab2", b"\0\x10\0\0Tab3")
+    (item,) = evidence_of(tags_in_data(*rows, b"driver: started\n\0"), PoolTag(b"Tab3"))
+    assert (item.confidence, item.rva) == (POSSIBLE, 2 * PAGE + 20)
+    assert evidence_of(tags_in_data(*rows[:2], b"\0\x10\0\0Word", b"driver: started\n\0"), PoolTag(b"Word")) == []
+    assert evidence_of(tags_in_data(*rows, b"Tab4, text\0"), PoolTag(b"Tab4")) == [], "text before it"
+
+
 @pytest.mark.parametrize("tag", [b"TagA", b"TagB", b"TagC"])
 def test_tags_side_by_side(tag):
     table = tags_in_data(b"\0" * 4, b"TagATagBTagC", b"\1\0\0\0")

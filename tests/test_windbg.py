@@ -53,8 +53,12 @@ def commands(ended):
     return [html.unescape(found) for found in re.findall(r'<link cmd="([^"]*)">', markup)]
 
 
+CONTENTS = re.compile(r"\n     possible  [^\n]*sampled blocks point at[^\n]*(\n       [^\n]*)*")
+
+
 def squeeze(text, source):
-    """The words of a report without what names its source."""
+    """The words of a report without what names its source, and what small blocks point at: no session can find them."""
+    text = CONTENTS.sub("", text)
     lines = [" ".join(line.split()) for line in text.splitlines() if not line.startswith(SOURCE_LINES)]
     steps = ("poolleak snapshot", "poolleak used", "!py poolleak", "keep this state", "look at the largest")
     return [line for line in lines if source not in line and not line.startswith(steps)]

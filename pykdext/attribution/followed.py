@@ -15,11 +15,11 @@ MAX_FOLLOWED_BYTES = 1 << 18
 
 
 class FollowedImage:
-    """Functions by any address in them. ``skipped`` counts those left out for the limit of bytes."""
+    """Functions by any address in them. The image's warnings tell if some were left out for the limit of bytes."""
 
     def __init__(self, image: Image) -> None:
         self.image = image
-        self.skipped = 0
+        self._is_cut = False
         self._functions = FunctionTable(image)
         self._flows: Dict[int, Optional[FunctionFlow]] = {}
         self._room_bytes = MAX_FOLLOWED_BYTES
@@ -47,7 +47,15 @@ class FollowedImage:
     def _follow(self, bounds: FunctionBounds) -> Optional[FunctionFlow]:
         size_bytes = sum(end - start for start, end in bounds.ranges)
         if size_bytes > self._room_bytes:
-            self.skipped += 1
+            self._warn_once()
             return None
         self._room_bytes -= size_bytes
         return follow_function(self.image, bounds)
+
+    def _warn_once(self) -> None:
+        if not self._is_cut:
+            self._is_cut = True
+            self.image.warnings.append(
+                f"{self.image.module.name}: more than {MAX_FOLLOWED_BYTES >> 10} KiB of functions have such tags: "
+                "not all of them were followed to their calls"
+            )

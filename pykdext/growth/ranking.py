@@ -94,6 +94,7 @@ def _judge(
         bytes_per_hour=usage.bytes / hours if hours and usage.bytes is not None else None,
         owners=known.owners if known else (),
         descriptions=known.descriptions if known else (),
+        owner_notes=known.notes if known else (),
     )
 
 
@@ -119,7 +120,7 @@ def _owner_traits(known: Optional[TagOwners]) -> Iterator[Tuple[int, str]]:
     if known is None:
         return
     foreign = [owner for owner in known.owners if owner.part_of_windows is False]
-    if foreign:
+    if foreign and foreign[0].confidence is not Confidence.POSSIBLE:
         yield 2, f"{foreign[0].module} is not part of Windows"
     elif not known.owners and not known.descriptions:
         yield 1, "no tag list and no image knows the tag"

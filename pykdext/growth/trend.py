@@ -48,7 +48,8 @@ def follow_series(
     warnings = [*series.warnings, *_iter_sample_warnings(snapshots)]
     if 0 < len(series.samples) < MIN_SAMPLES:
         warnings.append(f"{len(series.samples)} samples are too few for a verdict; it takes {MIN_SAMPLES}")
-    hours = _hours_of(series.samples)
+    moments = tuple(sample.taken_at for sample in series.samples if sample.taken_at is not None)
+    hours = [(moment - moments[0]).total_seconds() / 3600 for moment in moments]
     if len(hours) >= MIN_SAMPLES and hours[-1] < _HOURS_A_DAY:
         warnings.append("the samples span less than a day: what rises by day may fall by night")
     columns = _collect_rows(series.samples)
@@ -62,6 +63,7 @@ def follow_series(
         segments=series.segments,
         judged=series.segments[series.judged] if series.judged is not None else None,
         newest=series.samples[-1] if series.samples else None,
+        moments=moments,
         trends=_rank_trends(_add_roles(trends, groups, is_object), groups),
         groups=groups,
         warnings=tuple(warnings),
@@ -81,11 +83,6 @@ def _iter_sample_warnings(snapshots: Sequence[PoolSnapshot]) -> Iterator[str]:
     yield from lines[:_SAMPLE_WARNINGS]
     if len(lines) > _SAMPLE_WARNINGS:
         yield f"and {len(lines) - _SAMPLE_WARNINGS} more warnings about single samples"
-
-
-def _hours_of(samples: Sequence[PoolSnapshot]) -> List[float]:
-    moments = [sample.taken_at for sample in samples if sample.taken_at is not None]
-    return [(moment - moments[0]).total_seconds() / 3600 for moment in moments]
 
 
 def _collect_rows(samples: Sequence[PoolSnapshot]) -> Dict[bytes, List[Optional[TagUsage]]]:

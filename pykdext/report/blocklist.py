@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Iterator, List, Tuple
 
-from pykdext.model import Allocation, BlockReport, BlockView, PoolKind
+from pykdext.model import Allocation, BlockReport, BlockView, ContentsWitness, PointedPlace, PoolKind
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, link_words, render_lines
 from pykdext.report.plaintext import format_table, warning_lines, wrap
 from pykdext.units import format_address, format_bytes, format_count, format_share
 
 SIZES_SHOWN = 10
+DRIVERS_SHOWN = 10
 
 
 def render_blocks_text(report: BlockReport, width: int, markup: Markup = PLAIN) -> str:
@@ -31,8 +32,10 @@ def render_blocks_text(report: BlockReport, width: int, markup: Markup = PLAIN) 
         lines += wrap(f"{format_count(report.freed)} more blocks bear the tag but are free.", width)
     if report.found:
         lines += ["", *_size_table(report), "", *_sample_table(report.sample, links)]
+    if report.witness is not None and report.witness.drivers:
+        lines += ["", *_pointer_table(report.witness, width, links)]
     warnings = link_words(warning_lines(report.warnings, width), "!poolfind", links.blocks(report.tag))
-    return render_lines([*lines, *warnings], markup)
+    return render_lines([*lines, *warnings], markup, width)
 
 
 def _found_row(report: BlockReport, pool: PoolKind) -> Tuple[str, ...]:
@@ -73,6 +76,27 @@ def _sample_table(sample: Tuple[BlockView, ...], links: Links) -> List[Line]:
     headers = ("Address", "Size", "Type", "Kind", "First bytes")
     table = format_table(headers, rows, ("left", "right", "left", "left", "left"))
     return link_cells(table, 0, [links.block(view.block.address) for view in sample])
+
+
+def _pointer_table(witness: ContentsWitness, width: int, links: Links) -> List[Line]:
+    """The drivers that the blocks point at."""
+    drivers = witness.drivers[:DRIVERS_SHOWN]
+    rows = [
+        (
+            format_share(driver.share_of_blocks),
+            driver.module + (" (unloaded)" if driver.unloaded else ""),
+            ", ".join(map(_place_text, driver.places)),
+        )
+        for driver in drivers
+    ]
+    headers = (f"Of {witness.blocks_sampled}", "Point at", "Places, and the share of the blocks")
+    table = format_table(headers, rows, ("right", "left", "left"), width)
+    return link_cells(table, 1, [None if driver.unloaded else links.module(driver.module) for driver in drivers])
+
+
+def _place_text(place: PointedPlace) -> str:
+    where = "its driver or device object" if place.rva is None else f"{place.what} +0x{place.rva:x}"
+    return f"{where} ({format_share(place.share_of_blocks)})"
 
 
 def _kind(block: Allocation) -> str:

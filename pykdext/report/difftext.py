@@ -28,7 +28,7 @@ def render_diff_text(diff: Diff, rows: Sequence[TagDelta], width: int, markup: M
     lines: List[Line] = [*_state_lines("Before", diff.before, width), *_state_lines("After", diff.after, width)]
     lines += ["", *_table(rows, Links(diff.after.source))] if rows else ["", "No tag differs."]
     lines += ["", *wrap(_summary(diff, len(rows)), width), *warning_lines(diff.warnings, width)]
-    return render_lines(lines, markup)
+    return render_lines(lines, markup, width)
 
 
 def _state_lines(word: str, snapshot: PoolSnapshot, width: int) -> List[str]:

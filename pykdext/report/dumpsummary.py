@@ -23,7 +23,7 @@ def render_summary_text(summary: DumpSummary, width: int, markup: Markup = PLAIN
     for title, modules in (("Loaded images", loaded), ("Unloaded images", unloaded)):
         if modules:
             lines += ["", f"{title}: {len(modules)}", *_module_table(modules, width)]
-    return render_lines([*lines, *warning_lines(summary.facts.warnings, width)], markup)
+    return render_lines([*lines, *warning_lines(summary.facts.warnings, width)], markup, width)
 
 
 def _module_table(modules: List[Module], width: int) -> List[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from pykdext.model import PoolTag, TagDescription, TagLookup
+from pykdext.report.markup import PLAIN, Line, Markup, render_lines
 from pykdext.report.plaintext import format_table, wrap
 
 EXPLANATION_SCHEMA = "poolleak.explanation/1"
@@ -19,14 +20,16 @@ _RULE = (
 Explained = Sequence[Tuple[PoolTag, Sequence[TagLookup]]]
 
 
-def render_explanation_text(explained: Explained, width: int) -> str:
+def render_explanation_text(explained: Explained, width: int, markup: Markup = PLAIN) -> str:
     """Each tag with the entries of every list, the winner first."""
-    lines: List[str] = []
+    lines: List[Line] = []
     for tag, lookups in explained:
         lines += [f"{tag}  ({tag.hex})", *_lookup_lines(lookups, width), ""]
     if any(lookup.matches for _, lookups in explained for lookup in lookups):
         lines += wrap(_RULE, width)
-    return "\n".join(lines).rstrip() + "\n"
+    elif lines:
+        lines.pop()  # the empty line behind the last tag
+    return render_lines(lines, markup, width)
 
 
 def render_explanation_json(explained: Explained) -> str:
@@ -36,22 +39,25 @@ def render_explanation_json(explained: Explained) -> str:
             "tag": tag.text,
             "hex": tag.hex,
             "lists": [{"name": lookup.list_name, "entries": lookup.entries} for lookup in lookups],
-            "matches": [
-                {
-                    "list": name,
-                    "pattern": item.pattern,
-                    "module": item.module,
-                    "text": item.text,
-                    "source": item.source,
-                    "won": number == 0,
-                    "why": _why(item.pattern),
-                }
-                for number, (name, item) in enumerate(_iter_matches(lookups))
-            ],
+            "matches": list(iter_entry_documents(lookups)),
         }
         for tag, lookups in explained
     ]
     return json.dumps({"schema": EXPLANATION_SCHEMA, "tags": tags}, indent=2) + "\n"
+
+
+def iter_entry_documents(lookups: Sequence[TagLookup]) -> Iterator[Dict[str, Any]]:
+    """Every entry that matches a tag, the one that is believed first."""
+    for number, (name, item) in enumerate(_iter_matches(lookups)):
+        yield {
+            "list": name,
+            "pattern": item.pattern,
+            "module": item.module,
+            "text": item.text,
+            "source": item.source,
+            "won": number == 0,
+            "why": _why(item.pattern),
+        }
 
 
 def _lookup_lines(lookups: Sequence[TagLookup], width: int) -> Iterator[str]:

@@ -23,7 +23,7 @@ def render_diff_json(diff: Diff, rows: Optional[Sequence[TagDelta]] = None) -> s
         "restart": diff.restart,
         "warnings": list(diff.warnings),
     }
-    return _dump_with_rows(head, "deltas", map(_delta_document, diff.deltas if rows is None else rows))
+    return _dump_with_rows(head, "deltas", map(delta_document, diff.deltas if rows is None else rows))
 
 
 def render_trend_json(report: TrendReport) -> str:
@@ -37,7 +37,7 @@ def render_trend_json(report: TrendReport) -> str:
         "groups": [_group_document(group) for group in report.groups],
         "warnings": list(report.warnings),
     }
-    return _dump_with_rows(head, "trends", map(_trend_document, report.trends))
+    return _dump_with_rows(head, "trends", map(trend_document, report.trends))
 
 
 def _dump_with_rows(head: Dict[str, Any], name: str, rows: Iterable[Dict[str, Any]]) -> str:
@@ -60,7 +60,8 @@ def _state_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
     }
 
 
-def _delta_document(delta: TagDelta) -> Dict[str, Any]:
+def delta_document(delta: TagDelta) -> Dict[str, Any]:
+    """A row of ``poolleak.diff/1``."""
     return {
         "tag": delta.tag.text,
         "hex": delta.tag.hex,
@@ -74,7 +75,8 @@ def _delta_document(delta: TagDelta) -> Dict[str, Any]:
     }
 
 
-def _trend_document(trend: Trend) -> Dict[str, Any]:
+def trend_document(trend: Trend) -> Dict[str, Any]:
+    """A row of ``poolleak.trend/1``."""
     slope = trend.slope
     return {
         "tag": trend.tag.text,

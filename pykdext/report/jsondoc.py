@@ -8,7 +8,9 @@ from typing import Any, Dict, Optional, Sequence
 
 from pykdext.model import (
     BlockReport,
+    ContentsWitness,
     Evidence,
+    ImageVersion,
     LeakReport,
     Owner,
     PoolKind,
@@ -51,6 +53,7 @@ def render_owners_json(found: Sequence[TagOwners], warnings: Sequence[str]) -> s
             "hex": owners.tag.hex,
             "owners": [_owner_document(owner) for owner in owners.owners],
             "descriptions": [_description_document(item) for item in owners.descriptions],
+            "notes": list(owners.notes),
             "coverage": asdict(owners.coverage),
         }
         for owners in found
@@ -73,7 +76,7 @@ def render_report_json(report: LeakReport) -> str:
             }
             for total in report.pools
         },
-        "suspects": [_suspect_document(suspect) for suspect in report.suspects],
+        "suspects": [suspect_document(suspect) for suspect in report.suspects],
         "next_steps": [asdict(step) for step in report.next_steps],
         "coverage": {
             **_table_coverage_document(report.snapshot.coverage),
@@ -93,6 +96,7 @@ def render_blocks_json(report: BlockReport) -> str:
         "counted": _tag_document(report.counted),
         "sizes": [{"size_bytes": size, "blocks": count} for size, count in report.sizes],
         "freed": report.freed,
+        "witness": _witness_document(report.witness) if report.witness is not None else None,
         "blocks": [
             {
                 "address": block.address,
@@ -107,6 +111,10 @@ def render_blocks_json(report: BlockReport) -> str:
         "warnings": list(report.warnings),
     }
     return _dump(document)
+
+
+def _witness_document(witness: ContentsWitness) -> Dict[str, Any]:
+    return {"blocks_sampled": witness.blocks_sampled, "drivers": [asdict(driver) for driver in witness.drivers]}
 
 
 def _dump(document: Dict[str, Any]) -> str:
@@ -131,11 +139,12 @@ def _subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
 
 
 def _tag_document(row: TagUsage) -> Dict[str, Any]:
-    usages = {pool.value: {**_usage_document(row.usage(pool)), "clamped": row.usage(pool).clamped} for pool in PoolKind}
+    usages = {pool.value: {**usage_document(row.usage(pool)), "clamped": row.usage(pool).clamped} for pool in PoolKind}
     return {"tag": row.tag.text, "hex": row.tag.hex, **usages}
 
 
-def _usage_document(usage: PoolUsage) -> Dict[str, Any]:
+def usage_document(usage: PoolUsage) -> Dict[str, Any]:
+    """The counters of one tag in one pool."""
     return {
         "allocs": usage.allocs,
         "frees": usage.frees,
@@ -155,12 +164,13 @@ def _table_coverage_document(coverage: TableCoverage) -> Dict[str, Any]:
     }
 
 
-def _suspect_document(suspect: Suspect) -> Dict[str, Any]:
+def suspect_document(suspect: Suspect) -> Dict[str, Any]:
+    """A suspect of ``poolleak.report/1``."""
     return {
         "tag": suspect.tag.text,
         "hex": suspect.tag.hex,
         "pool": suspect.pool.value,
-        **_usage_document(suspect.usage),
+        **usage_document(suspect.usage),
         "share": suspect.share,
         "freed_share": suspect.usage.freed_share,
         "growth": None,
@@ -169,6 +179,7 @@ def _suspect_document(suspect: Suspect) -> Dict[str, Any]:
         "reasons": list(suspect.reasons),
         "role": suspect.role.value,
         "owners": [_owner_document(owner) for owner in suspect.owners],
+        "owner_notes": list(suspect.owner_notes),
         "descriptions": [_description_document(item) for item in suspect.descriptions],
     }
 
@@ -178,12 +189,18 @@ def _owner_document(owner: Owner) -> Dict[str, Any]:
         "module": owner.module,
         "confidence": owner.confidence.value,
         "part_of_windows": owner.part_of_windows,
-        "version": asdict(owner.version) if owner.version else None,
-        "evidence": [_evidence_document(item) for item in owner.evidence],
+        "version": _version_document(owner.version) if owner.version else None,
+        "evidence": [evidence_document(item) for item in owner.evidence],
     }
 
 
-def _evidence_document(item: Evidence) -> Dict[str, Any]:
+def _version_document(version: ImageVersion) -> Dict[str, Any]:
+    built_at = version.built_at.isoformat() if version.built_at else None
+    return {**asdict(version), "built_at": built_at}
+
+
+def evidence_document(item: Evidence) -> Dict[str, Any]:
+    """One reason to name an owner."""
     return {
         "kind": item.kind,
         "confidence": item.confidence.value,

@@ -10,6 +10,7 @@ import tabulate
 from pykdext.model import (
     Evidence,
     ImageCoverage,
+    ImageVersion,
     LeakReport,
     NextStep,
     Owner,
@@ -30,6 +31,9 @@ from pykdext.units import format_bytes, format_count, format_duration, format_sh
 COMMAND_COLUMNS = 48
 """Longer commands (with long paths) stand on a line of their own."""
 
+_MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
+"""Marks that version resources are full of, in ASCII."""
+
 EVIDENCE_SHOWN = 4
 """Places listed for one owner; JSON has them all."""
 
@@ -43,11 +47,12 @@ def format_table(
     """
     tabulate.PRESERVE_WHITESPACE = True
     tabulate.MIN_PADDING = 0
+    cells = [[make_printable(cell, frozenset()) for cell in row] for row in rows]
     table: str = tabulate.tabulate(
-        [[make_printable(cell, frozenset()) for cell in row] for row in rows],
+        cells,
         headers=headers,
         tablefmt="simple",
-        colalign=align,
+        colalign=align if cells else None,
         disable_numparse=True,
     )
     return [_cut(line.rstrip(), width) for line in table.splitlines()]
@@ -82,12 +87,12 @@ def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -
     if report.suspects:
         lines += ["", *_suspect_table(report.suspects, width, links)]
         for number, suspect in enumerate(report.suspects, 1):
-            lines += ["", *_suspect_lines(number, suspect, width, links)]
+            lines += ["", *_suspect_lines(number, suspect, report.image_coverage, width, links)]
     lines += ["", "Next steps"]
     lines += _step_lines(report.next_steps, width, links)
-    lines += ["", *wrap(f"Coverage: {_coverage_text(report.snapshot.coverage, report.image_coverage)}", width)]
+    lines += ["", *wrap(f"Coverage: {describe_coverage(report.snapshot.coverage, report.image_coverage)}", width)]
     lines += warning_lines(report.warnings, width)
-    return render_lines(lines, markup)
+    return render_lines(lines, markup, width)
 
 
 def render_owners_text(
@@ -97,9 +102,10 @@ def render_owners_text(
     links = Links(source)
     lines: List[Line] = []
     for owners in found:
-        lines += [*_tag_heading(owners, links), *_owner_lines(owners.owners, width, links), ""]
+        lines += [*_tag_heading(owners, links), *_owner_lines(owners.owners, owners.coverage, width, links)]
+        lines += [*_note_lines(owners.notes, width), ""]
     lines += [f"Coverage: {_image_text(found[0].coverage)}"] if found else []
-    return render_lines([*lines, *warning_lines(warnings, width)], markup)
+    return render_lines([*lines, *warning_lines(warnings, width)], markup, width)
 
 
 def subject_lines(snapshot: PoolSnapshot) -> Iterator[str]:
@@ -164,12 +170,15 @@ def _suspect_table(suspects: Sequence[Suspect], width: int, links: Links) -> Lis
     return link_cells(table, len(headers) - 1, owners)
 
 
-def _suspect_lines(number: int, suspect: Suspect, width: int, links: Links) -> Iterator[Line]:
+def _suspect_lines(
+    number: int, suspect: Suspect, coverage: Optional[ImageCoverage], width: int, links: Links
+) -> Iterator[Line]:
     yield from emphasize([f"{number}. {suspect.tag} in {suspect.pool.value} pool"])
     for item in suspect.descriptions[:1]:
         yield from wrap(f"{describe(item)} ({item.source})", width, "   ")
     yield from wrap(f"Why: {'; '.join(suspect.reasons)}", width, "   ", "     ")
-    yield from _owner_lines(suspect.owners, width, links)
+    yield from _owner_lines(suspect.owners, coverage, width, links)
+    yield from _note_lines(suspect.owner_notes, width)
 
 
 def _step_lines(steps: Sequence[NextStep], width: int, links: Links) -> Iterator[Line]:
@@ -192,42 +201,68 @@ def _tag_heading(owners: TagOwners, links: Links) -> Iterator[Line]:
         yield f"  {describe(item)} ({item.source})"
 
 
-def _owner_lines(owners: Sequence[Owner], width: int, links: Links) -> Iterator[Line]:
+def _owner_lines(
+    owners: Sequence[Owner], coverage: Optional[ImageCoverage], width: int, links: Links
+) -> Iterator[Line]:
     if not owners:
-        yield "   Owner: unknown; no image in memory and no tag list has this tag"
+        yield from wrap(f"Owner: unknown; {describe_gap(coverage)}", width, "   ", "     ")
     for owner in owners:
-        lines = wrap(f"Owner: {owner.module}, {owner.confidence.value}{_vendor_text(owner)}", width, "   ", "     ")
+        sentence = f"Owner: {owner.module}, {owner.confidence.value}; {describe_vendor(owner)}"
+        lines = wrap(sentence, width, "   ", "     ")
         yield from link_words(lines, owner.module, links.module(owner.module))
         for item in owner.evidence[:EVIDENCE_SHOWN]:
             lines = wrap(_evidence_text(owner, item), width, "     ", "       ")
-            yield from link_words(lines, _place_text(owner, item), links.place(_find_address(owner, item)))
+            yield from link_words(lines, describe_place(owner, item), links.place(find_address(owner, item)))
         if len(owner.evidence) > EVIDENCE_SHOWN:
             yield f"     and {len(owner.evidence) - EVIDENCE_SHOWN} more"
 
 
-def _vendor_text(owner: Owner) -> str:
+def _note_lines(notes: Sequence[str], width: int) -> Iterator[str]:
+    for note in notes:
+        yield from wrap(f"Note: {note}", width, "   ", "     ")
+
+
+def describe_gap(coverage: Optional[ImageCoverage]) -> str:
+    """What was looked at in vain: a tag that is not in the part in memory can be in the rest."""
+    if coverage is None or coverage.resident_fraction is None:
+        return "there is no driver image to search, and no tag list has this tag"
+    if coverage.resident_fraction < 1:
+        share = format_share(coverage.resident_fraction)
+        return f"not in the {share} of the driver images that is in memory, nor in a tag list; it may be in the rest"
+    return "no driver image and no tag list has this tag"
+
+
+def describe_vendor(owner: Owner) -> str:
+    """Where an owner comes from, behind its name."""
     version = owner.version
-    words = [version.company, version.product, version.file_version] if version else []
-    known = ", ".join(word for word in words if word)
+    words = [version.company, version.product, version.file_version, _built_text(version)] if version else []
+    known = ", ".join(word for word in words if word).translate(_MARKS)
     windows = {True: "part of Windows", False: "not part of Windows", None: "vendor not known"}[owner.part_of_windows]
-    return f"; {windows}" + (f" ({known})" if known else "")
+    return f"{windows} ({known})" if known else windows
+
+
+def _built_text(version: ImageVersion) -> Optional[str]:
+    return f"built {version.built_at:%Y-%m-%d}" if version.built_at else None
 
 
 def _evidence_text(owner: Owner, item: Evidence) -> str:
-    place = f"{_place_text(owner, item)}  " if item.rva is not None else ""
-    return f"{item.confidence.value:8}  {place}{item.detail}"
+    place = f"{describe_place(owner, item)}  " if item.rva is not None else ""
+    function = f" (in {item.function})" if item.function else ""
+    return f"{item.confidence.value:8}  {place}{item.detail}{function}"
 
 
-def _place_text(owner: Owner, item: Evidence) -> str:
+def describe_place(owner: Owner, item: Evidence) -> str:
     """``pippo+0x109f``; nothing for what a tag list says."""
-    return "" if item.rva is None else f"{item.function or owner.module.rsplit('.', 1)[0]}+0x{item.rva:x}"
+    return "" if item.rva is None else f"{owner.module.rsplit('.', 1)[0]}+0x{item.rva:x}"
 
 
-def _find_address(owner: Owner, item: Evidence) -> Optional[int]:
+def find_address(owner: Owner, item: Evidence) -> Optional[int]:
+    """Where the evidence stands in the target's memory."""
     return None if owner.base is None or item.rva is None else owner.base + item.rva
 
 
-def _coverage_text(tables: TableCoverage, images: Optional[ImageCoverage]) -> str:
+def describe_coverage(tables: TableCoverage, images: Optional[ImageCoverage]) -> str:
+    """How much of the tag tables and of the driver images was read."""
     parts = []
     if tables.processor_tables_read is not None:
         expected = tables.processor_tables_expected

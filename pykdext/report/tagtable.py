@@ -40,7 +40,7 @@ def render_poolmon_text(
     lines = link_cells(table, 0, [Links(snapshot.source).tag(tag) for tag in tags])
     if any(row.usage.clamped for row in rows):
         lines.append("! the tables counted more frees than allocations; shown as 0, as the kernel does")
-    return render_lines(_page_lines(snapshot, lines, len(rows), width), markup)
+    return render_lines(_page_lines(snapshot, lines, len(rows), width), markup, width)
 
 
 def render_poolused_text(
@@ -66,7 +66,7 @@ def render_poolused_text(
     tags = [row.tag for row in rows]
     table = _described_table(headers, [*cells, total], align, [*tags, None], descriptions, width)
     lines = link_cells(table, 0, [Links(snapshot.source).tag(tag) for tag in tags])
-    return render_lines(_page_lines(snapshot, lines, len(rows), width), markup)
+    return render_lines(_page_lines(snapshot, lines, len(rows), width), markup, width)
 
 
 def _described_table(

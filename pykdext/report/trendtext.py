@@ -36,8 +36,8 @@ def render_trend_text(
 
     ``unicode``: the screen shows block characters. ``questions`` are what to ask next about tags of kernel objects.
     """
-    shown = [trend for trend in report.trends if _is_worth_a_row(trend)]
-    lines: List[Line] = [*wrap(_series_text(report), width), "", *emphasize(wrap(verdict_on_series(report), width))]
+    shown = [trend for trend in report.trends if is_worth_a_row(trend)]
+    lines: List[Line] = [*wrap(describe_series(report), width), "", *emphasize(wrap(verdict_on_series(report), width))]
     if shown:
         lines += ["", *_trend_table(shown[:ROWS_SHOWN], width, unicode)]
         if len(shown) > ROWS_SHOWN:
@@ -45,8 +45,8 @@ def render_trend_text(
     for group in report.groups:
         lines += ["", *_group_lines(group, width)]
     lines += _object_lines(shown, questions or {}, width)
-    lines += ["", *wrap(_count_text(report.trends), width), *warning_lines(report.warnings, width)]
-    return render_lines(lines, markup)
+    lines += ["", *wrap(describe_verdicts(report.trends), width), *warning_lines(report.warnings, width)]
+    return render_lines(lines, markup, width)
 
 
 def verdict_on_series(report: TrendReport) -> str:
@@ -97,14 +97,15 @@ def _role_text(trend: Trend) -> str:
     return f" It grows in lockstep with others (group {trend.group}, role: {trend.role.value})."
 
 
-def _is_worth_a_row(trend: Trend) -> bool:
+def is_worth_a_row(trend: Trend) -> bool:
     """Suspects, and what might be taken for one: sawtooth, plateau."""
     if trend.verdict is Verdict.TOO_FEW_SAMPLES:
         return trend.slope is not None and trend.slope.bytes_per_hour > 0
     return trend.verdict in (Verdict.LEAK, Verdict.GROWTH, Verdict.SAWTOOTH) or bool(trend.note)
 
 
-def _series_text(report: TrendReport) -> str:
+def describe_series(report: TrendReport) -> str:
+    """How many samples, from when to when."""
     if report.judged is None:
         return "No samples"
     return (
@@ -122,7 +123,7 @@ def _trend_table(trends: Sequence[Trend], width: int, unicode: bool) -> List[Lin
             "too few" if trend.verdict is Verdict.TOO_FEW_SAMPLES else trend.verdict.value,
             format_rate(trend.slope.bytes_per_hour if trend.slope else None),
             format_bytes(trend.last_bytes),
-            _deadline(trend),
+            format_deadline(trend),
         ]
         for trend in trends
     ]
@@ -138,7 +139,8 @@ def _trend_table(trends: Sequence[Trend], width: int, unicode: bool) -> List[Lin
     return [*link_cells(lines, 0, [_AT_HAND.tag(trend.tag) for trend in trends]), *itertools.chain(*notes)]
 
 
-def _deadline(trend: Trend) -> str:
+def format_deadline(trend: Trend) -> str:
+    """The time until the limit is reached."""
     hours = trend.hours_to_limit
     if hours is None:
         return "-"
@@ -176,7 +178,7 @@ def _object_lines(trends: Sequence[Trend], questions: Mapping[PoolTag, str], wid
         yield from wrap(f"{tag}: object that Windows makes for somebody else, not the cause{question}", width, "", "  ")
 
 
-def _count_text(trends: Sequence[Trend]) -> str:
+def describe_verdicts(trends: Sequence[Trend]) -> str:
     """How many tags have each verdict."""
     counts = {verdict: sum(trend.verdict is verdict for trend in trends) for verdict in Verdict}
     parts = [f"{count} {verdict.value}" for verdict, count in counts.items() if count]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, Mapping, NamedTuple, Sequence
 
-SETUP = "tests/engine/setup.sh installs it on Debian"
+SETUP = "tests/setup.sh installs it on Debian"
 PYKD_VERSION = "0.3.4.15"
 SOURCE = Path(__file__).with_name("engine.c")
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterator, Optional, Sequence
 
 from tests.conftest import PROJECT
 from tests.engine.winengine import (
@@ -55,13 +55,14 @@ class PythonEngine:
         self._pykd = pykd
         self._paths = [windows_path(path) for path in paths]
 
-    def type_command(self, dump: Path, words: Sequence[str]) -> str:
-        """What ``!py poolleak WORDS`` prints in a session on the dump."""
+    def type_command(self, dump: Path, words: Sequence[str], symbols: Optional[Path] = None) -> str:
+        """What ``!py poolleak WORDS`` prints in a session on the dump; ``symbols``: where the engine finds PDBs."""
         arguments = [windows_path(PROJECT / "pykdext" / "poolleak.py"), *words]
         with tempfile.TemporaryDirectory() as scratch:
             script = Path(scratch, "command.py")
             script.write_text(_SCRIPT.format(paths=self._paths, arguments=arguments), encoding="utf-8")
-            questions = {"load": f".load {windows_path(self._pykd)}", "py": f"!py {windows_path(script)}"}
+            questions = {"sympath": f".sympath {windows_path(symbols)}"} if symbols else {}
+            questions = {**questions, "load": f".load {windows_path(self._pykd)}", "py": f"!py {windows_path(script)}"}
             return self._engine.ask(dump, questions).outputs["py"]
 
 

@@ -1,0 +1,162 @@
+"""The pages: what each template is given."""
+
+from __future__ import annotations
+
+from typing import Iterable, Iterator, List, Mapping, Optional, Sequence
+
+from pykdext.model import (
+    BatchSummary,
+    Diff,
+    DumpRow,
+    DumpSummary,
+    LeakReport,
+    Origin,
+    PoolKind,
+    PoolSnapshot,
+    PoolTag,
+    TagDelta,
+    TrendReport,
+    UsageRow,
+    Verdict,
+)
+from pykdext.report.batchtext import describe_counts, describe_other, describe_run, name_driver, verdict_on_batch
+from pykdext.report.html.charts import draw_causes, draw_changes, draw_composition, draw_growth
+from pykdext.report.html.page import iter_page
+from pykdext.report.plaintext import (
+    describe,
+    describe_coverage,
+    describe_gap,
+    describe_place,
+    describe_vendor,
+    find_address,
+    machine_lines,
+)
+from pykdext.report.trendtext import (
+    describe_series,
+    describe_verdicts,
+    format_deadline,
+    is_worth_a_row,
+    verdict_on_series,
+)
+from pykdext.units import format_bytes, format_duration
+
+_GROWING = (Verdict.LEAK, Verdict.GROWTH)
+
+
+def render_report_page(report: LeakReport, origin: Origin) -> str:
+    """The verdict on a state, the suspects with their evidence, and all tags."""
+    snapshot = report.snapshot
+    suspects = {(suspect.tag, suspect.pool) for suspect in report.suspects}
+    return "".join(
+        iter_page(
+            "report.html",
+            origin,
+            {"composition": draw_composition(snapshot, suspects)},
+            report=report,
+            machine=list(machine_lines(snapshot)),
+            usages=_rank_usages(snapshot),
+            coverage=describe_coverage(snapshot.coverage, report.image_coverage),
+            describe=describe,
+            describe_gap=describe_gap,
+            describe_place=describe_place,
+            describe_vendor=describe_vendor,
+            find_address=find_address,
+        )
+    )
+
+
+def render_summary_page(summary: DumpSummary, origin: Origin) -> str:
+    """What a dump without tag tables tells, and why there is no verdict."""
+    modules = sorted(summary.modules, key=lambda module: module.base)
+    return "".join(
+        iter_page(
+            "summary.html",
+            origin,
+            {},
+            summary=summary,
+            machine=list(machine_lines(summary.facts)),
+            loaded=[module for module in modules if not module.unloaded],
+            unloaded=[module for module in modules if module.unloaded],
+        )
+    )
+
+
+def render_diff_page(diff: Diff, rows: Sequence[TagDelta], origin: Origin) -> str:
+    """What grew most between two states, and all rows; ``rows`` are those to list."""
+    grown = {(delta.tag, delta.pool) for delta in rows[:1] if (delta.bytes or 0) > 0}
+    return "".join(
+        iter_page(
+            "diff.html",
+            origin,
+            {"changes": draw_changes(rows), "composition": draw_composition(diff.after, grown)},
+            diff=diff,
+            rows=rows,
+            headline=_headline_of(diff, rows),
+            pools=list(PoolKind),
+        )
+    )
+
+
+def render_trend_page(report: TrendReport, questions: Mapping[PoolTag, str], origin: Origin) -> str:
+    """The verdict on a series, the curves of the suspects, and the trends of all tags.
+
+    ``questions`` are what to ask next about tags of kernel objects.
+    """
+    shown = [trend for trend in report.trends if is_worth_a_row(trend)]
+    growing = {(trend.tag, trend.pool) for trend in shown if trend.verdict in _GROWING}
+    composition = draw_composition(report.newest, growing) if report.newest else []
+    return "".join(
+        iter_page(
+            "trend.html",
+            origin,
+            {"growth": draw_growth(report, shown), "composition": composition},
+            report=report,
+            shown=shown,
+            alarming=bool(growing),
+            verdict=verdict_on_series(report),
+            series=describe_series(report),
+            counts=describe_verdicts(report.trends),
+            questions=questions,
+            format_deadline=format_deadline,
+        )
+    )
+
+
+def iter_batch_page(summary: BatchSummary, rows: Iterable[DumpRow], origin: Origin) -> Iterator[str]:
+    """What many dumps have in common, and what became of each; in pieces, as there may be many."""
+    return iter_page(
+        "batch.html",
+        origin,
+        {"causes": draw_causes(summary)},
+        summary=summary,
+        rows=rows,
+        verdict=verdict_on_batch(summary),
+        counts=describe_counts(summary),
+        run=describe_run(summary),
+        describe_other=describe_other,
+        name_driver=name_driver,
+    )
+
+
+def _rank_usages(snapshot: PoolSnapshot) -> List[UsageRow]:
+    """Every tag and pool in use, the largest first."""
+    rows = [
+        UsageRow(row.tag, pool, row.usage(pool))
+        for row in snapshot.tags
+        for pool in PoolKind
+        if not row.usage(pool).is_idle
+    ]
+    return sorted(rows, key=lambda row: row.usage.bytes or 0, reverse=True)
+
+
+def _headline_of(diff: Diff, rows: Sequence[TagDelta]) -> str:
+    """One sentence: what grew most."""
+    grown: Optional[TagDelta] = max(rows, key=lambda delta: delta.bytes or 0, default=None)
+    if grown is None:
+        return "No tag differs."
+    if not grown.bytes or grown.bytes < 0:
+        return "No tag grew."
+    interval = f" in {format_duration(diff.interval_seconds)}" if (diff.interval_seconds or 0) > 0 else ""
+    rate = f", {format_bytes(grown.bytes_per_hour)} an hour" if grown.bytes_per_hour is not None else ""
+    grew = f"Tag {grown.tag} of the {grown.pool.value} pool grew most: by {format_bytes(grown.bytes)}{interval}{rate}."
+    return f"The machine was restarted in between. {grew}" if diff.restart else grew

@@ -1,0 +1,71 @@
+"""Proof by the code that passes a tag to an allocator, in forged dumps that hold the sample drivers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dumps.forge import forge
+from pykdext.cli import main
+
+DRIVERS = Path(__file__).parent.parent / "dumps" / "drivers" / "images"
+OTHERS = ("pagella", "twinone", "twintwo", "holder")
+MACHINES = [("x64", 7601), ("x64", 19041), ("x86", 7601), ("x86pae", 2600), ("arm64", 22000)]
+
+
+def find(capsys, dump, *tags):
+    assert main(["find", *tags, str(dump), "--format", "json"]) in (0, 1)
+    return {tag["tag"]: tag["owners"] for tag in json.loads(capsys.readouterr().out)["tags"]}
+
+
+@pytest.fixture(params=MACHINES, ids=str)
+def owners(request, tmp_path, capsys):
+    arch, build = request.param
+    images = DRIVERS / ("x86" if arch.startswith("x86") else arch)
+    machine = forge("pipo", arch=arch, build=build, drivers=[images / f"{name}.sys" for name in OTHERS])
+    machine.save(tmp_path / "m.dmp")
+    tags = ("Pipo", "Pgla", "Look", "Glob", "Ctxr", "Dupl", "Hldr")
+    return find(capsys, tmp_path / "m.dmp", *tags)
+
+
+def strongest(owners, tag):
+    return {owner["module"]: owner["confidence"] for owner in owners[tag]}
+
+
+def test_the_grade_of_each_way_to_the_allocator(owners):
+    assert strongest(owners, "Pipo")["pippo.sys"] == "proven"
+    assert strongest(owners, "Pgla")["pagella.sys"] == "proven"
+    assert strongest(owners, "Look")["lookas.sys"] == "proven"
+    assert strongest(owners, "Glob")["globus.sys"] == "proven"
+    assert strongest(owners, "Ctxr")["ctxreg.sys"] == "likely"
+    assert strongest(owners, "Hldr")["holder.sys"] == "proven"
+    twins = strongest(owners, "Dupl")
+    assert twins["twinone.sys"] == twins["twintwo.sys"] == "proven"
+
+
+def test_nobody_else_is_proven_or_likely(owners):
+    allowed = {
+        "Pipo": {"pippo.sys"},
+        "Pgla": {"pagella.sys"},
+        "Look": {"lookas.sys"},
+        "Glob": {"globus.sys"},
+        "Ctxr": {"ctxreg.sys"},
+        "Hldr": {"holder.sys"},
+        "Dupl": {"twinone.sys", "twintwo.sys"},
+    }
+    for tag, modules in allowed.items():
+        sure = {module for module, confidence in strongest(owners, tag).items() if confidence != "possible"}
+        assert sure <= modules, tag
+
+
+def test_the_evidence_says_how(owners):
+    def details(tag):
+        (owner,) = [owner for owner in owners[tag] if owner["confidence"] == "proven"]
+        return [item["detail"] for item in owner["evidence"] if item["confidence"] == "proven"]
+
+    assert any("ExAllocatePool" in text and "'Pipo'" in text for text in details("Pipo"))
+    assert any("which hands tag 'Pgla' to ExAllocatePool" in text for text in details("Pgla"))
+    assert any("read from +0x" in text for text in details("Glob"))
+    assert any("LookasideList" in text for text in details("Look"))
