@@ -128,6 +128,7 @@ class FakePykd:
         commands: what was given to dbgCommand. console: what WinDbg shows.
         modules: what getModulesList gives; an exception is raised.
         symbols, types: by name without ``nt!``. debugger_data: the address of KdDebuggerDataBlock in a dump.
+        functions: names with their module by (address, end), for ``ln``.
         answers: what dbgCommand prints, by command; None for nothing, an exception is raised.
         validity_answer: the same for all questions whether memory is there; ...: the truth.
         break_at_call: the call, counted from 1, that Ctrl-Break ends.
@@ -158,7 +159,7 @@ class FakePykd:
         self.build, self.processors, self.bugcheck, self.time, self.uptime = build, processors, bugcheck, time, uptime
         self.modules = []
         self.unloaded = list(unloaded)
-        self.symbols, self.types, self.answers = {}, {}, {}
+        self.symbols, self.types, self.answers, self.functions = {}, {}, {}, {}
         self.validity_answer = ...
         self.debugger_data = 0
         self.break_at_call = self.run_at_call = None
@@ -482,7 +483,20 @@ class FakePykd:
             return (
                 f"DUMP_HEADER64:\nKdDebuggerDataBlock {self._words(self.debugger_data)}\nSuiteMask           00000110\n"
             )
+        if re.fullmatch(r"ln 0x[0-9a-f]+", command):
+            return self._nearest_words(int(command[3:], 16))
         return DbgException("IDebugControl::Execute failed with HRESULT 0x80040205")
+
+    def _nearest_words(self, address):
+        """The function next before an address; the distance to one that has ended is printed as -1."""
+        for (start, end), name in sorted(self.functions.items(), reverse=True):
+            if start <= address:
+                distance = address - start if address < end else 0xFFFFFFFF_FFFFFFFF
+                high, low = f"{distance >> 32:x}`" if distance >> 32 else "", f"{distance & 0xFFFFFFFF:x}"
+                behind = f"+0x{high}{low}" if distance else ""
+                exact = "" if distance else f"Exact matches:\n    {name} (void)\n"
+                return f"({self._words(start)})   {name}{behind}   |  ({self._words(end)})   {name}Next\n{exact}"
+        return ""
 
     @property
     def system_words(self):

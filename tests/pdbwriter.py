@@ -40,23 +40,38 @@ def info(guid, age, version=20000404):
     return struct.pack("<III", version, 0x5F000000, age) + uuid.UUID(guid).bytes_le
 
 
-def public(name, segment, offset, kind=0x110E):
-    body = struct.pack("<HIIH", kind, 0, offset, segment) + name.encode() + b"\0"
+def public(name, segment, offset, kind=0x110E, flags=0):
+    return symbol(struct.pack("<HIIH", kind, flags, offset, segment), name)
+
+
+def procedure(name, segment, offset, size_bytes, kind=0x1110):
+    return symbol(struct.pack("<HIIIIIIIIHB", kind, 0, 0, 0, size_bytes, 0, 0, 0x1000, offset, segment, 0), name)
+
+
+def symbol(fixed, name):
+    body = fixed + name.encode() + b"\0"
     body += b"\0" * (-(len(body) + 2) % 4)
     return struct.pack("<H", len(body)) + body
+
+
+def object_file(stream, symbol_bytes, name="source.obj"):
+    """An object file in the DBI stream's list: the number of its stream, whose first bytes are its symbols."""
+    row = bytes(34) + struct.pack("<HIIIHHIII", stream, symbol_bytes, 0, 0, 0, 0, 0, 0, 0)
+    row += name.encode() + b"\0" + name.encode() + b"\0"
+    return row + bytes(-len(row) % 4)
 
 
 def section(rva, size):
     return struct.pack("<8sIIIIIIHHI", b".data", size, rva, size, 0x400, 0, 0, 0, 0, 0xC0000040)
 
 
-def debug(age, symbols, machine=0x8664, omap=NOT_THERE, sections=NOT_THERE, original_sections=NOT_THERE):
+def debug(age, symbols, machine=0x8664, omap=NOT_THERE, sections=NOT_THERE, original_sections=NOT_THERE, modules=b""):
     optional = [NOT_THERE] * 11
     optional[4], optional[5], optional[10] = omap, sections, original_sections
     head = struct.pack("<iII6H", -1, 19990903, age, NOT_THERE, 0x8E1D, NOT_THERE, 0, symbols, 0)
     files = struct.pack("<HH", 0, 0)
-    head += struct.pack("<iiiiiIiiHHI", 0, 0, 0, len(files), 0, 0, 2 * len(optional), 0, 0, machine, 0)
-    return head + files + struct.pack("<11H", *optional)
+    head += struct.pack("<iiiiiIiiHHI", len(modules), 0, 0, len(files), 0, 0, 2 * len(optional), 0, 0, machine, 0)
+    return head + modules + files + struct.pack("<11H", *optional)
 
 
 def types(records=()):

@@ -7,16 +7,21 @@ import re
 import pytest
 
 from dumps.forge import forge
+from pykdext.cli import main
+from tests import idioms
 from tests.engine.machines import AFTER_THE_ENGINE
 from tests.engine.winengine import EngineUnavailable
 from tests.engine.winpython import open_python_engine
 from tests.fakepykd import FakePykd
+from tests.pdbs import read_pdb
 from tests.windbgscreens import type_command
 
 pytestmark = pytest.mark.engine
 
 SYMBOLS_MISSING = re.compile(r'\n?"ntkr\w+\.exe" was not found in the image list\.\n.*\.sympath\) is correct\.\n', re.S)
 """What the engine itself says when the first variable is asked for."""
+
+FUNCTION = re.compile(r'"function": "(\w+\+0x[0-9a-f]+)"')
 
 MACHINES = {
     "x64": ("pipo", 19041, "x64"),
@@ -69,6 +74,20 @@ def test_the_screens_are_those_of_the_fake(engine, machine, dump, command, monke
     expected = type_command(f"poolleak {command}", fake).text.strip("\n")
     assert shown == expected
     assert "not present in the dump file" not in shown
+
+
+@pytest.mark.parametrize("architecture", ["x64", "x86"])
+def test_the_engine_names_functions_as_we_do(engine, tmp_path, capsys, architecture):
+    symbols = tmp_path / "symbols"
+    symbols.mkdir()
+    (symbols / "idioms-O2.pdb").write_bytes(read_pdb(f"idioms-O2-{architecture}"))
+    driver = idioms.build.IMAGES / architecture / "idioms-O2.sys"
+    idioms.forge_machine(architecture, [driver]).save(tmp_path / "m.dmp")
+    words = ["find", "Drct", "Wrp2", "LkEx", "Glbl", "Fre1", "Tail"]
+    main([*words, str(tmp_path / "m.dmp"), "--symbols", str(symbols), "--format", "json"])
+    outside = FUNCTION.findall(capsys.readouterr().out)
+    assert len(outside) >= 6
+    assert FUNCTION.findall(engine.type_command(tmp_path / "m.dmp", [*words, "--format", "json"], symbols)) == outside
 
 
 def test_errors_are_lines(engine, dump):

@@ -33,11 +33,12 @@ _Found = Union[SearchedImages, str]
 
 
 class _Job(NamedTuple):
-    """One file for a worker: its path, and the name that reports give it."""
+    """One file for a worker: its path, the name that reports give it, and where its symbols are looked for."""
 
     path: str
     name: str
     tags: Tuple[PoolTag, ...]
+    symbol_path: str
 
 
 def search_files(
@@ -46,8 +47,11 @@ def search_files(
     jobs: int = 1,
     progress: ReportProgress = ignore_progress,
     interruption: Optional[Interruption] = None,
+    symbol_path: str = "",
 ) -> SearchedImages:
     """What the images among ``paths`` (files, and folders with all that is in them) tell of ``tags``.
+
+    The symbols of an image are looked for beside it and along ``symbol_path``.
 
     With more than one of ``jobs`` that many processes share the files. An interruption leaves what was searched.
 
@@ -57,7 +61,7 @@ def search_files(
     files = sorted({path for root in paths for path in _iter_files(root)})[:MAX_FILES]
     if not files:
         raise TargetError(f"{', '.join(paths)}: found no image, expected driver files (.sys, .dll, .exe)")
-    work = [_Job(path, name, tuple(tags)) for path, name in zip(files, _name_files(files))]
+    work = [_Job(path, name, tuple(tags), symbol_path) for path, name in zip(files, _name_files(files))]
     found: List[_Found] = []
     with hold(interruption), _open_workers(min(jobs, len(work))) as workers:
         for result in workers.map(_search_file, work, chunksize=FILES_A_TIME) if workers else map(_search_file, work):
@@ -115,7 +119,9 @@ def _search_file(job: _Job) -> _Found:
         with open_image_file(job.path) as target:
             (module,) = target.modules()
             image = read_image(target, replace(module, name=job.name))
-            return search_index(ImageIndex([image], job.tags), target, job.tags)
+            index = ImageIndex([image], job.tags)
+            folder = os.path.dirname(os.path.abspath(job.path))
+            return search_index(index, target, job.tags, symbol_path=job.symbol_path, folder=folder)
     except (PykdextError, OSError) as error:
         return f"{job.name}: {error}"
 

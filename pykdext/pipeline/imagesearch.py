@@ -15,6 +15,7 @@ from pykdext.kernel.image import Image
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import Evidence, ImageVersion, Module, PoolTag
 from pykdext.pipeline.contents import search_contents
+from pykdext.pipeline.functionnames import FunctionNames
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.protocol import Target
 
@@ -41,19 +42,27 @@ class SearchedImages:
 
 
 def search_index(
-    index: ImageIndex, target: Target, tags: Sequence[PoolTag], interruption: Optional[Interruption] = None
+    index: ImageIndex,
+    target: Target,
+    tags: Sequence[PoolTag],
+    interruption: Optional[Interruption] = None,
+    symbol_path: str = "",
+    folder: Optional[str] = None,
 ) -> SearchedImages:
     """The evidence of indexed images, which are in ``target``.
 
+    Functions have their names by symbols along ``symbol_path``, and by PDBs in ``folder``, that of an image's file.
     After an interruption the tags whose calls were not followed until then have only the places where they stand.
     """
     images = [entry.image for entry in index.modules]
-    attributors: Tuple[Attributor, ...] = (CodeAttributor(index), FrameworkAttributor(target, images))
+    code = CodeAttributor(index)
+    attributors: Tuple[Attributor, ...] = (code, FrameworkAttributor(target, images))
+    names = FunctionNames(index, target, code, symbol_path, folder)
     evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
     if not is_interrupted(interruption):
         with hold(interruption):
             for tag in tags:
-                evidence[tag] = tuple(item for attributor in attributors for item in attributor.evidence(tag))
+                evidence[tag] = names.add_to(item for attributor in attributors for item in attributor.evidence(tag))
     for tag in tags[len(evidence) :]:
         evidence[tag] = tuple(ImmediateAttributor(index).evidence(tag))
     scanned = [entry for entry in index.modules if entry.reason is None]
@@ -70,7 +79,7 @@ def search_index(
             for entry in index.modules
             if entry.present_bytes < entry.expected_bytes and entry.reason != INTERRUPTED
         ),
-        warnings=index.warnings,
+        warnings=(*index.warnings, *names.warnings),
     )
 
 
@@ -89,7 +98,7 @@ def search_kernel(
         with hold(interruption):
             images = kernel.read_images()
     index = ImageIndex(images, tags, progress, interruption, open_index_cache())
-    searched = search_index(index, kernel.target, tags, interruption)
+    searched = search_index(index, kernel.target, tags, interruption, kernel.symbol_path)
     warnings = searched.warnings
     if is_interrupted(interruption) and not images:
         warnings += ("interrupted before the driver images were searched: no owner by code",)

@@ -14,6 +14,7 @@ from pykdext.kernel.kernel import Kernel
 from pykdext.model import ImageCoverage, PoolTag, TagOwners
 from pykdext.pipeline.driverfiles import search_files
 from pykdext.pipeline.imagesearch import SearchedImages, search_kernel
+from pykdext.pipeline.sources import choose_symbol_path
 from pykdext.pipeline.taglists import TagLists
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.units import format_share
@@ -42,16 +43,18 @@ def find_owners(
     jobs: int = 1,
     progress: ReportProgress = ignore_progress,
     interruption: Optional[Interruption] = None,
+    symbol_path: Optional[str] = None,
 ) -> FoundOwners:
     """Who owns each of ``tags``: by the images of ``kernel``, by driver files (see :func:`search_files`), and by lists.
 
-    With an ``interruption`` an end by the user leaves what was searched until then.
+    ``symbol_path`` is where symbols of the driver files are looked for; None: along the environment's. With an
+    ``interruption`` an end by the user leaves what was searched until then.
     """
     searches: List[SearchedImages] = []
     if kernel is not None:
         searches.append(search_kernel(kernel, tags, progress, interruption))
     if paths:
-        searches.append(search_files(paths, tags, jobs, progress, interruption))
+        searches.append(search_files(paths, tags, jobs, progress, interruption, choose_symbol_path(symbol_path)))
     return _weigh_searches(searches, tags, lists)
 
 

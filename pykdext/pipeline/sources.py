@@ -79,6 +79,11 @@ def open_source(
             yield _read_target(target, path, progress, symbol_path, interruption)
 
 
+def choose_symbol_path(symbol_path: Optional[str]) -> str:
+    """The path as it is given, even if it is empty, or else the environment's ``_NT_SYMBOL_PATH``."""
+    return os.environ.get("_NT_SYMBOL_PATH", "") if symbol_path is None else symbol_path
+
+
 def load_states(
     path: Optional[str], progress: ReportProgress = ignore_progress, symbol_path: Optional[str] = None
 ) -> Tuple[PoolSnapshot, ...]:
@@ -121,7 +126,7 @@ def _read_target(
     symbol_path: Optional[str],
     interruption: Optional[Interruption],
 ) -> Source:
-    kernel = open_kernel(target, os.environ.get("_NT_SYMBOL_PATH", "") if symbol_path is None else symbol_path)
+    kernel = open_kernel(target, choose_symbol_path(symbol_path))
     try:
         return Source(read_pool_snapshot(kernel, path, progress, interruption), kernel)
     except (TargetError, LayoutNotFoundError) as error:

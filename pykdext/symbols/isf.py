@@ -6,10 +6,12 @@ Source: volatility3's published schema of the format (versions 4 to 6).
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Mapping, Optional
+from functools import cached_property
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from pykdext.errors import SymbolFileError
 from pykdext.model import FieldLayout, TypeLayout
+from pykdext.symbols.codenames import CodeName, CodeNames
 from pykdext.symbols.identity import PdbName, render_identity
 
 SUFFIXES = (".json", ".json.xz", ".json.gz")
@@ -53,6 +55,18 @@ class IsfSymbols:
             size = self._find_size(self._part(field, "type"))
             fields[name] = FieldLayout(self._number(field, "offset"), size)
         return TypeLayout(self._number(entry, "size"), fields)
+
+    def find_function(self, address: int) -> Optional[Tuple[str, int]]:
+        """The nearest symbol at or before an address and the bytes from there. SymbolFileError if damaged.
+
+        The format tells neither code from data nor where code ends.
+        """
+        return self._names.find(address - self._base)
+
+    @cached_property
+    def _names(self) -> CodeNames:
+        symbols = self._part(self._document, "symbols")
+        return CodeNames(CodeName(self._number(self._part(symbols, name), "address"), name) for name in symbols)
 
     def _find_size(self, described: Mapping[str, Any]) -> Optional[int]:
         """Bytes of a field's type; None where it has no size (functions, types that are only announced)."""

@@ -1,4 +1,4 @@
-"""Microsoft's program database (PDB 7.0): addresses by public name, and the layouts of structures.
+"""Microsoft's program database (PDB 7.0): addresses by public name, functions by address, layouts of structures.
 
 Sources: Microsoft's published ``microsoft-pdb`` sources and LLVM's documentation of the format.
 """
@@ -9,12 +9,14 @@ import bisect
 import re
 import struct
 from functools import cached_property
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from pykdext.errors import SymbolFileError
 from pykdext.model import TypeLayout
+from pykdext.symbols.codenames import CodeName, CodeNames
 from pykdext.symbols.identity import PdbName, render_identity
 from pykdext.symbols.msf import MsfFile, open_msf
+from pykdext.symbols.pdbrecords import PublicSymbol, iter_procedures, iter_publics, list_module_streams
 from pykdext.symbols.pdbtypes import TypeRecords
 
 _INFO_STREAM = 1
@@ -37,11 +39,10 @@ _SECTION_HEADERS = 5
 _ORIGINAL_SECTION_HEADERS = 10
 _NO_STREAM = 0xFFFF
 
-_RECORD = struct.Struct("<HH")
-_PUBLIC = struct.Struct("<IIH")
-"""Flags, offset, segment; the name follows."""
-_S_PUB32 = 0x110E
 _SECTION_HEADER_BYTES = 40
+
+MAX_PROCEDURE_BYTES = 64 << 20
+"""Symbols of object files that are looked through for functions; those of a large driver have some 10 MB."""
 
 _DECORATED = re.compile(r"[_@](\w+?)(?:@\d+)?")
 """The names of C on x86: ``_cdecl``, ``_stdcall@8``, ``@fastcall@8``."""
@@ -50,8 +51,9 @@ _DECORATED = re.compile(r"[_@](\w+?)(?:@\d+)?")
 class PdbSymbols:
     """The symbols of one PDB for an image loaded at ``base``. Streams are read when they are first asked for.
 
-    Read: publics with their addresses (also of images that were rearranged after linking: OMAP), and the sizes and
-    fields of structures, classes and unions. Not read: functions' insides, lines, locals, fields of base classes.
+    Read: publics with their addresses (also of images that were rearranged after linking: OMAP), where functions begin
+    and end, and the sizes and fields of structures, classes and unions. Not read: functions' insides, lines, locals,
+    fields of base classes.
     """
 
     name = "pdb"
@@ -78,15 +80,49 @@ class PdbSymbols:
         """Size and fields of a structure, class or union. SymbolFileError if damaged."""
         return self._types.find_layout(type_name)
 
+    def find_function(self, address: int) -> Optional[Tuple[str, int]]:
+        """The function around an address and the offset in it, in bytes. SymbolFileError if damaged.
+
+        Where the PDB tells only of publics it is the nearest before the address, however far that is.
+        """
+        return self._functions.find(address - self._base)
+
     @cached_property
     def _publics(self) -> Dict[str, Tuple[int, int]]:
-        publics = _parse_publics(self.path, self._file.read_stream(self._debug.symbol_records))
-        if self._debug.machine == _MACHINE_X86:
-            for decorated, place in tuple(publics.items()):
-                match = _DECORATED.fullmatch(decorated)
-                if match is not None:
-                    publics.setdefault(match.group(1), place)
+        """Segment and offset of every public, by name, on x86 also without the decoration."""
+        publics = {symbol.name: (symbol.segment, symbol.offset) for symbol in self._iter_publics()}
+        for decorated, place in tuple(publics.items()):
+            publics.setdefault(self._undecorate(decorated), place)
         return publics
+
+    @cached_property
+    def _functions(self) -> CodeNames:
+        return CodeNames((*self._iter_procedures(), *self._iter_public_functions()))
+
+    def _iter_public_functions(self) -> Iterator[CodeName]:
+        for symbol in self._iter_publics():
+            rva = self._address_map.find_rva(symbol.segment, symbol.offset) if symbol.is_code else None
+            if rva is not None:
+                yield CodeName(rva, self._undecorate(symbol.name))
+
+    def _iter_procedures(self) -> Iterator[CodeName]:
+        """The functions of all object files, as far as these have symbols in the PDB."""
+        room_bytes = MAX_PROCEDURE_BYTES
+        for number, size_bytes in dict(list_module_streams(self._debug.modules)).items():
+            stream = self._file.read_stream(number)[: min(size_bytes, room_bytes)]
+            if len(stream) == size_bytes:  # else it was cut
+                room_bytes -= size_bytes
+                for procedure in iter_procedures(self.path, stream):
+                    rva = self._address_map.find_rva(procedure.segment, procedure.offset)
+                    if rva is not None:
+                        yield CodeName(rva, procedure.name, rva + procedure.size_bytes)
+
+    def _iter_publics(self) -> Iterator[PublicSymbol]:
+        return iter_publics(self.path, self._file.read_stream(self._debug.symbol_records))
+
+    def _undecorate(self, name: str) -> str:
+        match = _DECORATED.fullmatch(name) if self._debug.machine == _MACHINE_X86 else None
+        return name if match is None else match.group(1)
 
     @cached_property
     def _address_map(self) -> _AddressMap:
@@ -134,12 +170,16 @@ class _DebugInformation:
 
     Attributes:
         age: 0 where the PDB does not say. machine: of the image's file header. symbol_records: a stream's number.
+        modules: the list of object files.
     """
 
-    def __init__(self, age: int, machine: int, symbol_records: int, optional_streams: Sequence[int]) -> None:
+    def __init__(
+        self, age: int, machine: int, symbol_records: int, modules: bytes, optional_streams: Sequence[int]
+    ) -> None:
         self.age = age
         self.machine = machine
         self.symbol_records = symbol_records
+        self.modules = modules
         self._optional_streams = optional_streams
 
     def optional_stream(self, place: int) -> int:
@@ -149,39 +189,20 @@ class _DebugInformation:
 
 def _parse_debug_information(path: str, stream: bytes) -> _DebugInformation:
     if not stream:
-        return _DebugInformation(0, 0, _NO_STREAM, ())
+        return _DebugInformation(0, 0, _NO_STREAM, b"", ())
     if len(stream) < _DEBUG_HEADER.size:
         raise SymbolFileError(path, f"a DBI stream of {len(stream)} bytes", f"{_DEBUG_HEADER.size} or more")
     signature, _, age, _, _, _, _, symbol_records, _, *rest = _DEBUG_HEADER.unpack_from(stream)
-    modules, contributions, section_map, sources, type_servers, _, list_bytes, edit_and_continue, _, machine, _ = rest
-    parts = (modules, contributions, section_map, sources, type_servers, edit_and_continue)
+    module_bytes, contributions, section_map, sources, type_servers, _, list_bytes, edit_and_continue, *rest = rest
+    _, machine, _ = rest
+    parts = (module_bytes, contributions, section_map, sources, type_servers, edit_and_continue)
     start = _DEBUG_HEADER.size + sum(parts)
     if signature != _DEBUG_SIGNATURE or min(*parts, list_bytes) < 0 or start + list_bytes > len(stream):
         found = f"signature {signature} and parts of {start + list_bytes} bytes"
         raise SymbolFileError(path, found, f"-1 and at most the DBI stream's {len(stream)} bytes")
     optional_streams = struct.unpack_from(f"<{list_bytes // 2}H", stream, start)
-    return _DebugInformation(age, machine, symbol_records, optional_streams)
-
-
-def _parse_publics(path: str, records: bytes) -> Dict[str, Tuple[int, int]]:
-    """Segment (from 1) and offset of every public, by name."""
-    publics: Dict[str, Tuple[int, int]] = {}
-    position = 0
-    while position + _RECORD.size <= len(records):
-        length, kind = _RECORD.unpack_from(records, position)
-        end = position + 2 + length
-        if length < 2 or end > len(records):
-            break
-        name_start = position + _RECORD.size + _PUBLIC.size
-        if kind == _S_PUB32 and name_start <= end:
-            _, offset, segment = _PUBLIC.unpack_from(records, position + _RECORD.size)
-            symbol = records[name_start:end].split(b"\0", 1)[0].decode("utf-8", "replace")
-            publics[symbol] = (segment, offset)
-        position = end
-    if position != len(records):
-        found = f"a record outside of it at 0x{position:x}"
-        raise SymbolFileError(path, found, f"whole records in the {len(records)} bytes of symbols")
-    return publics
+    modules = stream[_DEBUG_HEADER.size : _DEBUG_HEADER.size + module_bytes]
+    return _DebugInformation(age, machine, symbol_records, modules, optional_streams)
 
 
 class _AddressMap:

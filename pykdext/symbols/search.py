@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import List, Optional, Protocol, Tuple
 
 from pykdext.errors import SymbolFileError
 from pykdext.symbols.chain import SymbolSource
@@ -24,6 +24,13 @@ _OTHER_SYSTEMS_FOLDER = re.compile(r"[A-Za-z]:|\\\\")
 """A folder of Windows; on another system it would become a file of a strange name in the current folder."""
 
 
+class SymbolFile(SymbolSource, Protocol):
+    """A file of symbols: it knows functions by their addresses, too."""
+
+    def find_function(self, address: int) -> Optional[Tuple[str, int]]:
+        """The name that stands at an address or next before it, and the bytes from there; None if none is known."""
+
+
 @dataclass(frozen=True)
 class LoadedSymbols:
     """What was found along a symbol path.
@@ -31,22 +38,29 @@ class LoadedSymbols:
     Attributes:
         sources: a PDB, an ISF file, both or none, in the order of the path.
         notes: what was refused, could not be had or was not found, one line each.
+        refused: those of the notes that are on files with the name that was looked for.
     """
 
-    sources: Tuple[SymbolSource, ...]
+    sources: Tuple[SymbolFile, ...]
     notes: Tuple[str, ...]
+    refused: Tuple[str, ...] = ()
 
 
-def load_symbols(pdb_name: str, guid: str, age: int, base: int, symbol_path: str) -> LoadedSymbols:
+def load_symbols(
+    pdb_name: str, guid: str, age: int, base: int, symbol_path: str, folder: Optional[str] = None
+) -> LoadedSymbols:
     """The symbols of the image at ``base`` along ``symbol_path``; what goes wrong becomes a note, never an error.
 
-    Name, GUID (32 hexadecimal digits) and age are those of the image's RSDS record. The network is used only for a
-    server that the path names, and only while nothing to its left has the symbols.
+    Name, GUID (32 hexadecimal digits) and age are those of the image's RSDS record. ``folder``, that of the image, is
+    looked into before the path, for this PDB alone. The network is used only for a server that the path names, and only
+    while nothing to its left has the symbols.
     """
     file_name = re.split(r"[\\/]", pdb_name)[-1]
     if not _FILE_NAME.fullmatch(file_name) or not file_name.strip(". "):
-        return LoadedSymbols((), (f"symbols of the kernel: found {pdb_name!r:.80}, expected the file name of a PDB",))
+        return LoadedSymbols((), (f"symbols of an image: found {pdb_name!r:.80}, expected the file name of a PDB",))
     search = _Search(PdbName(file_name, guid.upper(), age), base)
+    if folder is not None:
+        search.look_beside(folder)
     for element in parse_symbol_path(symbol_path):
         if isinstance(element, StoreChain):
             search.ask_stores(element)
@@ -61,9 +75,14 @@ class _Search:
     def __init__(self, wanted: PdbName, base: int) -> None:
         self._wanted = wanted
         self._base = base
-        self._sources: List[SymbolSource] = []
+        self._sources: List[SymbolFile] = []
         self._notes: List[str] = []
+        self._refused: List[str] = []
         self._visited: List[str] = []
+
+    def look_beside(self, folder: str) -> None:
+        """The folder of the image: linkers write the PDB there."""
+        self._look_for_pdb(folder, (self._wanted.file_name,))
 
     def look_at(self, path: str) -> None:
         """A plain element of the path: a file, or a folder with PDBs, a store's folders, ISF files, or all of them."""
@@ -90,7 +109,7 @@ class _Search:
         if self._visited and not self._sources:
             places = ", ".join(self._visited)
             self._notes.append(f"{self._wanted.file_name} {self._wanted.identity}: not found; looked for {places}")
-        return LoadedSymbols(tuple(self._sources), tuple(self._notes))
+        return LoadedSymbols(tuple(self._sources), tuple(self._notes), tuple(self._refused))
 
     def _has(self, kind: str) -> bool:
         return any(source.name == kind for source in self._sources)
@@ -101,7 +120,9 @@ class _Search:
         self._visited.append(os.path.join(folder, *parts))
         path = find_inside(folder, *parts) or find_inside(folder, *parts[:-1], compressed_name(parts[-1]))
         if path is not None:
+            known = len(self._notes)
             self._load(path)
+            self._refused += self._notes[known:]
 
     def _look_for_isf(self, folder: str) -> None:
         if self._has("isf"):
@@ -143,7 +164,7 @@ class _Search:
             if not self._has(source.name):
                 self._sources.append(source)
 
-    def _open_source(self, path: str) -> SymbolSource:
+    def _open_source(self, path: str) -> SymbolFile:
         try:
             with open(path, "rb") as file:
                 head = file.read(_HEAD_BYTES)

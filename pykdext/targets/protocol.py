@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Protocol, Tuple, runtime_checkable
+from typing import Iterator, Optional, Protocol, Tuple, runtime_checkable
 
 from pykdext.model import Machine, Module, TargetFacts, TypeLayout
 
@@ -45,6 +45,17 @@ class VirtualReader(Protocol):
 
     def read(self, address: int, size: int) -> bytes:
         """All ``size`` bytes at a kernel virtual address, or MemoryReadError."""
+
+
+@runtime_checkable
+class AddressNamer(Protocol):
+    """A target that has symbols of all modules by itself."""
+
+    def find_name(self, address: int) -> Optional[Tuple[str, int]]:
+        """The symbol at an address or next before it, without its module, and the bytes from there; None without one.
+
+        It may be that of a module's export, far before the address.
+        """
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ from pykdext.targets.sessiontext import (
     SessionWords,
     SystemWords,
     parse_debugger_data_address,
+    parse_nearest,
     parse_session,
     parse_system,
     run_command,
@@ -148,6 +149,10 @@ class Session:
         if layout is None:
             raise SymbolNotFoundError(type_name, _SYMBOL_HINT)
         return layout
+
+    def find_name(self, address: int) -> Optional[Tuple[str, int]]:
+        """The symbol that the debugger has next before an address, without its module, and the bytes from there."""
+        return parse_nearest(run_command(self._pykd, f"ln 0x{address:x}"), address)
 
     @cached_property
     def _debugger_variables(self) -> Mapping[str, int]:

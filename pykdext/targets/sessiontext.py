@@ -1,6 +1,7 @@
-"""What the debugger says in words: the session, the system, the unloaded drivers.
+"""What the debugger says in words: the session, the system, the unloaded drivers, the symbol at an address.
 
-pykd has no functions for these. Sources: the debugger's documentation of ``vertarget``, ``||`` and ``lm``; all of it,
+pykd has no functions for these; it has one for symbols, but that fills the command window with the engine's complaints
+where a module has none. Sources: the debugger's documentation of ``vertarget``, ``||``, ``lm`` and ``ln``; all of it,
 and ``.dumpdebug``, checked against the engine of Windows 10 1703.
 """
 
@@ -27,6 +28,8 @@ _DEBUGGER_DATA = re.compile(r"^KdDebuggerDataBlock\s+([0-9a-f`]+)\s*$", re.M)
 _UNLOADED_HEADING = "Unloaded modules:"
 _ADDRESS = r"([0-9a-f]{8}(?:`[0-9a-f]{8})?)"
 _UNLOADED = re.compile(rf"^{_ADDRESS} {_ADDRESS}\s+(\S.*?)\s*$", re.M)
+
+_NEAREST = re.compile(rf"^\({_ADDRESS}\) {{3}}\w+!(\S.*?)(?:\+0x([0-9a-f`]+))?(?: {{3}}\||\s*$)", re.M)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,19 @@ def parse_debugger_data_address(text: str) -> Optional[int]:
     """Where the kernel's debugger data is, in the output of ``.dumpdebug``; None: it does not say."""
     found = _DEBUGGER_DATA.search(text)
     return (_parse_address(found[1]) or None) if found else None
+
+
+def parse_nearest(text: str, address: int) -> Optional[Tuple[str, int]]:
+    """The name without its module, and the bytes from there, in the output of ``ln`` for ``address``.
+
+    None where nothing stands near, or only what begins behind the address or has ended before it: there the engine
+    prints a distance that is none.
+    """
+    found = _NEAREST.search(text)
+    if found is None:
+        return None
+    offset = _parse_address(found[3] or "0")
+    return (found[2], offset) if _parse_address(found[1]) + offset == address else None
 
 
 def parse_unloaded(text: str) -> Tuple[Module, ...]:

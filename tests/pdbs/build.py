@@ -3,7 +3,8 @@
 ``python -m tests.pdbs.build ISF...`` writes ``tests/pdbs/<version>.pdb.xz`` for each file: the structures that the
 tool reads, and the kernel's pool variables at their true addresses. Every field stands alone in a packed structure
 behind as many bytes as lie before it, and all those are one union: so the compiler cannot choose an offset itself.
-It also builds shapes.c and methods.cpp. The same sources always give the same bytes.
+It also builds shapes.c and methods.cpp, and with the sample drivers the PDBs of one of them. The same sources always
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from dumps.drivers import build as drivers
+
 HERE = Path(__file__).resolve().parent
 SHAPES = (("shapes.c", "x64"), ("shapes.c", "x86"), ("methods.cpp", "x64"))
+DRIVER = "idioms-O2"
 FIRST_DATA_RVA = 0x2000
 """Where lld puts .bss in an image without code: behind a page of headers and a page of read-only data."""
 IMAGE_BYTES = 0x1000000
@@ -180,6 +184,10 @@ def main() -> None:
             _save(kernel_version(path), build_kernel(read_isf(path), TYPES, Path(folder)))
         for source, machine in SHAPES:
             _save(f"{Path(source).stem}-{machine}", build_shapes(source, machine, Path(folder)))
+        drivers.build_images(Path(folder))
+        for architecture in drivers.ARCHITECTURES:
+            pdb = Path(folder, architecture.name, f"{DRIVER}.pdb")
+            _save(f"{DRIVER}-{architecture.name}", pdb.read_bytes())
 
 
 if __name__ == "__main__":
