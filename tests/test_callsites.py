@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from dumps.forge import forge
+from pykdext.attribution.callees import CalleeResolver
+from pykdext.attribution.callsites import CallSites
+from pykdext.attribution.followed import FollowedImage
+from pykdext.attribution.immediates import ImageIndex
 from pykdext.cli import main
+from pykdext.kernel.image import read_image
+from pykdext.model import PoolTag
+from pykdext.targets.imagefile import open_image_file
 
 DRIVERS = Path(__file__).parent.parent / "dumps" / "drivers" / "images"
 OTHERS = ("pagella", "twinone", "twintwo", "holder")
@@ -69,3 +76,21 @@ def test_the_evidence_says_how(owners):
     assert any("which hands tag 'Pgla' to ExAllocatePool" in text for text in details("Pgla"))
     assert any("read from +0x" in text for text in details("Glob"))
     assert any("LookasideList" in text for text in details("Look"))
+
+
+@pytest.mark.parametrize("arch", ["x64", "x86", "arm64"])
+def test_enough_proofs_end_the_search(arch):
+    tag = PoolTag(b"Pgla")
+    with open_image_file(str(DRIVERS / arch / "pagella.sys")) as file:
+        image = read_image(file, file.modules()[0])
+        ((_, places),) = ImageIndex([image], [tag]).find_places(tag)
+        rvas = [place.rva for place in places.kept if place.encoding.kind == "immediate"]
+        found = {
+            enough: CallSites(FollowedImage(image), CalleeResolver([image])).find_uses(tag, rvas, (), enough)
+            for enough in (1, 2, 99)
+        }
+    assert found[99].followed == set(rvas)
+    assert sum(use.is_proof for use in found[99].calls) == 3
+    assert found[1].followed < found[99].followed
+    assert sum(use.is_proof for use in found[1].calls) == 1
+    assert found[1].calls[0] in found[2].calls

@@ -58,13 +58,15 @@ class Allocator:
 
     Attributes:
         name: as exported, without decoration; for KMDF as documented. action: what it does with the tag.
-        tag_argument: its number, counted from 1. structure: if that argument points at a structure that holds the tag.
-        wide_arguments: numbers of those that take 64 bits on x86, too. condition: when it takes a tag, None: always.
+        tag_argument: its number, counted from 1. argument_count: None where it varies: on x86 the caller removes them.
+        structure: if the tag argument points at a structure that holds the tag. wide_arguments: numbers of those that
+        take 64 bits on x86, too. condition: when it takes a tag, None: always.
     """
 
     name: str
     action: Action
     tag_argument: int
+    argument_count: Optional[int]
     structure: Optional[StructureOffset] = None
     wide_arguments: Tuple[int, ...] = ()
     condition: Optional[Condition] = None
@@ -75,6 +77,11 @@ class Allocator:
             return argument_locations(machine)[self.tag_argument - 1]
         wide_before = sum(number < self.tag_argument for number in self.wide_arguments)
         return argument_locations(machine)[self.tag_argument - 1 + wide_before]
+
+    @property
+    def removed_bytes(self) -> int:
+        """What it takes from the stack when it returns, on x86."""
+        return 0 if self.argument_count is None else 4 * (self.argument_count + len(self.wide_arguments))
 
     def tag_structure_offset(self, machine: Machine) -> Optional[int]:
         """Bytes from the start of the structure to the tag, or None where the argument is the tag itself."""
@@ -118,45 +125,45 @@ def _locations(machine: Machine) -> Tuple[Location, ...]:
 _LOCATIONS = {machine: _locations(machine) for machine in Machine}
 
 _ALLOCATORS = (
-    Allocator("ExAllocatePoolWithTag", Action.ALLOCATES, 3),
-    Allocator("ExAllocatePoolWithQuotaTag", Action.ALLOCATES, 3),
-    Allocator("ExAllocatePoolWithTagPriority", Action.ALLOCATES, 3),
-    Allocator("ExAllocatePool2", Action.ALLOCATES, 3, wide_arguments=(1,)),
-    Allocator("ExAllocatePool3", Action.ALLOCATES, 3, wide_arguments=(1,)),
-    Allocator("ExAllocateCacheAwareRundownProtection", Action.ALLOCATES, 2),
-    Allocator("ExInitializeNPagedLookasideList", Action.INITIALISES, 6),
-    Allocator("ExInitializePagedLookasideList", Action.INITIALISES, 6),
-    Allocator("ExInitializeLookasideListEx", Action.INITIALISES, 7),
-    Allocator("ExFreePoolWithTag", Action.FREES, 2),
-    Allocator("ExFreePool2", Action.FREES, 2),
-    Allocator("MmAllocateMappingAddress", Action.RESERVES, 2),
-    Allocator("MmAllocateMappingAddressEx", Action.RESERVES, 2),
-    Allocator("MmFreeMappingAddress", Action.FREES, 2),
-    Allocator("FsRtlAllocatePoolWithTag", Action.ALLOCATES, 3),
-    Allocator("FsRtlAllocatePoolWithQuotaTag", Action.ALLOCATES, 3),
-    Allocator("FsRtlAllocateExtraCreateParameter", Action.ALLOCATES, 5),
-    Allocator("FsRtlInitExtraCreateParameterLookasideList", Action.INITIALISES, 4),
-    Allocator("FltAllocatePoolAlignedWithTag", Action.ALLOCATES, 4),
-    Allocator("FltAllocateExtraCreateParameter", Action.ALLOCATES, 6),
-    Allocator("FltInitExtraCreateParameterLookasideList", Action.INITIALISES, 5),
-    Allocator("FltFreePoolAlignedWithTag", Action.FREES, 3),
-    Allocator("NdisAllocateMemoryWithTag", Action.ALLOCATES, 3),
-    Allocator("NdisAllocateMemoryWithTagPriority", Action.ALLOCATES, 3),
-    Allocator("NdisAllocateGenericObject", Action.ALLOCATES, 2),
-    Allocator("NdisInitializeNPagedLookasideList", Action.INITIALISES, 6),
-    Allocator("NdisAllocateNetBufferListPool", Action.REGISTERS, 2, StructureOffset(wide=8, narrow=8)),
-    Allocator("NdisAllocateNetBufferPool", Action.REGISTERS, 2, StructureOffset(wide=4, narrow=4)),
-    Allocator("NdisAllocateTimerObject", Action.REGISTERS, 2, StructureOffset(wide=4, narrow=4)),
-    Allocator("NdisFreeMemoryWithTag", Action.FREES, 2),
-    Allocator("NdisFreeMemoryWithTagPriority", Action.FREES, 3),
+    Allocator("ExAllocatePoolWithTag", Action.ALLOCATES, 3, 3),
+    Allocator("ExAllocatePoolWithQuotaTag", Action.ALLOCATES, 3, 3),
+    Allocator("ExAllocatePoolWithTagPriority", Action.ALLOCATES, 3, 4),
+    Allocator("ExAllocatePool2", Action.ALLOCATES, 3, 3, wide_arguments=(1,)),
+    Allocator("ExAllocatePool3", Action.ALLOCATES, 3, 5, wide_arguments=(1,)),
+    Allocator("ExAllocateCacheAwareRundownProtection", Action.ALLOCATES, 2, 2),
+    Allocator("ExInitializeNPagedLookasideList", Action.INITIALISES, 6, 7),
+    Allocator("ExInitializePagedLookasideList", Action.INITIALISES, 6, 7),
+    Allocator("ExInitializeLookasideListEx", Action.INITIALISES, 7, 8),
+    Allocator("ExFreePoolWithTag", Action.FREES, 2, 2),
+    Allocator("ExFreePool2", Action.FREES, 2, 4),
+    Allocator("MmAllocateMappingAddress", Action.RESERVES, 2, 2),
+    Allocator("MmAllocateMappingAddressEx", Action.RESERVES, 2, 3),
+    Allocator("MmFreeMappingAddress", Action.FREES, 2, 2),
+    Allocator("FsRtlAllocatePoolWithTag", Action.ALLOCATES, 3, 3),
+    Allocator("FsRtlAllocatePoolWithQuotaTag", Action.ALLOCATES, 3, 3),
+    Allocator("FsRtlAllocateExtraCreateParameter", Action.ALLOCATES, 5, 6),
+    Allocator("FsRtlInitExtraCreateParameterLookasideList", Action.INITIALISES, 4, 4),
+    Allocator("FltAllocatePoolAlignedWithTag", Action.ALLOCATES, 4, 4),
+    Allocator("FltAllocateExtraCreateParameter", Action.ALLOCATES, 6, 7),
+    Allocator("FltInitExtraCreateParameterLookasideList", Action.INITIALISES, 5, 5),
+    Allocator("FltFreePoolAlignedWithTag", Action.FREES, 3, 3),
+    Allocator("NdisAllocateMemoryWithTag", Action.ALLOCATES, 3, 3),
+    Allocator("NdisAllocateMemoryWithTagPriority", Action.ALLOCATES, 3, 4),
+    Allocator("NdisAllocateGenericObject", Action.ALLOCATES, 2, 3),
+    Allocator("NdisInitializeNPagedLookasideList", Action.INITIALISES, 6, 7),
+    Allocator("NdisAllocateNetBufferListPool", Action.REGISTERS, 2, 2, StructureOffset(wide=8, narrow=8)),
+    Allocator("NdisAllocateNetBufferPool", Action.REGISTERS, 2, 2, StructureOffset(wide=4, narrow=4)),
+    Allocator("NdisAllocateTimerObject", Action.REGISTERS, 2, 3, StructureOffset(wide=4, narrow=4)),
+    Allocator("NdisFreeMemoryWithTag", Action.FREES, 2, 2),
+    Allocator("NdisFreeMemoryWithTagPriority", Action.FREES, 3, 3),
     # StorPortAllocatePool is an inline function of storport.h: this export with the function code 0.
-    Allocator("StorPortExtendedFunction", Action.ALLOCATES, 4, condition=Condition(argument=1, number=0)),
-    Allocator("VideoPortAllocatePool", Action.ALLOCATES, 4),
-    Allocator("EngAllocMem", Action.ALLOCATES, 3),
+    Allocator("StorPortExtendedFunction", Action.ALLOCATES, 4, None, condition=Condition(argument=1, number=0)),
+    Allocator("VideoPortAllocatePool", Action.ALLOCATES, 4, 4),
+    Allocator("EngAllocMem", Action.ALLOCATES, 3, 3),
     # KMDF functions get WdfDriverGlobals as their first argument, which the documented prototypes leave out.
-    Allocator("WdfMemoryCreate", Action.ALLOCATES, 4),
-    Allocator("WdfLookasideListCreate", Action.INITIALISES, 6),
-    Allocator("WdfDriverCreate", Action.REGISTERS, 5, StructureOffset(wide=0x1C, narrow=0x10)),
+    Allocator("WdfMemoryCreate", Action.ALLOCATES, 4, 7),
+    Allocator("WdfLookasideListCreate", Action.INITIALISES, 6, 7),
+    Allocator("WdfDriverCreate", Action.REGISTERS, 5, 6, StructureOffset(wide=0x1C, narrow=0x10)),
 )
 
 _BY_NAME: Dict[str, Allocator] = {allocator.name: allocator for allocator in _ALLOCATORS}

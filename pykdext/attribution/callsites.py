@@ -8,11 +8,11 @@ own functions that hands this argument on as the tag (a wrapper), through at mos
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Optional, Sequence, Set, Tuple
 
-from pykdext.attribution.allocators import Allocator, argument_locations, find_allocator
+from pykdext.attribution.allocators import Action, Allocator, argument_locations, find_allocator
 from pykdext.attribution.callees import Callee, CalleeResolver
-from pykdext.attribution.flow.calls import CallSite, FunctionFlow
+from pykdext.attribution.flow.calls import CallSite
 from pykdext.attribution.flow.values import (
     Atom,
     Constant,
@@ -25,14 +25,21 @@ from pykdext.attribution.flow.values import (
     numbers,
 )
 from pykdext.attribution.followed import FollowedImage
+from pykdext.kernel.functiontable import FunctionBounds
 from pykdext.model import PoolTag
 
 MAX_WRAPPERS = 2
 """Functions of the driver between the tag and the allocator."""
 
+ENOUGH_CALLS = 4
+"""Calls that prove a tag's use: more than so many tell a reader nothing new."""
+
 TAG_BYTES = 4
 TAG_MASK = 0x7FFFFFFF
 """Without bit 31, PROTECTED_POOL: the tag tables have the tag without it."""
+
+
+_PROOFS = frozenset({Action.ALLOCATES, Action.INITIALISES})
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,8 @@ class TagUse:
     Attributes:
         call_rva: of the call. source: what brings the tag in, a constant or a variable of the image.
         allocator: what it reaches as a tag; None: no allocator. callee: what is called, as far as it is known.
-        wrappers: entries of the driver's functions on the way, the outermost first.
-        function: exported name of the function that calls. origin_text: the instruction that brings in a constant, with
-        the tag in quotes.
+        wrappers: entries of the driver's functions on the way, the outermost first. origin_text: the instruction that
+        brings in a constant, with the tag in quotes.
     """
 
     call_rva: int
@@ -52,8 +58,12 @@ class TagUse:
     callee: Optional[Callee]
     allocator: Optional[Allocator] = None
     wrappers: Tuple[int, ...] = ()
-    function: Optional[str] = None
     origin_text: str = ""
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether the call shows that blocks with this tag are the image's."""
+        return self.allocator is not None and self.allocator.action in _PROOFS
 
     @property
     def origin_rva(self) -> Optional[int]:
@@ -65,7 +75,7 @@ class TagUse:
 
 @dataclass(frozen=True)
 class TagUses:
-    """The calls that get a tag, by ascending RVA; ``followed``: which of the places that were asked for could be followed."""
+    """The calls that get a tag, by ascending RVA; ``followed``: the places that were asked for and were followed."""
 
     calls: Tuple[TagUse, ...]
     followed: FrozenSet[int]
@@ -81,24 +91,40 @@ class CallSites:
         self._machine = followed.image.machine
         self._handed_on: Dict[Tuple[int, Location, int], Optional[_HandedOn]] = {}
 
-    def find_uses(self, tag: PoolTag, rvas: Sequence[int], variables: Sequence[int]) -> TagUses:
-        """The calls that get ``tag`` in the functions around ``rvas``.
+    def find_uses(
+        self, tag: PoolTag, rvas: Sequence[int], variables: Sequence[int], enough: int = ENOUGH_CALLS
+    ) -> TagUses:
+        """The calls that get ``tag`` in the functions around ``rvas``, small functions first.
 
-        ``variables`` are the RVAs where the tag stands in data: what is read from there is the tag.
+        ``variables`` are the RVAs where the tag stands in data: what is read from there is the tag. When ``enough``
+        calls prove that the tag is used, no further function is followed.
         """
-        flows = {rva: flow for rva in rvas for flow in [self._followed.find_flow(rva)] if flow is not None}
         sought = _SoughtTag(tag, frozenset(variables))
         calls: Dict[Tuple[int, Atom], TagUse] = {}
-        for start_rva, flow in {flow.start_rva: flow for flow in flows.values()}.items():
-            function = self._followed.find_name(start_rva)
+        followed: Set[int] = set()
+        for places in self._group_by_function(rvas):
+            flow = self._followed.find_flow(places[0])
+            if flow is None:
+                continue
+            if flow.lost is None:
+                followed.update(places)
             for site in flow.calls:
                 for use in self._iter_uses(site, sought):
                     text = flow.instruction_text.get(use.origin_rva or 0, "")
-                    calls[use.call_rva, use.source] = replace(
-                        use, function=function, origin_text=sought.name_in(text, use.source)
-                    )
+                    calls[use.call_rva, use.source] = replace(use, origin_text=sought.name_in(text, use.source))
+            if len({use.call_rva for use in calls.values() if use.is_proof}) >= enough:
+                break
         ordered = sorted(calls.values(), key=lambda use: (use.call_rva, use.origin_rva or 0))
-        return TagUses(tuple(ordered), frozenset(rva for rva, flow in flows.items() if flow.lost is None))
+        return TagUses(tuple(ordered), frozenset(followed))
+
+    def _group_by_function(self, rvas: Sequence[int]) -> List[List[int]]:
+        """The places that lie in functions, by function, which cost more to follow the larger they are."""
+        groups: Dict[FunctionBounds, List[int]] = {}
+        for rva in rvas:
+            bounds = self._followed.find_bounds(rva)
+            if bounds is not None:
+                groups.setdefault(bounds, []).append(rva)
+        return [groups[bounds] for bounds in sorted(groups, key=lambda bounds: (bounds.size_bytes, bounds.start_rva))]
 
     def _iter_uses(self, site: CallSite, sought: _SoughtTag) -> Iterator[TagUse]:
         callee = self._resolver.resolve(self._image, site)
@@ -127,7 +153,7 @@ class CallSites:
         return allocator if possible is None or allocator.condition.number in possible else None
 
     def _read_tag_argument(self, site: CallSite, allocator: Allocator) -> Value:
-        """What a call of ``allocator`` can have as its tag, also where that is in a structure on the stack or in data."""
+        """What a call of ``allocator`` can have as its tag, which may be in a structure on the stack or in data."""
         offset = allocator.tag_structure_offset(self._machine)
         if offset is None:
             return site.frame.argument(allocator.tag_location(self._machine), TAG_BYTES)
@@ -183,9 +209,8 @@ class _SoughtTag:
     def find_sources(self, value: Value) -> Iterator[Atom]:
         """The possibilities of ``value`` that are the tag."""
         for atom in value:
-            if isinstance(atom, Constant) and atom.number & TAG_MASK == self._number:
-                yield atom
-            elif isinstance(atom, ImageRead) and atom.rva in self.variables:
+            is_number = isinstance(atom, Constant) and atom.number & TAG_MASK == self._number
+            if is_number or (isinstance(atom, ImageRead) and atom.rva in self.variables):
                 yield atom
 
     def name_in(self, text: str, source: Atom) -> str:

@@ -25,6 +25,9 @@ from pykdext.model import Confidence, Evidence, PoolTag
 
 LONGEST_INSTRUCTION_BYTES = 15
 
+ENOUGH_PROOFS = 4
+"""Calls that are shown for a driver; of an image of Windows one is enough."""
+
 MAX_SWEPT_BYTES = 2 << 20
 """Code looked through in all images for tags that are made by arithmetic."""
 
@@ -100,7 +103,8 @@ class CodeAttributor:
         readers = find_references(module.image, starts) if starts else {}
         rvas: List[int] = [place.rva for place in places if place.encoding.kind in _IN_CODE]
         rvas += [rva for found in readers.values() for rva in found]
-        return self._open_call_sites(module.image).find_uses(tag, rvas, variables)
+        enough = 1 if self.is_part_of_windows(module.image) else ENOUGH_PROOFS
+        return self._open_call_sites(module.image).find_uses(tag, rvas, variables, enough)
 
     def _iter_made(self, tag: PoolTag) -> Iterator[Evidence]:
         """The calls that get the tag from code that makes it of other numbers."""

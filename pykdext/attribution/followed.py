@@ -45,11 +45,10 @@ class FollowedImage:
         return self._exports.name_at(start_rva)
 
     def _follow(self, bounds: FunctionBounds) -> Optional[FunctionFlow]:
-        size_bytes = sum(end - start for start, end in bounds.ranges)
-        if size_bytes > self._room_bytes:
+        if bounds.size_bytes > self._room_bytes:
             self._warn_once()
             return None
-        self._room_bytes -= size_bytes
+        self._room_bytes -= bounds.size_bytes
         return follow_function(self.image, bounds)
 
     def _warn_once(self) -> None:

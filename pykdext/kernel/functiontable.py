@@ -33,6 +33,11 @@ class FunctionBounds(NamedTuple):
     ranges: Tuple[Tuple[int, int], ...]
     source: str
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its code."""
+        return sum(end - start for start, end in self.ranges)
+
 
 class FunctionTable:
     """The functions of one image. All is read at the first question.

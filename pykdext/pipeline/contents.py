@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Dict, List, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from pykdext.attribution.contents import MAX_BLOCKS_TRIED, MIN_BLOCKS, describe_witness, read_witness
 from pykdext.errors import TargetError
@@ -27,26 +28,35 @@ WALK_SECONDS = 3.0
 """All searches for small blocks together end after this time: a tag that leaks has blocks wherever one looks."""
 
 
+@dataclass(frozen=True)
+class FoundContents:
+    """What the blocks of each tag tell, and what could not be looked at."""
+
+    evidence: Mapping[PoolTag, Tuple[Evidence, ...]]
+    warnings: Tuple[str, ...] = ()
+
+
 def search_contents(
     kernel: Kernel,
     images: Sequence[Image],
     tags: Sequence[PoolTag],
     progress: ReportProgress = ignore_progress,
     interruption: Optional[Interruption] = None,
-) -> Dict[PoolTag, Tuple[Evidence, ...]]:
+) -> FoundContents:
     """The drivers that most blocks of a tag point at. After an interruption: of the tags sampled until then."""
     found: Dict[PoolTag, Tuple[Evidence, ...]] = {}
+    warnings: List[str] = []
     if is_interrupted(interruption):
-        return found
+        return FoundContents(found)
     with hold(interruption):
         ends_at = time.monotonic() + WALK_SECONDS
-        for tag, blocks in _find_big_blocks(kernel, tags[:MAX_TAGS]).items():
+        for tag, blocks in _find_big_blocks(kernel, tags[:MAX_TAGS], warnings).items():
             room_seconds = ends_at - time.monotonic()
             if len(blocks) < MIN_BLOCKS and room_seconds > 0 and kernel.target.facts.pages_present is not None:
                 limits = WalkLimits(room_seconds, MAX_BLOCKS_TRIED, _max_walked_bytes(kernel))
                 blocks.extend(find_small_blocks(kernel, tag, progress, limits=limits).allocations)
             found[tag] = tuple(describe_witness(read_witness(kernel.target, tag, blocks, images)))
-    return found
+    return FoundContents(found, tuple(warnings))
 
 
 def _max_walked_bytes(kernel: Kernel) -> int:
@@ -54,12 +64,12 @@ def _max_walked_bytes(kernel: Kernel) -> int:
     return REMOTE_WALK_BYTES if isinstance(target, DumpTarget) and target.traffic else sys.maxsize
 
 
-def _find_big_blocks(kernel: Kernel, tags: Sequence[PoolTag]) -> Dict[PoolTag, List[Allocation]]:
-    """Those of a page and more, by one pass over their table; none where that cannot be read."""
+def _find_big_blocks(kernel: Kernel, tags: Sequence[PoolTag], warnings: List[str]) -> Dict[PoolTag, List[Allocation]]:
+    """Those of a page and more, by one pass over their table; why there is none is added to ``warnings``."""
     blocks: Dict[PoolTag, List[Allocation]] = {tag: [] for tag in tags}
     try:
         for block in read_big_pages(kernel, tags).allocations:
             blocks[block.tag].append(block)
-    except TargetError:
-        pass
+    except TargetError as error:
+        warnings.append(f"{error}; what big blocks point at was not looked at")
     return blocks

@@ -102,6 +102,7 @@ def search_kernel(
     warnings = searched.warnings
     if is_interrupted(interruption) and not images:
         warnings += ("interrupted before the driver images were searched: no owner by code",)
-    witnesses = search_contents(kernel, images, tags, progress, interruption)
-    evidence = {tag: (*items, *witnesses.get(tag, ())) for tag, items in searched.evidence.items()}
+    contents = search_contents(kernel, images, tags, progress, interruption)
+    evidence = {tag: (*items, *contents.evidence.get(tag, ())) for tag, items in searched.evidence.items()}
+    warnings += contents.warnings
     return replace(searched, evidence=evidence, modules=kernel.target.modules(), warnings=warnings)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
 from tests.benchmarks import (
+    callsites,
     fleet,
     growthtrends,
     imagereading,
@@ -34,6 +35,7 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "pages": physicalpages.run,
     "process": wholeprocess.run,
     "immediates": immediateindex.run,
+    "callsites": callsites.run,
     "images": imagereading.run,
     "growth": growthtrends.run,
     "session": sessionreading.run,

@@ -5,12 +5,10 @@ Meanings are those of the Arm Architecture Reference Manual, registers and calls
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Optional
-
-from capstone import CS_ARCH_ARM64, CS_MODE_ARM, Cs, arm64
+from typing import Callable, Dict, Iterator, Tuple
 
 from pykdext.attribution.flow.arm64data import RESULTS, Operation, has_number_of
-from pykdext.attribution.flow.arm64instruction import INSTRUCTION_BYTES, Arm64Instruction, read_operand
+from pykdext.attribution.flow.arm64instruction import INSTRUCTION_BYTES, Arm64Decoder, Arm64Instruction, read_operand
 from pykdext.attribution.flow.arm64memory import Arm64Memory
 from pykdext.attribution.flow.arm64registers import (
     Q_BYTES,
@@ -21,7 +19,17 @@ from pykdext.attribution.flow.arm64registers import (
 )
 from pykdext.attribution.flow.arm64vectors import move_vector
 from pykdext.attribution.flow.cells import Cells
-from pykdext.attribution.flow.state import VECTOR_BYTES, Call, State, Step, Switch
+from pykdext.attribution.flow.state import (
+    BRINGS_CONSTANT,
+    NOTHING_TO_TELL,
+    STRAIGHT_ON,
+    VECTOR_BYTES,
+    Call,
+    Leads,
+    State,
+    Step,
+    Switch,
+)
 from pykdext.attribution.flow.values import (
     UNKNOWN,
     Constant,
@@ -67,24 +75,19 @@ _IMPORT_ADDRESS_DIRECTORY = 12
 class Arm64InstructionSet:
     """ARM64, for the functions of ``image``."""
 
-    max_instruction_bytes = INSTRUCTION_BYTES
+    decoded_bytes = 16 * INSTRUCTION_BYTES
     stack_pointer = "sp"
 
     def __init__(self, image: Image) -> None:
         self._base = image.module.base
-        self._disassembler = Cs(CS_ARCH_ARM64, CS_MODE_ARM)
-        self._disassembler.detail = True
+        self._decoder = Arm64Decoder()
         self._memory = Arm64Memory(image)
         self._import_slots = image.directory(_IMPORT_ADDRESS_DIRECTORY)
         self._handlers: Dict[str, Callable[[State, Arm64Instruction], Step]] = {
             **dict.fromkeys(_REGISTER_CALLS, self._call_register),
             **dict.fromkeys(_REGISTER_JUMPS, self._jump_register),
-            **dict.fromkeys(_CONDITIONAL_BRANCHES, self._branch),
-            **dict.fromkeys(_ENDS, lambda state, instruction: Step(falls_through=False)),
-            **dict.fromkeys(_WITHOUT_RESULT, lambda state, instruction: Step()),
-            "b": self._jump,
+            **dict.fromkeys(_CONDITIONAL_BRANCHES | _ENDS | _WITHOUT_RESULT | {"b", "brk"}, _do_nothing),
             "bl": self._call,
-            "brk": self._break,
             "adr": self._address,
             "adrp": self._address,
         }
@@ -95,29 +98,41 @@ class Arm64InstructionSet:
         registers["sp"] = frozenset({StackAddress(0)})
         return State(registers, return_bytes=0)
 
-    def decode(self, code: bytes, rva: int) -> Optional[Arm64Instruction]:
-        """The instruction that ``code`` begins with, or None if there is none."""
-        decoded = next(self._disassembler.disasm(code[:INSTRUCTION_BYTES], rva, 1), None)
-        return Arm64Instruction(decoded) if decoded is not None else None
+    def decode(self, code: bytes, rva: int) -> Iterator[Arm64Instruction]:
+        """The instructions of ``code``, one after another up to what is none."""
+        return self._decoder.decode(code, rva)
+
+    def leads(self, instruction: Arm64Instruction) -> Leads:
+        """Where control flow goes from ``instruction``, whatever the state is."""
+        mnemonic = instruction.mnemonic
+        if mnemonic == "b":
+            return Leads(False, _last_number(instruction))
+        if mnemonic in _CONDITIONAL_BRANCHES or mnemonic.startswith("b."):
+            return Leads(True, _last_number(instruction))
+        if mnemonic in _ENDS or mnemonic in _REGISTER_JUMPS:
+            return Leads(falls_through=False)
+        if mnemonic == "brk":
+            return Leads(falls_through=instruction.operands[0].number == _DEBUG_BREAK)
+        return STRAIGHT_ON
 
     def is_padding(self, instruction: Arm64Instruction) -> bool:
         """Whether it stands between functions or before loops and does nothing."""
         return instruction.mnemonic in _PADDING
 
     def step(self, state: State, instruction: Arm64Instruction) -> Step:
-        """Do the instruction to ``state`` and tell where it leads. For a call: only what the caller does."""
-        handler = self._handlers.get(instruction.mnemonic)
+        """Do the instruction to ``state`` and tell what is of interest. For a call: only what the caller does."""
+        mnemonic = instruction.mnemonic
+        handler = self._handlers.get(mnemonic)
         if handler is not None:
             return handler(state, instruction)
-        if instruction.mnemonic.startswith("b."):
-            return self._branch(state, instruction)
-        if instruction.mnemonic in RESULTS and self._compute(state, instruction):
+        if mnemonic in RESULTS and self._compute(state, instruction):
             target = instruction.register(0)
             value = read_general(state, target) if isinstance(target, GeneralRegister) else UNKNOWN
-            return Step(brings_constant=has_number_of(value, instruction.rva))
-        if not self._memory.transfer(state, instruction) and not move_vector(state, instruction):
+            return BRINGS_CONSTANT if has_number_of(value, instruction.rva) else NOTHING_TO_TELL
+        understood = self._memory.transfer(state, instruction) or move_vector(state, instruction)
+        if not understood and not mnemonic.startswith("b."):
             self._forget_results(state, instruction)
-        return Step()
+        return NOTHING_TO_TELL
 
     def return_from_call(self, state: State, instruction: Arm64Instruction) -> None:
         """What is known after the callee has returned: what it has to keep, and the frame where it cannot write."""
@@ -138,16 +153,15 @@ class Arm64InstructionSet:
         if not isinstance(target, GeneralRegister):
             return False
         operands = instruction.operands[1:]
-        is_general = [isinstance(instruction.register(index + 1), GeneralRegister) for index in range(len(operands))]
-        is_number = [operand.type == arm64.ARM64_OP_IMM for operand in operands]
-        if not all(general or number for general, number in zip(is_general, is_number)):
-            return False
+        for index, operand in enumerate(operands, 1):
+            if operand.number is None and not isinstance(instruction.register(index), GeneralRegister):
+                return False
         operation = Operation(
             size=target.size,
             before=read_general(state, target),
-            sources=tuple(read_operand(state, operand, target.size, instruction.rva) for operand in operands),
-            immediates=tuple(operand.imm for operand, number in zip(operands, is_number) if number),
-            shift=operands[-1].shift.value if operands else 0,
+            sources=tuple([read_operand(state, operand, target.size, instruction.rva) for operand in operands]),
+            immediates=tuple([operand.number for operand in operands if operand.number is not None]),
+            shift=operands[-1].shift if operands else 0,
         )
         write_general(state, target, RESULTS[instruction.mnemonic](operation))
         return True
@@ -158,7 +172,7 @@ class Arm64InstructionSet:
         Capstone leaves out some of the registers that are written; the first operand is nearly always.
         """
         first = instruction.register(0)
-        for register in (*instruction.written_registers(), first):
+        for register in (*instruction.written, first):
             if register is not None:
                 forget_register(state, register)
         self._memory.forget_access(state, instruction)
@@ -166,20 +180,13 @@ class Arm64InstructionSet:
     def _address(self, state: State, instruction: Arm64Instruction) -> Step:
         target = instruction.register(0)
         if isinstance(target, GeneralRegister):
-            write_general(state, target, self._virtual_address(instruction.operands[1].imm))
-        return Step()
-
-    def _branch(self, state: State, instruction: Arm64Instruction) -> Step:
-        return Step(targets=(instruction.operands[-1].imm,))
-
-    def _jump(self, state: State, instruction: Arm64Instruction) -> Step:
-        return Step(falls_through=False, targets=(instruction.operands[-1].imm,))
-
-    def _break(self, state: State, instruction: Arm64Instruction) -> Step:
-        return Step(falls_through=instruction.operands[0].imm == _DEBUG_BREAK)
+            (address,) = _last_number(instruction)
+            write_general(state, target, self._virtual_address(address))
+        return NOTHING_TO_TELL
 
     def _call(self, state: State, instruction: Arm64Instruction) -> Step:
-        return Step(call=Call(self._virtual_address(instruction.operands[0].imm), UNKNOWN))
+        (address,) = _last_number(instruction)
+        return Step(call=Call(self._virtual_address(address), UNKNOWN))
 
     def _call_register(self, state: State, instruction: Arm64Instruction) -> Step:
         target = _read_target(state, instruction)
@@ -187,7 +194,7 @@ class Arm64InstructionSet:
         if target != dispatched and _is_read(dispatched) and self._may_be_guard_check(target):
             for name in _CHECK_REGISTERS:
                 state.registers.pop(name, None)
-            return Step()
+            return NOTHING_TO_TELL
         return Step(call=Call(target, dispatched))
 
     def _may_be_guard_check(self, target: Value) -> bool:
@@ -202,12 +209,22 @@ class Arm64InstructionSet:
     def _jump_register(self, state: State, instruction: Arm64Instruction) -> Step:
         target = _read_target(state, instruction)
         if target == UNKNOWN and state.table is not None:
-            return Step(falls_through=False, switch=Switch())
+            return Step(switch=Switch())
         call = Call(target, state.read_register(_TARGET_REGISTER), is_jump=True)
-        return Step(falls_through=False, call=call)
+        return Step(call=call)
 
     def _virtual_address(self, rva: int) -> Value:
         return constant((self._base + rva) & _ADDRESS_MASK)
+
+
+def _do_nothing(state: State, instruction: Arm64Instruction) -> Step:
+    return NOTHING_TO_TELL
+
+
+def _last_number(instruction: Arm64Instruction) -> Tuple[int, ...]:
+    """The last operand, if it is a number: the target of a branch, an address."""
+    number = instruction.operands[-1].number
+    return () if number is None else (number,)
 
 
 def _keep_nonvolatile(vectors: Cells) -> Cells:

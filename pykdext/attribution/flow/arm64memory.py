@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Optional
 
-from capstone import arm64
-
 from pykdext.attribution.flow.arithmetic import add, displace, sign_extend
 from pykdext.attribution.flow.arm64instruction import Arm64Instruction, modify_operand
 from pykdext.attribution.flow.arm64registers import (
     Q_BYTES,
     GeneralRegister,
     Register,
-    find_register,
     forget_register,
     read_general,
     write_general,
@@ -87,7 +84,7 @@ class Arm64Memory:
         if operand is None or place is None:
             return
         self._memory.store_cells(state, place.pointer, place.offset, _UNMODELLED_STORE_BYTES, [])
-        base = find_register(operand.mem.base) if instruction.writes_back else None
+        base = operand.base if instruction.writes_back else None
         for register in (*_transferred(instruction), base):
             if register is not None:
                 forget_register(state, register)
@@ -96,14 +93,13 @@ class Arm64Memory:
         operand = instruction.memory_operand
         if operand is None:
             last = instruction.operands[-1] if instruction.operands else None
-            if last is None or last.type != arm64.ARM64_OP_IMM:
+            if last is None or last.number is None:
                 return None
-            return _Place(constant(self._base + last.imm), 0)  # a constant beside the code
-        pointer = _read(state, operand.mem.base)
-        index = find_register(operand.mem.index)
-        if not isinstance(index, GeneralRegister):
-            return _Place(pointer, operand.mem.disp)
-        offset = modify_operand(read_general(state, index), operand, 8)
+            return _Place(constant(self._base + last.number), 0)  # a constant beside the code
+        pointer = read_general(state, operand.base) if isinstance(operand.base, GeneralRegister) else UNKNOWN
+        if not isinstance(operand.offset, GeneralRegister):
+            return _Place(pointer, operand.displacement)
+        offset = modify_operand(read_general(state, operand.offset), operand, 8)
         if numbers(offset) is None:
             return _Place(pointer, 0, is_indexed=True)
         return _Place(add(pointer, offset, 8), 0)
@@ -141,16 +137,10 @@ def _write_back(state: State, instruction: Arm64Instruction) -> None:
     operand = instruction.memory_operand
     if operand is None or not instruction.writes_back:
         return
-    base = find_register(operand.mem.base)
-    last = instruction.operands[-1]
-    if isinstance(base, GeneralRegister):
-        distance = last.imm if last.type == arm64.ARM64_OP_IMM else operand.mem.disp
-        write_general(state, base, displace(read_general(state, base), distance, 8))
-
-
-def _read(state: State, number: int) -> Value:
-    register = find_register(number)
-    return read_general(state, register) if isinstance(register, GeneralRegister) else UNKNOWN
+    behind = instruction.operands[-1].number
+    if isinstance(operand.base, GeneralRegister):
+        distance = operand.displacement if behind is None else behind
+        write_general(state, operand.base, displace(read_general(state, operand.base), distance, 8))
 
 
 def _table_at(place: _Place, entry_bytes: int) -> Optional[Table]:

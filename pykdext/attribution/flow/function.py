@@ -2,27 +2,23 @@
 
 Forward abstract interpretation: instructions are decoded where control flow leads, so that data between them does no
 harm; where paths meet, their states are joined, until nothing new comes. Every value is a small set, so that loops end.
+A place is followed when all that leads to it was, as far as loops allow: most code is followed once or twice.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from typing import Any, Dict, FrozenSet, List, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Set, Tuple
 
 from pykdext.attribution.flow.calls import CallSite, FunctionFlow
 from pykdext.attribution.flow.cells import part
-from pykdext.attribution.flow.state import Call, Instruction, InstructionSet, State, Step
+from pykdext.attribution.flow.controlflow import ControlFlow
+from pykdext.attribution.flow.state import NOTHING_TO_TELL, Call, Instruction, InstructionSet, State, Step
 from pykdext.attribution.flow.values import UNKNOWN, Location, Value, constant
 from pykdext.kernel.functiontable import FunctionBounds
 from pykdext.kernel.image import Image
 from pykdext.model import Machine
-
-MAX_FUNCTION_BYTES = 1 << 20
-"""Code of one function that is read."""
-
-MAX_INSTRUCTIONS = 20_000
-"""Instructions of one function that are decoded."""
 
 MAX_STEPS = 100_000
 """Instructions that are followed, repetitions included; joining two states counts by their size."""
@@ -75,113 +71,120 @@ class CallFrame:
 
 
 class _FunctionWalk:
-    """The fixpoint over one function. A leader is a place that is jumped to; a walk goes from one to the next."""
+    """The fixpoint over one function: the states at the leaders of its control flow."""
 
     def __init__(self, image: Image, bounds: FunctionBounds) -> None:
         self._base = image.module.base
-        self._bounds = bounds
+        self._start_rva = bounds.start_rva
         self._instruction_set = open_instruction_set(image)
-        self._pieces = _read_code(image, bounds)
-        self._decoded: Dict[int, Instruction] = {}
-        self._leaders: Dict[int, State] = {}
+        self._code = ControlFlow(image, bounds, self._instruction_set)
+        self._states: Dict[int, State] = {}
         self._joins: Dict[int, int] = {}
-        self._walked_from: Dict[int, int] = {}
-        self._pending: List[int] = []
-        self._ends: List[int] = sorted({start for start, _ in bounds.ranges})
+        self._pending: List[Tuple[int, int]] = []
+        self._waiting: Set[int] = set()
         self._switches: Dict[int, State] = {}
         self._tables: Dict[int, int] = {}
         self._calls: Dict[int, Tuple[Call, CallFrame]] = {}
         self._texts: Dict[int, str] = {}
         self._steps_left = MAX_STEPS
         self._lost: Optional[str] = None
-        self._guessing = False
         self._reached: FrozenSet[int] = frozenset()
 
     def follow(self) -> FunctionFlow:
         """All paths from the entry, then what no known path reaches."""
-        self._flow(self._bounds.start_rva, self._instruction_set.entry_state())
-        self._walk_pending()
-        self._reached = frozenset(self._walked_from)
-        self._guessing = True
+        self._enter(self._start_rva, self._instruction_set.entry_state())
+        self._reached = frozenset(self._code.explored())
+        self._code.is_guessing = True
         unreached = self._find_unreached()
         while unreached is not None and self._steps_left > 0:
-            self._flow(unreached, self._state_of_unreached())
-            self._walk_pending()
+            self._enter(unreached, self._state_of_unreached())
             unreached = self._find_unreached()
         calls = tuple(
             CallSite(rva, call.target, call.dispatched, frame, call.is_jump)
             for rva, (call, frame) in sorted(self._calls.items())
         )
-        return FunctionFlow(self._bounds.start_rva, calls, self._texts, self._lost)
+        return FunctionFlow(self._start_rva, calls, self._texts, self._code.lost or self._lost)
 
-    def _walk_pending(self) -> None:
+    def _enter(self, rva: int, state: State) -> None:
+        """Follow everything that a path from ``rva`` reaches."""
+        self._code.enter(rva)
+        self._flow(rva, state)
         while self._pending and self._steps_left > 0:
-            leader = heapq.heappop(self._pending)
-            if not self._pending or self._pending[0] != leader:  # else it is there twice
-                self._walk(leader)
+            _, leader = heapq.heappop(self._pending)
+            self._waiting.discard(leader)
+            self._walk(leader)
 
     def _walk(self, leader: int) -> None:
-        """Follow the instructions from a leader to the next one or to where control flow leaves."""
-        state = self._leaders[leader].copy()
-        rva = leader
-        while True:
-            instruction = self._decode(rva)
-            if instruction is None:
-                return
-            self._walked_from[rva] = leader
-            self._spend(1)
-            step = self._instruction_set.step(state, instruction)
-            self._note(instruction, step, state)
-            if step.call and not step.call.is_jump:
-                self._instruction_set.return_from_call(state, instruction)
-            for target in (*step.targets, *self._switch_targets(instruction, step, state)):
-                if self._holds(target):
-                    self._flow(target, state)
-            rva += instruction.size
-            if not step.falls_through:
-                heapq.heappush(self._ends, rva)
-                return
-            if rva in self._leaders or (rva in self._reached and leader not in self._reached):
-                self._flow(rva, state)
-                return
-            if self._steps_left <= 0:
-                return
+        """Follow the trace of a leader."""
+        state = self._states[leader].copy()
+        trace = self._code.trace(leader)
+        self._spend(len(trace.instructions))
+        step_over = self._instruction_set.step
+        for instruction, leads in trace.instructions:
+            step = step_over(state, instruction)
+            if step is not NOTHING_TO_TELL:
+                self._take(leader, instruction, step, state)
+            if leads.targets:
+                self._jump(leader, instruction, leads.targets, state)
+        if trace.next_rva is not None:
+            self._flow(trace.next_rva, state, leader)
 
-    def _flow(self, rva: int, state: State) -> None:
-        """A path leads to ``rva`` with ``state``.
+    def _take(self, leader: int, instruction: Instruction, step: Step, state: State) -> None:
+        """Do what a step tells."""
+        if step.brings_constant:
+            self._texts[instruction.rva] = instruction.text
+        if step.call:
+            self._note_call(instruction, step.call, state)
+            if not step.call.is_jump:
+                self._instruction_set.return_from_call(state, instruction)
+        targets = (*step.targets, *self._switch_targets(instruction, step, state))
+        new_order = self._code.add_targets(leader, targets) if targets else 0
+        if new_order:
+            self._spend(new_order)
+            self._pending = [(self._code.order(waiting), waiting) for waiting in self._waiting]
+            heapq.heapify(self._pending)
+        self._jump(leader, instruction, targets, state)
+
+    def _jump(self, leader: int, instruction: Instruction, targets: Iterable[int], state: State) -> None:
+        for target in targets:
+            if self._code.holds(target):
+                self._flow(target, state, leader)
+            else:
+                tail_call = Call(constant(self._base + target, instruction.rva), UNKNOWN, is_jump=True)
+                self._note_call(instruction, tail_call, state)
+
+    def _flow(self, rva: int, state: State, leader: Optional[int] = None) -> None:
+        """A path leads to ``rva`` with ``state``, from the trace of ``leader``.
 
         Code that was reached for sure is not to be blurred by what may be data; only a switch truly leads there.
         """
-        if self._guessing and not self._switches and rva in self._reached:
+        if not self._switches and rva in self._reached:
             return
-        known = self._leaders.get(rva)
+        known = self._states.get(rva)
         self._spend(1 + state.cell_count // _CELLS_A_STEP)
         self._joins[rva] = self._joins.get(rva, 0) + 1
         if known is None:
-            self._leaders[rva] = state.copy()
-            heapq.heappush(self._pending, rva)
-            if rva in self._walked_from:  # that walk has to end here from now on
-                heapq.heappush(self._pending, self._walked_from[rva])
-        elif known.merge(state, widen=self._joins[rva] > MAX_JOINS):
-            heapq.heappush(self._pending, rva)
+            self._states[rva] = state.copy()
+            self._wait(rva)
+            followed = self._code.split_from(rva)
+            while followed is not None and followed not in self._states:
+                followed = self._code.split_from(followed)
+            if followed is not None and followed != leader:
+                self._wait(followed)  # its trace ends here from now on
+            return
+        if known.merge(state, widen=self._joins[rva] > MAX_JOINS):
+            self._wait(rva)
 
-    def _note(self, instruction: Instruction, step: Step, state: State) -> None:
-        """Keep what the result will tell of an instruction."""
-        rva = instruction.rva
-        if step.call:
-            self._note_call(instruction, step.call, state)
-        for target in step.targets:
-            if not self._holds(target):
-                tail_call = Call(constant(self._base + target, rva), UNKNOWN, is_jump=True)
-                self._note_call(instruction, tail_call, state)
-        if step.brings_constant:
-            self._texts[rva] = instruction.text
+    def _wait(self, leader: int) -> None:
+        if leader not in self._waiting:
+            self._waiting.add(leader)
+            heapq.heappush(self._pending, (self._code.order(leader), leader))
 
     def _switch_targets(self, instruction: Instruction, step: Step, state: State) -> Tuple[int, ...]:
         """Where the arms of a switch are; without them its state is kept for the arms that are found later."""
         if step.switch is None:
             return ()
-        targets = tuple(itertools.takewhile(self._holds, step.switch.targets))
+        targets = tuple(itertools.takewhile(self._code.holds, step.switch.targets))
         if targets:
             self._tables[step.switch.table_rva] = len(targets) * step.switch.entry_bytes
             self._switches.pop(instruction.rva, None)
@@ -191,7 +194,7 @@ class _FunctionWalk:
 
     def _note_call(self, instruction: Instruction, call: Call, state: State) -> None:
         if len(self._calls) >= MAX_CALLS and instruction.rva not in self._calls:
-            self._lose(f"more than {MAX_CALLS} calls")
+            self._lost = self._lost or f"more than {MAX_CALLS} calls"
             return
         self._spend(state.cell_count // _CELLS_A_STEP)
         base = state.stack_offset(self._instruction_set.stack_pointer)
@@ -205,15 +208,17 @@ class _FunctionWalk:
 
         It is an arm of a switch whose table is not understood, or an exception handler.
         """
-        while self._ends:
-            rva = heapq.heappop(self._ends)
-            while rva not in self._walked_from and self._holds(rva) and not self._is_table(rva):
-                instruction = self._decode(rva)
+        end = self._code.pop_end()
+        while end is not None:
+            rva = end
+            while not self._code.is_explored(rva) and self._code.holds(rva) and not self._is_table(rva):
+                instruction = self._code.decode(rva)
                 if instruction is None:
                     break
                 if not self._instruction_set.is_padding(instruction):
                     return rva
                 rva += instruction.size
+            end = self._code.pop_end()
         return None
 
     def _state_of_unreached(self) -> State:
@@ -221,45 +226,23 @@ class _FunctionWalk:
 
         That is a switch, if there is one; else only what is the same at all calls: where the frame is.
         """
-        callers = itertools.islice(self._calls.values(), _STATES_COMPARED)
-        states = list(self._switches.values())[:_STATES_COMPARED] or [frame.state for _, frame in callers]
-        if not states:
-            entry = self._instruction_set.entry_state()
-            return State({}, entry.return_bytes)
-        joined = states[0].copy()
-        for state in states[1:]:
-            joined.merge(state)
-        if self._switches:
+        states = list(itertools.islice(self._switches.values(), _STATES_COMPARED))
+        if states:
+            joined = states[0].copy()
+            for state in states[1:]:
+                self._spend(1 + state.cell_count // _CELLS_A_STEP)
+                joined.merge(state)
             return joined
-        frame_pointers = {
-            name: value for name, value in joined.registers.items() if joined.stack_offset(name) is not None
-        }
-        return State(frame_pointers, joined.return_bytes)
-
-    def _decode(self, rva: int) -> Optional[Instruction]:
-        """The instruction at ``rva``; None, and noted, where there is none."""
-        instruction = self._decoded.get(rva)
-        if instruction or not self._holds(rva):
-            return instruction
-        if len(self._decoded) >= MAX_INSTRUCTIONS:
-            self._lose(f"more than {MAX_INSTRUCTIONS} instructions")
-            return None
-        code = self._code_at(rva)
-        instruction = self._instruction_set.decode(code, rva) if code else None
-        if instruction:
-            self._decoded[rva] = instruction
-        elif not self._guessing:
-            self._lose(f"no instruction at 0x{rva:x}" if code else f"code at 0x{rva:x} is not in memory")
-        return instruction
-
-    def _code_at(self, rva: int) -> bytes:
-        for start, code in self._pieces:
-            if start <= rva < start + len(code):
-                return code[rva - start : rva - start + self._instruction_set.max_instruction_bytes]
-        return b""
-
-    def _holds(self, rva: int) -> bool:
-        return any(start <= rva < end for start, end in self._bounds.ranges)
+        callers = [frame.state for _, frame in itertools.islice(self._calls.values(), _STATES_COMPARED)]
+        frame_pointers: Dict[str, Value] = {}
+        if callers:
+            frame_pointers = {
+                name: value
+                for name, value in callers[0].registers.items()
+                if callers[0].stack_offset(name) is not None
+                and all(caller.read_register(name) == value for caller in callers)
+            }
+        return State(frame_pointers, self._instruction_set.entry_state().return_bytes)
 
     def _is_table(self, rva: int) -> bool:
         return any(start <= rva < start + size for start, size in self._tables.items())
@@ -267,18 +250,4 @@ class _FunctionWalk:
     def _spend(self, steps: int) -> None:
         self._steps_left -= steps
         if self._steps_left <= 0:
-            self._lose(f"more than {MAX_STEPS} steps")
-
-    def _lose(self, reason: str) -> None:
-        self._lost = self._lost or reason
-
-
-def _read_code(image: Image, bounds: FunctionBounds) -> List[Tuple[int, bytes]]:
-    """The function's code that is in memory, each piece within one of its ranges."""
-    pieces: List[Tuple[int, bytes]] = []
-    room = MAX_FUNCTION_BYTES
-    for start, end in bounds.ranges:
-        size = min(end - start, room)
-        pieces += image.iter_range(start, size)
-        room -= size
-    return pieces
+            self._lost = self._lost or f"more than {MAX_STEPS} steps"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import Dict, Optional, Tuple
+from typing import Dict, Iterator
 
 from pykdext.attribution.flow.arithmetic import displace
 from pykdext.attribution.flow.intelcalls import CallEffects
 from pykdext.attribution.flow.inteldecoder import (
-    MAX_INSTRUCTION_BYTES,
+    DECODED_BYTES,
     Immediate,
     IntelDecoder,
     IntelInstruction,
@@ -17,7 +17,18 @@ from pykdext.attribution.flow.inteldecoder import (
 from pykdext.attribution.flow.inteloperands import COMPARED, INDEX_LIMIT, RESTING_STACK, Operands
 from pykdext.attribution.flow.intelscalars import CONDITIONS, NOTHING, SCALAR_HANDLERS, Handler
 from pykdext.attribution.flow.intelvectors import VECTOR_HANDLERS
-from pykdext.attribution.flow.state import Call, Instruction, State, Step, Switch, Table
+from pykdext.attribution.flow.state import (
+    BRINGS_CONSTANT,
+    NOTHING_TO_TELL,
+    STRAIGHT_ON,
+    Call,
+    Instruction,
+    Leads,
+    State,
+    Step,
+    Switch,
+    Table,
+)
 from pykdext.attribution.flow.values import (
     UNKNOWN,
     Atom,
@@ -61,7 +72,7 @@ _MODELLED = _CONTROL_FLOW | NOTHING | SCALAR_HANDLERS.keys() | VECTOR_HANDLERS.k
 class IntelInstructionSet:
     """An ``InstructionSet`` for one x64 or x86 image."""
 
-    max_instruction_bytes = MAX_INSTRUCTION_BYTES
+    decoded_bytes = DECODED_BYTES
 
     def __init__(self, image: Image) -> None:
         self._image = image
@@ -79,48 +90,55 @@ class IntelInstructionSet:
         registers[self.stack_pointer] = registers[RESTING_STACK] = frozenset({StackAddress(0)})
         return State(registers, self._pointer_bytes)
 
-    def decode(self, code: bytes, rva: int) -> Optional[IntelInstruction]:
-        """The instruction that ``code`` begins with, or None."""
+    def decode(self, code: bytes, rva: int) -> Iterator[IntelInstruction]:
+        """The instructions of ``code``, one after another up to what is none."""
         return self._decoder.decode(code, rva)
+
+    def leads(self, instruction: IntelInstruction) -> Leads:
+        """Where control flow goes from ``instruction``, whatever the state is."""
+        name = instruction.name
+        if name not in _CONTROL_FLOW or name == "call":
+            return STRAIGHT_ON
+        if name in _ENDS:
+            return Leads(falls_through=False)
+        target = instruction.operands[0]
+        number = target.number if isinstance(target, Immediate) else None
+        if name == "int":
+            return Leads(falls_through=number != _FAST_FAIL)
+        return Leads(name != "jmp", (number - self._base,) if number is not None else ())
 
     def is_padding(self, instruction: Instruction) -> bool:
         """``int3``, ``nop``, and zeros."""
         return instruction.text.startswith(("int3", "nop", "add byte ptr [rax], al", "add byte ptr [eax], al"))
 
     def step(self, state: State, instruction: IntelInstruction) -> Step:
-        """Do the instruction to ``state`` and tell where it leads."""
+        """Do the instruction to ``state`` and tell what is of interest."""
         name = instruction.name
-        if name in _CONTROL_FLOW:
-            return self._branch(state, instruction)
-        handler = _find_handler(instruction)
+        handler = _HANDLERS.get(name)
         if handler:
             handler(self._operands, state, instruction)
+        elif name in _CONTROL_FLOW:
+            return self._branch(state, instruction)
         elif name not in NOTHING:
             self._forget(state, instruction)
-        return _BRINGS_CONSTANT if _brings_constant(instruction) else _PLAIN
+        return BRINGS_CONSTANT if instruction.has_number else NOTHING_TO_TELL
 
     def return_from_call(self, state: State, instruction: IntelInstruction) -> None:
         """What is known after the callee has returned."""
         self._effects.return_from_call(state, instruction)
 
     def _branch(self, state: State, instruction: IntelInstruction) -> Step:
-        """Where control flow goes; nothing else changes."""
+        """What only the state tells of where control flow goes."""
         name = instruction.name
         if name == "call":
             return Step(call=Call(self._operands.read(state, instruction, 0), self._dispatched(state)))
-        if name == "jmp":
-            direct = self._direct_target(instruction)
-            return Step(falls_through=False, targets=direct) if direct else self._jump(state, instruction)
-        if name in _CONDITIONAL_JUMPS:
-            if name in _LARGEST_PASSED:
-                state.registers[INDEX_LIMIT] = displace(
-                    state.read_register(COMPARED), _LARGEST_PASSED[name] + 1, self._pointer_bytes
-                )
-            return Step(targets=self._direct_target(instruction))
-        if name == "int":
-            (vector,) = instruction.operands
-            return Step(falls_through=not (isinstance(vector, Immediate) and vector.number == _FAST_FAIL))
-        return Step(falls_through=False)
+        if name == "jmp" and not isinstance(instruction.operands[0], Immediate):
+            return self._jump(state, instruction)
+        if name in _LARGEST_PASSED:
+            state.registers[INDEX_LIMIT] = displace(
+                state.read_register(COMPARED), _LARGEST_PASSED[name] + 1, self._pointer_bytes
+            )
+        return NOTHING_TO_TELL
 
     def _jump(self, state: State, instruction: IntelInstruction) -> Step:
         """An indirect jump: to another function, or through a jump table."""
@@ -137,11 +155,7 @@ class IntelInstructionSet:
             call = Call(UNKNOWN, self._dispatched(state), is_jump=True)  # the frame is gone, as before a return
         elif value == UNKNOWN:
             switch = Switch()
-        return Step(falls_through=False, targets=addresses, call=call, switch=switch)
-
-    def _direct_target(self, instruction: IntelInstruction) -> Tuple[int, ...]:
-        target = instruction.operands[0]
-        return (target.number - self._base,) if isinstance(target, Immediate) else ()
+        return Step(addresses, call, switch)
 
     def _read_switch(self, table: Table) -> Switch:
         """The entries of a jump table as far as they are in memory."""
@@ -177,16 +191,11 @@ class IntelInstructionSet:
             self._operands.write_register(state, register, UNKNOWN)
 
 
-_PLAIN = Step()
-_BRINGS_CONSTANT = Step(brings_constant=True)
+def _move_string_or_scalar(operands: Operands, state: State, instruction: IntelInstruction) -> None:
+    """``movsd``: the mnemonic of a string instruction, whose operands are both in memory, and of a vector move."""
+    is_string = all(isinstance(operand, MemoryOperand) for operand in instruction.operands)
+    handlers = SCALAR_HANDLERS if is_string else VECTOR_HANDLERS
+    handlers[instruction.name](operands, state, instruction)
 
 
-def _find_handler(instruction: IntelInstruction) -> Optional[Handler]:
-    name = instruction.name
-    if name == "movsd" and not all(isinstance(operand, MemoryOperand) for operand in instruction.operands):
-        return VECTOR_HANDLERS[name]
-    return SCALAR_HANDLERS.get(name) or VECTOR_HANDLERS.get(name)
-
-
-def _brings_constant(instruction: IntelInstruction) -> bool:
-    return instruction.name == "lea" or any(isinstance(operand, Immediate) for operand in instruction.operands)
+_HANDLERS: Dict[str, Handler] = {**VECTOR_HANDLERS, **SCALAR_HANDLERS, "movsd": _move_string_or_scalar}

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from typing import Dict, Optional
 
+from pykdext.attribution.allocators import find_allocator
 from pykdext.attribution.flow.arithmetic import displace
-from pykdext.attribution.flow.inteldecoder import GeneralRegister, Immediate, IntelDecoder, IntelInstruction
+from pykdext.attribution.flow.inteldecoder import (
+    DECODED_BYTES,
+    GeneralRegister,
+    Immediate,
+    IntelDecoder,
+    IntelInstruction,
+)
 from pykdext.attribution.flow.inteloperands import RESTING_STACK, Operands
 from pykdext.attribution.flow.state import VECTOR_BYTES, State
-from pykdext.attribution.flow.values import UNKNOWN, StackAddress, numbers
+from pykdext.attribution.flow.values import UNKNOWN, UNKNOWN_ATOM, ImageRead, StackAddress, numbers
+from pykdext.attribution.thunks import read_thunk
 from pykdext.kernel.image import Image
+from pykdext.kernel.imports import read_imports
 
 MAX_CALLEE_BYTES = 0x1000
 """Code of a called function that is searched for its return instruction, a piece at a time."""
@@ -83,12 +94,14 @@ class CallEffects:
         return self._image.read(instruction.rva + instruction.size, 3) in _MOVE_STACK_BY_ACCUMULATOR
 
     def _remove_arguments(self, state: State, instruction: IntelInstruction, callee: Optional[int]) -> None:
-        """Set the x86 stack pointer: a callee that says so, or a caller that does it, or all that was pushed."""
+        """Set the x86 stack pointer: as the callee is known to do, or the caller does; else nothing pushed stays."""
         stack_pointer = self._operands.stack_pointer
         top, rest = state.stack_offset(stack_pointer), state.stack_offset(RESTING_STACK)
         if top is None:
             return
         removed = self._find_returned_bytes(callee) if callee is not None else None
+        if removed is None:
+            removed = self._find_allocator_bytes(state, instruction, callee)
         if removed is None:
             pushed = rest - top if rest is not None and rest > top else 0
             adjustment = self._find_adjustment(instruction)
@@ -100,6 +113,22 @@ class CallEffects:
         if rest is None or top + removed > rest:
             state.registers[RESTING_STACK] = pointer
 
+    def _find_allocator_bytes(
+        self, state: State, instruction: IntelInstruction, callee: Optional[int]
+    ) -> Optional[int]:
+        """What an imported allocator removes from the stack, called through its pointer, a register or a thunk."""
+        pointers = self._operands.read(state, instruction, 0)
+        if callee is not None:
+            pointers = frozenset({read_thunk(self._image, callee) or UNKNOWN_ATOM})
+        removed = {self._allocator_bytes.get(atom.rva) if isinstance(atom, ImageRead) else None for atom in pointers}
+        return removed.pop() if len(removed) == 1 else None
+
+    @functools.cached_property
+    def _allocator_bytes(self) -> Dict[int, int]:
+        """By the RVA of the pointer in the import tables."""
+        allocators = {slot.rva: find_allocator(slot.name) for slot in read_imports(self._image) if slot.name}
+        return {rva: allocator.removed_bytes for rva, allocator in allocators.items() if allocator is not None}
+
     def _find_adjustment(self, instruction: IntelInstruction) -> int:
         """What the caller adds to the stack pointer right behind the call; 0 if it leaves it alone."""
         if instruction.rva not in self._adjustments:
@@ -107,11 +136,8 @@ class CallEffects:
         return self._adjustments[instruction.rva]
 
     def _read_adjustment(self, rva: int) -> int:
-        for _ in range(MAX_INSTRUCTIONS_AHEAD):
-            code = next(self._image.iter_range(rva, 15), (rva, b""))[1]
-            instruction = self._decoder.decode(code, rva)
-            if instruction is None:
-                return 0
+        _, code = next(self._image.iter_range(rva, DECODED_BYTES), (rva, b""))
+        for instruction in itertools.islice(self._decoder.decode(code, rva), MAX_INSTRUCTIONS_AHEAD):
             first = instruction.operands[0] if instruction.operands else None
             if isinstance(first, GeneralRegister) and first.name == self._operands.stack_pointer:
                 amount = instruction.operands[-1]
@@ -122,7 +148,6 @@ class CallEffects:
                 return self._operands.pointer_bytes  # shorter than an addition, and ecx is free after a call
             if instruction.name in ("push", "pop", "call", "ret", "leave") or instruction.name.startswith("j"):
                 return 0
-            rva += instruction.size
         return 0
 
     def _find_returned_bytes(self, callee: int) -> Optional[int]:

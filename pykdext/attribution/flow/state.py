@@ -6,7 +6,7 @@ nothing of control flow.
 
 from __future__ import annotations
 
-from typing import Callable, Dict, NamedTuple, Optional, Protocol, Tuple, TypeVar
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Protocol, Tuple, TypeVar
 
 from pykdext.attribution.flow.cells import Cells
 from pykdext.attribution.flow.values import UNKNOWN, Location, Parameter, StackAddress, Value, join
@@ -199,22 +199,39 @@ class Switch(NamedTuple):
     targets: Tuple[int, ...] = ()
 
 
-class Step(NamedTuple):
-    """Where an instruction leads, besides what it did to the state.
+class Leads(NamedTuple):
+    """Where an instruction leads, as far as itself tells.
 
     Attributes:
-        falls_through: the next instruction may follow. targets: RVAs that it may jump to; those outside of the
-        function are tail calls. call: what it calls, with the state as the callee gets it: an instruction set applies
-        the effects of the callee in ``return_from_call``. switch: for an indirect jump within the function: where its
-        jump table leads, empty if it has none that is understood. brings_constant: its text explains where a number
-        comes from.
+        falls_through: the next instruction may follow. targets: RVAs that it may jump to; those outside of the function
+        are tail calls.
     """
 
     falls_through: bool = True
     targets: Tuple[int, ...] = ()
+
+
+STRAIGHT_ON = Leads()
+
+
+class Step(NamedTuple):
+    """What is to be told of an instruction, besides what it did to the state.
+
+    Attributes:
+        targets: RVAs that it may jump to and that only the state tells; as in ``Leads``. call: what it calls, with the
+        state as the callee gets it: an instruction set applies the effects of the callee in ``return_from_call``.
+        switch: for an indirect jump within the function: where its jump table leads, empty if it has none that is
+        understood. brings_constant: its text explains where a number comes from.
+    """
+
+    targets: Tuple[int, ...] = ()
     call: Optional[Call] = None
     switch: Optional[Switch] = None
     brings_constant: bool = False
+
+
+NOTHING_TO_TELL = Step()
+BRINGS_CONSTANT = Step(brings_constant=True)
 
 
 Decoded = TypeVar("Decoded", bound=Instruction)
@@ -224,8 +241,8 @@ class InstructionSet(Protocol[Decoded]):
     """What the engine asks of a processor. Made for one image; keeps nothing of a function."""
 
     @property
-    def max_instruction_bytes(self) -> int:
-        """Bytes that the longest instruction has."""
+    def decoded_bytes(self) -> int:
+        """Bytes of code that are best decoded at once, at least those of the longest instruction."""
 
     @property
     def stack_pointer(self) -> str:
@@ -234,14 +251,17 @@ class InstructionSet(Protocol[Decoded]):
     def entry_state(self) -> State:
         """The state at a function's entry: registers and stack hold its parameters."""
 
-    def decode(self, code: bytes, rva: int) -> Optional[Decoded]:
-        """The instruction that ``code`` begins with, or None if there is none."""
+    def decode(self, code: bytes, rva: int) -> Iterator[Decoded]:
+        """The instructions of ``code``, which lies at ``rva``, one after another up to what is none."""
+
+    def leads(self, instruction: Decoded) -> Leads:
+        """Where control flow goes from ``instruction``, whatever the state is."""
 
     def is_padding(self, instruction: Decoded) -> bool:
         """Whether it stands between functions or before loops and does nothing (``int3``, ``nop``)."""
 
     def step(self, state: State, instruction: Decoded) -> Step:
-        """Do the instruction to ``state`` and tell where it leads. For a call: only what the caller does."""
+        """Do the instruction to ``state`` and tell what is of interest. For a call: only what the caller does."""
 
     def return_from_call(self, state: State, instruction: Decoded) -> None:
         """What is known after the callee has returned to behind ``instruction``."""
