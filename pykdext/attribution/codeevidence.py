@@ -8,7 +8,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.attribution.allocators import Action, Allocator
 from pykdext.attribution.callees import CalleeResolver
-from pykdext.attribution.callsites import CallSites, TagUse, TagUses
+from pykdext.attribution.callsites import ENOUGH_CALLS, CallSites, TagUse, TagUses
 from pykdext.attribution.flow.values import ImageRead
 from pykdext.attribution.followed import FollowedImage
 from pykdext.attribution.immediates import ImageIndex, ModuleIndex, TagPlaces
@@ -24,9 +24,6 @@ from pykdext.kernel.imports import read_imports
 from pykdext.model import Confidence, Evidence, PoolTag
 
 LONGEST_INSTRUCTION_BYTES = 15
-
-ENOUGH_PROOFS = 4
-"""Calls that are shown for a driver; of an image of Windows one is enough."""
 
 MAX_SWEPT_BYTES = 2 << 20
 """Code looked through in all images for tags that are made by arithmetic."""
@@ -103,7 +100,7 @@ class CodeAttributor:
         readers = find_references(module.image, starts) if starts else {}
         rvas: List[int] = [place.rva for place in places if place.encoding.kind in _IN_CODE]
         rvas += [rva for found in readers.values() for rva in found]
-        enough = 1 if self.is_part_of_windows(module.image) else ENOUGH_PROOFS
+        enough = 1 if self.is_part_of_windows(module.image) else ENOUGH_CALLS
         return self._open_call_sites(module.image).find_uses(tag, rvas, variables, enough)
 
     def _iter_made(self, tag: PoolTag) -> Iterator[Evidence]:
