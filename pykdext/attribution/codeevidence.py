@@ -11,7 +11,7 @@ from pykdext.attribution.callees import CalleeResolver
 from pykdext.attribution.callsites import ENOUGH_CALLS, CallSites, TagUse, TagUses
 from pykdext.attribution.flow.values import ImageRead
 from pykdext.attribution.followed import FollowedImage
-from pykdext.attribution.immediates import ImageIndex, ModuleIndex, TagPlaces
+from pykdext.attribution.immediates import ImageIndex, ModuleIndex, TagPlaces, describe_place
 from pykdext.attribution.knowntags import load_knowntags
 from pykdext.attribution.references import find_references
 from pykdext.attribution.registrations import describe_registration
@@ -91,7 +91,7 @@ class CodeAttributor:
         for place in places.kept:
             if not any(_is_origin(use, place) for use in uses.calls if use.allocator is not None):
                 registration = describe_registration(module.image, tag, place.rva) if _is_data(place) else None
-                yield registration or _describe_place(tag, module, place, places.total, uses)
+                yield registration or _describe_unproven(tag, module, place, places.total, uses)
 
     def _find_uses(self, tag: PoolTag, module: ModuleIndex, places: Sequence[Place]) -> TagUses:
         """The calls that get the tag, in the functions around its immediates and around reads of its variables."""
@@ -190,21 +190,19 @@ def _describe_use(
     return Evidence(tag, module.image.module.name, meaning.kind, meaning.confidence, text, use.call_rva)
 
 
-def _describe_place(tag: PoolTag, module: ModuleIndex, place: Place, total: int, uses: TagUses) -> Evidence:
+def _describe_unproven(tag: PoolTag, module: ModuleIndex, place: Place, total: int, uses: TagUses) -> Evidence:
     """A place that no allocator call is known for; less than likely where its function shows another use."""
     encoding = place.encoding
-    confidence = encoding.confidence if module.image.has_headers else Confidence.POSSIBLE
-    meaning = encoding.meaning
-    if place.rva in uses.followed and encoding.kind == "immediate" and encoding.position not in _IN_MEMORY:
-        other = [use for use in uses.calls if _is_origin(use, place)]
-        names = sorted({use.callee.name for use in other if use.callee is not None and use.callee.name})
-        if not other:
-            confidence, meaning = Confidence.POSSIBLE, "its function hands it to no call"
-        elif all(use.callee is not None and use.callee.name for use in other):
-            confidence, meaning = Confidence.POSSIBLE, f"goes to {', '.join(names)}, which takes no tag"
-    count = f"; {total} places in this module" if total > 1 else ""
-    text = f"{encoding.form.format(tag=repr(tag.text))} ({meaning}){count}"
-    return Evidence(tag, module.image.module.name, encoding.kind, confidence, text, place.rva)
+    if place.rva not in uses.followed or encoding.kind != "immediate" or encoding.position in _IN_MEMORY:
+        return describe_place(tag, module, place, total)
+    other = [use.callee for use in uses.calls if _is_origin(use, place)]
+    names = sorted({callee.name for callee in other if callee is not None and callee.name})
+    if not other:
+        return describe_place(tag, module, place, total, Confidence.POSSIBLE, "its function hands it to no call")
+    if all(callee is not None and callee.name for callee in other):
+        meaning = f"goes to {', '.join(names)}, which takes no tag"
+        return describe_place(tag, module, place, total, Confidence.POSSIBLE, meaning)
+    return describe_place(tag, module, place, total)
 
 
 def _is_data(place: Place) -> bool:

@@ -309,14 +309,21 @@ class ImmediateAttributor:
     def evidence(self, tag: PoolTag) -> Iterator[Evidence]:
         """The places of ``tag``, module by module, the strongest first."""
         for module, places in self._index.find_places(tag):
-            count = f"; {places.total} places in this module" if places.total > 1 else ""
             for place in sorted(places.kept, key=lambda place: (place.encoding.rank, place.rva)):
-                encoding = place.encoding
-                yield Evidence(
-                    tag,
-                    module.image.module.name,
-                    encoding.kind,
-                    encoding.confidence if module.image.has_headers else Confidence.POSSIBLE,
-                    f"{encoding.form.format(tag=repr(tag.text))} ({encoding.meaning}){count}",
-                    place.rva,
-                )
+                yield describe_place(tag, module, place, places.total)
+
+
+def describe_place(
+    tag: PoolTag,
+    module: ModuleIndex,
+    place: Place,
+    total: int,
+    confidence: Optional[Confidence] = None,
+    meaning: Optional[str] = None,
+) -> Evidence:
+    """One of ``total`` places of ``tag``; ``confidence`` and ``meaning`` replace those of its encoding."""
+    encoding = place.encoding
+    usual = encoding.confidence if module.image.has_headers else Confidence.POSSIBLE
+    count = f"; {total} places in this module" if total > 1 else ""
+    text = f"{encoding.form.format(tag=repr(tag.text))} ({meaning or encoding.meaning}){count}"
+    return Evidence(tag, module.image.module.name, encoding.kind, confidence or usual, text, place.rva)
