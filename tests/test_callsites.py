@@ -94,3 +94,15 @@ def test_enough_proofs_end_the_search(arch):
     assert found[1].followed < found[99].followed
     assert sum(use.is_proof for use in found[1].calls) == 1
     assert found[1].calls[0] in found[2].calls
+
+
+def test_without_a_decoder_there_is_no_proof_but_an_answer(tmp_path, capsys, monkeypatch):
+    def follow_function(_image, _bounds):
+        raise ImportError("ERROR: fail to load the dynamic library.")
+
+    forge("pipo").save(tmp_path / "m.dmp")
+    monkeypatch.setattr("pykdext.attribution.followed.follow_function", follow_function)
+    assert main(["find", "Pipo", str(tmp_path / "m.dmp")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Owner: pippo.sys, likely" in text
+    assert "pippo.sys: its functions cannot be decoded (ERROR: fail to load the dynamic library.)" in text

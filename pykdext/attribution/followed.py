@@ -19,7 +19,6 @@ class FollowedImage:
 
     def __init__(self, image: Image) -> None:
         self.image = image
-        self._is_cut = False
         self._functions = FunctionTable(image)
         self._flows: Dict[int, Optional[FunctionFlow]] = {}
         self._room_bytes = MAX_FOLLOWED_BYTES
@@ -45,16 +44,20 @@ class FollowedImage:
         return self._exports.name_at(start_rva)
 
     def _follow(self, bounds: FunctionBounds) -> Optional[FunctionFlow]:
+        name = self.image.module.name
         if bounds.size_bytes > self._room_bytes:
-            self._warn_once()
+            self._warn(
+                f"{name}: more than {MAX_FOLLOWED_BYTES >> 10} KiB of functions have such tags: not all of them were "
+                "followed to their calls"
+            )
             return None
         self._room_bytes -= bounds.size_bytes
-        return follow_function(self.image, bounds)
+        try:
+            return follow_function(self.image, bounds)
+        except ImportError as error:  # capstone's library is made for each system: an installation can lack it
+            self._warn(f"{name}: its functions cannot be decoded ({error}). Hint: pip install capstone")
+            return None
 
-    def _warn_once(self) -> None:
-        if not self._is_cut:
-            self._is_cut = True
-            self.image.warnings.append(
-                f"{self.image.module.name}: more than {MAX_FOLLOWED_BYTES >> 10} KiB of functions have such tags: "
-                "not all of them were followed to their calls"
-            )
+    def _warn(self, text: str) -> None:
+        if text not in self.image.warnings:
+            self.image.warnings.append(text)
