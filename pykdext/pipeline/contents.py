@@ -17,6 +17,7 @@ from pykdext.kernel.smallblocks import WalkLimits, find_small_blocks
 from pykdext.model import Allocation, Evidence, PoolTag
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.dumptarget import DumpTarget
+from pykdext.units import format_bytes
 
 MAX_TAGS = 8
 """Tags whose blocks are looked at in one run, the first ones."""
@@ -54,7 +55,11 @@ def search_contents(
             room_seconds = ends_at - time.monotonic()
             if len(blocks) < MIN_BLOCKS and room_seconds > 0 and kernel.target.facts.pages_present is not None:
                 limits = WalkLimits(room_seconds, MAX_BLOCKS_TRIED, _max_walked_bytes(kernel))
-                blocks.extend(find_small_blocks(kernel, tag, progress, limits=limits).allocations)
+                small = find_small_blocks(kernel, tag, progress, limits=limits)
+                blocks.extend(small.allocations)
+                if small.walked_bytes >= limits.walked_bytes:
+                    searched = format_bytes(limits.walked_bytes)
+                    warnings.append(f"remote dump: blocks of {tag} were looked for in the first {searched} only")
             found[tag] = tuple(describe_witness(read_witness(kernel.target, tag, blocks, images)))
     return FoundContents(found, tuple(warnings))
 
