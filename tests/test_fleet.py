@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from datetime import datetime, timedelta, timezone
+from functools import partial
 
 import pytest
 
@@ -70,9 +71,16 @@ def comparable(path):
 
 
 def start(*arguments, **options):
-    """The command line in a process of its own."""
+    """The command line in a process of its own, to which Ctrl-C means what it does on a terminal.
+
+    A shell's background jobs hand on that it is ignored.
+    """
     command = [sys.executable, "-m", "pykdext", *map(str, arguments)]
-    options = {"stderr": subprocess.PIPE, **options}
+    options = {
+        "stderr": subprocess.PIPE,
+        "preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        **options,
+    }
     return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, **options)
 
 
