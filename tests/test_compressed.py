@@ -219,6 +219,7 @@ def with_byte_in_headers(packed, offset, value):
         (pack_zip(NOISE)[: 1 << 19], "cut short"),
         (pack_zip(NOISE)[:30], "cut short"),
     ],
+    ids=["encrypted", "method", "cut in the data", "cut in the header"],
 )
 def test_archives_that_cannot_be_unpacked_say_why(tmp_path, packed, words):
     path = tmp_path / "dumps.zip"
