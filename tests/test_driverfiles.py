@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from pykdext.cli import main
+from pykdext.pipeline import driverfiles
+from pykdext.pipeline.driverfiles import _search_file as search_file
 
 IMAGES = Path(__file__).parent.parent / "dumps" / "drivers" / "images" / "x64"
 
@@ -75,6 +79,54 @@ def test_files_join_the_images_of_a_dump(tmp_path, capsys):
     _, document = find(capsys, "Pipo", "Glob", tmp_path / "m.dmp", "--images", tmp_path / "absent.sys")
     assert ("pippo.sys", "proven") in owners_of(document)
     assert ("absent.sys", "proven") in owners_of(document, 1)
+
+
+def search_or_die(job):
+    """In a process of its own: one file ends it."""
+    if "cut" in job.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return search_file(job)
+
+
+def test_a_file_that_ends_its_process_is_named_and_the_rest_is_searched(folder, capsys, monkeypatch):
+    shutil.copy(IMAGES / "twinone.sys", folder / "cut.sys")
+    shutil.copy(IMAGES / "twintwo.sys", folder / "cut-too.sys")
+    monkeypatch.setattr(driverfiles, "_search_file", search_or_die)
+    status, document = find(capsys, "Pgla", "Glob", "Dupl", "--images", folder, "--jobs", 2)
+    assert status == 1
+    assert [owners_of(document, number) for number in range(3)] == [
+        [("pagella.sys", "proven")],
+        [("globus.sys", "proven")],
+        [],
+    ]
+    ended = [line for line in document["warnings"] if "the process that searched it ended" in line]
+    assert [line.partition(":")[0] for line in ended] == ["cut-too.sys", "cut.sys"]
+    assert document["tags"][0]["coverage"]["modules_total"] == 6
+
+
+def test_pipes_are_passed_over(folder, capsys):
+    os.mkfifo(folder / "endless.sys")
+    status, document = find(capsys, "Pgla", "--images", folder)
+    assert (status, owners_of(document)) == (0, [("pagella.sys", "proven")])
+
+
+def test_folders_that_cannot_be_listed_are_told(folder, capsys, monkeypatch):
+    def walk(top, onerror):
+        onerror(PermissionError(13, "Permission denied", str(folder / "closed")))
+        return real_walk(top)
+
+    real_walk = os.walk
+    monkeypatch.setattr(os, "walk", walk)
+    status, document = find(capsys, "Pgla", "--images", folder)
+    assert (status, owners_of(document)) == (1, [("pagella.sys", "proven")])
+    assert f"{folder / 'closed'}: cannot be listed: Permission denied" in document["warnings"]
+
+
+def test_a_limit_on_files_is_told(folder, capsys, monkeypatch):
+    monkeypatch.setattr(driverfiles, "MAX_FILES", 2)
+    status, document = find(capsys, "Pgla", "--images", folder)
+    assert status == 1
+    assert f"{folder}: found 4 images, searched the first 2" in document["warnings"]
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

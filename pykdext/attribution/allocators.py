@@ -37,6 +37,11 @@ class Action(enum.Enum):
     RESERVES = "reserves addresses"
     FREES = "frees"
 
+    @property
+    def is_proof(self) -> bool:
+        """Whether blocks with the tag are made by it, or for who calls it."""
+        return self in (Action.ALLOCATES, Action.INITIALISES)
+
 
 class Condition(NamedTuple):
     """The function takes a tag only if this argument (counted from 1) is this number."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Dict, FrozenSet, Iterator, List, Optional, Sequence, Set, Tuple
 
-from pykdext.attribution.allocators import Action, Allocator, argument_locations, find_allocator
+from pykdext.attribution.allocators import Allocator, argument_locations, find_allocator
 from pykdext.attribution.callees import Callee, CalleeResolver
 from pykdext.attribution.flow.calls import CallSite
 from pykdext.attribution.flow.values import (
@@ -25,8 +25,9 @@ from pykdext.attribution.flow.values import (
     numbers,
 )
 from pykdext.attribution.followed import FollowedImage
+from pykdext.attribution.tagencodings import TAG_BYTES
 from pykdext.kernel.functiontable import FunctionBounds
-from pykdext.model import PoolTag
+from pykdext.model import PROTECTED_POOL, PoolTag
 
 MAX_WRAPPERS = 2
 """Functions of the driver between the tag and the allocator."""
@@ -34,12 +35,8 @@ MAX_WRAPPERS = 2
 ENOUGH_CALLS = 4
 """Calls that prove a tag's use: more than so many tell a reader nothing new."""
 
-TAG_BYTES = 4
-TAG_MASK = 0x7FFFFFFF
-"""Without bit 31, PROTECTED_POOL: the tag tables have the tag without it."""
-
-
-_PROOFS = frozenset({Action.ALLOCATES, Action.INITIALISES})
+TAG_MASK = PROTECTED_POOL - 1
+"""The tag tables have a tag without this bit."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class TagUse:
     @property
     def is_proof(self) -> bool:
         """Whether the call shows that blocks with this tag are the image's."""
-        return self.allocator is not None and self.allocator.action in _PROOFS
+        return self.allocator is not None and self.allocator.action.is_proof
 
     @property
     def origin_rva(self) -> Optional[int]:
@@ -219,4 +216,4 @@ class _SoughtTag:
 
     @property
     def _number(self) -> int:
-        return int.from_bytes(self.tag.raw, "little") & TAG_MASK
+        return self.tag.key & TAG_MASK

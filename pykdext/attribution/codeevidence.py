@@ -38,19 +38,18 @@ _IN_MEMORY = frozenset({Position.FRAME, Position.GLOBAL, Position.STRUCTURE})
 
 
 class _Meaning(NamedTuple):
-    """What a call with the tag says: the evidence's kind, its grade, and a comment on the call."""
+    """What a call with the tag is called: the evidence's kind, and a comment on the call."""
 
     kind: str
-    confidence: Confidence
     comment: str = ""
 
 
 _MEANINGS = {
-    Action.ALLOCATES: _Meaning("call", Confidence.PROVEN),
-    Action.INITIALISES: _Meaning("call", Confidence.PROVEN),
-    Action.REGISTERS: _Meaning("registration", Confidence.LIKELY, ", in the structure that it gets"),
-    Action.RESERVES: _Meaning("reservation", Confidence.LIKELY, ": reserves addresses"),
-    Action.FREES: _Meaning("free", Confidence.LIKELY, ": frees"),
+    Action.ALLOCATES: _Meaning("call"),
+    Action.INITIALISES: _Meaning("call"),
+    Action.REGISTERS: _Meaning("registration", ", in the structure that it gets"),
+    Action.RESERVES: _Meaning("reservation", ": reserves addresses"),
+    Action.FREES: _Meaning("free", ": frees"),
 }
 
 
@@ -88,10 +87,15 @@ class CodeAttributor:
         for use in uses.calls:
             if use.allocator is not None:
                 yield _describe_use(tag, module, use, use.allocator)
+        uses_by_place: Dict[Optional[int], List[TagUse]] = {}
+        for use in uses.calls:
+            uses_by_place.setdefault(_find_origin(use, places.kept), []).append(use)
         for place in places.kept:
-            if not any(_is_origin(use, place) for use in uses.calls if use.allocator is not None):
+            place_uses = uses_by_place.get(place.rva, [])
+            if all(use.allocator is None for use in place_uses):
                 registration = describe_registration(module.image, tag, place.rva) if _is_data(place) else None
-                yield registration or _describe_unproven(tag, module, place, places.total, uses)
+                is_followed = place.rva in uses.followed
+                yield registration or _describe_unproven(tag, module, place, places.total, place_uses, is_followed)
 
     def _find_uses(self, tag: PoolTag, module: ModuleIndex, places: Sequence[Place]) -> TagUses:
         """The calls that get the tag, in the functions around its immediates and around reads of its variables."""
@@ -187,15 +191,18 @@ def _describe_use(
         text += f"; the tag is read from +0x{use.source.rva:x}"
     elif use.origin_text:
         text += f"; {use.origin_text} at +0x{use.origin_rva:x}"
-    return Evidence(tag, module.image.module.name, meaning.kind, meaning.confidence, text, use.call_rva)
+    confidence = Confidence.PROVEN if use.is_proof else Confidence.LIKELY
+    return Evidence(tag, module.image.module.name, meaning.kind, confidence, text, use.call_rva)
 
 
-def _describe_unproven(tag: PoolTag, module: ModuleIndex, place: Place, total: int, uses: TagUses) -> Evidence:
+def _describe_unproven(
+    tag: PoolTag, module: ModuleIndex, place: Place, total: int, uses: Sequence[TagUse], is_followed: bool
+) -> Evidence:
     """A place that no allocator call is known for; less than likely where its function shows another use."""
     encoding = place.encoding
-    if place.rva not in uses.followed or encoding.kind != "immediate" or encoding.position in _IN_MEMORY:
+    if not is_followed or encoding.kind != "immediate" or encoding.position in _IN_MEMORY:
         return describe_place(tag, module, place, total)
-    other = [use.callee for use in uses.calls if _is_origin(use, place)]
+    other = [use.callee for use in uses]
     names = sorted({callee.name for callee in other if callee is not None and callee.name})
     if not other:
         return describe_place(tag, module, place, total, Confidence.POSSIBLE, "its function hands it to no call")
@@ -209,8 +216,10 @@ def _is_data(place: Place) -> bool:
     return place.encoding.kind == "data"
 
 
-def _is_origin(use: TagUse, place: Place) -> bool:
-    """Whether the tag of ``use`` was brought in by the instruction whose immediate is ``place``."""
-    if use.origin_rva is None:
-        return False
-    return 0 <= place.rva - use.origin_rva < LONGEST_INSTRUCTION_BYTES
+def _find_origin(use: TagUse, places: Sequence[Place]) -> Optional[int]:
+    """The place, by its RVA, that is in the instruction or the variable which brings in the tag of ``use``."""
+    origin_rva = use.origin_rva
+    if origin_rva is None:
+        return None
+    behind = (place.rva for place in places if origin_rva <= place.rva < origin_rva + LONGEST_INSTRUCTION_BYTES)
+    return min(behind, default=None)

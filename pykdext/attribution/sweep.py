@@ -21,7 +21,7 @@ from pykdext.attribution.tagencodings import TAG, TAG_BYTES
 from pykdext.attribution.thunks import read_thunk
 from pykdext.kernel.functiontable import FunctionBounds
 from pykdext.kernel.image import Image
-from pykdext.model import Machine, PoolTag
+from pykdext.model import PROTECTED_POOL, Machine, PoolTag
 
 MAX_CALLER_BYTES = 512 << 10
 """Code kept of one image."""
@@ -29,7 +29,6 @@ MAX_CALLER_BYTES = 512 << 10
 MAX_SEARCHED_BYTES = 8 << 20
 """Code of an image in which wrappers of allocators are looked for; in a larger one only what calls these directly."""
 
-_PROTECTED = 0x80000000
 _BEFORE_JUMP_BYTES = 4
 """Of a thunk's first instruction, where that does not read the pointer: ``endbr64`` or ``adrp``."""
 
@@ -64,7 +63,7 @@ class AllocatorCallers:
 
     def find_makers(self, tag: PoolTag) -> Tuple[int, ...]:
         """The entries of those that hold numbers of which ``tag`` can be made, with or without PROTECTED_POOL."""
-        number = int.from_bytes(tag.raw, "little") & TAG_MASK
+        number = tag.key & TAG_MASK
         return tuple(start_rva for start_rva, numbers in self._numbers.items() if numbers.can_make(number))
 
     def _collect(self, resolver: CalleeResolver) -> None:
@@ -90,11 +89,10 @@ class AllocatorCallers:
             bounds = self._followed.find_bounds(rva)
             if bounds is None or bounds.start_rva in self._numbers:
                 continue
-            size_bytes = sum(end - start for start, end in bounds.ranges)
-            if self.code_bytes + size_bytes > self._room_bytes:
+            if self.code_bytes + bounds.size_bytes > self._room_bytes:
                 self.is_cut = True
                 continue
-            self.code_bytes += size_bytes
+            self.code_bytes += bounds.size_bytes
             code = _read_code(self._image, bounds)
             is_arm64 = self._image.machine is Machine.ARM64
             self._numbers[bounds.start_rva] = _Arm64Numbers(code) if is_arm64 else _IntelNumbers(code)
@@ -126,7 +124,7 @@ class _IntelNumbers:
 
     def _holds_shifted(self, number: int) -> bool:
         zero_bits = (number & -number).bit_length() - 1
-        shifted = (tag >> max(zero_bits, 0) for tag in (number, number | _PROTECTED))
+        shifted = (tag >> max(zero_bits, 0) for tag in (number, number | PROTECTED_POOL))
         return any(tag.to_bytes(TAG_BYTES, "little") in self._code for tag in shifted)
 
     def _holds(self, difference: int) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections import Counter
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Generator, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from pykdext.attribution.immediates import ImageIndex
 from pykdext.errors import PykdextError, TargetError
@@ -58,33 +59,44 @@ def search_files(
     Raises:
         TargetError: a path does not exist, or there is no image among them.
     """
-    files = sorted({path for root in paths for path in _iter_files(root)})[:MAX_FILES]
+    unlisted: List[str] = []
+    files = sorted({path for root in paths for path in _iter_files(root, unlisted)})
     if not files:
-        raise TargetError(f"{', '.join(paths)}: found no image, expected driver files (.sys, .dll, .exe)")
+        reason = f" ({'; '.join(unlisted)})" if unlisted else ""
+        raise TargetError(f"{', '.join(paths)}: found no image{reason}, expected driver files (.sys, .dll, .exe)")
+    if len(files) > MAX_FILES:
+        unlisted.append(f"{', '.join(paths)}: found {len(files):,} images, searched the first {MAX_FILES:,}")
+        del files[MAX_FILES:]
     work = [_Job(path, name, tuple(tags), symbol_path) for path, name in zip(files, _name_files(files))]
     found: List[_Found] = []
-    with hold(interruption), _open_workers(min(jobs, len(work))) as workers:
-        for result in workers.map(_search_file, work, chunksize=FILES_A_TIME) if workers else map(_search_file, work):
+    with hold(interruption), closing(_iter_found(work, jobs)) as results:
+        for result in results:
             found.append(result)
             progress(len(found), len(work), "driver files")
-    return _merge(found, len(work))
+    return _merge(found, len(work), unlisted)
 
 
-def _iter_files(root: str) -> Iterator[str]:
-    """The images under a folder, by content; a file itself as it is."""
+def _iter_files(root: str, unlisted: List[str]) -> Iterator[str]:
+    """The images under a folder, by content; a file itself as it is. What cannot be listed goes to ``unlisted``."""
     if not os.path.isdir(root):
         if not os.path.exists(root):
             raise TargetError(f"{root}: found nothing, expected a driver file or a folder of them")
         yield root
         return
-    for folder, _, names in os.walk(root):
+
+    def note(error: OSError) -> None:
+        unlisted.append(f"{error.filename}: cannot be listed: {error.strerror}")
+
+    for folder, _, names in os.walk(root, onerror=note):
         for name in names:
             if name.lower().endswith(IMAGE_SUFFIXES) and _may_be_image(os.path.join(folder, name)):
                 yield os.path.join(folder, name)
 
 
 def _may_be_image(path: str) -> bool:
-    """Whether the file begins like one; one that cannot be read is kept, to be told."""
+    """Whether the file begins like one; one that cannot be read is kept, to be told. A pipe would make us wait."""
+    if not os.path.isfile(path):
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(2) == b"MZ"
@@ -100,13 +112,39 @@ def _name_files(files: Sequence[str]) -> Iterator[str]:
         yield name if counts[name.lower()] == 1 else path
 
 
-@contextmanager
-def _open_workers(jobs: int) -> Iterator[Optional[Executor]]:
-    """Processes that search, or None to search here. Ctrl-C ends only this one, which then ends them."""
-    if jobs < 2:
-        yield None
+def _iter_found(work: Sequence[_Job], jobs: int) -> Generator[_Found, None, None]:
+    """What each file tells, in their order.
+
+    If a process ends that searches files, the rest goes to one process alone: then the file is known that ends it.
+    """
+    processes = min(jobs, -(-len(work) // FILES_A_TIME))
+    if processes < 2:
+        yield from map(_search_file, work)
         return
-    workers = ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    done, is_alone = 0, False
+    while done < len(work):
+        try:
+            with _open_workers(1 if is_alone else processes) as workers:
+                chunk = 1 if is_alone else FILES_A_TIME
+                for result in workers.map(_search_file, work[done:], chunksize=chunk):
+                    done += 1
+                    yield result
+        except BrokenExecutor:
+            if is_alone:
+                yield f"{work[done].name}: the process that searched it ended"
+                done += 1
+            is_alone = True
+
+
+@contextmanager
+def _open_workers(processes: int) -> Iterator[Executor]:
+    """Processes that search. Ctrl-C ends only this one, which then ends them."""
+    workers = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),  # a fork of a process with threads may never answer
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
         yield workers
     finally:
@@ -126,7 +164,7 @@ def _search_file(job: _Job) -> _Found:
         return f"{job.name}: {error}"
 
 
-def _merge(found: Sequence[_Found], total: int) -> SearchedImages:
+def _merge(found: Sequence[_Found], total: int, unlisted: Sequence[str]) -> SearchedImages:
     """All files as one search; the evidence of a tag in the order of the files."""
     searched = [item for item in found if isinstance(item, SearchedImages)]
     evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
@@ -144,6 +182,6 @@ def _merge(found: Sequence[_Found], total: int) -> SearchedImages:
         total=total,
         present_bytes=sum(item.present_bytes for item in searched),
         expected_bytes=sum(item.expected_bytes for item in searched),
-        unusable=tuple(item for item in found if isinstance(item, str)),
+        unusable=(*unlisted, *(item for item in found if isinstance(item, str))),
         warnings=tuple(warnings),
     )
