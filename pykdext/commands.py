@@ -303,9 +303,9 @@ def batch(options: Namespace, progress: ReportProgress) -> Outcome:
 
 def history(options: Namespace, _progress: ReportProgress) -> Outcome:
     """``poolleak history``: stored tags over the weeks."""
-    from pykdext.fleet.storedstates import load_history
     from pykdext.report.batchdoc import render_history_csv, render_history_json
     from pykdext.report.historytext import render_history_text
+    from pykdext.store.states import load_history
 
     lines = load_history(options.store, options.subject)
     if options.format == "json":

@@ -14,13 +14,13 @@ from dumps.forge import forge
 from pykdext.cli import main
 from pykdext.fleet.inputs import DumpInput
 from pykdext.fleet.store import open_store
-from pykdext.fleet.storedstates import load_history, load_stored_states
-from pykdext.fleet.storeschema import VERSION, StoreError
-from pykdext.fleet.storesource import find_stored_source
 from pykdext.fleet.tasks import Answer, Task
 from pykdext.fleet.worker import analyze_dump
 from pykdext.model import DumpStatus, PoolTag
 from pykdext.pipeline import load_states
+from pykdext.store.database import VERSION, StoreError
+from pykdext.store.source import find_stored_source
+from pykdext.store.states import load_history, load_stored_states
 from tests.fleetdumps import set_time
 
 WEEKS = 9
@@ -248,3 +248,40 @@ def test_a_file_that_is_no_store_is_one_line_and_not_changed(tmp_path, answer, c
         with pytest.raises(StoreError, match=r"found|database"), open_store(str(path)):
             pass
         assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("UPDATE snapshots SET state = '{'", ["used", "{store}::SRV01"]),
+        ("UPDATE snapshots SET state = '[]'", ["used", "{store}::SRV01"]),
+        ("UPDATE snapshots SET taken_at = 'yesterday'", ["history", "--store", "{store}"]),
+        (
+            "UPDATE tags SET pool = 'swimming' WHERE pool = 'paged'; UPDATE tags SET bytes = 1",
+            ["history", "--store", "{store}"],
+        ),
+        ("DELETE FROM tags WHERE tag <> x'5069706f'; UPDATE tags SET tag = x'50'", ["history", "--store", "{store}"]),
+    ],
+)
+def test_damaged_contents_are_one_line(weeks, capsys, change, words):
+    connection = sqlite3.connect(weeks)
+    connection.executescript(change)
+    connection.close()
+    assert main([word.format(store=weeks) for word in words]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert "expected" in captured.err
+
+
+@pytest.mark.parametrize("report", ["{", "[]", "{}", '{"schema": "poolleak.report/9"}'])
+def test_a_damaged_report_is_no_traceback(tmp_path, answer, report):
+    path = str(tmp_path / "s.sqlite")
+    with open_store(path) as store:
+        store.save(dump_of("SRV01"), "SRV01", answer[0])
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE snapshots SET report = ?", (report,))
+    connection.commit()
+    connection.close()
+    with open_store(path) as store, pytest.raises(StoreError, match="found damaged contents"):
+        list(store.load_rows([dump_of("SRV01")]))

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 from pykdext.fleet.inputs import DumpInput, make_text
-from pykdext.fleet.storeschema import failures_named, open_database, transaction
 from pykdext.fleet.tasks import Answer
 from pykdext.model import Driver, DumpRow, DumpStatus, PoolKind
+from pykdext.report.jsondoc import REPORT_SCHEMA
+from pykdext.store.database import failures_named, open_database, transaction
 
 _WITH_VERDICT = tuple(status.value for status in DumpStatus if status.has_report)
 
@@ -56,11 +57,25 @@ class Store:
                     " WHERE s.source = ? AND s.identity IS ? ORDER BY s.id DESC LIMIT 1",
                     (dump.key, dump.identity),
                 ).fetchone()
-                drivers = self._load_drivers(row[0]) if row else ()
-            if row:
-                _, host, status, error, report, fetched_bytes = row
-                document = json.loads(report) if report else None
-                yield DumpRow(dump.path, host, DumpStatus(status), error, document, drivers, fetched_bytes)
+                found = self._parse_row(dump, *row) if row else None
+            if found:
+                yield found
+
+    def _parse_row(
+        self,
+        dump: DumpInput,
+        snapshot_id: int,
+        host: str,
+        status: str,
+        error: Optional[str],
+        report: Optional[str],
+        fetched_bytes: Optional[int],
+    ) -> DumpRow:
+        document = json.loads(report) if report else None
+        if document is not None and document["schema"] != REPORT_SCHEMA:
+            raise ValueError(f"schema {document['schema']}")
+        drivers = self._load_drivers(snapshot_id)
+        return DumpRow(dump.path, host, DumpStatus(status), error, document, drivers, fetched_bytes)
 
     def _load_drivers(self, snapshot_id: int) -> Tuple[Driver, ...]:
         query = "SELECT name, version FROM drivers WHERE snapshot_id = ? ORDER BY position"

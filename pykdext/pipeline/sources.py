@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Iterator, Optional, Tuple
 
 from pykdext.errors import LayoutNotFoundError, PykdextError, SymbolNotFoundError, TargetError
-from pykdext.fleet.storesource import StoredSource, find_stored_source
 from pykdext.interruption import Interruption
 from pykdext.kernel.kernel import Kernel, open_kernel
 from pykdext.kernel.pooltables import read_pool_snapshot
@@ -17,6 +16,7 @@ from pykdext.model import DumpSummary, PoolSnapshot
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.records.live import read_live_snapshot
 from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log
+from pykdext.store.source import StoredSource, find_stored_source
 from pykdext.targets.crashdump import open_crashdump
 from pykdext.targets.debugger import is_in_debugger
 from pykdext.targets.dumptarget import DumpTarget, Traffic
@@ -98,7 +98,7 @@ def load_states(
 
 
 def _load_stored(stored: StoredSource) -> Tuple[PoolSnapshot, ...]:
-    from pykdext.fleet.storedstates import load_stored_states  # SQLite only where it is needed
+    from pykdext.store.states import load_stored_states  # SQLite only where it is needed
 
     return load_stored_states(stored)
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from pykdext.fleet.storeschema import StoreError, failures_named, open_database
-from pykdext.fleet.storesource import SEPARATOR, StoredSource
 from pykdext.model import HistoryLine, HistorySample, PoolKind, PoolSnapshot, PoolTag, PoolUsage
 from pykdext.records.snapshotfile import parse_snapshot_document
+from pykdext.store.database import StoreError, failures_named, open_database
+from pykdext.store.source import SEPARATOR, StoredSource
 
 _NAMED_HOSTS = 12
 

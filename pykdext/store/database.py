@@ -95,11 +95,13 @@ def open_database(path: str, *, create: bool) -> sqlite3.Connection:
 
 @contextmanager
 def failures_named(path: str) -> Iterator[None]:
-    """Say what SQLite complains of as a StoreError that names the file."""
+    """Say what SQLite complains of, and contents that cannot be, as a StoreError that names the file."""
     try:
         yield
     except sqlite3.Error as error:
         raise StoreError(f"{path}: store: {error}{_hint(str(error))}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path}: store: found damaged contents ({error}), expected what a batch wrote") from error
 
 
 @contextmanager
