@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dumps.forge import forge
+from pykdext.attribution import followed
 from pykdext.attribution.callees import CalleeResolver
-from pykdext.attribution.callsites import CallSites
-from pykdext.attribution.followed import FollowedImage
+from pykdext.attribution.callsites import CallSites, TagUse
+from pykdext.attribution.codeevidence import _find_origin
+from pykdext.attribution.flow.values import Constant
+from pykdext.attribution.followed import CodeRoom, FollowedImage
 from pykdext.attribution.immediates import ImageIndex
+from pykdext.attribution.tagsearch import Place
+from pykdext.attribution.x64encodings import X64_CODE
 from pykdext.cli import main
 from pykdext.kernel.image import read_image
 from pykdext.model import PoolTag
@@ -86,7 +92,9 @@ def test_enough_proofs_end_the_search(arch):
         ((_, places),) = ImageIndex([image], [tag]).find_places(tag)
         rvas = [place.rva for place in places.kept if place.encoding.kind == "immediate"]
         found = {
-            enough: CallSites(FollowedImage(image), CalleeResolver([image])).find_uses(tag, rvas, (), enough)
+            enough: CallSites(FollowedImage(image, CodeRoom()), CalleeResolver([image])).find_uses(
+                tag, rvas, (), enough
+            )
             for enough in (1, 2, 99)
         }
     assert found[99].followed == set(rvas)
@@ -106,3 +114,34 @@ def test_without_a_decoder_there_is_no_proof_but_an_answer(tmp_path, capsys, mon
     text = " ".join(capsys.readouterr().out.split())
     assert "Owner: pippo.sys, likely" in text
     assert "pippo.sys: its functions cannot be decoded (ERROR: fail to load the dynamic library.)" in text
+
+
+@pytest.mark.parametrize("limit", ["MAX_FOLLOWED_BYTES", "MAX_FOLLOWED_IN_ALL_BYTES"])
+def test_a_limit_on_followed_code_is_told(limit, tmp_path, capsys, monkeypatch):
+    forge("pipo").save(tmp_path / "m.dmp")
+    monkeypatch.setattr(followed, limit, 64)
+    monkeypatch.setattr(CodeRoom.__init__, "__defaults__", (followed.MAX_FOLLOWED_IN_ALL_BYTES,))
+    assert main(["find", "Pipo", str(tmp_path / "m.dmp"), "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (owner,) = document["tags"][0]["owners"]
+    assert (owner["module"], owner["confidence"]) == ("pippo.sys", "likely")
+    told = "pippo.sys: not all functions with such tags were followed to their calls (limit: "
+    assert any(line.startswith(told) for line in document["warnings"])
+
+
+def test_neighbouring_instructions_with_one_tag_are_told_apart():
+    use = TagUse(0x1020, Constant(0x6F706950, 0x1010), None)
+    places = [Place(rva, X64_CODE.encodings[0]) for rva in (0x1018, 0x1012, 0x1008)]
+    assert _find_origin(use, places) == 0x1012
+    assert _find_origin(replace(use, source=Constant(0x6F706950, 0x1013)), places) == 0x1018
+    assert _find_origin(replace(use, source=Constant(0x6F706950, 0x1030)), places) is None
+
+
+def test_blocks_of_more_tags_than_are_looked_at_are_told(tmp_path, capsys):
+    forge("pipo").save(tmp_path / "m.dmp")
+    tags = [f"Tag{number}" for number in range(9)]
+    assert main(["find", *tags, str(tmp_path / "m.dmp"), "--format", "json"]) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert "what blocks point at was looked at for the first 8 of 9 tags only" in warnings
+    assert main([str(tmp_path / "m.dmp"), "--format", "json"]) == 0
+    assert not any("blocks point at" in line for line in json.loads(capsys.readouterr().out)["warnings"])

@@ -168,7 +168,7 @@ def test_blocks_of_a_forged_machine(arch, build, tmp_path):
     machine.save(tmp_path / "m.dmp")
     with open_crashdump(str(tmp_path / "m.dmp")) as target:
         kernel = open_kernel(target)
-        found = read_witness(target, PIPO, find_small_blocks(kernel, PIPO).allocations, kernel.read_images())
+        found = read_witness(target, PIPO, find_small_blocks(kernel, PIPO).allocations, kernel.images)
     assert found.blocks_sampled == len(machine.truth.blocks[b"Pipo"])
     assert shares(found) == {"pippo.sys": 1.0}
     assert {place.what for place in found.drivers[0].places} == {"code", "data"}

@@ -53,7 +53,7 @@ def started(request, tmp_path):
         machine.save(tmp_path / "m.dmp")
         target = open_crashdump(str(tmp_path / "m.dmp"))
         opened.append(target)
-        return FrameworkAttributor(target, open_kernel(target).read_images())
+        return FrameworkAttributor(target, open_kernel(target).images)
 
     yield start
     for target in opened:

@@ -10,7 +10,7 @@ from pykdext.attribution.allocators import Action, Allocator
 from pykdext.attribution.callees import CalleeResolver
 from pykdext.attribution.callsites import ENOUGH_CALLS, CallSites, TagUse, TagUses
 from pykdext.attribution.flow.values import ImageRead
-from pykdext.attribution.followed import FollowedImage
+from pykdext.attribution.followed import CodeRoom, FollowedImage
 from pykdext.attribution.immediates import ImageIndex, ModuleIndex, TagPlaces, describe_place
 from pykdext.attribution.knowntags import load_knowntags
 from pykdext.attribution.references import find_references
@@ -62,6 +62,7 @@ class CodeAttributor:
         self._index = index
         self._resolver = CalleeResolver([module.image for module in index.modules])
         self._pools: Dict[int, bool] = {}
+        self._room = CodeRoom()
         self._followed: Dict[int, FollowedImage] = {}
         self._call_sites: Dict[int, CallSites] = {}
 
@@ -162,7 +163,7 @@ class CodeAttributor:
         """The functions of one of the images."""
         base = image.module.base
         if base not in self._followed:
-            self._followed[base] = FollowedImage(image)
+            self._followed[base] = FollowedImage(image, self._room)
         return self._followed[base]
 
 

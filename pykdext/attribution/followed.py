@@ -13,12 +13,26 @@ from pykdext.kernel.image import Image
 MAX_FOLLOWED_BYTES = 1 << 18
 """Code followed in one image, about 60,000 instructions: a packed or hostile driver cannot hold us up."""
 
+MAX_FOLLOWED_IN_ALL_BYTES = 1 << 22
+"""The same for all images of a machine together."""
+
+
+class CodeRoom:
+    """The bytes of code that may still be followed."""
+
+    def __init__(self, size_bytes: int = MAX_FOLLOWED_IN_ALL_BYTES) -> None:
+        self.left_bytes = size_bytes
+
 
 class FollowedImage:
-    """Functions by any address in them. The image's warnings tell if some were left out for the limit of bytes."""
+    """Functions by any address in them, as long as there is ``room``, which images share.
 
-    def __init__(self, image: Image) -> None:
+    The image's warnings tell if some were left out for the limits.
+    """
+
+    def __init__(self, image: Image, room: CodeRoom) -> None:
         self.image = image
+        self._room = room
         self._functions = FunctionTable(image)
         self._flows: Dict[int, Optional[FunctionFlow]] = {}
         self._room_bytes = MAX_FOLLOWED_BYTES
@@ -45,13 +59,12 @@ class FollowedImage:
 
     def _follow(self, bounds: FunctionBounds) -> Optional[FunctionFlow]:
         name = self.image.module.name
-        if bounds.size_bytes > self._room_bytes:
-            self._warn(
-                f"{name}: more than {MAX_FOLLOWED_BYTES >> 10} KiB of functions have such tags: not all of them were "
-                "followed to their calls"
-            )
+        if bounds.size_bytes > min(self._room_bytes, self._room.left_bytes):
+            limit = f"{MAX_FOLLOWED_BYTES >> 10} KiB of one image, {MAX_FOLLOWED_IN_ALL_BYTES >> 20} MiB in all"
+            self._warn(f"{name}: not all functions with such tags were followed to their calls (limit: {limit})")
             return None
         self._room_bytes -= bounds.size_bytes
+        self._room.left_bytes -= bounds.size_bytes
         try:
             return follow_function(self.image, bounds)
         except ImportError as error:  # capstone's library is made for each system: an installation can lack it

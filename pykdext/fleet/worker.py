@@ -52,7 +52,7 @@ def _read_drivers(kernel: Optional[Kernel]) -> List[Dict[str, Any]]:
         return []
     return [
         {"name": image.module.name, "version": image.version.file_version, "company": image.version.company}
-        for image in kernel.read_images()
+        for image in kernel.images
     ]
 
 

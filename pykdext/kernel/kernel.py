@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError
@@ -67,13 +68,14 @@ class Kernel:
         """Identity of the kernel's symbols, from its debug directory; None if that is not in memory."""
         return None if self.nt is None else self.nt.pdb
 
-    def read_images(self) -> List[Image]:
-        """The images of all loaded modules, nt's among them."""
+    @cached_property
+    def images(self) -> Tuple[Image, ...]:
+        """The images of all loaded modules, nt's among them; their headers are read once."""
         loaded = [module for module in self.target.modules() if not module.unloaded]
-        return [
+        return tuple(
             self.nt if self.nt is not None and module == self.nt.module else read_image(self.target, module)
             for module in loaded
-        ]
+        )
 
     def find_symbol(self, name: str) -> Optional[LocatedSymbol]:
         """Where a variable of nt stands, by the first source of symbols that knows it."""

@@ -50,7 +50,7 @@ def find_blocks(
     witness = None
     if found and not is_interrupted(interruption):
         with hold(interruption):
-            witness = read_witness(kernel.target, tag, found, kernel.read_images())
+            witness = read_witness(kernel.target, tag, found, kernel.images)
     if is_interrupted(interruption):
         warnings.append("interrupted before the search for blocks was through: some are missing")
     row = next((row for row in source.snapshot.tags if row.tag == tag), TagUsage(tag, UNUSED, UNUSED))

@@ -11,7 +11,6 @@ from pykdext.attribution.contents import MAX_BLOCKS_TRIED, MIN_BLOCKS, describe_
 from pykdext.errors import TargetError
 from pykdext.interruption import Interruption, hold, is_interrupted
 from pykdext.kernel.bigpages import read_big_pages
-from pykdext.kernel.image import Image
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.smallblocks import WalkLimits, find_small_blocks
 from pykdext.model import Allocation, Evidence, PoolTag
@@ -20,7 +19,7 @@ from pykdext.targets.dumptarget import DumpTarget
 from pykdext.units import format_bytes
 
 MAX_TAGS = 8
-"""Tags whose blocks are looked at in one run, the first ones."""
+"""Tags whose blocks are looked at in one run, the first ones; for the others that is told."""
 
 REMOTE_WALK_BYTES = 32 << 20
 """Of a dump that comes over a network no more is walked through."""
@@ -37,9 +36,11 @@ class FoundContents:
     warnings: Tuple[str, ...] = ()
 
 
+NO_CONTENTS = FoundContents({})
+
+
 def search_contents(
     kernel: Kernel,
-    images: Sequence[Image],
     tags: Sequence[PoolTag],
     progress: ReportProgress = ignore_progress,
     interruption: Optional[Interruption] = None,
@@ -52,15 +53,16 @@ def search_contents(
     with hold(interruption):
         ends_at = time.monotonic() + WALK_SECONDS
         for tag, blocks in _find_big_blocks(kernel, tags[:MAX_TAGS], warnings).items():
-            room_seconds = ends_at - time.monotonic()
-            if len(blocks) < MIN_BLOCKS and room_seconds > 0 and kernel.target.facts.pages_present is not None:
-                limits = WalkLimits(room_seconds, MAX_BLOCKS_TRIED, _max_walked_bytes(kernel))
+            if len(blocks) < MIN_BLOCKS and kernel.target.facts.pages_present is not None:
+                limits = WalkLimits(ends_at - time.monotonic(), MAX_BLOCKS_TRIED, _max_walked_bytes(kernel))
                 small = find_small_blocks(kernel, tag, progress, limits=limits)
                 blocks.extend(small.allocations)
-                if small.walked_bytes >= limits.walked_bytes:
-                    searched = format_bytes(limits.walked_bytes)
-                    warnings.append(f"remote dump: blocks of {tag} were looked for in the first {searched} only")
-            found[tag] = tuple(describe_witness(read_witness(kernel.target, tag, blocks, images)))
+                if not small.complete and len(blocks) < MAX_BLOCKS_TRIED:
+                    searched = format_bytes(small.walked_bytes)
+                    warnings.append(f"small blocks of {tag} were looked for in the first {searched} of memory only")
+            found[tag] = tuple(describe_witness(read_witness(kernel.target, tag, blocks, kernel.images)))
+    if len(tags) > MAX_TAGS:
+        warnings.append(f"what blocks point at was looked at for the first {MAX_TAGS} of {len(tags):,} tags only")
     return FoundContents(found, tuple(warnings))
 
 

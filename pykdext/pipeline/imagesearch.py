@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 from pykdext.attribution.codeevidence import CodeAttributor
 from pykdext.attribution.frameworkdrivers import FrameworkAttributor
@@ -14,7 +14,6 @@ from pykdext.interruption import Interruption, hold, is_interrupted
 from pykdext.kernel.image import Image
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import Evidence, ImageVersion, Module, PoolTag
-from pykdext.pipeline.contents import search_contents
 from pykdext.pipeline.functionnames import FunctionNames
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.protocol import Target
@@ -45,6 +44,7 @@ def search_index(
     index: ImageIndex,
     target: Target,
     tags: Sequence[PoolTag],
+    progress: ReportProgress = ignore_progress,
     interruption: Optional[Interruption] = None,
     symbol_path: str = "",
     folder: Optional[str] = None,
@@ -61,7 +61,8 @@ def search_index(
     evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
     if not is_interrupted(interruption):
         with hold(interruption):
-            for tag in tags:
+            for number, tag in enumerate(tags):
+                progress(number, len(tags), "tags followed to their calls")
                 evidence[tag] = names.add_to(item for attributor in attributors for item in attributor.evidence(tag))
     for tag in tags[len(evidence) :]:
         evidence[tag] = tuple(ImmediateAttributor(index).evidence(tag))
@@ -89,20 +90,14 @@ def search_kernel(
     progress: ReportProgress = ignore_progress,
     interruption: Optional[Interruption] = None,
 ) -> SearchedImages:
-    """What the images in memory and the blocks of the tags tell; an image is read once.
-
-    After an interruption: what was searched until then.
-    """
-    images: List[Image] = []
+    """What the images in memory tell; each is read once. After an interruption: what was searched until then."""
+    images: Sequence[Image] = ()
     if not is_interrupted(interruption):
         with hold(interruption):
-            images = kernel.read_images()
+            images = kernel.images
     index = ImageIndex(images, tags, progress, interruption, open_index_cache())
-    searched = search_index(index, kernel.target, tags, interruption, kernel.symbol_path)
+    searched = search_index(index, kernel.target, tags, progress, interruption, kernel.symbol_path)
     warnings = searched.warnings
     if is_interrupted(interruption) and not images:
         warnings += ("interrupted before the driver images were searched: no owner by code",)
-    contents = search_contents(kernel, images, tags, progress, interruption)
-    evidence = {tag: (*items, *contents.evidence.get(tag, ())) for tag, items in searched.evidence.items()}
-    warnings += contents.warnings
-    return replace(searched, evidence=evidence, modules=kernel.target.modules(), warnings=warnings)
+    return replace(searched, modules=kernel.target.modules(), warnings=warnings)

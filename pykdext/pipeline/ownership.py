@@ -12,6 +12,7 @@ from pykdext.attribution.weigh import ModuleFacts, weigh_evidence
 from pykdext.interruption import Interruption
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import ImageCoverage, PoolTag, TagOwners
+from pykdext.pipeline.contents import NO_CONTENTS, FoundContents, search_contents
 from pykdext.pipeline.driverfiles import search_files
 from pykdext.pipeline.imagesearch import SearchedImages, search_kernel
 from pykdext.pipeline.sources import choose_symbol_path
@@ -45,21 +46,25 @@ def find_owners(
     interruption: Optional[Interruption] = None,
     symbol_path: Optional[str] = None,
 ) -> FoundOwners:
-    """Who owns each of ``tags``: by the images of ``kernel``, by driver files (see :func:`search_files`), and by lists.
+    """Who owns each of ``tags``: by the images of ``kernel`` and the blocks in it, by driver files, and by the lists.
 
-    ``symbol_path`` is where symbols of the driver files are looked for; None: along the environment's. With an
-    ``interruption`` an end by the user leaves what was searched until then.
+    The files are those of ``paths`` (see :func:`search_files`); ``symbol_path`` is where their symbols are looked for;
+    None: along the environment's. With an ``interruption`` an end by the user leaves what was searched until then.
     """
     searches: List[SearchedImages] = []
+    contents = NO_CONTENTS
     if kernel is not None:
         searches.append(search_kernel(kernel, tags, progress, interruption))
+        contents = search_contents(kernel, tags, progress, interruption)
     if paths:
         searches.append(search_files(paths, tags, jobs, progress, interruption, choose_symbol_path(symbol_path)))
-    return _weigh_searches(searches, tags, lists)
+    return weigh_owners(searches, contents, tags, lists)
 
 
-def _weigh_searches(searches: Sequence[SearchedImages], tags: Sequence[PoolTag], lists: TagLists) -> FoundOwners:
-    """Who owns each of ``tags`` by all ``searches`` and the tag lists."""
+def weigh_owners(
+    searches: Sequence[SearchedImages], contents: FoundContents, tags: Sequence[PoolTag], lists: TagLists
+) -> FoundOwners:
+    """Who owns each of ``tags`` by all ``searches``, the ``contents`` of blocks, and the tag lists."""
     modules = [module for search in searches for module in search.modules]
     facts = ModuleFacts(
         modules,
@@ -76,6 +81,7 @@ def _weigh_searches(searches: Sequence[SearchedImages], tags: Sequence[PoolTag],
     for tag in tags:
         descriptions = lists.find_descriptions(tag)
         evidence = [item for search in searches for item in search.evidence.get(tag, ())]
+        evidence += contents.evidence.get(tag, ())
         evidence += [item for attributor in lists.attributors for item in attributor.evidence(tag)]
         if all(item.rva is None for item in evidence):
             evidence += find_unloaded_owners(tag, descriptions, modules)
@@ -90,7 +96,7 @@ def _weigh_searches(searches: Sequence[SearchedImages], tags: Sequence[PoolTag],
     ]
     unusable = [line for search in searches for line in search.unusable]
     warnings = [line for search in searches for line in search.warnings]
-    warnings += [*unusable, *_describe_incomplete(foreign)]
+    warnings += [*contents.warnings, *unusable, *_describe_incomplete(foreign)]
     return FoundOwners(tuple(found), coverage, not unusable, tuple(warnings))
 
 

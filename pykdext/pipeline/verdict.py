@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Tuple
 
 from pykdext import growth
 from pykdext.advice import next_steps, verdict_on
 from pykdext.interruption import Interruption
-from pykdext.model import LeakReport, PoolKind, PoolTotal
-from pykdext.pipeline.ownership import find_owners
+from pykdext.model import LeakReport, PoolKind, PoolSnapshot, PoolTotal, Role, Suspect
+from pykdext.pipeline.contents import NO_CONTENTS, search_contents
+from pykdext.pipeline.imagesearch import search_kernel
+from pykdext.pipeline.ownership import FoundOwners, weigh_owners
 from pykdext.pipeline.sources import Source
 from pykdext.pipeline.taglists import TagLists
 from pykdext.progress import ReportProgress, ignore_progress
@@ -21,13 +23,21 @@ def analyze(
     top: Optional[int] = None,
     interruption: Optional[Interruption] = None,
 ) -> LeakReport:
-    """The verdict on one state: the ``top`` suspects, who owns them, and what to do next."""
-    snapshot = source.snapshot
-    found = find_owners(
-        source.kernel, (), growth.find_notable(snapshot), lists, progress=progress, interruption=interruption
-    )
-    suspects = growth.rank_suspects(snapshot, {owners.tag: owners for owners in found.tags})[:top]
-    images = found.coverage if source.kernel else None
+    """The verdict on one state: the ``top`` suspects, who owns them, and what to do next.
+
+    Blocks are looked into for suspects only, and not those of objects, which point at whoever uses them.
+    """
+    snapshot, kernel = source.snapshot, source.kernel
+    tags = growth.find_notable(snapshot)
+    searches = [search_kernel(kernel, tags, progress, interruption)] if kernel else []
+    found = weigh_owners(searches, NO_CONTENTS, tags, lists)
+    suspects = _rank(snapshot, found, top)
+    if kernel:
+        sampled = dict.fromkeys(suspect.tag for suspect in suspects if suspect.role is not Role.OBJECT)
+        contents = search_contents(kernel, tuple(sampled), progress, interruption)
+        found = weigh_owners(searches, contents, tags, lists)
+        suspects = _rank(snapshot, found, top)
+    images = found.coverage if kernel else None
     return LeakReport(
         snapshot=snapshot,
         verdict=verdict_on(suspects, images),
@@ -37,3 +47,7 @@ def analyze(
         image_coverage=images,
         warnings=(*snapshot.warnings, *found.warnings),
     )
+
+
+def _rank(snapshot: PoolSnapshot, found: FoundOwners, top: Optional[int]) -> Tuple[Suspect, ...]:
+    return growth.rank_suspects(snapshot, {owners.tag: owners for owners in found.tags})[:top]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple, Type, TypeVar
+from typing import NamedTuple, Optional, Tuple, TypeVar
 
 from pykdext.errors import SymbolNotFoundError
 from pykdext.model import Machine, TargetFacts, TypeLayout
+from pykdext.targets.closing import Closing
 from pykdext.targets.dumpheader import DumpHeader
 from pykdext.targets.filebytes import FileBytes
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _Self = TypeVar("_Self", bound="DumpTarget")
 
@@ -22,7 +20,7 @@ class Traffic(NamedTuple):
     dump_bytes: int
 
 
-class DumpTarget:
+class DumpTarget(Closing):
     """The part of a Target that a dump's header answers, and a context manager that closes the file.
 
     Subclasses read memory and modules. They add to ``_symbols`` and ``_kernel_base`` what the kernel's debugger data
@@ -73,17 +71,6 @@ class DumpTarget:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self: _Self) -> _Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
     def _facts(
         self, warnings: Tuple[str, ...], pages_present: Optional[int] = None, pages_expected: Optional[int] = None

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import IO, TYPE_CHECKING, Optional, Tuple, Type
+from typing import IO, Optional, Tuple
 
 from pykdext.errors import TargetError
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from pykdext.targets.closing import Closing
 
 
-class FileBytes:
+class FileBytes(Closing):
     """Positional reads from a regular file, safe from several threads. A context manager.
 
     Attributes:
@@ -62,14 +60,3 @@ class FileBytes:
         """Give the file back. A read after it fails, and never meets another file of the same number."""
         self._descriptor = -1
         self._stream.close()
-
-    def __enter__(self) -> FileBytes:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()

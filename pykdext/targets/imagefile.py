@@ -7,16 +7,14 @@ It lies at the base that its headers prefer, so no address in it needs relocatio
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Tuple, Type
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from pykdext.errors import ImageFormatError, MemoryReadError, SymbolNotFoundError, TargetError
 from pykdext.model import Machine, Module, TargetFacts, TypeLayout
 from pykdext.peheaders import PeHeaderError, PeHeaders, SectionHeader, read_pe_headers
+from pykdext.targets.closing import Closing
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.protocol import PAGE_BYTES
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 MAX_IMAGE_BYTES = 512 << 20
 """Of memory: a larger SizeOfImage is damaged."""
@@ -55,7 +53,7 @@ def open_image_file(path: str) -> ImageFile:
         raise
 
 
-class ImageFile:
+class ImageFile(Closing):
     """The driver in a file: a Target, and a context manager that closes the file. Nothing is copied on opening."""
 
     def __init__(self, file: FileBytes) -> None:
@@ -118,17 +116,6 @@ class ImageFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> ImageFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
     def _iter_parts(self, address: int, size: int) -> Iterator[_Extent]:
         """The extents' parts within a range."""

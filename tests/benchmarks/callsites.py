@@ -11,7 +11,7 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 from pykdext.attribution.callees import CalleeResolver
 from pykdext.attribution.callsites import CallSites
 from pykdext.attribution.flow.function import follow_function
-from pykdext.attribution.followed import FollowedImage
+from pykdext.attribution.followed import CodeRoom, FollowedImage
 from pykdext.attribution.tagsearch import CODE_TABLES, iter_immediates, iter_pieces
 from pykdext.kernel.functiontable import FunctionBounds, FunctionTable
 from pykdext.kernel.image import Image, read_image
@@ -110,7 +110,7 @@ def _measure_tags(images: Sequence[Image], rounds: int, notes: List[str]) -> Wor
         resolver = CalleeResolver(images)
         seconds = 0.0
         for image, word, rvas in sought[:TAGS]:
-            call_sites = CallSites(FollowedImage(image), resolver)
+            call_sites = CallSites(FollowedImage(image, CodeRoom()), resolver)
             seconds += time_seconds(partial(call_sites.find_uses, PoolTag(word), rvas, ()))
         work.add(OURS, seconds)
         places = sum(len(rvas) for _, _, rvas in sought[:TAGS])
