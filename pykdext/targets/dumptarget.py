@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple, TypeVar
+from typing import NamedTuple, Optional, Tuple
 
 from pykdext.errors import SymbolNotFoundError
 from pykdext.model import Machine, TargetFacts, TypeLayout
 from pykdext.targets.closing import Closing
 from pykdext.targets.dumpheader import DumpHeader
 from pykdext.targets.filebytes import FileBytes
-
-_Self = TypeVar("_Self", bound="DumpTarget")
 
 
 class Traffic(NamedTuple):
