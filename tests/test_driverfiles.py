@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from pykdext.cli import main
+from pykdext.model import ImageCoverage
 from pykdext.pipeline import driverfiles
 from pykdext.pipeline.driverfiles import _search_file as search_file
+from pykdext.report.plaintext import describe_gap
 
 IMAGES = Path(__file__).parent.parent / "dumps" / "drivers" / "images" / "x64"
 
@@ -144,3 +146,18 @@ def test_text_names_what_was_searched(folder, capsys):
     out = capsys.readouterr().out
     assert "Owner: pagella.sys, proven" in out
     assert "4 of 4 images searched, 100% of their bytes" in out
+
+
+@pytest.mark.parametrize(
+    ("coverage", "words"),
+    [
+        (None, "there is no driver image to search"),
+        (ImageCoverage(0, 0, None), "there is no driver image to search"),
+        (ImageCoverage(0, 5, None), "none of the 5 driver images is in memory"),
+        (ImageCoverage(3, 5, 1.0), "not in the 100% of 3 of 5 driver images that is in memory"),
+        (ImageCoverage(5, 5, 0.63), "not in the 63% of the driver images that is in memory"),
+        (ImageCoverage(5, 5, 1.0), "no driver image and no tag list has this tag"),
+    ],
+)
+def test_what_was_searched_in_vain_is_never_more_than_was_there(coverage, words):
+    assert describe_gap(coverage).startswith(words)

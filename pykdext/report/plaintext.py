@@ -224,11 +224,15 @@ def _note_lines(notes: Sequence[str], width: int) -> Iterator[str]:
 
 def describe_gap(coverage: Optional[ImageCoverage]) -> str:
     """What was looked at in vain: a tag that is not in the part in memory can be in the rest."""
-    if coverage is None or coverage.resident_fraction is None:
+    if coverage is None or not coverage.modules_total:
         return "there is no driver image to search, and no tag list has this tag"
-    if coverage.resident_fraction < 1:
+    scanned, total = coverage.modules_scanned, coverage.modules_total
+    if coverage.resident_fraction is None:
+        return f"none of the {total:,} driver images is in memory, and no tag list has this tag"
+    if coverage.resident_fraction < 1 or scanned < total:
+        images = "the driver images" if scanned == total else f"{scanned:,} of {total:,} driver images"
         share = format_share(coverage.resident_fraction)
-        return f"not in the {share} of the driver images that is in memory, nor in a tag list; it may be in the rest"
+        return f"not in the {share} of {images} that is in memory, nor in a tag list; it may be in the rest"
     return "no driver image and no tag list has this tag"
 
 
