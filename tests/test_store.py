@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sqlite3
+import threading
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -18,7 +19,7 @@ from pykdext.fleet.tasks import Answer, Task
 from pykdext.fleet.worker import analyze_dump
 from pykdext.model import DumpStatus, PoolTag
 from pykdext.pipeline import load_states
-from pykdext.store.database import VERSION, StoreError
+from pykdext.store.database import VERSION, StoreError, open_database
 from pykdext.store.source import find_stored_source
 from pykdext.store.states import load_history, load_stored_states
 from tests.fleetdumps import set_time
@@ -70,6 +71,16 @@ def query(path, text):
         return connection.execute(text).fetchall()
     finally:
         connection.close()
+
+
+def test_batches_that_make_one_store_at_once_wait_for_each_other(tmp_path):
+    path = tmp_path / "new.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.5, other.execute, ["COMMIT"]).start()
+    open_database(str(path), create=True).close()
+    assert other.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    other.close()
 
 
 def test_a_stored_snapshot_equals_its_dump(tmp_path, answer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -14,6 +15,8 @@ VERSION = 1
 _APPLICATION_ID = 0x506F6F6C  # "Pool"
 _BUSY_SECONDS = 60.0
 """Two batches may write into one store: each waits for the other's transaction."""
+
+_RETRY_SECONDS = 0.02
 
 _TABLES = """
 CREATE TABLE hosts (
@@ -120,7 +123,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def _prepare(connection: sqlite3.Connection, path: str, *, create: bool) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     if create and _is_empty(connection):
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_write_ahead_log(connection)
         with transaction(connection):
             if _is_empty(connection):  # no other batch was faster
                 for statement in _TABLES.split(";"):
@@ -133,6 +136,20 @@ def _prepare(connection: sqlite3.Connection, path: str, *, create: bool) -> None
     if version > VERSION:
         hint = "this store was written by a newer poolleak: upgrade this one"
         raise StoreError(f"{path}: found a store of version {version}, expected {VERSION} or older. Hint: {hint}")
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Wait for another process that does the same: SQLite itself gives up at once here, whatever its timeout."""
+    give_up = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
