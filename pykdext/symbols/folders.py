@@ -79,7 +79,7 @@ def list_isf_files(folder: str, guid: str) -> IsfListing:
             seen += 1
             if seen > MAX_FILES:
                 return IsfListing(tuple(named), tuple(unnamed), is_complete=False)
-            if name.lower().endswith(SUFFIXES):
+            if name.lower().endswith(SUFFIXES) and os.path.isfile(os.path.join(place, name)):
                 if guid.lower() in name.lower():
                     named.append(os.path.join(place, name))
                 elif not _SOME_GUID.search(name) and len(unnamed) < MAX_UNNAMED_FILES:

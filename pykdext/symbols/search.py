@@ -165,6 +165,8 @@ class _Search:
                 self._sources.append(source)
 
     def _open_source(self, path: str) -> SymbolFile:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise SymbolFileError(path, "a pipe, device or folder", "a PDB or ISF file")
         try:
             with open(path, "rb") as file:
                 head = file.read(_HEAD_BYTES)
