@@ -100,3 +100,17 @@ def padded(data, extra=2):
     """Padding says how many bytes are left of it: F3 F2 F1; records begin on a multiple of 4 with their length."""
     missing = -(len(data) + extra) % 4
     return data + bytes(0xF0 | left for left in range(missing, 0, -1))
+
+
+def large_pdb(guid, names=60_000, structures=20_000):
+    """A PDB as large as a kernel's: ``Function<n>`` at RVA 1000h + 10h * n, ``_STRUCTURE_<n>`` of twelve fields."""
+    fields = [member(f"Field{number}", 0x75, 4 * number) for number in range(12)]
+    records = []
+    for number in range(structures):
+        records += [field_list(*fields), structure(f"_STRUCTURE_{number}", 48, 0x1000 + 2 * number)]
+    procedures = [procedure(f"Function{number}", 1, 16 * number, 16) for number in range(names)]
+    publics = [public(f"Function{number}", 1, 16 * number, flags=2) for number in range(names)]
+    symbols = struct.pack("<I", 4) + b"".join(procedures)
+    listed = debug(1, 5, sections=6, modules=object_file(7, len(symbols)))
+    parts = [b"", info(guid, 1), types(records), listed, b"", b"".join(publics), section(0x1000, 16 * names), symbols]
+    return msf(parts)

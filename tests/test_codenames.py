@@ -7,7 +7,6 @@ import re
 import shutil
 import struct
 import subprocess
-import time
 
 import pytest
 
@@ -16,6 +15,7 @@ from pykdext.symbols.identity import PdbName
 from pykdext.symbols.isf import load_isf
 from pykdext.symbols.pdbfile import load_pdb
 from tests import pdbwriter as writer
+from tests.patience import ends_soon
 from tests.pdbs import read_pdb, restamp
 from tests.test_isf import DOCUMENT
 
@@ -129,13 +129,12 @@ def test_a_list_of_object_files_that_lies_leaves_the_publics(tmp_path, modules):
     assert pdb.find_function(BASE + 0x1004) == ("Public", 4)
 
 
+@ends_soon
 def test_an_object_file_that_is_listed_often_is_read_once(tmp_path):
-    procedures = [writer.procedure(f"Function{number}", 1, number, 1) for number in range(3000)]
+    procedures = [writer.procedure(f"Function{number}", 1, number, 1) for number in range(30_000)]
     whole = struct.pack("<I", 4) + b"".join(procedures)
     pdb = load(tmp_path, write_pdb(procedures, modules=writer.object_file(7, len(whole)) * 2000))
-    started = time.perf_counter()
-    assert pdb.find_function(BASE + 0x1000 + 2999) == ("Function2999", 0)
-    assert time.perf_counter() - started < 2
+    assert pdb.find_function(BASE + 0x1000 + 29_999) == ("Function29999", 0)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
@@ -146,19 +145,11 @@ def test_a_record_that_does_not_end_is_said(tmp_path, cut):
         load(tmp_path, write_pdb(records, symbol_bytes=size)).find_function(BASE + 0x1000)
 
 
-def test_a_large_pdb_takes_no_second(tmp_path):
-    procedures = [writer.procedure(f"AFunctionWithAName{number}", 1, number * 16, 16) for number in range(100_000)]
-    publics = [function(f"AFunctionWithAName{number}", number * 16) for number in range(100_000)]
-    data = write_pdb(procedures, publics)
-    assert len(data) > 10_000_000
-    pdb = load(tmp_path, data)
-    started = time.process_time()
-    assert pdb.find_function(BASE + 0x1000 + 16 * 99_999 + 3) == ("AFunctionWithAName99999", 3)
-    assert time.process_time() - started < 1
-    started = time.process_time()
-    for rva in range(0x1000, 0x11000, 16):
-        assert pdb.find_function(BASE + rva) is not None
-    assert time.process_time() - started < 0.1
+@ends_soon
+def test_every_function_of_a_large_pdb_is_found(tmp_path):
+    pdb = load(tmp_path, writer.large_pdb(GUID, names=60_000))
+    for number in range(60_000):
+        assert pdb.find_function(BASE + 0x1003 + 16 * number) == (f"Function{number}", 3)
 
 
 def test_isf_files_name_the_nearest_symbol(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +22,7 @@ from tests.dumpbytes import (
     range_dump,
     summary_dump,
 )
+from tests.patience import ends_soon
 
 NUMBERS = (1, 2, 3, 8, 9, 40, 41, 42, 43, 60)
 RUNS = ((1, 3), (8, 2), (40, 4), (60, 1))
@@ -153,6 +153,7 @@ def test_what_follows_the_pages_is_not_a_page(open_bytes, name):
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
+@ends_soon
 def test_damaged_headers_end_in_our_errors(tmp_path, name):
     path = tmp_path / "fuzzed.dmp"
     intact = CONTAINERS[name]
@@ -166,7 +167,6 @@ def test_damaged_headers_end_in_our_errors(tmp_path, name):
         for word, value in changes:
             struct.pack_into("<Q", data, min(4 * word, len(data) - 8), value)
         path.write_bytes(data)
-        started = time.monotonic()
         with open_file(str(path)) as file:
             try:
                 container = open_container(file, parse_header(file))
@@ -175,7 +175,6 @@ def test_damaged_headers_end_in_our_errors(tmp_path, name):
             for number in (*NUMBERS, 0, 255, 1 << 30):
                 page = read_or_none(container, number)
                 assert page is None or len(page) == PAGE
-        assert time.monotonic() - started < 5
 
     damage()
 

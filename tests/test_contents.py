@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 
 import pytest
 
@@ -13,6 +12,7 @@ from pykdext.kernel.kernel import open_kernel
 from pykdext.kernel.smallblocks import find_small_blocks
 from pykdext.model import Allocation, Confidence, Machine, Module, PoolKind, PoolTag
 from pykdext.targets.crashdump import open_crashdump
+from tests.patience import ends_soon
 from tests.segments import SegmentsTarget
 
 PIPO = PoolTag(b"Pipo")
@@ -190,13 +190,12 @@ def test_blocks_of_an_unloaded_driver_on_a_forged_machine(arch, build, tmp_path)
     assert any("which was unloaded" in item.detail for item in describe_witness(found))
 
 
-def test_a_full_sample_takes_no_time():
+@ends_soon
+def test_a_full_sample_is_bounded():
     """A megabyte of pointers, the worst there can be; most blocks are smaller and hold few."""
     blocks = [
         [OWNER.base + (block * 512 + word) % OWNER.size if word % 4 else POOL + 8 * word for word in range(512)]
         for block in range(MAX_BLOCKS)
     ]
-    started = time.perf_counter()
     found = witness(blocks)
     assert found.blocks_sampled == MAX_BLOCKS
-    assert time.perf_counter() - started < 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import random
 import struct
-import time
 
 import pytest
 from forgedumps import DumpFolder, loaded_names, loader_entry, memory_kinds, names, set_string
@@ -14,6 +13,7 @@ from pagetables import PAGE
 from dumps.forge import forge
 from pykdext.errors import DumpFormatError, PykdextError, SymbolNotFoundError
 from pykdext.targets.crashdump import open_crashdump
+from tests.patience import ends_soon
 
 
 @pytest.fixture
@@ -207,14 +207,13 @@ def test_a_zero_root_is_refused(open_machine, machine):
         open_machine(machine)
 
 
+@ends_soon
 def test_a_cyclic_page_table_ends(open_machine, machine):
     root = machine.space.root_pfn
     machine.memory.pages[root][:] = struct.pack("<Q", root << 12 | 0x63) * 512
-    started = time.monotonic()
     dump = open_machine(machine)
     assert dump.modules() == ()
     assert dump.facts.warnings
-    assert time.monotonic() - started < 5
 
 
 BUILDS = {"x64": 19041, "x86": 7601, "x86pae": 7601, "arm64": 19041}
@@ -252,6 +251,7 @@ def test_truncation_anywhere(tmp_path, arch, kind):
 
 
 @pytest.mark.parametrize(("arch", "kind"), ARCH_KINDS)
+@ends_soon
 def test_random_damage_never_crashes_and_never_hangs(tmp_path, arch, kind):
     chance = random.Random(77)
     path = tmp_path / "memory.dmp"
@@ -264,7 +264,6 @@ def test_random_damage_never_crashes_and_never_hangs(tmp_path, arch, kind):
             at = chance.randrange(len(data)) & ~7
             data[at : at + 8] = struct.pack("<Q", chance.choice((0, 1, chance.getrandbits(64), (1 << 64) - 1)))
         path.write_bytes(data)
-        started = time.monotonic()
         try:
             with open_crashdump(str(path)) as dump:
                 for module in dump.modules():
@@ -273,4 +272,3 @@ def test_random_damage_never_crashes_and_never_hangs(tmp_path, arch, kind):
         except PykdextError as error:
             message = str(error)
         assert "\n" not in message
-        assert time.monotonic() - started < 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +24,7 @@ from pykdext.attribution.flow.values import (
 )
 from pykdext.kernel.functiontable import FunctionBounds, FunctionTable
 from pykdext.model import Machine
+from tests.patience import ends_soon
 from tests.test_image import BASE, CODE, CONSTANTS, DRIVERS, VARIABLES, make_image, map_file, needs_drivers, open_image
 
 PIPO = 0x6F706950
@@ -502,11 +502,10 @@ def test_any_words_are_followed(words):
     assert [call.rva for call in flow.calls] == sorted({call.rva for call in flow.calls})
 
 
+@ends_soon
 def test_junk_ends_in_time():
-    started = time.perf_counter()
     code = b"".join((number * 0x9E3779B1 & 0xFFFFFFFF).to_bytes(4, "little") for number in range(30_000))
     follow(code.hex())
-    assert time.perf_counter() - started < 20
 
 
 def test_the_stack_pointer_at_the_entry_is_the_origin():

@@ -7,7 +7,6 @@ import re
 import shutil
 import struct
 import subprocess
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -32,6 +31,7 @@ from pykdext.kernel.functiontable import FunctionBounds, FunctionTable
 from pykdext.kernel.image import read_image
 from pykdext.model import Machine, Module
 from tests.flowsnippets import X64, X86, code_of
+from tests.patience import ends_soon
 from tests.segments import SegmentsTarget
 from tests.test_image import CODE, CONSTANTS, DRIVERS, PAGE, VARIABLES, make_image, needs_drivers
 
@@ -435,10 +435,9 @@ def test_joining_again_tells_nothing_new(writes, widen):
 
 @settings(max_examples=40, deadline=None)
 @given(st.binary(max_size=600), st.sampled_from([Machine.X64, Machine.X86]))
+@ends_soon
 def test_any_bytes_end(code, machine):
-    started = time.perf_counter()
     follow(code + b"\xc3", machine)
-    assert time.perf_counter() - started < 5
 
 
 HOSTILE = {
@@ -455,11 +454,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("machine", [Machine.X64, Machine.X86])
 @pytest.mark.parametrize("name", HOSTILE)
+@ends_soon
 def test_hostile_code_is_bounded(name, machine):
     code = HOSTILE[name](random.Random(7))[:PAGE]
-    started = time.perf_counter()
     follow(code, machine)
-    assert time.perf_counter() - started < 3
 
 
 def test_a_known_allocator_removes_its_own_arguments_only():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import lzma
 import struct
-import time
 import zipfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from dumps.forge import BUILDS, SCENARIOS, TagTruth, forge
 from dumps.forge.__main__ import main
 from dumps.forge.large import forge_large
+from tests.patience import ends_soon
 from tests.test_forge_architectures import parse_row
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -133,11 +133,10 @@ def test_more_rows():
     assert machine.addresses["table:1"] - machine.addresses["table:0"] > 4097 * 0x38
 
 
+@ends_soon
 def test_large_dump(tmp_path):
     path = tmp_path / "large.dmp"
-    begin = time.perf_counter()
     machine = forge_large(path, present_gib=1, span_gib=8)
-    assert time.perf_counter() - begin < 10
     with open(path, "rb") as file:
         file.seek(0x2020)
         first, present_pages, bits = struct.unpack("<QQQ", file.read(24))

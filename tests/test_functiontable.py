@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +13,7 @@ from pykdext.kernel.functiontable import FunctionBounds, FunctionTable
 from pykdext.kernel.image import read_image
 from pykdext.model import Machine, Module
 from pykdext.targets.imagefile import open_image_file
+from tests.patience import ends_soon
 from tests.peimages import ARM64, CODE, CONSTANTS, EXCEPTION, PAGE, X64, X86, Part, build_memory
 from tests.segments import SegmentsTarget
 
@@ -139,14 +139,13 @@ class TestX64:
         code = b"\xc3".ljust(16, b"\xcc") * 4
         assert table_starts(open_table(code)) == [TEXT, TEXT + 16, TEXT + 32, TEXT + 48]
 
-    def test_a_large_table_is_read_in_milliseconds(self):
+    @ends_soon
+    def test_a_large_table_is_read(self):
         entries = b"".join(
             entry(TEXT + index, TEXT + index + 1, XDATA + index % 0x4000 // 4 * 4) for index in range(0xE000)
         )
         table = open_table(b"\x90" * 0xE000, entries, PLAIN * 0x1000)
-        started = time.perf_counter()
         assert table.find(TEXT + 0x800).ranges == ((TEXT + 0x800, TEXT + 0x801),)
-        assert time.perf_counter() - started < 1
 
 
 def table_starts(table, size=0x100):

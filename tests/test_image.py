@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import struct
-import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,6 +16,7 @@ from pykdext.kernel.image import MAX_IMAGE_BYTES, read_image
 from pykdext.kernel.versioninfo import parse_version, read_version
 from pykdext.model import ImageVersion, Machine, Module
 from pykdext.peheaders import MAX_SECTIONS
+from tests.patience import ends_soon
 from tests.segments import SegmentsTarget
 
 PAGE = 0x1000
@@ -266,8 +266,8 @@ def test_overlapping_sections_share_no_byte():
     assert_sound(image, len(memory))
 
 
-def test_absurd_size_costs_nothing():
-    started = time.perf_counter()
+@ends_soon
+def test_absurd_size_is_bounded():
     for size in (0, 0xFFFFFFFF):
         target = SegmentsTarget({BASE: make_image((b".text", b"x" * PAGE, CODE))})
         image = read_image(target, Module("huge.sys", BASE, size))
@@ -275,7 +275,6 @@ def test_absurd_size_costs_nothing():
         assert [section.name for section in image.sections] == [".text"]
         unreadable = read_image(SegmentsTarget({}), Module("gone.sys", BASE, size))
         assert [piece for section in unreadable.sections for piece in unreadable.iter_present(section)] == []
-    assert time.perf_counter() - started < 1
 
 
 @needs_drivers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from pykdext.errors import ImageFormatError, MemoryReadError, PykdextError, Targ
 from pykdext.kernel.image import read_image
 from pykdext.model import Machine
 from pykdext.targets.imagefile import MAX_ZERO_BYTES, open_image_file
+from tests.patience import ends_soon
 from tests.peimages import ARM64, CODE, CONSTANTS, PAGE, VARIABLES, X64, X86, Part, build_file
 
 BASE = 0x140000000
@@ -123,12 +123,12 @@ def test_endless_zeros_are_not_held(save):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
+@ends_soon
 def test_damaged_headers_never_fail_otherwise(save, data):
     file = bytearray(DRIVER.read_bytes())
     for _ in range(data.draw(st.integers(1, 6))):
         offset = data.draw(st.integers(0, 0x3FF))
         file[offset : offset + 4] = data.draw(st.sampled_from([b"\0" * 4, b"\xff" * 4, b"\0\0\0\x80", b"\0\0\1\0"]))
-    started = time.perf_counter()
     message = ""
     try:
         with open_image_file(save(bytes(file[: data.draw(st.sampled_from([len(file), 0x1800, 0x401]))]))) as target:
@@ -139,4 +139,3 @@ def test_damaged_headers_never_fail_otherwise(save, data):
     except PykdextError as error:
         message = str(error)
     assert "\n" not in message
-    assert time.perf_counter() - started < 2

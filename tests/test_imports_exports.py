@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from pykdext.kernel.exports import MAX_EXPORTS, read_exports
 from pykdext.kernel.image import read_image
 from pykdext.kernel.imports import MAX_SLOTS, ImportSlot, read_imports
 from pykdext.model import Machine, Module
+from tests.patience import ends_soon
 from tests.peimages import CODE, CONSTANTS, DELAY_IMPORT, EXPORT, IMPORT, PAGE, X64, X86, Part, build_memory
 from tests.segments import SegmentsTarget
 
@@ -121,15 +121,14 @@ def test_names_that_are_not_in_memory_leave_their_slots():
     assert read_imports(image) == (ImportSlot(slots, "ndis.sys", None, None),)
 
 
+@ends_soon
 def test_import_tables_without_end_are_bounded():
     tables = Tables()
     library = tables.add(b"loop.sys\0")
     tables.add(struct.pack("<I8xII", PAGE, library, PAGE) * 300)
     image = tables.image(imports=(TABLES_RVA + 16, 0xFFFFFFFF))
-    started = time.perf_counter()
     slots = read_imports(image)
     assert 0 < len(slots) <= MAX_SLOTS
-    assert time.perf_counter() - started < 2
 
 
 def export_table(tables, names, rvas, *, ordinals=None, forwarders=()):
@@ -181,13 +180,12 @@ def test_exports_with_holes_are_partial_and_say_so():
     assert gone.warnings == ("the export table is not in memory",)
 
 
+@ends_soon
 def test_counts_of_exports_that_lie_are_bounded():
     tables = Tables()
     directory = tables.add(struct.pack("<16xIIIIII", 1, *[0xFFFFFFFF] * 2, PAGE, PAGE, PAGE))
-    started = time.perf_counter()
     exports = read_exports(tables.image(exports=(directory, 40)))
     assert len(exports.rvas) <= MAX_EXPORTS
-    assert time.perf_counter() - started < 1
 
 
 @settings(deadline=None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +9,7 @@ from pagetables import KINDS, PAGE, Tables
 
 from pykdext.errors import MemoryReadError
 from pykdext.targets.paging import DEMAND_ZERO
+from tests.patience import ends_soon
 
 DEMAND_ZERO_ENTRY = 0x80
 LARGE_PAGES = [(name, shift) for name, kind in KINDS.items() for shift in kind.large]
@@ -183,6 +182,7 @@ def test_tables_that_are_not_in_the_dump(tables):
         tables.put_entry(tables.entry_address(tables.kind.kernel, shift), 0)
 
 
+@ends_soon
 def test_self_referencing_tables_do_not_hang(tables):
     """Every entry of the root leads to the root again: each address means the root's own page."""
     root = tables.kind.root & -PAGE
@@ -191,11 +191,9 @@ def test_self_referencing_tables_do_not_hang(tables):
         tables.put_entry(at, root | 0x3)
     page = bytes(tables.memory.pages[root // PAGE])
     assert tables.virtual.read(tables.kind.kernel, PAGE) == page
-    started = time.monotonic()
     assert sum(len(data) for _, data in tables.virtual.read_present(tables.kind.kernel, 64 << 20)) == 64 << 20
     with pytest.raises(MemoryReadError):
         tables.virtual.read(tables.kind.kernel, 2 << 30)
-    assert time.monotonic() - started < 5
 
 
 def test_contiguous_pages_are_read_at_once(tables):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 
 import pytest
 from pagetables import KINDS, PAGE, PAGED_POOL, Tables
@@ -12,6 +11,7 @@ from pykdext.errors import MemoryReadError
 from pykdext.model import Machine
 from pykdext.targets.paging import DEMAND_ZERO, AddressSpace
 from pykdext.targets.pagingmodes import ARM64, X64, X86, X86_BEFORE_VISTA, X86_PAE, find_paging_mode
+from tests.patience import ends_soon
 
 BIT_45 = 1 << 45
 
@@ -70,19 +70,18 @@ def test_x64_a_prototype_that_asks_for_the_address_descriptors():
     assert tables.space.translate(tables.kind.kernel) is None
 
 
-def test_x64_an_absurd_range_over_nothing_is_quick():
+@ends_soon
+def test_x64_an_absurd_range_over_nothing_ends():
     tables = tables_of("x64")
     kernel = tables.kind.kernel
     tables.memory.fill(0x555)
     tables.map_page(kernel + (2 << 30), 0x555)
     tables.map_large(kernel + (5 << 30), 0x100_00000, 30)  # a 1 GiB page that is not in memory
-    started = time.monotonic()
     found = [address for address, _ in tables.virtual.read_present(kernel, 4 << 30)]
     assert found == [kernel + (2 << 30)]
     assert list(tables.virtual.read_present(0xFFFF8000_00000000, 1 << 46)) == []
     with pytest.raises(MemoryReadError):
         tables.virtual.read(kernel, 1 << 40)
-    assert time.monotonic() - started < 1
 
 
 # --- ARM64 ----------------------------------------------------------------------------------------------------

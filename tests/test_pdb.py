@@ -6,7 +6,6 @@ import json
 import random
 import struct
 import sys
-import time
 
 import pytest
 
@@ -18,6 +17,7 @@ from pykdext.symbols.pdbfile import load_pdb
 from pykdext.symbols.profiles import load_profile
 from tests import pdbwriter as writer
 from tests.conftest import PROJECT
+from tests.patience import ends_soon
 from tests.pdbs import KERNELS, build, read_pdb, restamp
 
 BASE = 0xFFFFF80000000000
@@ -268,21 +268,13 @@ def test_a_type_that_is_only_announced_takes_its_size_from_the_definition(tmp_pa
     assert places(outer) == {"a": (0, 24), "b": (1, 7), "c": (2, None)}
 
 
-def test_a_12_mb_pdb_takes_less_than_a_second(tmp_path):
-    fields = [writer.member(f"Field{number}", 0x75, 4 * number) for number in range(12)]
-    records = []
-    for number in range(12_000):
-        records += [writer.field_list(*fields), writer.structure(f"_STRUCTURE_{number}", 48, 0x1000 + 2 * number)]
-    names = [f"KiVariableOfSomeSubsystem{number}" for number in range(50_000)]
-    symbols = b"".join(writer.public(name, 1, 8 * number) for number, name in enumerate(names))
-    filler = [bytes(12_000_000 - len(symbols) - sum(map(len, records)))]
-    data = small_pdb(types=writer.types(records), symbols=symbols, more=filler, block=4096)
-    assert len(data) > 12_000_000
-    started = time.process_time()
+@ends_soon
+def test_variables_and_types_of_a_large_pdb_are_found(tmp_path):
+    data = writer.large_pdb(GUID)
+    assert len(data) > 10_000_000
     pdb = load(tmp_path, data, base=0)
-    assert pdb.find_address(names[-1]) == 0x1000 + 8 * 49_999
-    assert all(len(pdb.find_type(f"_STRUCTURE_{number}").fields) == 12 for number in range(0, 12_000, 1200))
-    assert time.process_time() - started < 1
+    assert pdb.find_address("Function59999") == 0x1000 + 16 * 59_999
+    assert all(len(pdb.find_type(f"_STRUCTURE_{number}").fields) == 12 for number in range(0, 20_000, 2000))
 
 
 @pytest.mark.parametrize("block", [512, 1024, 2048, 4096, 8192, 32768])
@@ -405,17 +397,16 @@ def assert_ends_well(tmp_path, data):
 
 
 @pytest.mark.parametrize("source", ["written", "compiled"])
+@ends_soon
 def test_flipped_bytes_never_raise_anything_else(tmp_path, source):
     whole = small_pdb() if source == "written" else restamp(read_pdb(KERNELS[0]), GUID)
     used = [at for at in range(len(whole)) if whole[at]]
     draw = random.Random(2)
-    started = time.perf_counter()
     for _ in range(2000 if source == "written" else 300):
         damaged = bytearray(whole)
         for at in draw.sample(used, draw.choice((1, 1, 3, 20))):
             damaged[at] = draw.choice((0, 0xFF, damaged[at] ^ (1 << draw.randrange(8)), draw.randrange(256)))
         assert_ends_well(tmp_path, bytes(damaged))
-    assert time.perf_counter() - started < 60
 
 
 def test_cut_files_never_raise_anything_else(tmp_path):

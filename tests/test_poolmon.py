@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from datetime import datetime, timezone
 
 import pytest
@@ -13,6 +12,7 @@ from pykdext.records.poolmon import parse_poolmon
 from pykdext.records.tagtable import UNSAID
 from pykdext.records.textfile import TextFile, read_text_file
 from tests import recordwriters as writers
+from tests.patience import ends_soon
 from tests.recordwriters import Row
 
 WRITTEN_AT = datetime(2024, 11, 12, 3, 41, tzinfo=timezone.utc)
@@ -313,7 +313,6 @@ def test_no_text_breaks_the_reader(data):
     ],
     ids=range(8),
 )
+@ends_soon
 def test_nothing_hangs(data):
-    started = time.process_time()
     parse(data)
-    assert time.process_time() - started < 5

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from datetime import datetime, timezone
 
 import pytest
@@ -14,6 +13,7 @@ from pykdext.records.poolused import parse_poolused
 from pykdext.records.textfile import TextFile
 from pykdext.records.vmtotals import parse_vm_totals
 from tests import recordwriters as writers
+from tests.patience import ends_soon
 from tests.recordwriters import Row
 
 WRITTEN_AT = datetime(2024, 11, 12, 3, 41, tzinfo=timezone.utc)
@@ -294,8 +294,7 @@ def test_no_text_breaks_the_reader(data):
     ],
     ids=range(5),
 )
+@ends_soon
 def test_nothing_hangs(data):
-    started = time.process_time()
     parse(data)
     parse_vm_totals(data.decode())
-    assert time.process_time() - started < 5

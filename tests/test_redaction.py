@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import replace
 
 import pytest
@@ -15,6 +14,7 @@ from pykdext.model import UNUSED, Module, PoolSnapshot, PoolTag, SnapshotSource,
 from pykdext.records.snapshotfile import load_snapshot
 from pykdext.redaction import Redactor
 from tests.conftest import PROJECT
+from tests.patience import ends_soon
 
 HOST, FOLDER = "FRASRV07", "Müller & Söhne"
 LOGS = PROJECT / "dumps" / "samples" / "poolmon"
@@ -143,12 +143,11 @@ def test_letters_that_only_look_like_a_name():
     assert "frv" not in Redactor(["fra\u017frv.dmp", "frasrv.dmp"]).redact_text(text).lower()
 
 
-def test_many_values_with_one_redactor_take_time_by_their_number():
+@ends_soon
+def test_many_values_with_one_redactor_end():
     redactor = Redactor()
     sources = [SnapshotSource("dump", f"/srv/{number}/MEMORY.DMP") for number in range(20_000)]
-    begun = time.perf_counter()
     assert [source.path for source in map(redactor.redact, sources)][-1] == "path-20000"
-    assert time.perf_counter() - begun < 5
 
 
 def test_a_path_that_is_a_word_leaves_the_word_alone():

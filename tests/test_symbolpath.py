@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from pykdext.symbols.profiles import load_profile
 from pykdext.symbols.search import load_symbols
 from pykdext.symbols.symbolpath import Place, StoreChain, parse_symbol_path
 from tests.conftest import PROJECT
+from tests.patience import ends_soon
 from tests.pdbs import read_pdb, restamp
 from tests.test_isf import DOCUMENT
 
@@ -455,21 +455,32 @@ def test_an_address_that_is_none(tmp_path, url):
     assert_nothing_left(tmp_path / "c", load(f"srv*{tmp_path / 'c'}*{url}"), "found no usable answer (")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs FIFOs")
+@ends_soon
+def test_a_pipe_with_the_name_of_symbols_is_passed_over(tmp_path, pdb):
+    beside, listed = tmp_path / "beside", tmp_path / "isf"
+    beside.mkdir()
+    listed.mkdir()
+    os.mkfifo(beside / NAME)
+    os.mkfifo(listed / f"{GUID}-1.json.xz")
+    real = put(tmp_path / "real" / NAME, pdb)
+    assert "found a pipe, device or folder, expected a PDB or ISF file" in load(beside / NAME).notes[0]
+    assert_found(load(f"{beside};{listed};{real.parent}"))
+
+
+@ends_soon
 def test_a_server_that_is_silent_is_given_up(tmp_path, pdb, server):
-    server.dawdle(pdb, pause_seconds=20)
-    started = time.monotonic()
+    server.dawdle(pdb, pause_seconds=600)
     with pytest.raises(SymbolFileError, match="no usable answer \\(timed out\\)"):
         download_pdb(server.url, WANTED, str(tmp_path / "c"), DownloadLimits(silence_seconds=0.3))
-    assert time.monotonic() - started < 10
     assert not (tmp_path / "c").exists()
 
 
+@ends_soon
 def test_a_server_that_trickles_is_given_up(tmp_path, pdb, server):
     server.dawdle(pdb, pause_seconds=0.05)
-    started = time.monotonic()
     with pytest.raises(SymbolFileError, match=r"bytes in 0\.5 seconds, expected the whole PDB in that time"):
         download_pdb(server.url, WANTED, str(tmp_path / "c"), DownloadLimits(total_seconds=0.5))
-    assert time.monotonic() - started < 10
     assert not (tmp_path / "c").exists()
 
 

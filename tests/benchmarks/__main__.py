@@ -24,6 +24,7 @@ from tests.benchmarks import (
     physicalpages,
     recall,
     sessionreading,
+    symbolfiles,
     wholeprocess,
 )
 from tests.benchmarks.results import Report, render_reports
@@ -39,6 +40,7 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "images": imagereading.run,
     "growth": growthtrends.run,
     "session": sessionreading.run,
+    "symbols": symbolfiles.run,
     "recall": recall.run,
     "fleet": fleet.run,
 }
