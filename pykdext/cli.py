@@ -8,6 +8,7 @@ from typing import List, Optional, Sequence
 
 from pykdext.arguments import COMMANDS, MAX_WIDTH, MIN_WIDTH, build_parser
 from pykdext.errors import PykdextError
+from pykdext.printable import hide_secrets
 from pykdext.screen import Screen, open_screen, silence_output
 from pykdext.targets.debugger import is_in_debugger
 
@@ -91,5 +92,5 @@ def _describe(error: Exception) -> str:
 
 
 def _fail(screen: Screen, message: str, status: int) -> int:
-    screen.write_error(f"poolleak: {' '.join(message.splitlines())}")
+    screen.write_error(f"poolleak: {hide_secrets(' '.join(message.splitlines()))}")
     return status

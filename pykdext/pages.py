@@ -12,6 +12,7 @@ from typing import Optional
 
 from pykdext import __version__
 from pykdext.model import Origin
+from pykdext.printable import hide_secrets
 
 _LIBRARIES = ("jinja2", "plotly")
 
@@ -34,4 +35,4 @@ def describe_origin(options: Namespace) -> Origin:
     """The command that was typed, this version, and now."""
     words = ["poolleak", *options.words]
     command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
-    return Origin(command, __version__, datetime.now(timezone.utc))
+    return Origin(hide_secrets(command), __version__, datetime.now(timezone.utc))

@@ -1,10 +1,16 @@
-"""Text from hostile memory made harmless: what is not printable ASCII is shown as an escape sequence."""
+"""Text made fit to be shown: what is not printable ASCII as an escape sequence, secrets of URLs not at all."""
 
 from __future__ import annotations
 
+import re
 from typing import AbstractSet
 
 LINE_END = frozenset("\n")
+
+_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*(?=@)")
+_SECRET_VALUE = re.compile(
+    r"([?&][^=&\s]*(?:sig|token|secret|password|credential|key|auth|code)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE
+)
 
 
 def make_printable(text: str, kept: AbstractSet[str] = LINE_END) -> str:
@@ -30,3 +36,10 @@ def make_visible(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def hide_secrets(text: str) -> str:
+    """``text`` in which URLs have ``***`` for passwords and for what signs a link: reports are handed on."""
+    if "://" not in text:
+        return text
+    return _SECRET_VALUE.sub(r"\1***", _PASSWORD.sub(r"\1:***", text))

@@ -34,6 +34,7 @@ from pykdext.report.batchtext import render_batch_text
         ("/dumps/fullerton01.dmp", "fullerton01"),
         ("https://store.example/night/SRV07/memory.dmp", "SRV07"),
         ("s3://bucket/SRV08.dmp", "SRV08"),
+        ("https://user:pass@store.example/SRV09.dmp?sv=1&sig=a/b", "SRV09"),
         ("MEMORY.DMP", "MEMORY"),
     ],
 )

@@ -7,12 +7,14 @@ import json
 import os
 import random
 import struct
+from importlib.util import find_spec
 
 import pytest
 
 from dumps.forge import forge
 from pykdext.cli import main
 from pykdext.errors import TargetError
+from pykdext.printable import hide_secrets
 from pykdext.targets.compressed import open_file
 from pykdext.targets.remotefile import (
     BLOCK_BYTES,
@@ -121,6 +123,45 @@ def test_a_web_server_gives_the_same_report(server, tmp_path, capsys, suffix):
     url = f"{server.url}/{path.name}"
     assert main([url, "--format", "json"]) == 0
     assert capsys.readouterr().out == local.replace(str(path), url)
+
+
+@pytest.mark.parametrize("name", ["SRV01.dmp", "SRV01.dmp.gz", "gone.dmp", "cut.dmp"])
+def test_nothing_secret_of_a_url_is_shown_or_stored(server, tmp_path, capsys, name):
+    forge("pipo").save(tmp_path / "SRV01.dmp")
+    forge("pipo").save(tmp_path / "SRV01.dmp.gz")
+    (tmp_path / "cut.dmp").write_bytes((tmp_path / "SRV01.dmp").read_bytes()[:100])
+    url = f"{server.url}/{name}?sv=2024&sig=S3cret%2Fx".replace("://", "://reader:S3cret@")
+    shown = url.replace("S3cret%2Fx", "***").replace("S3cret", "***")
+    status = 0 if name.startswith("SRV01") else 3
+    assert main([url]) == status
+    captured = capsys.readouterr()
+    assert shown in captured.out + captured.err
+    said = [captured.out, captured.err]
+    for form in ("json", "csv", "text", *(["html"] if find_spec("jinja2") and find_spec("plotly") else [])):
+        words = ["batch", url, "--store", str(tmp_path / "weeks.sqlite"), "--format", form, "-o", str(tmp_path / form)]
+        main(words)
+        said += capsys.readouterr()
+        if (tmp_path / form).exists():
+            said.append((tmp_path / form).read_text())
+    said += [path.read_bytes().decode("latin-1") for path in tmp_path.glob("weeks.sqlite*")]
+    assert "S3cret" not in "".join(said)
+    if status == 0:
+        assert json.loads((tmp_path / "json").read_text())["dumps"][0]["host"] == "SRV01"
+        assert json.loads((tmp_path / "json").read_text())["dumps"][0]["path"] == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at smb://me:a:b@c@nas/x.dmp: gone", "at smb://me:***@nas/x.dmp: gone"),
+        ("s3://bucket/MEMORY.DMP", "s3://bucket/MEMORY.DMP"),
+        ("https://me@nas:8080/a@b.dmp", "https://me@nas:8080/a@b.dmp"),
+        ("https://h/x?X-Amz-Date=1&X-Amz-Signature=ab12&id=7", "https://h/x?X-Amz-Date=1&X-Amz-Signature=***&id=7"),
+        ("C:\\dumps\\a?key=1:2@3", "C:\\dumps\\a?key=1:2@3"),
+    ],
+)
+def test_passwords_and_signatures_are_hidden(text, shown):
+    assert hide_secrets(text) == shown
 
 
 def test_a_large_dump_costs_little_traffic(server, tmp_path, capsys):

@@ -93,7 +93,7 @@ def analyze_apart(task: Task, children: Optional[Children] = None) -> Answer:
         if child.returncode == 0:
             return Answer(**json.loads(output))
         reason = _describe_end(child.returncode, errors)
-    error = f"{task.path}: the process that reads it ended {_ATTEMPTS} times: {reason}"
+    error = f"{task.shown_path}: the process that reads it ended {_ATTEMPTS} times: {reason}"
     return Answer(DumpStatus.CRASHED.value, time.monotonic() - started, error=error)
 
 
@@ -103,7 +103,7 @@ def _end(child: subprocess.Popen[bytes], task: Task, seconds: float) -> Answer:
     with suppress(subprocess.TimeoutExpired):
         child.communicate(timeout=_FAREWELL_SECONDS)
     limit = format_duration(task.timeout_seconds)
-    return Answer(DumpStatus.TIMED_OUT.value, seconds, error=f"{task.path}: no answer within {limit}")
+    return Answer(DumpStatus.TIMED_OUT.value, seconds, error=f"{task.shown_path}: no answer within {limit}")
 
 
 def _describe_end(status: int, errors: bytes) -> str:

@@ -32,7 +32,8 @@ def find_host(path: str, rule: str = AUTOMATIC) -> str:
     the file's name without dates and words such as MEMORY, or where nothing is left of it the nearest folder's.
     A pattern that does not match falls back to ``auto``.
     """
-    parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
+    place = path.partition("?")[0] if "://" in path else path
+    parts = [part for part in re.split(r"[/\\]+", place) if part not in ("", ".", "..")]
     if not parts:
         return path
     stem = _strip_suffixes(parts[-1])

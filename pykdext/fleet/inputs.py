@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from pykdext.errors import PykdextError
+from pykdext.printable import hide_secrets
 from pykdext.records.snapshotfile import is_snapshot_head
 from pykdext.targets.compressed import is_packed_head
 from pykdext.targets.dumpheader import DUMP_SIGNATURES
@@ -25,18 +26,20 @@ class DumpInput:
     """A file to read.
 
     Attributes:
-        path: as the user gave it. key: a text that names the file wherever the tool was started.
+        path: as the user gave it, without secrets. key: a text that names the file wherever the tool was started.
         identity: changes with the content; None if nothing tells.
+        url: what opens a remote file; None for a local one.
     """
 
     path: str
     key: str
     identity: Optional[str]
+    url: Optional[str] = None
 
     @property
     def location(self) -> str:
         """What opens the file from any folder."""
-        return self.path if is_remote(self.path) else os.path.abspath(self.path)
+        return self.url or os.path.abspath(self.path)
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,13 @@ class _Search:
             self.warnings.append(str(error))
             return
         if not listing.entries:
-            self.warnings.append(f"{url}: no file matches")
+            self.warnings.append(f"{hide_secrets(url)}: no file matches")
         for entry in listing.entries:
             if listing.is_folder and not entry.url.lower().endswith(_REMOTE_SUFFIXES):
                 self.passed_over += 1
             else:
-                self.found.setdefault(entry.url, DumpInput(entry.url, entry.url, entry.identity))
+                shown = hide_secrets(entry.url)
+                self.found.setdefault(entry.url, DumpInput(shown, shown, entry.identity, entry.url))
 
     def _add_folder(self, folder: str) -> None:
         for path in self._walk(folder):

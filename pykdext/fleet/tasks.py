@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Optional
 
+from pykdext.printable import hide_secrets
+
 
 class Task(NamedTuple):
     """One dump to read.
 
     Attributes:
-        path: file or URL. pooltags, symbols: as on the command line. top: at most so many suspects.
+        path: file or URL, with its secrets. pooltags, symbols: as on the command line. top: at most so many suspects.
         timeout_seconds: after which its process is ended.
     """
 
@@ -18,6 +20,11 @@ class Task(NamedTuple):
     top: Optional[int] = None
     pooltags: Optional[str] = None
     symbols: Optional[str] = None
+
+    @property
+    def shown_path(self) -> str:
+        """The path as it may be told to anybody."""
+        return hide_secrets(self.path)
 
 
 class Answer(NamedTuple):

@@ -33,7 +33,8 @@ def analyze_dump(task: Task) -> Answer:
             drivers = _read_drivers(source.kernel)
             traffic = source.traffic
     except (PykdextError, OSError) as error:
-        message = f"{task.path}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+        reason = error.strerror if isinstance(error, OSError) else None
+        message = f"{task.shown_path}: {reason}" if reason else str(error)
         return Answer(DumpStatus.UNUSABLE.value, time.monotonic() - started, error=message)
     status = DumpStatus.DONE if report.snapshot.coverage.is_complete else DumpStatus.PARTIAL
     return Answer(

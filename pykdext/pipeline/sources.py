@@ -13,6 +13,7 @@ from pykdext.interruption import Interruption
 from pykdext.kernel.kernel import Kernel, open_kernel
 from pykdext.kernel.pooltables import read_pool_snapshot
 from pykdext.model import DumpSummary, PoolSnapshot
+from pykdext.printable import hide_secrets
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.records.live import read_live_snapshot
 from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log
@@ -76,7 +77,7 @@ def open_source(
         yield Source(load_log(path)[-1], None)
     else:
         with open_crashdump(path, lambda done, total: progress(done, total, "unpacking")) as target:
-            yield _read_target(target, path, progress, symbol_path, interruption)
+            yield _read_target(target, hide_secrets(path), progress, symbol_path, interruption)
 
 
 def choose_symbol_path(symbol_path: Optional[str]) -> str:

@@ -84,7 +84,7 @@ def _open_remote(url: str, progress: Optional[Progress]) -> FileBytes:
         return file
     file.close()
     with open_remote_stream(url) as stream:
-        unpacked = _unpack(stream, url, progress, packing)
+        unpacked = _unpack(stream, file.path, progress, packing)
         unpacked.fetched_bytes = stream.tell()
         return unpacked
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import IO, Any, Iterator, List, NamedTuple, Optional, Tuple, cast
 
 from pykdext.errors import TargetError
+from pykdext.printable import hide_secrets
 from pykdext.targets.filebytes import FileBytes
 
 BLOCK_BYTES = 16 << 10
@@ -52,7 +53,7 @@ class RemoteBytes(FileBytes):
     """
 
     def __init__(self, stream: IO[bytes], path: str, size: int) -> None:  # no file descriptor: not the base's
-        self.path = path
+        self.path = hide_secrets(path)
         self.size = size
         self.warnings = ()
         self.fetched_bytes: int = 0
@@ -138,7 +139,8 @@ def open_remote_file(url: str) -> RemoteBytes:
         stream = store.open(path, "rb", cache_type="none")
     if size is None or not stream.seekable():
         stream.close()
-        raise TargetError(f"{url}: found a server that gives whole files only, expected one that gives parts of them")
+        found = "found a server that gives whole files only, expected one that gives parts of them"
+        raise TargetError(f"{hide_secrets(url)}: {found}")
     return RemoteBytes(cast("IO[bytes]", stream), url, int(size))
 
 
@@ -172,7 +174,8 @@ def _find_store(url: str) -> Tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        raise TargetError(f"{url}: fsspec is not installed. Hint: pip install 'pykdext[fleet]'") from None
+        hint = "pip install 'pykdext[fleet]'"
+        raise TargetError(f"{hide_secrets(url)}: fsspec is not installed. Hint: {hint}") from None
     store, path = url_to_fs(url)
     return store, path
 
@@ -193,7 +196,7 @@ def _failures_named(what: str) -> Iterator[None]:
     except Exception as error:  # every store has errors of its own
         cause = error.__cause__ or error  # a web server that does not answer is a missing file, caused by that
         reason = getattr(cause, "strerror", None) or " ".join(str(cause).split()) or type(cause).__name__
-        raise TargetError(f"{what}: {reason}") from error
+        raise TargetError(hide_secrets(f"{what}: {reason}")) from error
 
 
 def _shrink(entries: OrderedDict[int, Any], most: int) -> None:
