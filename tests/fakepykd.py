@@ -20,14 +20,14 @@ from tests.fakepykd_console import FakeConsole
 PAGE = 0x1000
 DUMP_PATH = r"C:\dumps\MEMORY.DMP"
 SYSTEMS = {
-    "bitmap": f"64-bit Kernel bitmap dump: {DUMP_PATH}",
-    "triage": f"64-bit Kernel triage dump: {DUMP_PATH}",
+    "bitmap": "64-bit Kernel bitmap dump: {dump_path}",
+    "triage": "64-bit Kernel triage dump: {dump_path}",
     "remote": "Remote KD: KdSrv:Server=@{<Local>},Trans=@{NET:Port=50000,Key=1.2.3.4,Target}",
     "exdi": "eXDI KD",
     "local": "Local KD",
     "strange": "Quantum KD",
     "process": "Live user mode: <Local>",
-    "process dump": f"64-bit User mini dump: {DUMP_PATH}",
+    "process dump": "64-bit User mini dump: {dump_path}",
     "none": "",
 }
 DUMPS = ("bitmap", "triage", "process dump")
@@ -153,8 +153,10 @@ class FakePykd:
         time=0,
         uptime=0,
         unloaded=(),
+        dump_path=DUMP_PATH,
     ):
         self._read_target = read
+        self.dump_path = dump_path
         self.system, self.machine, self.windbg = system, machine, windbg
         self.build, self.processors, self.bugcheck, self.time, self.uptime = build, processors, bugcheck, time, uptime
         self.modules = []
@@ -500,7 +502,7 @@ class FakePykd:
 
     @property
     def system_words(self):
-        return SYSTEMS[self.system]
+        return SYSTEMS[self.system].replace("{dump_path}", str(self.dump_path))
 
     @property
     def target_words(self):

@@ -108,7 +108,7 @@ def page64(*blocks):
 
 def test_blocks_of_a_classic_page_are_certain():
     page = page64((4, 2, b"Pipo"), (8, 3, b"Pipo"), (2, 2, b"Else"), (6, 0, b"Pipo"))
-    found = find_small_blocks(kernel_of({POOL: page}, {}, 9600), PIPO)
+    found = find_small_blocks(kernel_of({POOL: page}, {}, 9600).target, PIPO)
     assert [(block.address - POOL, block.size_bytes, block.pool, block.is_certain) for block in found.allocations] == [
         (0, 0x40, PoolKind.NONPAGED, True),
         (0x40, 0x80, PoolKind.PAGED, True),
@@ -120,7 +120,7 @@ def test_blocks_of_a_classic_page_are_certain():
 def test_the_tag_inside_a_block_is_no_block():
     page = bytearray(page64((16, 2, b"Else"), (4, 2, b"Pipo")))
     page[0x20:0x30] = header64(4, 4, 2, b"Pipo")
-    found = find_small_blocks(kernel_of({POOL: bytes(page)}, {}, 9600), PIPO)
+    found = find_small_blocks(kernel_of({POOL: bytes(page)}, {}, 9600).target, PIPO)
     assert [block.address - POOL for block in found.allocations] == [0x100]
 
 
@@ -129,7 +129,7 @@ def test_a_header_without_a_chain_is_not_certain():
     page[0x330:0x340] = header64(99, 5, 2, b"Pipo")
     page[0xFF0:0x1000] = header64(0, 5, 2, b"Pipo")  # would cross the page
     page[0x444:0x448] = b"Pipo"  # not where a header has it
-    found = find_small_blocks(kernel_of({POOL: bytes(page)}, {}, 19041), PIPO)
+    found = find_small_blocks(kernel_of({POOL: bytes(page)}, {}, 19041).target, PIPO)
     assert [(block.address - POOL, block.is_certain) for block in found.allocations] == [(0x330, False)]
 
 
@@ -140,7 +140,7 @@ def test_blocks_of_32_bit_kernels():
     for build, nonpaged, paged in ((3790, 1, 2), (7601, 2, 3)):
         page = header(0, 8, nonpaged, b"Pipo") + bytes(56) + header(8, 4, paged, b"Pip\xef") + bytes(24)
         page += header(4, 512 - 12, 0, b"Pipo") + bytes(8 * (512 - 12) - 8)
-        found = find_small_blocks(kernel_of({POOL32: page}, {}, build, Machine.X86), PIPO)
+        found = find_small_blocks(kernel_of({POOL32: page}, {}, build, Machine.X86).target, PIPO)
         assert [(block.size_bytes, block.pool) for block in found.allocations] == [
             (64, PoolKind.NONPAGED),
             (32, PoolKind.PAGED),

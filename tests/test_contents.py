@@ -168,7 +168,7 @@ def test_blocks_of_a_forged_machine(arch, build, tmp_path):
     machine.save(tmp_path / "m.dmp")
     with open_crashdump(str(tmp_path / "m.dmp")) as target:
         kernel = open_kernel(target)
-        found = read_witness(target, PIPO, find_small_blocks(kernel, PIPO).allocations, kernel.images)
+        found = read_witness(target, PIPO, find_small_blocks(target, PIPO).allocations, kernel.images)
     assert found.blocks_sampled == len(machine.truth.blocks[b"Pipo"])
     assert shares(found) == {"pippo.sys": 1.0}
     assert {place.what for place in found.drivers[0].places} == {"code", "data"}
@@ -184,7 +184,7 @@ def test_blocks_of_an_unloaded_driver_on_a_forged_machine(arch, build, tmp_path)
         machine.write_virtual(block.va + 8 * pointer_bytes, (start + 0x1234).to_bytes(pointer_bytes, "little"))
     machine.save(tmp_path / "m.dmp")
     with open_crashdump(str(tmp_path / "m.dmp")) as target:
-        blocks = find_small_blocks(open_kernel(target), PIPO).allocations
+        blocks = find_small_blocks(target, PIPO).allocations
         found = read_witness(target, PIPO, blocks, [])
     assert shares(found)[name] == len(leaked) / len(machine.truth.blocks[b"Pipo"])
     assert any("which was unloaded" in item.detail for item in describe_witness(found))

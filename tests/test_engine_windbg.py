@@ -66,7 +66,7 @@ def dump(machine, tmp_path_factory):
 )
 def test_the_screens_are_those_of_the_fake(engine, machine, dump, command, monkeypatch):
     monkeypatch.delenv("_NT_SYMBOL_PATH", raising=False)
-    fake = FakePykd.of_machine(machine, symbols=False)
+    fake = FakePykd.of_machine(machine, symbols=False, dump_path=dump)
     for name in AFTER_THE_ENGINE:
         if name in machine.addresses:
             fake.hide(machine.addresses[name], 1)

@@ -28,7 +28,7 @@ from pykdext.targets.sessiontext import (
 )
 from tests import test_target_contract as contract
 from tests.engine.answers import parse_modules
-from tests.engine.winengine import EngineUnavailable, open_engine
+from tests.engine.winengine import EngineUnavailable, open_engine, windows_path
 from tests.fakepykd import DbgException, FakeModule, FakePykd, FakeType
 
 PAGE = 0x1000
@@ -740,7 +740,8 @@ def test_the_fake_speaks_as_the_engine_does(server, tmp_path):
             real = engine.ask(path, {command: command for command in commands}).outputs
     except EngineUnavailable as reason:
         pytest.skip(str(reason))
-    fake = {command: FakePykd.of_machine(server).dbgCommand(command) for command in commands}
+    pykd = FakePykd.of_machine(server, dump_path=windows_path(path))
+    fake = {command: pykd.dbgCommand(command) for command in commands}
     assert parse_system(fake["vertarget"]) == parse_system(real["vertarget"])
     assert parse_session(fake["||."]) == parse_session(real["||."])
     assert real["||."].partition(":")[0] == fake["||."].partition(":")[0]

@@ -12,8 +12,6 @@ import pytest
 
 from dumps.forge import SCENARIOS, forge
 from pykdext.cli import main
-from pykdext.kernel.smallblocks import SmallBlocks
-from pykdext.pipeline import contents
 from pykdext.progress import LINE_SECONDS, LineProgress
 from tests.fakepykd import FakeModule, FakePykd
 from tests.fakepykd_console import DEBUGGER, find_broken_markup, visible_text
@@ -71,14 +69,10 @@ class TestReports:
         dump = str(tmp_path / "MEMORY.DMP")
         machine.save(dump)
         for command, name in COMMANDS.items():
-            if name == "blocks":
-                continue
             words = command.split()[1:] or ["analyze"]
-            with monkeypatch.context() as patch:  # no session can find small blocks, nor tell what they point at
-                patch.setattr(contents, "find_small_blocks", lambda *_args, **_limits: SmallBlocks())
-                native = main([*words, dump])
+            native = main([*words, dump])
             outside = capsys.readouterr().out
-            fake = FakePykd.of_machine(machine, symbols=symbols)
+            fake = FakePykd.of_machine(machine, symbols=symbols, dump_path=dump)
             ended = type_command(command, fake)
             inside = check_screen(ended)
             assert ended.status == native

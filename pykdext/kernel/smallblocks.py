@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from pykdext.interruption import Interruption, hold
-from pykdext.kernel.kernel import Kernel
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
 from pykdext.progress import ReportProgress, ignore_progress
-from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.targets.protocol import PAGE_BYTES, Target
 
 _SPAN_BYTES = 1 << 36
 """Memory is walked in spans of this size: between two of them time is checked and progress told."""
@@ -70,7 +69,7 @@ class SmallBlocks:
 
 
 def find_small_blocks(
-    kernel: Kernel,
+    target: Target,
     tag: PoolTag,
     progress: ReportProgress = ignore_progress,
     interruption: Optional[Interruption] = None,
@@ -80,9 +79,9 @@ def find_small_blocks(
 
     With an ``interruption`` an end by the user leaves those found before it.
     """
-    walker = _Walker(kernel, tag, limits)
+    walker = _Walker(target, tag, limits)
     with hold(interruption):
-        walker.walk(kernel, progress)
+        walker.walk(progress)
     return walker.found
 
 
@@ -95,21 +94,22 @@ def _kernel_spans(machine: Machine) -> Iterator[Tuple[int, int]]:
 class _Walker:
     """The search for one tag, page by page where its bytes stand."""
 
-    def __init__(self, kernel: Kernel, tag: PoolTag, limits: WalkLimits) -> None:
+    def __init__(self, target: Target, tag: PoolTag, limits: WalkLimits) -> None:
+        self._target = target
         self._tag = tag
         self._limits = limits
-        self._format = _HEADER_32 if kernel.target.pointer_size == 4 else _HEADER_64
-        self._is_vista = (kernel.target.facts.build or _FIRST_BUILD_OF_VISTA) >= _FIRST_BUILD_OF_VISTA
+        self._format = _HEADER_32 if target.pointer_size == 4 else _HEADER_64
+        self._is_vista = (target.facts.build or _FIRST_BUILD_OF_VISTA) >= _FIRST_BUILD_OF_VISTA
         self._keys = [tag.key.to_bytes(4, "little"), (tag.key | PROTECTED_POOL).to_bytes(4, "little")]
-        self._images = [module for module in kernel.target.modules() if not module.unloaded]
+        self._images = [module for module in target.modules() if not module.unloaded]
         self.found = SmallBlocks()
 
-    def walk(self, kernel: Kernel, progress: ReportProgress) -> None:
+    def walk(self, progress: ReportProgress) -> None:
         """Search all kernel memory, as far as time allows."""
         ends_at = time.monotonic() + self._limits.seconds
-        total = (kernel.target.facts.pages_present or 0) * PAGE_BYTES
-        for start, size in _kernel_spans(kernel.target.machine):
-            for address, data in kernel.target.read_present(start, size):
+        total = (self._target.facts.pages_present or 0) * PAGE_BYTES
+        for start, size in _kernel_spans(self._target.machine):
+            for address, data in self._target.read_present(start, size):
                 self.search(address, data)
                 progress(min(self.found.walked_bytes, total), total, "kernel memory")
                 if self._is_enough(ends_at):

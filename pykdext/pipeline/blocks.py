@@ -14,6 +14,7 @@ from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolTag, T
 from pykdext.pipeline.sources import Source
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.selection import count_sizes
+from pykdext.targets.sessionfile import open_whole_memory
 
 _HEAD_OF_BLOCK_BYTES = 16
 
@@ -90,10 +91,11 @@ def _find_small_blocks(
     interruption: Optional[Interruption],
 ) -> SmallBlocks:
     """Those that share pages; what is missing is added to ``warnings``."""
-    if kernel.target.facts.pages_present is None:
-        warnings.append("small blocks are searched for in dump files only; in the debugger type !poolfind")
-        return SmallBlocks()
-    small = find_small_blocks(kernel, tag, progress, interruption)
+    with open_whole_memory(kernel.target) as memory:
+        if memory is None:
+            warnings.append("small blocks are searched for in dump files only; in the debugger type !poolfind")
+            return SmallBlocks()
+        small = find_small_blocks(memory, tag, progress, interruption)
     if not small.complete:
         warnings.append(f"the search for small blocks ended after {MAX_WALK_SECONDS:.0f} s; some are missing")
     return small

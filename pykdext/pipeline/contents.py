@@ -16,6 +16,7 @@ from pykdext.kernel.smallblocks import WalkLimits, find_small_blocks
 from pykdext.model import Allocation, Evidence, PoolTag
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.dumptarget import DumpTarget
+from pykdext.targets.sessionfile import open_whole_memory
 from pykdext.units import format_bytes
 
 MAX_TAGS = 8
@@ -50,12 +51,12 @@ def search_contents(
     warnings: List[str] = []
     if is_interrupted(interruption):
         return FoundContents(found)
-    with hold(interruption):
+    with hold(interruption), open_whole_memory(kernel.target) as memory:
         ends_at = time.monotonic() + WALK_SECONDS
         for tag, blocks in _find_big_blocks(kernel, tags[:MAX_TAGS], warnings).items():
-            if len(blocks) < MIN_BLOCKS and kernel.target.facts.pages_present is not None:
+            if len(blocks) < MIN_BLOCKS and memory is not None:
                 limits = WalkLimits(ends_at - time.monotonic(), MAX_BLOCKS_TRIED, _max_walked_bytes(kernel))
-                small = find_small_blocks(kernel, tag, progress, limits=limits)
+                small = find_small_blocks(memory, tag, progress, limits=limits)
                 blocks.extend(small.allocations)
                 if not small.complete and len(blocks) < MAX_BLOCKS_TRIED:
                     searched = format_bytes(small.walked_bytes)

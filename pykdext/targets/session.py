@@ -79,6 +79,7 @@ class Session:
         self._pykd = pykd
         words = parse_session(run_command(pykd, "||."))
         self._facts = _read_facts(pykd, words, parse_system(run_command(pykd, "vertarget")))
+        self._dump_path = words.dump_path
         kind = self._facts.kind
         piece_pages = CONNECTION_PIECE_PAGES if kind == LIVE_SESSION else PIECE_PAGES
         self._memory = SessionMemory(pykd, self._facts.machine, piece_pages, asks_first=kind == DUMP_SESSION)
@@ -101,6 +102,11 @@ class Session:
         """What the debugger says of the session. Its warnings grow by what ``modules`` and reads find wrong."""
         module_warnings = () if self._modules is None else self._modules.warnings
         return replace(self._facts, warnings=self._facts.warnings + module_warnings + self._memory.warnings)
+
+    @property
+    def dump_path(self) -> Optional[str]:
+        """The file of the dump that the debugger has open, as the debugger names it; None for a live system."""
+        return self._dump_path
 
     def let_pass(self, seconds: float) -> None:
         """Let the machine run for ``seconds``: a local kernel does so by itself, a remote one is resumed and stopped.

@@ -22,6 +22,7 @@ _MACHINES = {"x64": Machine.X64, "x86 compatible": Machine.X86, "ARM 64-bit (AAr
 _TRIAGE_DUMP = "triage dump"
 _LOCAL_KERNEL = "Local KD"
 _CONNECTIONS = ("Remote KD", "eXDI KD")
+_DUMP_PATH = re.compile(r"\bkernel (?:\w+ )?dump: (.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 _DEBUGGER_DATA = re.compile(r"^KdDebuggerDataBlock\s+([0-9a-f`]+)\s*$", re.M)
 
@@ -43,11 +44,15 @@ class SystemWords:
 
 @dataclass(frozen=True)
 class SessionWords:
-    """What ``||.`` says of the current system: whether the debugger is connected to its kernel, or runs on it."""
+    """What ``||.`` says of the current system: whether the debugger is connected to its kernel, or runs on it.
+
+    ``dump_path`` is the file of a dump as the debugger was given it, on the debugger's machine; None for no dump.
+    """
 
     is_connection: bool
     is_local: bool
     is_triage_dump: bool
+    dump_path: Optional[str]
 
 
 def run_command(pykd: Any, command: str) -> str:
@@ -68,10 +73,12 @@ def parse_system(text: str) -> SystemWords:
 
 def parse_session(text: str) -> SessionWords:
     """Understand the output of ``||.``."""
+    path = _DUMP_PATH.search(text)
     return SessionWords(
         is_connection=any(word in text for word in _CONNECTIONS),
         is_local=_LOCAL_KERNEL in text,
         is_triage_dump=_TRIAGE_DUMP in text,
+        dump_path=path[1] if path else None,
     )
 
 
