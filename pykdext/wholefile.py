@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import Iterable, Iterator
 
 
 def write_whole(path: str, data: bytes) -> None:
     """Write ``data`` to a new file beside ``path`` and rename it; an older file stays until the new one is complete.
+
+    The new file has the older one's permissions. A link stays one, and its target is replaced; a device or pipe is
+    written to.
 
     Raises:
         OSError: the folder is missing or read-only, or the disk is full; nothing is left behind.
@@ -31,12 +35,25 @@ def _iter_packed(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _write(path: str, pieces: Iterable[bytes]) -> None:
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "wb") as file:
+                file.writelines(pieces)
+        else:
+            _replace(os.path.realpath(path), pieces)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, path) from error
+
+
+def _replace(path: str, pieces: Iterable[bytes]) -> None:
     partial = f"{path}.{os.getpid()}.partial"
     try:
         with open(partial, "wb") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
+        if os.path.exists(path):
+            os.chmod(partial, stat.S_IMODE(os.stat(path).st_mode))
         os.replace(partial, path)
     except BaseException:
         if os.path.exists(partial):
