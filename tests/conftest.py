@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ["POOLLEAK_CACHE"] = "off"  # no test leaves anything in the user's folders, or finds it there
+
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)  # how long an example takes tells more of the machine than of the code
+hypothesis.settings.load_profile("patient")
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -318,7 +318,7 @@ def test_pages_that_are_missing_are_no_functions():
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(max_size=64), st.integers(-(1 << 33), 1 << 33), st.integers(0, 1 << 64), st.integers(0, 16))
 def test_any_target_is_survived(machine, code, rva, address, size):
     system = System(machine, code=code, constants=address.to_bytes(9, "little"))

@@ -241,7 +241,7 @@ def test_a_damaged_member_is_read_as_far_as_it_goes(tmp_path):
         assert file.read_at(0, 0x2000) == dump[:0x2000]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, 500), st.binary(min_size=1, max_size=6)), min_size=1, max_size=4))
 def test_damaged_archives_end_in_our_errors(tmp_path_factory, changes):
     path = tmp_path_factory.getbasetemp() / "fuzzed.zip"

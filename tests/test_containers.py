@@ -160,7 +160,7 @@ def test_damaged_headers_end_in_our_errors(tmp_path, name):
     start = data_start(intact)
     interesting = [0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, 1 << 50, (1 << 64) - 1]
 
-    @settings(max_examples=60, deadline=None, database=None)
+    @settings(max_examples=60, database=None)
     @given(st.lists(st.tuples(st.integers(0, start // 4 - 1), st.sampled_from(interesting)), min_size=1, max_size=3))
     def damage(changes):
         data = bytearray(intact)

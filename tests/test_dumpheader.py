@@ -138,7 +138,7 @@ def test_unset_attributes_mean_none_set(tmp_path):
     assert parse_bytes(tmp_path, data).attributes == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.booleans(), st.lists(st.tuples(st.integers(0, 0xFF0), st.binary(min_size=1, max_size=9)), max_size=5))
 def test_damaged_dump_headers_end_in_our_errors(tmp_path_factory, wide, changes):
     data = header64(1, runs=RUNS) if wide else header32(1, runs=RUNS)

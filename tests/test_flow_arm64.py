@@ -495,7 +495,7 @@ def open_driver(name):
     return open_image(memory, name=name, machine=Machine.ARM64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.integers(0, 0xFFFFFFFF), st.sampled_from(sorted(WORDS.values()))), max_size=120))
 def test_any_words_are_followed(words):
     flow = follow(b"".join(word.to_bytes(4, "little") for word in words).hex() or "00")

@@ -433,7 +433,7 @@ def test_joining_again_tells_nothing_new(writes, widen):
 # --- hostile code -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(max_size=600), st.sampled_from([Machine.X64, Machine.X86]))
 @ends_soon
 def test_any_bytes_end(code, machine):

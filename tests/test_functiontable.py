@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dumps.drivers import build
@@ -259,7 +259,6 @@ def test_functions_of_the_sample_drivers_cover_their_code(architecture):
                 assert all(before[1] <= after[0] for before, after in zip(ranges, ranges[1:]))
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([X64, ARM64, X86]),
     st.lists(st.tuples(*[st.one_of(st.integers(0, 2**32 - 1), st.integers(0, 0x2100))] * 3), max_size=12),

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pykdext.kernel.image import MAX_IMAGE_BYTES, read_image
@@ -278,7 +278,6 @@ def test_absurd_size_is_bounded():
 
 
 @needs_drivers
-@settings(deadline=None)
 @given(st.data())
 def test_damaged_images_never_fail(data):
     _, memory = map_file(DRIVERS / "x64" / "pippo.sys")

@@ -121,7 +121,7 @@ def test_endless_zeros_are_not_held(save):
     assert held <= MAX_ZERO_BYTES + 2 * PAGE
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 @ends_soon
 def test_damaged_headers_never_fail_otherwise(save, data):

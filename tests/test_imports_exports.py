@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pykdext.kernel.exports import MAX_EXPORTS, read_exports
@@ -188,7 +188,6 @@ def test_counts_of_exports_that_lie_are_bounded():
     assert len(exports.rvas) <= MAX_EXPORTS
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_tables_of_any_bytes_never_fail(data):
     tables = Tables()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pykdext.targets.pageindex import PageIndex
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=1500), st.integers(0, 7), st.data())
 def test_page_index_is_the_naive_rank(bitmap, cut, data):
     bits = max(0, len(bitmap) * 8 - cut)

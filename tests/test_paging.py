@@ -218,7 +218,7 @@ def test_demand_zero_pages_are_joined_only_with_their_like(tables):
 STATES = ["valid", "transition", "prototype", "zero", "paged", "none", "missing"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(sorted(KINDS)),
     st.lists(st.sampled_from(STATES), min_size=1, max_size=40),
@@ -269,7 +269,7 @@ def test_read_present_and_read_agree_with_the_pages(name, states, start, size):
             tables.virtual.read(base + start, size)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(KINDS)), st.data())
 def test_any_tables_give_pages_or_nothing(name, data):
     """Tables of random entries: each answer is a whole page of memory, zeros, or an error."""
