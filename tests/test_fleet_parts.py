@@ -11,7 +11,7 @@ import pytest
 from pykdext.fleet.common import find_common
 from pykdext.fleet.hosts import find_host, is_rule
 from pykdext.fleet.inputs import find_inputs
-from pykdext.model import BatchSummary, Confidence, Driver, DumpRow, DumpStatus
+from pykdext.model import BatchSummary, Confidence, Driver, DumpRow, DumpStatus, Role
 from pykdext.report.batchdoc import iter_batch_csv
 from pykdext.report.batchtext import render_batch_text
 
@@ -124,6 +124,16 @@ def test_causes_are_ordered_by_hosts_then_bytes():
     ]
 
 
+def test_an_object_of_windows_is_no_cause_on_however_many_hosts():
+    rows = [row(host, [(b"Toke", 900, [("ntoskrnl.exe", "proven")])]) for host in "abc"]
+    for found in rows:
+        found.report["suspects"][0]["role"] = "object"
+    cause, victim = find_common([*rows, row("d", [(b"Hldr", 1, PIPPO)])])
+    assert (cause.tag.text, cause.module, cause.role) == ("Hldr", "pippo.sys", Role.CAUSE)
+    assert (victim.tag.text, victim.module, victim.role) == ("Toke", None, Role.OBJECT)
+    assert victim.hosts == ("a", "b", "c") and victim.other_versions == victim.quiet_hosts == ()
+
+
 def test_a_host_counts_once_with_its_largest_dump():
     (cause,) = find_common([row("a", [(b"Pipo", held, PIPPO)]) for held in (5, 9, 7)])
     assert (cause.hosts, cause.dumps, cause.bytes) == (("a",), 3, 9)
@@ -192,3 +202,11 @@ def test_hostile_names_neither_break_lines_nor_leave_the_page(width):
     lines = render_batch_text(summary, rows, width).splitlines()
     assert not any("\x1b" in line for line in lines)
     assert not [line for line in lines if len(line) > width and "www" not in line and "xxx" not in line]
+
+
+def test_what_a_partial_dump_lacks_is_told():
+    partial = row("a", [(b"Pipo", 1, PIPPO)], status=DumpStatus.PARTIAL)
+    partial.report["warnings"] = ["1 of 4 processor tables is missing", "so are rows", "and more"]
+    summary = BatchSummary(1, 0, {DumpStatus.PARTIAL: 1}, 1, 1.0, 0, 0, find_common([partial]), ())
+    lines = render_batch_text(summary, [partial], 100).splitlines()
+    assert "  a: partial: 1 of 4 processor tables is missing; so are rows" in lines

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, DefaultDict, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
-from pykdext.model import CommonCause, Confidence, DumpRow, OtherVersion, PoolKind, PoolTag
+from pykdext.model import CommonCause, Confidence, DumpRow, OtherVersion, PoolKind, PoolTag, Role
 
 _NO_VERSION = ""
 
@@ -16,6 +16,7 @@ class _Cause(NamedTuple):
 
     tag: str
     pool: str
+    role: str
     module: Optional[str]
     version: Optional[str]
 
@@ -38,6 +39,8 @@ class _Finding:
 
 def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
     """Each tag that leaks on any host, with each driver that likely owns it: the most hosts first, then the most bytes.
+
+    Objects that Windows allocates for others come last: their tags name victims.
 
     Rows without a verdict say nothing. The rows are read once, and none is kept.
     """
@@ -62,17 +65,21 @@ def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
 def _iter_causes(
     report: Mapping[str, Any], versions: Mapping[str, Optional[str]]
 ) -> Iterator[Tuple[_Cause, Optional[str], int, Optional[Confidence]]]:
-    """The suspects of a report, each with its likely owners, or None where it has none."""
+    """The suspects of a report, each with its likely owners, or None where it has none.
+
+    The driver that allocates an object for others is not the cause either.
+    """
     for suspect in report["suspects"]:
+        role = suspect["role"]
         likely: List[Tuple[Optional[str], Optional[Confidence]]] = [
             (owner["module"], Confidence(owner["confidence"]))
             for owner in suspect["owners"]
-            if Confidence(owner["confidence"]) is not Confidence.POSSIBLE
+            if role != Role.OBJECT.value and Confidence(owner["confidence"]) is not Confidence.POSSIBLE
         ]
         for module, confidence in likely or [(None, None)]:
             key = module.lower() if module else None
             version = versions.get(key) if key else None
-            yield _Cause(suspect["hex"], suspect["pool"], key, version), module, suspect["bytes"] or 0, confidence
+            yield _Cause(suspect["hex"], suspect["pool"], role, key, version), module, suspect["bytes"] or 0, confidence
 
 
 def _describe(
@@ -94,6 +101,7 @@ def _describe(
     return CommonCause(
         tag=PoolTag(bytes.fromhex(cause.tag)),
         pool=PoolKind(cause.pool),
+        role=Role(cause.role),
         module=finding.module,
         version=cause.version,
         confidence=finding.confidence,
@@ -105,9 +113,9 @@ def _describe(
     )
 
 
-def _rank(cause: CommonCause) -> Tuple[int, int, str, str, str, str]:
+def _rank(cause: CommonCause) -> Tuple[bool, int, int, str, str, str, str]:
     words = (cause.tag.hex, cause.pool.value, cause.module or "", cause.version or _NO_VERSION)
-    return (-len(cause.hosts), -cause.bytes, *words)
+    return (cause.role is Role.OBJECT, -len(cause.hosts), -cause.bytes, *words)
 
 
 def _sorted(hosts: Iterable[str]) -> Tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Mapping, Optional, Tuple
 
 from pykdext.model.owners import Confidence
 from pykdext.model.pool import PoolKind, PoolTag, PoolUsage
+from pykdext.model.report import Role
 
 
 class DumpStatus(enum.Enum):
@@ -69,6 +70,7 @@ class CommonCause:
     """A tag that looks like a leak, with the driver that uses it, over all hosts.
 
     Attributes:
+        role: whether the tag is that of the cause or of a victim.
         module, version: the driver, None where no owner of the tag is likely or proven.
         confidence: the best that any host gives. hosts: where it leaks. dumps: in how many dumps.
         bytes: what it holds, the largest dump of each host.
@@ -78,6 +80,7 @@ class CommonCause:
 
     tag: PoolTag
     pool: PoolKind
+    role: Role
     module: Optional[str]
     version: Optional[str]
     confidence: Optional[Confidence]

@@ -106,6 +106,7 @@ def _cause_document(cause: CommonCause) -> Dict[str, Any]:
         "tag": cause.tag.text,
         "hex": cause.tag.hex,
         "pool": cause.pool.value,
+        "role": cause.role.value,
         "module": cause.module,
         "version": cause.version,
         "confidence": cause.confidence.value if cause.confidence else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence
 
-from pykdext.model import BatchSummary, CommonCause, DumpRow, DumpStatus, OtherVersion
+from pykdext.model import BatchSummary, CommonCause, DumpRow, DumpStatus, OtherVersion, Role
 from pykdext.printable import make_printable
 from pykdext.report.plaintext import format_table, warning_lines, wrap
 from pykdext.units import format_bytes, format_duration
@@ -13,6 +13,7 @@ CAUSES_SHOWN = 10
 """JSON has all."""
 
 NAMES_SHOWN = 8
+GAPS_SHOWN = 2
 
 MIN_PATH_COLUMNS = 12
 """With less room the dumps' paths are left out: their hosts name them too."""
@@ -29,8 +30,9 @@ def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int
     for row in rows:
         cells.append(_cells(row))
         paths.append(row.path)
-        if row.error:
-            failures += _wrap(f"{row.host}: {row.status.value}: {row.error}", width, "  ", "    ")
+        reason = row.error or _gap(row)
+        if reason:
+            failures += _wrap(f"{row.host}: {row.status.value}: {reason}", width, "  ", "    ")
     lines = [*_wrap(describe_counts(summary), width), "", *_wrap(verdict_on_batch(summary), width)]
     for number, cause in enumerate(summary.common[:CAUSES_SHOWN], 1):
         lines += ["", *_cause_lines(number, cause, width)]
@@ -39,13 +41,20 @@ def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int
     if cells:
         lines += ["", *_dump_table(cells, paths, width)]
     if failures:
-        lines += ["", "Not read", *failures]
+        lines += ["", "Not read, or not all of it", *failures]
     lines += [
         "",
         *_wrap(describe_run(summary), width),
         *warning_lines([make_printable(line) for line in summary.warnings], width),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _gap(row: DumpRow) -> str:
+    """What a dump lacks that was read in part."""
+    if row.report is None or row.status is not DumpStatus.PARTIAL:
+        return ""
+    return "; ".join(row.report["warnings"][:GAPS_SHOWN])
 
 
 def describe_counts(summary: BatchSummary) -> str:
@@ -64,12 +73,14 @@ def verdict_on_batch(summary: BatchSummary) -> str:
     first = summary.common[0]
     driver = f", used by {name_driver(first)}" if first.module else ""
     where = f"{len(first.hosts)} of {_number(summary.hosts, 'host')}"
+    if first.role is Role.OBJECT:
+        words = "Windows allocates the object for somebody who does not let go"
+        return f"Tag {first.tag} of the {first.pool.value} pool stands out on {where}: {words}."
     return f"Tag {first.tag} of the {first.pool.value} pool{driver}, looks like a leak on {where}."
 
 
 def _cause_lines(number: int, cause: CommonCause, width: int) -> Iterator[str]:
-    owner = f"{name_driver(cause)} ({cause.confidence.value})" if cause.confidence else "no likely owner"
-    yield from _wrap(f"{number}. {cause.tag} {cause.pool.label}  {owner}", width, "", "   ")
+    yield from _wrap(f"{number}. {cause.tag} {cause.pool.label}  {describe_owner(cause)}", width, "", "   ")
     held = f"{format_bytes(cause.bytes)} on {_number(len(cause.hosts), 'host')}: {_names(cause.hosts)}"
     yield from _wrap(held, width, "   ", "     ")
     if cause.module is None:
@@ -78,6 +89,13 @@ def _cause_lines(number: int, cause: CommonCause, width: int) -> Iterator[str]:
         yield from _wrap(f"same driver, no leak: {_names(cause.quiet_hosts)}", width, "   ", "     ")
     for other in cause.other_versions:
         yield from _wrap(describe_other(other), width, "   ", "     ")
+
+
+def describe_owner(cause: CommonCause) -> str:
+    """The driver that uses the tag, and how certain that is."""
+    if cause.role is Role.OBJECT:
+        return "an object of Windows, allocated for others"
+    return f"{name_driver(cause)} ({cause.confidence.value})" if cause.confidence else "no likely owner"
 
 
 def describe_other(other: OtherVersion) -> str:

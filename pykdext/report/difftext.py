@@ -64,5 +64,5 @@ def _summary(diff: Diff, shown: int) -> str:
 
 def _totals(diff: Diff) -> Iterator[str]:
     for pool in PoolKind:
-        total = diff.total_bytes(pool)
+        total = diff.total_bytes(pool) if diff.deltas else 0
         yield f"{pool.value} {format_change(total)} bytes" if total is not None else f"{pool.value} not known"

@@ -19,7 +19,14 @@ from pykdext.model import (
     UsageRow,
     Verdict,
 )
-from pykdext.report.batchtext import describe_counts, describe_other, describe_run, name_driver, verdict_on_batch
+from pykdext.report.batchtext import (
+    describe_counts,
+    describe_other,
+    describe_owner,
+    describe_run,
+    name_driver,
+    verdict_on_batch,
+)
 from pykdext.report.html.charts import draw_causes, draw_changes, draw_composition, draw_growth
 from pykdext.report.html.page import iter_page
 from pykdext.report.plaintext import (
@@ -135,6 +142,7 @@ def iter_batch_page(summary: BatchSummary, rows: Iterable[DumpRow], origin: Orig
         run=describe_run(summary),
         describe_other=describe_other,
         name_driver=name_driver,
+        describe_owner=describe_owner,
     )
 
 
