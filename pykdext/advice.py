@@ -12,16 +12,16 @@ _CALLS = frozenset({"call", "free", "registration", "reservation"})
 """Kinds of evidence whose place is a call."""
 
 
-def verdict_on(suspects: Sequence[Suspect], images: Optional[ImageCoverage] = None) -> str:
+def verdict_on(
+    suspects: Sequence[Suspect], images: Optional[ImageCoverage] = None, snapshot: Optional[PoolSnapshot] = None
+) -> str:
     """One or two sentences: the leading suspect and its owner, or that nothing stands out.
 
-    ``images`` is how much of the driver images was searched; None if the source holds none.
+    ``images`` is how much of the driver images was searched; None if the source holds none. ``snapshot`` is what was
+    judged: where it does not tell enough, that is said.
     """
     if not suspects:
-        return (
-            "Nothing stands out: no tag is at once large, seldom freed and foreign to Windows. "
-            "One state shows no growth; compare two states of this machine to see a slow leak."
-        )
+        return _verdict_without_suspects(snapshot)
     first = suspects[0]
     size = (
         f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of the "
@@ -38,6 +38,16 @@ def verdict_on(suspects: Sequence[Suspect], images: Optional[ImageCoverage] = No
     return f"{size}, and looks like a leak of {_name_owners(first.owners)}."
 
 
+def _verdict_without_suspects(snapshot: Optional[PoolSnapshot]) -> str:
+    compare = "One state shows no growth; compare two states of this machine to see a slow leak."
+    if snapshot is not None and not snapshot.tags:
+        return "No verdict: the source lists no tags. Only they can tell which driver uses the pools."
+    usages = [row.usage(pool) for row in snapshot.tags for pool in PoolKind] if snapshot else []
+    if usages and all(usage.freed_share is None for usage in usages):
+        return f"No tag stands out by its size; the source does not tell how often tags were freed. {compare}"
+    return f"Nothing stands out: no tag is at once large, seldom freed and foreign to Windows. {compare}"
+
+
 def _name_owners(owners: Sequence[Owner]) -> str:
     best = [owner for owner in owners if owner.confidence is owners[0].confidence]
     names = " or ".join(owner.module for owner in best[:3])
@@ -49,7 +59,8 @@ def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[Nex
     """The commands that lead on from here: WinDbg's for a suspect, poolleak's where growth must be seen first."""
     steps = list(dict.fromkeys(step for suspect in suspects[:3] for step in _suspect_steps(suspect)))
     program = "!py poolleak" if snapshot.source.is_session else "poolleak"
-    source = f" {snapshot.source.path}" if snapshot.source.path else ""
+    path = snapshot.source.path
+    source = f' "{path}"' if " " in path else f" {path}" if path else ""
     if not suspects:
         steps.append(NextStep(f"{program} used{source} --top 20", "look at the largest tags yourself"))
     if snapshot.source.is_session and snapshot.source.symbols == "inference":

@@ -107,7 +107,7 @@ def used(options: Namespace, progress: ReportProgress) -> Outcome:
         snapshot = source.snapshot
     forms: _Forms = {
         "text": lambda: _render_used_text(snapshot, selection, TagLists.load(options.pooltags), options),
-        "json": lambda: render_snapshot_json(snapshot, select_tags(snapshot, selection)),
+        "json": lambda: _render_used_json(snapshot, selection),
         "csv": lambda: (
             csvtext.render_tags_csv(select_tags(snapshot, selection))
             if options.view == "poolused"
@@ -115,6 +115,15 @@ def used(options: Namespace, progress: ReportProgress) -> Outcome:
         ),
     }
     return _answer(options, forms, snapshot.coverage.is_complete, interruption)
+
+
+def _render_used_json(snapshot: PoolSnapshot, selection: Selection) -> str:
+    """The chosen rows as a snapshot, which says so where it lacks others: it may be read again."""
+    chosen, in_use = select_tags(snapshot, selection), len(select_tags(snapshot, Selection()))
+    if len(chosen) < in_use:
+        choice = f"{len(chosen):,} of {in_use:,} tags in use were chosen: whoever reads this again knows no others"
+        snapshot = replace(snapshot, warnings=(*snapshot.warnings, choice))
+    return render_snapshot_json(snapshot, chosen)
 
 
 def _render_used_text(snapshot: PoolSnapshot, selection: Selection, lists: TagLists, options: Namespace) -> str:

@@ -82,6 +82,15 @@ def test_a_filter_leaves_the_totals_alone(dump, capsys, machine):
     assert document["totals"]["nonpaged_bytes"] == sum(truth.nonpaged_bytes for truth in machine.truth.tags.values())
 
 
+def test_chosen_rows_say_so_when_they_are_read_again(dump, capsys, tmp_path):
+    path = tmp_path / "chosen.json"
+    run(capsys, "used", dump, "--format", "json", "--tag", "Irp", "-o", path)
+    _, out, _ = run(capsys, "analyze", path)
+    assert "1 of 184 tags in use were chosen" in " ".join(out.split())
+    run(capsys, "used", dump, "--format", "json", "-o", path)
+    assert json.loads(path.read_text())["warnings"] == []
+
+
 def test_blanks_of_tags_are_kept(dump, capsys):
     _, out, _ = run(capsys, "used", dump, "--format", "json", "--tag", "Irp")
     assert json.loads(out)["tags"][0]["tag"] == "Irp "

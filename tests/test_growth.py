@@ -7,7 +7,7 @@ from hypothesis import given
 
 from pykdext.advice import next_steps, verdict_on
 from pykdext.growth import find_notable, rank_suspects
-from pykdext.model import Confidence, ImageCoverage, PoolKind, PoolTag, Role
+from pykdext.model import Confidence, ImageCoverage, PoolKind, PoolTag, PoolUsage, Role, SystemMemory
 from tests.builders import owned, row, snapshot, snapshots, usage
 
 MB, GB = 1 << 20, 1 << 30
@@ -42,6 +42,27 @@ def test_a_leak_of_a_foreign_driver_is_first_and_says_why():
     )
     verdict = verdict_on(suspects)
     assert "Pipo" in verdict and "pippo.sys (likely)" in verdict and "2.00 GB" in verdict
+
+
+def test_the_share_is_that_of_the_whole_pool():
+    listed = snapshot(row("Xdrv", usage(900, 88, 13 * MB)), memory=SystemMemory(nonpaged_bytes=2600 * MB))
+    assert rank_suspects(listed, dict([owned("Xdrv")])) == ()
+    held = snapshot(LEAK, memory=SystemMemory(nonpaged_bytes=1 * GB))  # less than its tags: another moment
+    assert rank_suspects(held, dict([owned("Pipo")]))[0].share == 1.0
+
+
+def test_a_pool_that_is_one_tag_stands_out_whatever_else_is_known_of_it():
+    full = row("NtFC", PoolUsage(None, None, None, 20 * GB))
+    (suspect,) = rank_suspects(snapshot(full, memory=SystemMemory(nonpaged_bytes=21 * GB)), {})
+    assert suspect.reasons == ("holds 95% of the nonpaged pool", "holds 20.0 GB")
+    assert rank_suspects(snapshot(full), {}) == (), "the rows may be those that somebody chose"
+
+
+def test_what_the_source_does_not_tell_is_no_verdict():
+    assert verdict_on((), snapshot=snapshot()).startswith("No verdict: the source lists no tags")
+    sizes = snapshot(row("Abcd", PoolUsage(None, None, 7, 900)))
+    assert "does not tell how often tags were freed" in verdict_on((), snapshot=sizes)
+    assert verdict_on((), snapshot=snapshot(*HEALTHY)).startswith("Nothing stands out")
 
 
 def test_a_leak_nobody_can_be_named_for_is_still_said():

@@ -67,7 +67,7 @@ def test_what_a_report_is_about_stays(folder, capsys):
     redacted = " ".join(capsys.readouterr().out.split())
     assert redacted.startswith("path-1: kernel bitmap dump (type 6)")
     assert "looks like a leak of pippo.sys (proven)" in redacted
-    assert "poolleak snapshot path-1 -o before.json" in redacted
+    assert 'poolleak snapshot "path-1" -o before.json' in redacted
     assert "fffff804`bbe9" in redacted and "poolleak sample drivers" in redacted
 
 

@@ -28,6 +28,7 @@ NOTABLE_BYTES = 256 << 20
 LARGE_SHARE, DOMINANT_SHARE = 0.10, 0.30
 OVERWHELMING_SHARE = 0.60
 """Not even the caches of Windows hold this much of a pool while all is well."""
+OVERWHELMING_POINTS = 4
 LARGE_BYTES = 1 << 30
 MANY_BLOCKS = 100_000
 FEW_ALLOCATIONS = 1_000
@@ -59,7 +60,7 @@ def rank_suspects(snapshot: PoolSnapshot, owners: Mapping[PoolTag, TagOwners]) -
 
 def _iter_notable(snapshot: PoolSnapshot) -> Iterator[Tuple[PoolTag, PoolKind, PoolUsage, float]]:
     for pool in PoolKind:
-        total = snapshot.total_bytes(pool)
+        total = snapshot.pool_bytes(pool)
         if not total:
             continue
         for row in snapshot.tags:
@@ -77,7 +78,7 @@ def _judge(
     known: Optional[TagOwners],
 ) -> Suspect:
     traits = [
-        *_size_traits(pool, usage, share),
+        *_size_traits(pool, usage, share, is_whole=snapshot.memory.used_bytes(pool) is not None),
         *_lifetime_traits(usage),
         *_owner_traits(known),
         *_habit_traits(known, share),
@@ -98,9 +99,13 @@ def _judge(
     )
 
 
-def _size_traits(pool: PoolKind, usage: PoolUsage, share: float) -> Iterator[Tuple[int, str]]:
+def _size_traits(pool: PoolKind, usage: PoolUsage, share: float, *, is_whole: bool) -> Iterator[Tuple[int, str]]:
+    """``is_whole``: the share is that of the whole pool, not of the rows that somebody chose to list."""
     if share >= LARGE_SHARE:
-        yield (2 if share >= DOMINANT_SHARE else 1), f"holds {format_share(share)} of the {pool.value} pool"
+        points = 2 if share >= DOMINANT_SHARE else 1
+        if is_whole and share >= OVERWHELMING_SHARE:
+            points = OVERWHELMING_POINTS
+        yield points, f"holds {format_share(share)} of the {pool.value} pool"
     if (usage.bytes or 0) >= LARGE_BYTES:
         yield 1, f"holds {format_bytes(usage.bytes)}"
     if (usage.outstanding or 0) >= MANY_BLOCKS:

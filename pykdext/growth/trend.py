@@ -72,6 +72,12 @@ def follow_series(
 
 def _iter_sample_warnings(snapshots: Sequence[PoolSnapshot]) -> Iterator[str]:
     """What the readers of the samples had to say: most of it they say of every sample."""
+    guessed = sum(snapshot.time_from == "file time" for snapshot in snapshots)
+    if guessed:
+        yield (
+            f"{guessed} of {len(snapshots)} samples have the time of their file's last change, which a copy may have "
+            "lost: --every tells the true interval"
+        )
     paths: Dict[str, List[str]] = {}
     for snapshot in snapshots:
         for warning in snapshot.warnings:

@@ -150,8 +150,8 @@ class TableCoverage:
 
     @property
     def is_complete(self) -> bool:
-        """Nothing that counts allocations is known to be missing."""
-        return (
+        """Nothing that counts allocations is known to be missing; a source without tables misses none."""
+        return self == TableCoverage() or (
             self.processor_tables_read == self.processor_tables_expected
             and self.rows_read == self.rows_expected
             and self.expansion_table in ("read", "absent")
@@ -225,6 +225,11 @@ class PoolSnapshot:
         """Bytes outstanding of all tags in ``pool``; None where no tag says."""
         known = [used for row in self.tags if (used := row.usage(pool).bytes) is not None]
         return sum(known) if known else None
+
+    def pool_bytes(self, pool: PoolKind) -> Optional[int]:
+        """What ``pool`` holds: the memory manager's count, or the sum of the tags where that says more."""
+        known = [used for used in (self.memory.used_bytes(pool), self.total_bytes(pool)) if used is not None]
+        return max(known) if known else None
 
 
 @dataclass(frozen=True)

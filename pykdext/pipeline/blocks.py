@@ -35,8 +35,9 @@ def find_blocks(
     """
     kernel = source.kernel
     if kernel is None:
+        kind = source.snapshot.source.kind
         raise TargetError(
-            f"{source.snapshot.source.path}: found a snapshot, expected a dump. Hint: only a dump holds the blocks"
+            f"blocks: found a source without memory ({kind}), expected a dump. Hint: only it holds blocks"
         )
     warnings: List[str] = []
     big: Tuple[Allocation, ...] = ()

@@ -40,7 +40,7 @@ def analyze(
     images = found.coverage if kernel else None
     return LeakReport(
         snapshot=snapshot,
-        verdict=verdict_on(suspects, images),
+        verdict=verdict_on(suspects, images, snapshot),
         pools=tuple(PoolTotal.of(snapshot, pool) for pool in PoolKind),
         suspects=suspects,
         next_steps=next_steps(snapshot, suspects),
