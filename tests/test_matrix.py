@@ -104,7 +104,7 @@ def test_encoded_debugger_data_is_decoded_where_symbols_allow(build, tmp_path, c
     machine = forge("pipo", build=build, encoded_kdbg=True)
     dump = tmp_path / "MEMORY.DMP"
     machine.save(dump)
-    status, document = read_json(capsys, "used", dump, "--tag", "Pipo")
+    status, document = read_json(capsys, "used", dump)
     assert status == 0
     assert document["warnings"] == []
     assert document["tags"][0]["nonpaged"]["bytes"] == machine.truth.tags[b"Pipo"].nonpaged_bytes

@@ -26,6 +26,12 @@ def test_libraries_by_a_tag_list():
     assert find_static_library(VMBK) is None
 
 
+def test_the_best_line_of_a_list_decides():
+    tags = PoolTagList(parse_pooltags("Pipo - pippo.sys - exact\nPi* - vendor.lib - wild\n", "pooltag.txt"))
+    assert find_static_library(PIPO, tags.find_descriptions(PIPO)) is None
+    assert find_static_library(PoolTag(b"Pix0"), tags.find_descriptions(PoolTag(b"Pix0"))) == "vendor.lib"
+
+
 def test_a_driver_that_links_a_library_is_only_possible():
     (item,) = limit_library_evidence([evidence(SESD, "pippo.sys")], "wdmsec.lib")
     assert item.confidence is Confidence.POSSIBLE

@@ -8,16 +8,28 @@ import struct
 import pytest
 
 from dumps.drivers import build
+from dumps.forge import forge
 from pykdext.attribution import codeevidence, sweep
 from pykdext.attribution.codeevidence import CodeAttributor
 from pykdext.attribution.immediates import ImageIndex
+from pykdext.cli import main
 from pykdext.kernel.image import read_image
 from pykdext.model import Confidence, Machine, Module, PoolTag
 from pykdext.targets.imagefile import open_image_file
 from tests.patience import ends_soon
 from tests.peimages import CODE, IMPORT, PAGE, Part, build_memory
 from tests.segments import SegmentsTarget
-from tests.test_callees import ALLOCATE, CODE_RVA, KERNEL, SLOT, TO_ALLOCATE, WIDE_BASES, System, imports_section
+from tests.test_callees import (
+    ALLOCATE,
+    CODE_RVA,
+    KERNEL,
+    SLOT,
+    TO_ALLOCATE,
+    VARIABLES_RVA,
+    WIDE_BASES,
+    System,
+    imports_section,
+)
 
 pytest.importorskip("capstone")
 
@@ -196,3 +208,21 @@ def test_calls_without_end_are_bounded():
     module = Module("made.sys", WIDE_BASES[1], len(memory))
     image = read_image(SegmentsTarget({WIDE_BASES[1]: memory}, modules=(module,)), module)
     list(CodeAttributor(ImageIndex([kernel, image], [MADE])).evidence(MADE))
+
+
+def test_a_driver_of_another_architecture_is_no_reason_to_stop(tmp_path, capsys):
+    forge("pipo", drivers=[build.IMAGES / "x86" / "twinone.sys"]).save(tmp_path / "MEMORY.DMP")
+    assert main(["find", "Zzzz", str(tmp_path / "MEMORY.DMP")]) == 0
+    assert "Owner: unknown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("load", "is_tag"), [("448b05", True), ("440fb605", False), ("440fb705", False)])
+def test_only_a_read_of_all_four_bytes_is_the_tag(load, is_tag):
+    """``mov``, ``movzx byte`` or ``movzx word`` of r8d from a variable that holds the tag's bytes."""
+    code = bytes.fromhex("4883ec28" + load)
+    code += struct.pack("<i", VARIABLES_RVA - CODE_RVA - len(code) - 4)
+    code += bytes.fromhex("ba40000000b901000000ff15")
+    code += struct.pack("<i", SLOT - CODE_RVA - len(code) - 4) + bytes.fromhex("4883c428c3")
+    system = System(code=code, constants=TO_ALLOCATE, variables=KNOWN.raw)
+    proven = [item for item in find(system, KNOWN) if item.confidence is Confidence.PROVEN]
+    assert bool(proven) == is_tag

@@ -207,7 +207,8 @@ class _SoughtTag:
         """The possibilities of ``value`` that are the tag."""
         for atom in value:
             is_number = isinstance(atom, Constant) and atom.number & TAG_MASK == self._number
-            if is_number or (isinstance(atom, ImageRead) and atom.rva in self.variables):
+            is_read = isinstance(atom, ImageRead) and atom.rva in self.variables and atom.size >= TAG_BYTES
+            if is_number or is_read:
                 yield atom
 
     def name_in(self, text: str, source: Atom) -> str:

@@ -21,9 +21,12 @@ _MAX_NAMES = 4
 
 
 def find_static_library(tag: PoolTag, descriptions: Sequence[TagDescription] = ()) -> Optional[str]:
-    """The static library that allocates with ``tag``, by its file name, or None. ``descriptions``: of tag lists."""
-    named = [text.module for text in descriptions if text.module.lower().endswith(LIBRARY_SUFFIX)]
-    return _LIBRARY_BY_TAG.get(tag.raw, named[0] if named else None)
+    """The static library that allocates with ``tag``, by its file name, or None.
+
+    ``descriptions`` are those of tag lists, the best first: the first that names a module decides.
+    """
+    named = next((text.module for text in descriptions if text.module), "")
+    return _LIBRARY_BY_TAG.get(tag.raw, named if named.lower().endswith(LIBRARY_SUFFIX) else None)
 
 
 def limit_library_evidence(evidence: Iterable[Evidence], library: str) -> Iterator[Evidence]:

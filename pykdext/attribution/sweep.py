@@ -149,7 +149,8 @@ class _Arm64Numbers:
 def _iter_pointers(image: Image, addresses: List[int]) -> Iterator[int]:
     """The RVAs of pointers in data to one of ``addresses``, which share few upper halves."""
     size = image.machine.pointer_size
-    pointers = {address.to_bytes(size, "little") for address in addresses}
+    fitting = (address for address in addresses if not address >> 8 * size)  # the image may be of another architecture
+    pointers = {address.to_bytes(size, "little") for address in fitting}
     uppers = {pointer[_LOWER_BYTES:] for pointer in pointers}
     for section in image.sections:
         if not section.holds_data or not section.initialised or image.is_resource(section):
