@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dumps.forge import forge
 from pykdext.cli import main
 from pykdext.model import ImageCoverage
 from pykdext.pipeline import driverfiles
@@ -161,3 +162,18 @@ def test_text_names_what_was_searched(folder, capsys):
 )
 def test_what_was_searched_in_vain_is_never_more_than_was_there(coverage, words):
     assert describe_gap(coverage).startswith(words)
+
+
+def test_a_file_proves_nothing_of_the_loaded_driver_of_its_name(tmp_path, capsys):
+    """Another build under the name of a loaded driver, and the very build that is loaded."""
+    dump, other = tmp_path / "MEMORY.DMP", tmp_path / "twinone.sys"
+    forge("pipo", drivers=[IMAGES / "twinone.sys"]).save(dump)
+    shutil.copy(IMAGES / "holder.sys", other)
+    _, document = find(capsys, "Hldr", dump, "--images", other)
+    assert owners_of(document) == [(str(other), "proven")]
+    shutil.copy(IMAGES / "pippo.sys", tmp_path / "pippo.sys")
+    _, document = find(capsys, "Pipo", dump, "--images", tmp_path / "pippo.sys")
+    _, alone = find(capsys, "Pipo", dump)
+    owners = {owner["module"]: owner for owner in document["tags"][0]["owners"]}
+    assert owners.keys() == {"pippo.sys", str(tmp_path / "pippo.sys")}
+    assert owners["pippo.sys"] == alone["tags"][0]["owners"][0]

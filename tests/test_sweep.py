@@ -10,19 +10,23 @@ import pytest
 from dumps.drivers import build
 from dumps.forge import forge
 from pykdext.attribution import codeevidence, sweep
+from pykdext.attribution.callees import CalleeResolver
 from pykdext.attribution.codeevidence import CodeAttributor
+from pykdext.attribution.followed import CodeRoom, FollowedImage
 from pykdext.attribution.immediates import ImageIndex
+from pykdext.attribution.sweep import AllocatorCallers
 from pykdext.cli import main
 from pykdext.kernel.image import read_image
 from pykdext.model import Confidence, Machine, Module, PoolTag
 from pykdext.targets.imagefile import open_image_file
 from tests.patience import ends_soon
-from tests.peimages import CODE, IMPORT, PAGE, Part, build_memory
+from tests.peimages import CODE, CONSTANTS, IMPORT, PAGE, VARIABLES, X86, Part, build_memory
 from tests.segments import SegmentsTarget
 from tests.test_callees import (
     ALLOCATE,
     CODE_RVA,
     KERNEL,
+    NARROW_BASES,
     SLOT,
     TO_ALLOCATE,
     VARIABLES_RVA,
@@ -226,3 +230,49 @@ def test_only_a_read_of_all_four_bytes_is_the_tag(load, is_tag):
     system = System(code=code, constants=TO_ALLOCATE, variables=KNOWN.raw)
     proven = [item for item in find(system, KNOWN) if item.confidence is Confidence.PROVEN]
     assert bool(proven) == is_tag
+
+
+def test_a_pointer_that_a_driver_writes_is_no_dispatcher():
+    """``ops.alloc = ExAllocatePoolWithTag; ops.log(1, 2, 'SelW');`` leaves the allocator in rax."""
+    code = bytes.fromhex("4883ec28488b05") + struct.pack("<i", SLOT - CODE_RVA - 11)
+    code += bytes.fromhex("488905") + struct.pack("<i", VARIABLES_RVA - CODE_RVA - len(code) - 7)
+    code += b"\x41\xb8" + KNOWN.raw
+    code += bytes.fromhex("ff15") + struct.pack("<i", VARIABLES_RVA + 8 - CODE_RVA - len(code) - 6)
+    system = System(code=code + bytes.fromhex("4883c428c3"), constants=TO_ALLOCATE)
+    assert [item for item in find(system, KNOWN) if item.confidence is Confidence.PROVEN] == []
+
+
+@ends_soon
+def test_a_function_of_thousands_of_fragments_is_bounded():
+    """Chained unwind entries, one for each byte of padding."""
+    count, unwind = 8000, 4 * PAGE
+    code = bytes.fromhex("41b8") + KNOWN.raw + bytes.fromhex("ff1500000000c3ccccc3") + b"\xcc" * count
+    entries = struct.pack("<III", CODE_RVA, CODE_RVA + 16, unwind) + b"".join(
+        struct.pack("<III", CODE_RVA + 16 + index, CODE_RVA + 17 + index, unwind + 16 | 1) for index in range(count)
+    )
+    memory = build_memory(
+        Part(b".text", CODE_RVA, code, CODE),
+        Part(b".rdata", unwind, bytes([1]).ljust(16, b"\0") + entries, CONSTANTS),
+        base=WIDE_BASES[1],
+        directories={3: (unwind + 16, len(entries))},
+    )
+    module = Module("made.sys", WIDE_BASES[1], len(memory))
+    image = read_image(SegmentsTarget({WIDE_BASES[1]: memory}, modules=(module,)), module)
+    assert list(CodeAttributor(ImageIndex([image], [KNOWN])).evidence(KNOWN))
+
+
+@ends_soon
+def test_pointers_to_an_allocator_without_end_are_bounded():
+    code_bytes, base = 4 << 20, NARROW_BASES[1]
+    kernel = System(Machine.X86).images[0]
+    pointers = struct.pack("<I", kernel.module.base + ALLOCATE) * (256 << 8)
+    memory = build_memory(
+        Part(b".text", CODE_RVA, b"\xc3" * code_bytes, CODE),
+        Part(b".data", CODE_RVA + code_bytes, pointers, VARIABLES),
+        machine=X86,
+        base=base,
+    )
+    module = Module("made.sys", base, len(memory))
+    image = read_image(SegmentsTarget({base: memory}, machine=Machine.X86, modules=(module,)), module)
+    callers = AllocatorCallers(FollowedImage(image, CodeRoom()), CalleeResolver([kernel, image]))
+    assert callers.is_cut and callers.find_makers(MADE) == ()

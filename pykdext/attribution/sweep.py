@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
+from itertools import islice
 from typing import Dict, Iterable, Iterator, List, Protocol, Set, Tuple
 
 from pykdext.attribution.callees import CalleeResolver
@@ -25,6 +26,9 @@ from pykdext.model import PROTECTED_POOL, Machine, PoolTag
 
 MAX_CALLER_BYTES = 512 << 10
 """Code kept of one image."""
+
+MAX_POINTERS = 512
+"""Copies of allocators' addresses in the data of one image whose readers are looked for; drivers have few."""
 
 MAX_SEARCHED_BYTES = 8 << 20
 """Code of an image in which wrappers of allocators are looked for; in a larger one only what calls these directly."""
@@ -70,7 +74,9 @@ class AllocatorCallers:
         """Go from the allocators to their callers, and on to the callers of these."""
         image = self._image
         addresses = [address for address in resolver.allocator_addresses if address not in image.module]
-        slots = {*resolver.allocator_slots(image), *_iter_pointers(image, addresses)}
+        pointers = list(islice(_iter_pointers(image, addresses), MAX_POINTERS + 1))
+        self.is_cut = self.is_cut or len(pointers) > MAX_POINTERS
+        slots = {*resolver.allocator_slots(image), *pointers[:MAX_POINTERS]}
         readers = [rva for found in find_references(image, slots).values() for rva in found]
         starts = {start for rva in readers for start in (rva, rva - _BEFORE_JUMP_BYTES)}
         targets = {start for start in starts if read_thunk(image, start) is not None}

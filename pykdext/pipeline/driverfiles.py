@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Dict, Generator, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Collection, Dict, Generator, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from pykdext.attribution.immediates import ImageIndex
 from pykdext.errors import PykdextError, TargetError
@@ -49,10 +49,12 @@ def search_files(
     progress: ReportProgress = ignore_progress,
     interruption: Optional[Interruption] = None,
     symbol_path: str = "",
+    loaded: Collection[str] = (),
 ) -> SearchedImages:
     """What the images among ``paths`` (files, and folders with all that is in them) tell of ``tags``.
 
-    The symbols of an image are looked for beside it and along ``symbol_path``.
+    The symbols of an image are looked for beside it and along ``symbol_path``. A file whose name is among those of
+    ``loaded`` modules goes by its path: it may be of another build, and proves nothing of what is in memory.
 
     With more than one of ``jobs`` that many processes share the files. An interruption leaves what was searched.
 
@@ -67,7 +69,7 @@ def search_files(
     if len(files) > MAX_FILES:
         unlisted.append(f"{', '.join(paths)}: found {len(files):,} images, searched the first {MAX_FILES:,}")
         del files[MAX_FILES:]
-    work = [_Job(path, name, tuple(tags), symbol_path) for path, name in zip(files, _name_files(files))]
+    work = [_Job(path, name, tuple(tags), symbol_path) for path, name in zip(files, _name_files(files, loaded))]
     found: List[_Found] = []
     with hold(interruption), closing(_iter_found(work, jobs)) as results:
         for result in results:
@@ -104,12 +106,13 @@ def _may_be_image(path: str) -> bool:
         return True
 
 
-def _name_files(files: Sequence[str]) -> Iterator[str]:
-    """The file's name, or its path where several have that name."""
+def _name_files(files: Sequence[str], loaded: Collection[str]) -> Iterator[str]:
+    """The file's name, or its whole path where another file or a loaded module has that name."""
     counts = Counter(os.path.basename(path).lower() for path in files)
+    counts.update({name.lower() for name in loaded})
     for path in files:
         name = os.path.basename(path)
-        yield name if counts[name.lower()] == 1 else path
+        yield name if counts[name.lower()] == 1 else os.path.abspath(path)
 
 
 def _iter_found(work: Sequence[_Job], jobs: int) -> Generator[_Found, None, None]:

@@ -57,7 +57,9 @@ def find_owners(
         searches.append(search_kernel(kernel, tags, progress, interruption))
         contents = search_contents(kernel, tags, progress, interruption)
     if paths:
-        searches.append(search_files(paths, tags, jobs, progress, interruption, choose_symbol_path(symbol_path)))
+        symbols = choose_symbol_path(symbol_path)
+        loaded = {module.name for search in searches for module in search.modules}
+        searches.append(search_files(paths, tags, jobs, progress, interruption, symbols, loaded))
     return weigh_owners(searches, contents, tags, lists)
 
 

@@ -7,6 +7,7 @@ Conditional jumps do not end a trace.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from pykdext.attribution.flow.state import Instruction, InstructionSet, Leads
@@ -42,9 +43,11 @@ class ControlFlow:
     def __init__(self, image: Image, bounds: FunctionBounds, instruction_set: InstructionSet[Any]) -> None:
         self.lost: Optional[str] = None
         self.is_guessing = False
-        self._bounds = bounds
+        ranges = _join_adjacent(bounds.ranges)
+        self._starts = [start for start, _ in ranges]
+        self._ends_of_parts = [end for _, end in ranges]
         self._instruction_set = instruction_set
-        self._pieces = _read_code(image, bounds)
+        self._pieces = _read_code(image, ranges)
         self._decoded: Dict[int, Instruction] = {}
         self._explored: Dict[int, Leads] = {}
         self._leaders: Set[int] = set()
@@ -102,7 +105,8 @@ class ControlFlow:
 
     def holds(self, rva: int) -> bool:
         """Whether it is a place in the function."""
-        return any(start <= rva < end for start, end in self._bounds.ranges)
+        part = bisect_right(self._starts, rva) - 1
+        return part >= 0 and rva < self._ends_of_parts[part]
 
     def pop_end(self) -> Optional[int]:
         """The lowest place behind the end of a path, or where a part of the function begins, that was not given yet."""
@@ -205,11 +209,22 @@ class ControlFlow:
         yield from reversed(trace.jumped_to)
 
 
-def _read_code(image: Image, bounds: FunctionBounds) -> List[Tuple[int, bytes]]:
+def _join_adjacent(ranges: Iterable[Tuple[int, int]]) -> List[Tuple[int, int]]:
+    """The same places in as few ranges as possible: a function may be told in thousands of fragments."""
+    joined: List[Tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _read_code(image: Image, ranges: Iterable[Tuple[int, int]]) -> List[Tuple[int, bytes]]:
     """The function's code that is in memory, each piece within one of its ranges."""
     pieces: List[Tuple[int, bytes]] = []
     room = MAX_FUNCTION_BYTES
-    for start, end in bounds.ranges:
+    for start, end in ranges:
         size = min(end - start, room)
         pieces += image.iter_range(start, size)
         room -= size

@@ -217,6 +217,9 @@ class _FunctionWalk:
                     break
                 if not self._instruction_set.is_padding(instruction):
                     return rva
+                self._spend(1)
+                if self._steps_left <= 0:
+                    return None
                 rva += instruction.size
             end = self._code.pop_end()
         return None

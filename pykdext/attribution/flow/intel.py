@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Dict, Iterator
+from typing import Dict, Iterator, Tuple
 
 from pykdext.attribution.flow.arithmetic import displace
 from pykdext.attribution.flow.intelcalls import CallEffects
@@ -50,8 +50,10 @@ _KERNEL_ADDRESSES = 0xFFFF_8000_0000_0000
 
 _REGISTERS_X64 = ["rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"]
 _REGISTERS_X86 = ["eax", "ecx", "edx", "ebx", "ebp", "esi", "edi"]
-_DISPATCHED = ("rax", "r10", "r11")
-"""Registers that hold the real target where a call goes to a stub: control-flow guard (rax), retpolines (r10, r11)."""
+_BY_GUARD: Tuple[str, ...] = ("rax",)
+_BY_RETPOLINE: Tuple[str, ...] = ("rax", "r10", "r11")
+"""Registers that hold the real target where a call goes to a stub: of control-flow guard, through a pointer that only
+the loader writes, or of retpolines."""
 
 _CONDITIONAL_JUMPS = frozenset(
     [f"j{condition}" for condition in CONDITIONS] + ["jcxz", "jecxz", "jrcxz", "loop", "loope", "loopne"]
@@ -131,7 +133,8 @@ class IntelInstructionSet:
         """What only the state tells of where control flow goes."""
         name = instruction.name
         if name == "call":
-            return Step(call=Call(self._operands.read(state, instruction, 0), self._dispatched(state)))
+            target = self._operands.read(state, instruction, 0)
+            return Step(call=Call(target, self._dispatched(state, target)))
         if name == "jmp" and not isinstance(instruction.operands[0], Immediate):
             return self._jump(state, instruction)
         if name in _LARGEST_PASSED:
@@ -147,12 +150,12 @@ class IntelInstructionSet:
         value = self._operands.read(state, instruction, 0)
         addresses = tuple(atom.number - self._base for atom in value if isinstance(atom, Constant))
         pointers = frozenset(atom for atom in value - UNKNOWN if not isinstance(atom, Constant))
-        call = Call(pointers, self._dispatched(state), is_jump=True) if pointers else None
+        call = Call(pointers, self._dispatched(state, pointers), is_jump=True) if pointers else None
         switch = None
         if value >= UNKNOWN and state.table:
             switch = self._read_switch(state.table)
         elif value == UNKNOWN and state.stack_offset(self.stack_pointer) == 0:
-            call = Call(UNKNOWN, self._dispatched(state), is_jump=True)  # the frame is gone, as before a return
+            call = Call(UNKNOWN, UNKNOWN, is_jump=True)  # the frame is gone, as before a return
         elif value == UNKNOWN:
             switch = Switch()
         return Step(addresses, call, switch)
@@ -170,13 +173,27 @@ class IntelInstructionSet:
         )
         return Switch(rva, table.entry_bytes, targets)
 
-    def _dispatched(self, state: State) -> Value:
-        """The pointers to code that the target may jump to, if it is a stub."""
+    def _dispatched(self, state: State, target: Value) -> Value:
+        """The pointers to code that ``target`` may jump to, if it is a stub.
+
+        A pointer that a driver can write is no stub but the function itself, known or not.
+        """
         if self._pointer_bytes == 4:
             return UNKNOWN
-        values = [state.read_register(name) for name in _DISPATCHED]
+        if any(isinstance(atom, Constant) for atom in target):
+            names = _BY_RETPOLINE
+        elif any(isinstance(atom, ImageRead) and not self._is_writable(atom.rva) for atom in target):
+            names = _BY_GUARD
+        else:
+            return UNKNOWN
+        values = [state.read_register(name) for name in names]
         pointers = frozenset(atom for value in values for atom in value if self._may_be_code(atom))
         return join(pointers) if pointers else UNKNOWN
+
+    def _is_writable(self, rva: int) -> bool:
+        """Whether a driver may change what stands there."""
+        sections = self._image.sections
+        return any(section.writable and section.rva <= rva < section.rva + section.size for section in sections)
 
     def _may_be_code(self, atom: Atom) -> bool:
         if isinstance(atom, Constant):
