@@ -9,7 +9,8 @@ LINE_END = frozenset("\n")
 
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*(?=@)")
 _SECRET_VALUE = re.compile(
-    r"([?&][^=&\s]*(?:sig|token|secret|password|credential|key|auth|code)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE
+    r"([?&][^=&?\s]{0,64}(?:sig|token|secret|password|credential|key|auth|code)[^=&?\s]{0,64}=)[^&\s'\"]+",
+    re.IGNORECASE,
 )
 
 

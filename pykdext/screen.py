@@ -109,8 +109,9 @@ class DebuggerScreen:
 def open_screen() -> Screen:
     """The debugger's command window if one runs this script, else standard output."""
     pykd = find_debugger()
-    if sys.stdout is None:  # a shell closed it
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the life of the process
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # a shell closed it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the life of the process
     return TerminalScreen() if pykd is None else DebuggerScreen(pykd)
 
 

@@ -42,7 +42,8 @@ def _write(path: str, pieces: Iterable[bytes]) -> None:
         else:
             _replace(os.path.realpath(path), pieces)
     except OSError as error:
-        raise type(error)(error.errno, error.strerror, path) from error
+        error.filename, error.filename2 = path, None  # not those of the partial file
+        raise
 
 
 def _replace(path: str, pieces: Iterable[bytes]) -> None:

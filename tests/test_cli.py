@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import os
+import shlex
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from dumps.forge import forge
 from pykdext.cli import main
 from pykdext.model import PoolKind
 from pykdext.records.snapshotfile import load_snapshot
+from tests.conftest import PROJECT
 
 
 @pytest.fixture(scope="module")
@@ -247,3 +249,11 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell that closes files")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_outputs_end_nothing(dump, closed):
+    command = f"{shlex.quote(sys.executable)} -m pykdext used {shlex.quote(str(dump))} {closed}"
+    done = subprocess.run(command, shell=True, cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

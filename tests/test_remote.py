@@ -24,6 +24,7 @@ from pykdext.targets.remotefile import (
     open_remote_file,
 )
 from tests.benchmarks.largedumps import SCATTERED, make_large_dump
+from tests.patience import ends_soon
 from tests.rangeserver import RangeServer
 
 fsspec = pytest.importorskip("fsspec", reason="remote files need fsspec")
@@ -162,6 +163,12 @@ def test_nothing_secret_of_a_url_is_shown_or_stored(server, tmp_path, capsys, na
 )
 def test_passwords_and_signatures_are_hidden(text, shown):
     assert hide_secrets(text) == shown
+
+
+@ends_soon
+@pytest.mark.parametrize("piece", ["?sig", "?", "&key", "://a:", "=sig"])
+def test_text_of_a_server_keeps_nobody_busy(piece):
+    assert hide_secrets("https://h/" + piece * 100_000)
 
 
 def test_a_large_dump_costs_little_traffic(server, tmp_path, capsys):

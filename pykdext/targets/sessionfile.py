@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Iterator, Optional, Union
 
@@ -39,14 +39,17 @@ def open_whole_memory(target: Target) -> Iterator[Optional[Target]]:
 
 def _open_same(session: Session, path: str) -> Optional[Union[CrashDump, TriageDump]]:
     """The dump in a file, if it is that of the session and its pages are known."""
-    try:
-        file = open_crashdump(path)
-    except (PykdextError, OSError):
-        return None
-    if file.facts.pages_present is not None and _is_same(session, file):
+    with ExitStack() as opened:
+        try:
+            file = open_crashdump(path)
+            opened.callback(file.close)
+            is_same = file.facts.pages_present is not None and _is_same(session, file)
+        except (PykdextError, OSError):
+            return None
+        if not is_same:
+            return None
+        opened.pop_all()
         return file
-    file.close()
-    return None
 
 
 def _is_same(one: Target, other: Target) -> bool:
