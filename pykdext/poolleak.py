@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pykdext.cli import main
+from pykdext.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,9 +7,9 @@ import shlex
 
 import pytest
 
-from pykdext.cli import main
+from pykdext.cli.main import main
 from tests.conftest import PROJECT
-from tests.windbgscreens import windbg_session
+from tests.helpers.windbgscreens import windbg_session
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 SESSIONS = re.findall(r"```console\n\$ (poolleak [^\n]*)\n(.*?)```", README, re.DOTALL)

@@ -6,21 +6,21 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.attribution.allocators import Action, Allocator
-from pykdext.attribution.callees import CalleeResolver
-from pykdext.attribution.callsites import ENOUGH_CALLS, CallSites, TagUse, TagUses
+from pykdext.attribution.calls.allocators import Action, Allocator
+from pykdext.attribution.calls.callees import CalleeResolver
+from pykdext.attribution.calls.callsites import ENOUGH_CALLS, CallSites, TagUse, TagUses
+from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
+from pykdext.attribution.calls.references import find_references
+from pykdext.attribution.calls.sweep import AllocatorCallers
 from pykdext.attribution.flow.values import ImageRead
-from pykdext.attribution.followed import CodeRoom, FollowedImage
-from pykdext.attribution.immediates import ImageIndex, ModuleIndex, TagPlaces, describe_place
 from pykdext.attribution.knowntags import load_knowntags
-from pykdext.attribution.references import find_references
+from pykdext.attribution.owners import ModuleFacts, canonical_name
+from pykdext.attribution.places.index import ImageIndex, ModuleIndex, TagPlaces, describe_place
+from pykdext.attribution.places.search import Place
+from pykdext.attribution.places.tagencodings import Position
 from pykdext.attribution.registrations import describe_registration
-from pykdext.attribution.sweep import AllocatorCallers
-from pykdext.attribution.tagencodings import Position
-from pykdext.attribution.tagsearch import Place
-from pykdext.attribution.weigh import ModuleFacts, canonical_name
-from pykdext.kernel.image import Image
-from pykdext.kernel.imports import read_imports
+from pykdext.images.image import Image
+from pykdext.images.imports import read_imports
 from pykdext.model import Confidence, Evidence, PoolTag
 
 LONGEST_INSTRUCTION_BYTES = 15

@@ -11,10 +11,10 @@ from __future__ import annotations
 import struct
 from typing import Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.attribution.kmdf import FrameworkTable, find_framework_table
-from pykdext.attribution.tagencodings import is_plausible
+from pykdext.attribution.calls.kmdf import FrameworkTable, find_framework_table
+from pykdext.attribution.places.tagencodings import is_plausible
 from pykdext.errors import MemoryReadError
-from pykdext.kernel.image import Image
+from pykdext.images.image import Image
 from pykdext.model import Confidence, Evidence, Machine, Module, PoolTag
 from pykdext.targets.protocol import Target
 

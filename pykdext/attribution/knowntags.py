@@ -6,7 +6,7 @@ import functools
 import importlib.resources
 from typing import Iterator
 
-from pykdext.attribution.pooltagtxt import PoolTagList
+from pykdext.attribution.taglists import PoolTagList
 from pykdext.model import TagDescription
 
 _SEPARATOR = " | "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
-from pykdext.kernel.image import Image
+from pykdext.images.image import Image
 from pykdext.model import Confidence, Evidence, Machine, PoolTag
 
 MAX_CONTEXTS = 64

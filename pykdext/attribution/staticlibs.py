@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Iterable, Iterator, Optional, Sequence
 
-from pykdext.attribution.weigh import canonical_name
+from pykdext.attribution.owners import canonical_name
 from pykdext.model import Confidence, Evidence, Owner, PoolTag, TagDescription
 
 LIBRARY_SUFFIX = ".lib"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator, Sequence
 
-from pykdext.attribution.weigh import canonical_name
+from pykdext.attribution.owners import canonical_name
 from pykdext.model import Confidence, Evidence, Module, PoolTag, TagDescription
 
 

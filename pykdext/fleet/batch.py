@@ -14,13 +14,13 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 
 from pykdext.fleet.common import find_common
 from pykdext.fleet.inputs import DumpInput, FoundInputs
-from pykdext.fleet.store import Store
 from pykdext.fleet.tasks import Answer, Task
 from pykdext.fleet.workers import Workers
-from pykdext.interruption import Interruption
 from pykdext.model import BatchSummary, DumpRow, DumpStatus
 from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.store.batches import Store
 from pykdext.store.database import StoreError
+from pykdext.work import Interruption
 
 AHEAD = 2
 """So many times the workers' capacity is on its way: nobody waits, and little is lost when all is ended."""

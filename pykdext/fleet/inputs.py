@@ -10,9 +10,9 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from pykdext.errors import PykdextError
 from pykdext.printable import hide_secrets
 from pykdext.records.snapshotfile import is_snapshot_head
-from pykdext.targets.compressed import is_packed_head
-from pykdext.targets.dumpheader import DUMP_SIGNATURES
-from pykdext.targets.remotefile import find_remote_files, is_remote
+from pykdext.targets.dump.compressed import is_packed_head
+from pykdext.targets.dump.header import DUMP_SIGNATURES
+from pykdext.targets.dump.remote import find_remote_files, is_remote
 
 _DUMP_SUFFIXES = (".dmp", ".mdmp", ".hdmp")
 _REMOTE_SUFFIXES = (*_DUMP_SUFFIXES, ".dmp.gz", ".dmp.xz", ".zip")

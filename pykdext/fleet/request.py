@@ -12,12 +12,12 @@ from pykdext.errors import PykdextError
 from pykdext.fleet.batch import run_batch, summarize_batch
 from pykdext.fleet.hosts import AUTOMATIC, find_host
 from pykdext.fleet.inputs import DumpInput, find_inputs
-from pykdext.fleet.store import Store, open_store
 from pykdext.fleet.tasks import Answer, Task
 from pykdext.fleet.workers import open_dask_workers, open_local_workers
-from pykdext.interruption import Interruption
 from pykdext.model import BatchSummary, DumpRow
 from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.store.batches import Store, open_store
+from pykdext.work import Interruption
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Collection, Iterator, List, Mapping, Optional, Tuple
 
 from pykdext.errors import TargetError
-from pykdext.interruption import Interruption, hold, is_interrupted
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.rows import iter_whole_rows
 from pykdext.model import PROTECTED_POOL, Allocation, PoolKind, PoolTag
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.work import Interruption, hold, is_interrupted
 
 MAX_ROWS = 1 << 24
 """Windows doubles the table as it fills; 16 million entries describe 64 GiB in the smallest big allocations."""

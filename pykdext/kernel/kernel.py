@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError
-from pykdext.kernel.debugdirectory import PdbIdentity
-from pykdext.kernel.image import Image, read_image
+from pykdext.images.debugdirectory import PdbIdentity
+from pykdext.images.image import Image, read_image
 from pykdext.model import TypeLayout
 from pykdext.symbols.chain import LocatedSymbol, ProfileSymbols, SymbolChain, SymbolSource
 from pykdext.symbols.profiles import load_profile

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Dict, Iterable, List, Optional, Tuple
 
 from pykdext.errors import TargetError
-from pykdext.interruption import Interruption, hold
 from pykdext.kernel.inference import MAX_ROW_BITS, MIN_ROW_BITS
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.layouts import TrackerLayout, find_tracker_layout, match_tracker_type
@@ -30,6 +29,7 @@ from pykdext.model import (
 )
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.work import Interruption, hold
 
 OVERFLOW_TAG = PoolTag(b"Ovfl")
 """The tag of the last row, where the kernel lumps together what found no row of its own."""

@@ -16,10 +16,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from pykdext.interruption import Interruption, hold
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.protocol import PAGE_BYTES, Target
+from pykdext.work import Interruption, hold
 
 _SPAN_BYTES = 1 << 36
 """Memory is walked in spans of this size: between two of them time is checked and progress told."""

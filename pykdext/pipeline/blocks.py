@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import List, Optional, Sequence, Tuple
 
-from pykdext.attribution.contents import read_witness
+from pykdext.attribution.pointers import read_witness
 from pykdext.errors import MemoryReadError, TargetError
-from pykdext.interruption import Interruption, hold, is_interrupted
 from pykdext.kernel.bigpages import read_big_pages
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.smallblocks import MAX_WALK_SECONDS, SmallBlocks, find_small_blocks
 from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolTag, TagUsage
+from pykdext.model.selection import count_sizes
 from pykdext.pipeline.sources import Source
 from pykdext.progress import ReportProgress, ignore_progress
-from pykdext.selection import count_sizes
-from pykdext.targets.sessionfile import open_whole_memory
+from pykdext.targets.session.wholememory import open_whole_memory
+from pykdext.work import Interruption, hold, is_interrupted
 
 _HEAD_OF_BLOCK_BYTES = 16
 

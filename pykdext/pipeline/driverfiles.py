@@ -11,14 +11,14 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Collection, Dict, Generator, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from pykdext.attribution.immediates import ImageIndex
+from pykdext.attribution.places.index import ImageIndex
 from pykdext.errors import PykdextError, TargetError
-from pykdext.interruption import Interruption, hold
-from pykdext.kernel.image import read_image
+from pykdext.images.image import read_image
+from pykdext.images.imagefile import open_image_file
 from pykdext.model import Evidence, PoolTag
 from pykdext.pipeline.imagesearch import SearchedImages, search_index
 from pykdext.progress import ReportProgress, ignore_progress
-from pykdext.targets.imagefile import open_image_file
+from pykdext.work import Interruption, hold
 
 IMAGE_SUFFIXES = (".sys", ".dll", ".exe")
 """Files of a folder that are looked at; a file that is named itself may have any name."""

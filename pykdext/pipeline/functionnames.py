@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 from pykdext.attribution.codeevidence import CodeAttributor
-from pykdext.attribution.immediates import ImageIndex
+from pykdext.attribution.places.index import ImageIndex
 from pykdext.errors import SymbolFileError
-from pykdext.kernel.image import Image
+from pykdext.images.image import Image
 from pykdext.model import Confidence, Evidence
 from pykdext.symbols.search import load_symbols
 from pykdext.targets.protocol import AddressNamer, Target

@@ -7,16 +7,16 @@ from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 from pykdext.attribution.codeevidence import CodeAttributor
 from pykdext.attribution.frameworkdrivers import FrameworkAttributor
-from pykdext.attribution.immediates import INTERRUPTED, ImageIndex, ImmediateAttributor
-from pykdext.attribution.indexcache import open_index_cache
-from pykdext.attribution.weigh import Attributor
-from pykdext.interruption import Interruption, hold, is_interrupted
-from pykdext.kernel.image import Image
+from pykdext.attribution.owners import Attributor
+from pykdext.attribution.places.cache import open_index_cache
+from pykdext.attribution.places.index import INTERRUPTED, ImageIndex, ImmediateAttributor
+from pykdext.images.image import Image
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import Evidence, ImageVersion, Module, PoolTag
 from pykdext.pipeline.functionnames import FunctionNames
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.protocol import Target
+from pykdext.work import Interruption, hold, is_interrupted
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from pykdext.attribution.knowntags import load_knowntags
+from pykdext.attribution.owners import ModuleFacts, weigh_evidence
 from pykdext.attribution.staticlibs import describe_sharing, find_static_library, limit_library_evidence
 from pykdext.attribution.unloaded import find_unloaded_owners
-from pykdext.attribution.weigh import ModuleFacts, weigh_evidence
-from pykdext.interruption import Interruption
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import ImageCoverage, PoolTag, TagOwners
-from pykdext.pipeline.contents import NO_CONTENTS, FoundContents, search_contents
 from pykdext.pipeline.driverfiles import search_files
 from pykdext.pipeline.imagesearch import SearchedImages, search_kernel
+from pykdext.pipeline.pointers import NO_CONTENTS, FoundContents, search_contents
 from pykdext.pipeline.sources import choose_symbol_path
 from pykdext.pipeline.taglists import TagLists
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.units import format_share
+from pykdext.work import Interruption
 
 _NAMED_IMAGES = 5
 

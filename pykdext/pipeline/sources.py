@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Iterator, Optional, Tuple
 
 from pykdext.errors import LayoutNotFoundError, PykdextError, SymbolNotFoundError, TargetError
-from pykdext.interruption import Interruption
 from pykdext.kernel.kernel import Kernel, open_kernel
 from pykdext.kernel.pooltables import read_pool_snapshot
 from pykdext.model import DumpSummary, PoolSnapshot
@@ -18,12 +17,13 @@ from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.records.live import read_live_snapshot
 from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log
 from pykdext.store.source import StoredSource, find_stored_source
-from pykdext.targets.crashdump import open_crashdump
-from pykdext.targets.debugger import is_in_debugger
-from pykdext.targets.dumptarget import DumpTarget, Traffic
+from pykdext.targets.dump.base import DumpTarget, Traffic
+from pykdext.targets.dump.crashdump import open_crashdump
+from pykdext.targets.dump.remote import is_remote
 from pykdext.targets.protocol import Target
-from pykdext.targets.remotefile import is_remote
-from pykdext.targets.session import open_session
+from pykdext.targets.session.debugger import is_in_debugger
+from pykdext.targets.session.session import open_session
+from pykdext.work import Interruption
 
 _SESSION_HINT = ". In the debugger type .symfix, then .reload /f nt to load the kernel's symbols, and try again"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
 from pykdext.attribution.knowntags import load_knowntags
-from pykdext.attribution.pooltagtxt import PoolTagList, TagListAttributor, find_pooltags, load_pooltags
-from pykdext.attribution.weigh import Attributor
+from pykdext.attribution.owners import Attributor
+from pykdext.attribution.taglists import PoolTagList, TagListAttributor, find_pooltags, load_pooltags
 from pykdext.model import PoolTag, TagDescription, TagLookup
 
 

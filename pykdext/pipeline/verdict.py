@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Optional, Tuple
 
 from pykdext import growth
-from pykdext.advice import next_steps, verdict_on
-from pykdext.interruption import Interruption
 from pykdext.model import LeakReport, PoolKind, PoolSnapshot, PoolTotal, Role, Suspect
-from pykdext.pipeline.contents import NO_CONTENTS, search_contents
+from pykdext.pipeline.advice import next_steps, verdict_on
 from pykdext.pipeline.imagesearch import search_kernel
 from pykdext.pipeline.ownership import FoundOwners, weigh_owners
+from pykdext.pipeline.pointers import NO_CONTENTS, search_contents
 from pykdext.pipeline.sources import Source
 from pykdext.pipeline.taglists import TagLists
 from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.work import Interruption
 
 
 def analyze(

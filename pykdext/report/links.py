@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Optional
 
-from pykdext.enginenames import find_engine_name
 from pykdext.model import PoolTag, SnapshotSource
+from pykdext.model.names import find_engine_name
 from pykdext.units import format_address
 
 _NOT_OF_ARGUMENTS = re.compile(r"[^A-Za-z0-9_.]")

@@ -12,8 +12,8 @@ from typing import Any, List, NamedTuple, Optional, Set, Tuple
 from pykdext.errors import MemoryReadError
 from pykdext.model import Module
 from pykdext.targets.kernelformat import PE_HEADER, PE_OFFSET_AT, KernelFormat, Record
+from pykdext.targets.paging.virtual import VirtualMemory
 from pykdext.targets.protocol import PAGE_BYTES
-from pykdext.targets.virtual import VirtualMemory
 
 MAX_MODULES = 4096
 """No machine loads so many drivers: a longer list is damaged."""

@@ -8,19 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Dict, Iterator, List, Sequence, Tuple
 
-from pykdext.attribution.callees import CalleeResolver
-from pykdext.attribution.callsites import CallSites
+from pykdext.attribution.calls.callees import CalleeResolver
+from pykdext.attribution.calls.callsites import CallSites
+from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
 from pykdext.attribution.flow.function import follow_function
-from pykdext.attribution.followed import CodeRoom, FollowedImage
-from pykdext.attribution.tagsearch import CODE_TABLES, iter_immediates, iter_pieces
-from pykdext.kernel.functiontable import FunctionBounds, FunctionTable
-from pykdext.kernel.image import Image, read_image
+from pykdext.attribution.places.search import CODE_TABLES, iter_immediates, iter_pieces
+from pykdext.images.functiontable import FunctionBounds, FunctionTable
+from pykdext.images.image import Image, read_image
 from pykdext.model import Machine, Module, PoolTag
 from tests.benchmarks.peimages import MappedFile, find_images_folder, find_launchers_folder, load_images, open_images
 from tests.benchmarks.results import MILLISECONDS, OURS, Report, Work, rate_of
 from tests.benchmarks.rounds import time_seconds
-from tests.peimages import CODE, PAGE, Part, build_memory
-from tests.segments import SegmentsTarget
+from tests.helpers.peimages import CODE, PAGE, Part, build_memory
+from tests.helpers.segments import SegmentsTarget
 
 DRIVERS = Path(__file__).resolve().parent.parent.parent / "dumps" / "drivers" / "images"
 

@@ -12,7 +12,7 @@ from pykdext.model import PoolKind, PoolSnapshot, Verdict
 from pykdext.records.logs import load_log
 from tests.benchmarks.results import MILLISECONDS, OURS, Report, Work
 from tests.benchmarks.rounds import ContestantError, run_in_turns, time_seconds
-from tests.poolseries import LEAK, troubled_series
+from tests.helpers.poolseries import LEAK, troubled_series
 
 LOG_COUNT, TAG_COUNT = 200, 2000
 QUICK_TAG_COUNT = 200

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Sequence, Tuple
 
 from dumps.forge import ForgedMachine, forge
-from pykdext.targets.crashdump import open_crashdump
+from pykdext.targets.dump.crashdump import open_crashdump
 from tests.benchmarks.largedumps import PAGE_BYTES, open_descriptor
 from tests.benchmarks.results import OURS, Report, Work, rate_of
 from tests.benchmarks.rounds import ContestantError, run_in_turns, time_seconds

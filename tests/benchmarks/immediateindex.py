@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from pykdext.attribution.immediates import ImageIndex, ImmediateAttributor
-from pykdext.attribution.indexcache import IndexCache
 from pykdext.attribution.knowntags import load_knowntags
-from pykdext.attribution.tagsearch import CODE_TABLES, Piece, iter_immediates
-from pykdext.kernel.image import Image, Section
+from pykdext.attribution.places.cache import IndexCache
+from pykdext.attribution.places.index import ImageIndex, ImmediateAttributor
+from pykdext.attribution.places.search import CODE_TABLES, Piece, iter_immediates
+from pykdext.images.image import Image, Section
 from pykdext.model import Evidence, Machine, PoolTag
 from tests.benchmarks.peimages import (
     MIN_CODE_BYTES,

@@ -38,9 +38,9 @@ class PageReader(ABC):
 
 class PykdextReader(PageReader):
     def __init__(self) -> None:
-        from pykdext.targets.compressed import open_file
-        from pykdext.targets.containers import open_container
-        from pykdext.targets.dumpheader import parse_header
+        from pykdext.targets.dump.compressed import open_file
+        from pykdext.targets.dump.containers import open_container
+        from pykdext.targets.dump.header import parse_header
 
         self._open_file, self._parse_header, self._open_container = open_file, parse_header, open_container
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from pykdext.kernel.image import Image, read_image
+from pykdext.images.image import Image, read_image
 from pykdext.model import Machine, Module
-from tests.segments import SegmentsTarget
+from tests.helpers.segments import SegmentsTarget
 
 PAGE_BYTES = 0x1000
 MAX_IMAGES = 200  # about what a machine has loaded

@@ -13,8 +13,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 from tabulate import tabulate
 
 from dumps.drivers import mingw
-from tests import idioms
 from tests.benchmarks.results import Report
+from tests.helpers import idioms
 
 LEAST_FOUND, LEAST_PROVEN = 13, 9  # of the 14 classical idioms, on each architecture
 

@@ -16,10 +16,10 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 import pytest
 
 from dumps.forge import ForgedMachine, forge
-from pykdext.targets.session import open_session
+from pykdext.targets.session.session import open_session
 from tests.benchmarks.results import OURS, Report, Work, rate_of
 from tests.benchmarks.rounds import ContestantError, run_in_turns, time_seconds
-from tests.fakepykd import VALIDITY, FakePykd
+from tests.helpers.fakepykd import VALIDITY, FakePykd
 
 BYTES_A_SECOND = 80e6
 CALL_SECONDS = 5e-6

@@ -8,9 +8,9 @@ from typing import Callable, Dict
 
 from pykdext.symbols.identity import PdbName
 from pykdext.symbols.pdbfile import PdbSymbols, load_pdb
-from tests import pdbwriter
 from tests.benchmarks.results import MILLISECONDS, OURS, Report, Work
 from tests.benchmarks.rounds import ContestantError, run_in_turns, time_seconds
+from tests.helpers import pdbwriter
 
 _SECONDS_LIMIT = 1.0
 

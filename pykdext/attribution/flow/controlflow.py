@@ -11,8 +11,8 @@ from bisect import bisect_right
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from pykdext.attribution.flow.state import Instruction, InstructionSet, Leads
-from pykdext.kernel.functiontable import FunctionBounds
-from pykdext.kernel.image import Image
+from pykdext.images.functiontable import FunctionBounds
+from pykdext.images.image import Image
 
 MAX_FUNCTION_BYTES = 1 << 20
 """Code of one function that is read."""

@@ -16,8 +16,8 @@ from pykdext.attribution.flow.cells import part
 from pykdext.attribution.flow.controlflow import ControlFlow
 from pykdext.attribution.flow.state import NOTHING_TO_TELL, Call, Instruction, InstructionSet, State, Step
 from pykdext.attribution.flow.values import UNKNOWN, Location, Value, constant
-from pykdext.kernel.functiontable import FunctionBounds
-from pykdext.kernel.image import Image
+from pykdext.images.functiontable import FunctionBounds
+from pykdext.images.image import Image
 from pykdext.model import Machine
 
 MAX_STEPS = 100_000
@@ -42,10 +42,10 @@ def follow_function(image: Image, bounds: FunctionBounds) -> FunctionFlow:
 def open_instruction_set(image: Image) -> InstructionSet[Any]:
     """What knows the instructions of the image's machine."""
     if image.machine is Machine.ARM64:
-        from pykdext.attribution.flow.arm64 import Arm64InstructionSet
+        from pykdext.attribution.flow.arm64.instructionset import Arm64InstructionSet
 
         return Arm64InstructionSet(image)
-    from pykdext.attribution.flow.intel import IntelInstructionSet
+    from pykdext.attribution.flow.intel.instructionset import IntelInstructionSet
 
     return IntelInstructionSet(image)
 

@@ -18,7 +18,7 @@ from pykdext.attribution.flow.values import (
     Value,
     join,
 )
-from pykdext.kernel.image import Image
+from pykdext.images.image import Image
 
 _IMPORT_ADDRESS_DIRECTORY = 12
 

@@ -1,0 +1,162 @@
+"""Which function a call reaches: an import, an export of another image, a function of the same image, or one of KMDF's.
+
+A pointer's name comes from the import tables; where these are discarded, or the pointer is none of theirs (a function
+looked up at run time), from its live value and the exports of the image it points into. Jumps that linkers and Windows
+put in between are followed: import thunks, the dispatcher of control-flow guard, retpolined import calls.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Dict, FrozenSet, Iterable, Optional, Sequence, Union
+
+from pykdext.attribution.calls.allocators import allocator_names, find_allocator
+from pykdext.attribution.calls.kmdf import FrameworkTable, find_framework_table
+from pykdext.attribution.flow.calls import CallSite
+from pykdext.attribution.flow.thunks import read_thunk
+from pykdext.attribution.flow.values import Atom, Constant, FieldRead, ImageRead
+from pykdext.images.exports import read_exports
+from pykdext.images.image import Image
+from pykdext.images.imports import read_imports
+
+MAX_JUMPS = 4
+"""Thunks between a call and the function; more of them are a loop."""
+
+
+@dataclass(frozen=True)
+class Callee:
+    """A function that is called.
+
+    Attributes:
+        name: as it is imported or exported, or None. module: file name of the image it is imported from or lies in.
+        rva: of a function in the calling image, else None; it may be exported and have a name, too.
+    """
+
+    name: Optional[str] = None
+    module: Optional[str] = None
+    rva: Optional[int] = None
+
+
+class CalleeResolver:
+    """Resolves calls among ``images``, all of one system. The tables of an image are parsed when first needed."""
+
+    def __init__(self, images: Sequence[Image]) -> None:
+        self._images = sorted(images, key=lambda image: image.module.base)
+        self._bases = [image.module.base for image in self._images]
+        self._imports: Dict[Image, Dict[int, Callee]] = {}
+        self._exports: Dict[Image, Dict[int, str]] = {}
+        self._frameworks: Dict[Image, Optional[FrameworkTable]] = {}
+
+    def resolve(self, image: Image, site: CallSite) -> Optional[Callee]:
+        """The function that the call of ``image`` reaches, or None if it is not known.
+
+        Of several possibilities it is the one that takes a pool tag, if there is just one such.
+        """
+        callees = []
+        for target in site.target:
+            callee = self._follow(image, target)
+            if callee is None and isinstance(target, (Constant, ImageRead)):
+                # code without a name in another image, or none: a dispatcher, if a register holds a function
+                callees += [self._follow(image, passed) for passed in site.dispatched]
+            else:
+                callees.append(callee)
+        return _choose(callees)
+
+    @cached_property
+    def allocator_addresses(self) -> FrozenSet[int]:
+        """Where the exported functions of the images begin that take a pool tag."""
+        return frozenset(
+            image.module.base + rva
+            for image in self._images
+            for rva, name in self._exports_of(image).items()
+            if find_allocator(name) is not None
+        )
+
+    def allocator_slots(self, image: Image) -> FrozenSet[int]:
+        """The RVAs of the image's pointers through which it calls functions that take a pool tag, by its own tables."""
+        named = [rva for rva, callee in self._imports_of(image).items() if callee.name and find_allocator(callee.name)]
+        table = self._framework_of(image)
+        return frozenset((*named, *(table.slots if table is not None else ())))
+
+    def _follow(self, image: Image, target: Atom) -> Optional[Callee]:
+        """The function behind ``target`` and the jumps that stand before it."""
+        place: Optional[Atom] = target
+        for _ in range(MAX_JUMPS):
+            callee = self._function_at(image, place)
+            if callee is not None:
+                return callee
+            place = _next_place(image, place)
+        return None
+
+    def _function_at(self, image: Image, target: Optional[Atom]) -> Optional[Callee]:
+        if isinstance(target, Constant):
+            rva = target.number - image.module.base
+            return self._own_function(image, rva) if 0 <= rva < image.size else self._exported_at(target.number)
+        imported = self._imports_of(image).get(target.rva) if isinstance(target, ImageRead) else None
+        if imported is None and isinstance(target, (ImageRead, FieldRead)):
+            return self._framework_function(image, target)
+        return imported
+
+    def _own_function(self, image: Image, rva: int) -> Optional[Callee]:
+        """A function of the image itself; None where there is only a jump."""
+        name = self._exports_of(image).get(rva)
+        if name is None and read_thunk(image, rva) is not None:
+            return None
+        return Callee(name, image.module.name, rva)
+
+    def _exported_at(self, address: int) -> Optional[Callee]:
+        """The export of another image at exactly this address."""
+        index = bisect.bisect_right(self._bases, address) - 1
+        if index < 0 or address not in self._images[index].module:
+            return None
+        image = self._images[index]
+        name = self._exports_of(image).get(address - image.module.base)
+        return Callee(name, image.module.name) if name is not None else None
+
+    def _framework_function(self, image: Image, target: Union[ImageRead, FieldRead]) -> Optional[Callee]:
+        table = self._framework_of(image)
+        name = table.function_name(target) if table is not None else None
+        return Callee(name, "Wdf01000.sys") if name is not None else None
+
+    def _framework_of(self, image: Image) -> Optional[FrameworkTable]:
+        if image not in self._frameworks:
+            self._frameworks[image] = find_framework_table(image)
+        return self._frameworks[image]
+
+    def _imports_of(self, image: Image) -> Dict[int, Callee]:
+        """The named slots of the import tables by RVA."""
+        if image not in self._imports:
+            named = [slot for slot in read_imports(image) if slot.name is not None]
+            self._imports[image] = {slot.rva: Callee(slot.name, slot.module or None) for slot in named}
+        return self._imports[image]
+
+    def _exports_of(self, image: Image) -> Dict[int, str]:
+        """The exported names by RVA; of several names for one function the one that takes a pool tag."""
+        if image not in self._exports:
+            exports = read_exports(image)
+            names = {rva: name for name, rva in reversed(list(exports.rvas.items()))}
+            names.update((exports.rvas[name], name) for name in allocator_names() if name in exports.rvas)
+            self._exports[image] = names
+        return self._exports[image]
+
+
+def _choose(callees: Iterable[Optional[Callee]]) -> Optional[Callee]:
+    """The only one of ``callees``; of several the only one that takes a pool tag."""
+    distinct = [callee for callee in dict.fromkeys(callees) if callee is not None]
+    if len(distinct) > 1:
+        distinct = [callee for callee in distinct if callee.name is not None and find_allocator(callee.name)]
+    return distinct[0] if len(distinct) == 1 else None
+
+
+def _next_place(image: Image, target: Optional[Atom]) -> Optional[Atom]:
+    """Where a pointer of the image points, or a jump in the image leads."""
+    if isinstance(target, ImageRead):
+        size = image.machine.pointer_size
+        raw = image.read(target.rva, size) if 0 <= target.rva < image.size and target.size == size else None
+        return Constant(int.from_bytes(raw, "little")) if raw is not None else None
+    if isinstance(target, Constant):
+        rva = target.number - image.module.base
+        return read_thunk(image, rva) if 0 <= rva < image.size else None
+    return None

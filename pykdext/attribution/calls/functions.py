@@ -1,0 +1,76 @@
+"""The functions of an image that were decoded and followed, each at most once."""
+
+from __future__ import annotations
+
+from typing import Dict, Optional
+
+from pykdext.attribution.flow.calls import FunctionFlow
+from pykdext.attribution.flow.function import follow_function
+from pykdext.images.exports import Exports, read_exports
+from pykdext.images.functiontable import FunctionBounds, FunctionTable
+from pykdext.images.image import Image
+
+MAX_FOLLOWED_BYTES = 1 << 18
+"""Code followed in one image, about 60,000 instructions: a packed or hostile driver cannot hold us up."""
+
+MAX_FOLLOWED_IN_ALL_BYTES = 1 << 22
+"""The same for all images of a machine together."""
+
+
+class CodeRoom:
+    """The bytes of code that may still be followed."""
+
+    def __init__(self, size_bytes: int = MAX_FOLLOWED_IN_ALL_BYTES) -> None:
+        self.left_bytes = size_bytes
+
+
+class FollowedImage:
+    """Functions by any address in them, as long as there is ``room``, which images share.
+
+    The image's warnings tell if some were left out for the limits.
+    """
+
+    def __init__(self, image: Image, room: CodeRoom) -> None:
+        self.image = image
+        self._room = room
+        self._functions = FunctionTable(image)
+        self._flows: Dict[int, Optional[FunctionFlow]] = {}
+        self._room_bytes = MAX_FOLLOWED_BYTES
+        self._exports: Optional[Exports] = None
+
+    def find_bounds(self, rva: int) -> Optional[FunctionBounds]:
+        """The function around ``rva``, or None if none is known there."""
+        return self._functions.find(rva)
+
+    def find_flow(self, rva: int) -> Optional[FunctionFlow]:
+        """The flow of the function around ``rva``; None if no function is known there or the limit is reached."""
+        bounds = self.find_bounds(rva)
+        if bounds is None:
+            return None
+        if bounds.start_rva not in self._flows:
+            self._flows[bounds.start_rva] = self._follow(bounds)
+        return self._flows[bounds.start_rva]
+
+    def find_name(self, start_rva: int) -> Optional[str]:
+        """The exported name of a function, or None."""
+        if self._exports is None:
+            self._exports = read_exports(self.image)
+        return self._exports.name_at(start_rva)
+
+    def _follow(self, bounds: FunctionBounds) -> Optional[FunctionFlow]:
+        name = self.image.module.name
+        if bounds.size_bytes > min(self._room_bytes, self._room.left_bytes):
+            limit = f"{MAX_FOLLOWED_BYTES >> 10} KiB of one image, {MAX_FOLLOWED_IN_ALL_BYTES >> 20} MiB in all"
+            self._warn(f"{name}: not all functions with such tags were followed to their calls (limit: {limit})")
+            return None
+        self._room_bytes -= bounds.size_bytes
+        self._room.left_bytes -= bounds.size_bytes
+        try:
+            return follow_function(self.image, bounds)
+        except ImportError as error:  # capstone's library is made for each system: an installation can lack it
+            self._warn(f"{name}: its functions cannot be decoded ({error}). Hint: pip install capstone")
+            return None
+
+    def _warn(self, text: str) -> None:
+        if text not in self.image.warnings:
+            self.image.warnings.append(text)

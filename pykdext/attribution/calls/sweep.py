@@ -1,0 +1,176 @@
+"""The search for tags that stand nowhere: those that code makes of other numbers.
+
+Compilers make the second of two tags out of the first (``and``, ``add`` of their difference), and a structure's member
+by a shift. To follow every function that calls an allocator would take seconds a driver. Instead the functions are
+found that call one, or call such a function, and whose instructions hold numbers that the tag can be made of. To follow
+these few then tells whether it is made, and where it goes.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from itertools import islice
+from typing import Dict, Iterable, Iterator, List, Protocol, Set, Tuple
+
+from pykdext.attribution.calls.callees import CalleeResolver
+from pykdext.attribution.calls.callsites import MAX_WRAPPERS, TAG_MASK
+from pykdext.attribution.calls.directcalls import find_direct_calls
+from pykdext.attribution.calls.functions import FollowedImage
+from pykdext.attribution.calls.references import find_references
+from pykdext.attribution.flow.thunks import read_thunk
+from pykdext.attribution.places.tagencodings import TAG, TAG_BYTES
+from pykdext.images.functiontable import FunctionBounds
+from pykdext.images.image import Image
+from pykdext.model import PROTECTED_POOL, Machine, PoolTag
+
+MAX_CALLER_BYTES = 512 << 10
+"""Code kept of one image."""
+
+MAX_POINTERS = 512
+"""Copies of allocators' addresses in the data of one image whose readers are looked for; drivers have few."""
+
+MAX_SEARCHED_BYTES = 8 << 20
+"""Code of an image in which wrappers of allocators are looked for; in a larger one only what calls these directly."""
+
+_BEFORE_JUMP_BYTES = 4
+"""Of a thunk's first instruction, where that does not read the pointer: ``endbr64`` or ``adrp``."""
+
+_LOWER_BYTES = 2
+"""Of a pointer: those that tell the functions of one image apart, together with few of the upper bytes."""
+
+_TAG_ANYWHERE = re.compile(rb"(?=(" + TAG + rb"))", re.DOTALL)
+_HALF_BITS = 16
+_ONE_CHARACTER = frozenset(change << shift for shift in range(0, 8 * TAG_BYTES, 8) for change in range(1, 0x100))
+"""How two numbers differ, bit by bit, that have three bytes in common."""
+
+
+class AllocatorCallers:
+    """The functions of an image that call allocators, themselves or through at most ``MAX_WRAPPERS`` others.
+
+    Attributes:
+        code_bytes: their code, as far as it is kept. is_cut: some are missing, for the limits or for ``room_bytes``.
+    """
+
+    def __init__(self, followed: FollowedImage, resolver: CalleeResolver, room_bytes: int = MAX_CALLER_BYTES) -> None:
+        self.code_bytes = 0
+        self.is_cut = False
+        self._image = followed.image
+        self._followed = followed
+        self._room_bytes = min(room_bytes, MAX_CALLER_BYTES)
+        self._numbers: Dict[int, _Numbers] = {}
+        if room_bytes > 0:
+            self._collect(resolver)
+            self._image.release()
+        else:
+            self.is_cut = True
+
+    def find_makers(self, tag: PoolTag) -> Tuple[int, ...]:
+        """The entries of those that hold numbers of which ``tag`` can be made, with or without PROTECTED_POOL."""
+        number = tag.key & TAG_MASK
+        return tuple(start_rva for start_rva, numbers in self._numbers.items() if numbers.can_make(number))
+
+    def _collect(self, resolver: CalleeResolver) -> None:
+        """Go from the allocators to their callers, and on to the callers of these."""
+        image = self._image
+        addresses = [address for address in resolver.allocator_addresses if address not in image.module]
+        pointers = list(islice(_iter_pointers(image, addresses), MAX_POINTERS + 1))
+        self.is_cut = self.is_cut or len(pointers) > MAX_POINTERS
+        slots = {*resolver.allocator_slots(image), *pointers[:MAX_POINTERS]}
+        readers = [rva for found in find_references(image, slots).values() for rva in found]
+        starts = {start for rva in readers for start in (rva, rva - _BEFORE_JUMP_BYTES)}
+        targets = {start for start in starts if read_thunk(image, start) is not None}
+        targets.update(address - image.module.base for address in addresses)
+        found = self._keep((*readers, *find_direct_calls(image, targets)))
+        if sum(section.size for section in image.sections if section.executable) > MAX_SEARCHED_BYTES:
+            self.is_cut = True
+            return
+        for _ in range(MAX_WRAPPERS):
+            found = self._keep(find_direct_calls(image, found))
+
+    def _keep(self, places: Iterable[int]) -> Set[int]:
+        """Keep the functions around ``places``; the entries of those that are new."""
+        new: Set[int] = set()
+        for rva in sorted(places):
+            bounds = self._followed.find_bounds(rva)
+            if bounds is None or bounds.start_rva in self._numbers:
+                continue
+            if self.code_bytes + bounds.size_bytes > self._room_bytes:
+                self.is_cut = True
+                continue
+            self.code_bytes += bounds.size_bytes
+            code = _read_code(self._image, bounds)
+            is_arm64 = self._image.machine is Machine.ARM64
+            self._numbers[bounds.start_rva] = _Arm64Numbers(code) if is_arm64 else _IntelNumbers(code)
+            new.add(bounds.start_rva)
+        return new
+
+
+class _Numbers(Protocol):
+    """The numbers in a function's instructions."""
+
+    def can_make(self, number: int) -> bool:
+        """Whether the tag ``number``, or that with PROTECTED_POOL, can be the result of few instructions with them."""
+
+
+class _IntelNumbers:
+    """Whatever four bytes of x86 and x64 code may be an operand."""
+
+    def __init__(self, code: bytes) -> None:
+        self._code = code
+        tags = (match.group(1) for match in _TAG_ANYWHERE.finditer(code))
+        self._bases = {int.from_bytes(tag, "little") & TAG_MASK for tag in tags}
+
+    def can_make(self, number: int) -> bool:
+        """By a shift, by a change of one character, or by the difference to another tag, which must be there, too."""
+        return self._holds_shifted(number) or any(
+            base ^ number in _ONE_CHARACTER or self._holds(number - base) or self._holds(number ^ base)
+            for base in self._bases
+        )
+
+    def _holds_shifted(self, number: int) -> bool:
+        zero_bits = (number & -number).bit_length() - 1
+        shifted = (tag >> max(zero_bits, 0) for tag in (number, number | PROTECTED_POOL))
+        return any(tag.to_bytes(TAG_BYTES, "little") in self._code for tag in shifted)
+
+    def _holds(self, difference: int) -> bool:
+        """By the lower three bytes: the last one depends on PROTECTED_POOL."""
+        return (difference & 0xFFFFFF).to_bytes(3, "little") in self._code
+
+
+class _Arm64Numbers:
+    """The halves that ``movz`` and ``movk`` put into registers."""
+
+    def __init__(self, code: bytes) -> None:
+        words = (word for (word,) in struct.iter_unpack("<I", code[: len(code) & -4]))
+        halves = {(word >> 21 & 1, word >> 5 & 0xFFFF) for word in words if word & 0x5F800000 == 0x52800000}
+        self._lower = {half for is_upper, half in halves if not is_upper}
+        self._upper = {half & TAG_MASK >> _HALF_BITS for is_upper, half in halves if is_upper}
+
+    def can_make(self, number: int) -> bool:
+        """Where one half of the tag is there: tags of one driver mostly begin, or end, with the same characters."""
+        return number & 0xFFFF in self._lower or number >> _HALF_BITS in self._upper
+
+
+def _iter_pointers(image: Image, addresses: List[int]) -> Iterator[int]:
+    """The RVAs of pointers in data to one of ``addresses``, which share few upper halves."""
+    size = image.machine.pointer_size
+    fitting = (address for address in addresses if not address >> 8 * size)  # the image may be of another architecture
+    pointers = {address.to_bytes(size, "little") for address in fitting}
+    uppers = {pointer[_LOWER_BYTES:] for pointer in pointers}
+    for section in image.sections:
+        if not section.holds_data or not section.initialised or image.is_resource(section):
+            continue
+        for rva, data in image.iter_present(section):
+            for upper in uppers:
+                end = data.find(upper, _LOWER_BYTES)
+                while end >= 0:
+                    start = end - _LOWER_BYTES
+                    if (rva + start) % size == 0 and data[start : start + size] in pointers:
+                        yield rva + start
+                    end = data.find(upper, end + 1)
+
+
+def _read_code(image: Image, bounds: FunctionBounds) -> bytes:
+    """What is in memory of a function."""
+    return b"".join(code for start, end in bounds.ranges for _, code in image.iter_range(start, end - start))

@@ -1,0 +1,3 @@
+"""ARM64 code, followed: its decoder, registers, memory and instructions."""
+
+from __future__ import annotations

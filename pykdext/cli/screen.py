@@ -1,0 +1,125 @@
+"""Where output goes: a terminal, a pipe, or the command window of a debugger."""
+
+from __future__ import annotations
+
+import ntpath
+import os
+import shutil
+import sys
+import textwrap
+from typing import Any, ContextManager, Protocol
+
+from pykdext.printable import LINE_END, make_printable
+from pykdext.progress import LineProgress, ReportProgress, TerminalProgress
+from pykdext.report.dml import OWN_COMMAND, Dml, iter_pieces
+from pykdext.report.markup import PLAIN, Markup
+from pykdext.targets.session.debugger import find_debugger
+
+SPARKS = frozenset("\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588")
+"""The only characters beyond ASCII that are ever shown, where the terminal can."""
+
+_WINDOW_COLUMNS = 100
+
+
+class Screen(Protocol):
+    """What the commands know of the place they write to."""
+
+    columns: int
+    unicode: bool
+    markup: Markup
+    takes_documents: bool
+    """Whether what is written may be a file for a program: nobody reads along."""
+
+    def write(self, text: str, marked: bool = False) -> None:
+        """Show text; ``marked``: it is in ``markup``."""
+
+    def write_document(self, text: str) -> None:
+        """The contents of a file with line ends of its own."""
+
+    def write_error(self, line: str) -> None:
+        """Show a line beside the output."""
+
+    def watch(self) -> ContextManager[ReportProgress]:
+        """Show the progress of what is done in the block."""
+
+
+class TerminalScreen:
+    """Standard output and standard error."""
+
+    markup: Markup = PLAIN
+
+    def __init__(self) -> None:
+        self.columns = shutil.get_terminal_size((_WINDOW_COLUMNS, 25)).columns
+        self.takes_documents = not sys.stdout.isatty()
+        self.unicode = sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf")
+
+    def write(self, text: str, marked: bool = False) -> None:
+        """Plain text; the same, marked or not."""
+        sys.stdout.write(make_printable(text, LINE_END | SPARKS if self.unicode else LINE_END))
+        sys.stdout.flush()
+
+    def write_document(self, text: str) -> None:
+        """UTF-8 as it is into a file or another program, harmless text for a person."""
+        if self.takes_documents:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(text.encode("utf-8"))
+            sys.stdout.buffer.flush()
+        else:
+            self.write(text.replace("\r\n", "\n"))
+
+    def write_error(self, line: str) -> None:
+        """On standard error."""
+        sys.stderr.write(make_printable(line) + "\n")
+
+    def watch(self) -> ContextManager[ReportProgress]:
+        """A bar."""
+        return TerminalProgress()
+
+
+class DebuggerScreen:
+    """The command window of a debugger, by pykd: DML in pieces, 100 columns, no cursor to move."""
+
+    columns = _WINDOW_COLUMNS
+    unicode = False
+    takes_documents = False
+
+    def __init__(self, pykd: Any) -> None:
+        self._pykd = pykd
+        self.markup: Markup = Dml(_find_own_command())
+
+    def write(self, text: str, marked: bool = False) -> None:
+        """Piece by piece, as pykd cuts what is long."""
+        for piece in iter_pieces(make_printable(text), marked):
+            self._pykd.dprint(piece, marked)
+
+    def write_document(self, text: str) -> None:
+        """Text like any other."""
+        self.write(text.replace("\r\n", "\n"))
+
+    def write_error(self, line: str) -> None:
+        """Text like any other: there is one window. It has no room for long lines."""
+        folded = textwrap.wrap(make_printable(line), self.columns, subsequent_indent="  ", break_on_hyphens=False)
+        self.write("".join(f"{part}\n" for part in folded))
+
+    def watch(self) -> ContextManager[ReportProgress]:
+        """A line every few seconds."""
+        return LineProgress(self.write_error)
+
+
+def open_screen() -> Screen:
+    """The debugger's command window if one runs this script, else standard output."""
+    pykd = find_debugger()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # a shell closed it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the life of the process
+    return TerminalScreen() if pykd is None else DebuggerScreen(pykd)
+
+
+def silence_output() -> None:
+    """Let standard output lead nowhere: its reader went away."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _find_own_command() -> str:
+    """What was typed to start this: ``!py -m pykdext`` works without the scripts folder on PATH."""
+    return "!py -m pykdext" if ntpath.basename(sys.argv[0]) == "__main__.py" else OWN_COMMAND

@@ -1,0 +1,225 @@
+"""Where functions begin that no unwind table tells of: all of x86, and the leaves of x64 and ARM64.
+
+Compilers fill the space between functions with breakpoints or with instructions that do nothing, align what follows,
+and refer to a function by a call, by its address, or by an export. The encodings are those of Intel's and Arm's
+manuals; the prologues those that MSVC, clang and gcc give to x86 functions with a frame.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+import struct
+from typing import Container, Dict, Iterator, List, Optional, Pattern, Sequence, Tuple
+
+from pykdext.images.exports import read_exports
+from pykdext.images.image import Image
+
+MAX_STARTS = 1 << 19
+"""Of one image; the largest x86 kernels have about 20,000 functions."""
+
+Pieces = Sequence[Tuple[int, bytes]]
+"""Code in memory: ``(rva, bytes)``, ascending, disjoint."""
+
+_ALIGNMENT = 16
+
+_FILLER = re.compile(
+    rb"(?:\xcc"
+    rb"|\x66{0,10}\x2e?\x0f\x1f(?:\x00|\x40\x00|\x44\x00\x00|\x80\x00{4}|\x84\x00{5})"  # nop of 3 to 15 bytes
+    rb"|\x66{0,2}\x90"
+    rb"|\x8d(?:\x76\x00|\x49\x00|\x74\x26\x00|\x64\x24\x00|\xb6\x00{4}|\xb4\x26\x00{4}|\xa4\x24\x00{4})"  # lea r, [r]
+    rb")+"
+)
+
+_ENDS = re.compile(
+    rb"(?:\xc3|\xc2..|\xe9....|\xeb.|\xff\x25....|\xff[\xe0-\xe7]|\x0f\x0b)\Z",  # ret, ret n, jmp, ud2
+    re.DOTALL,
+)
+_LONGEST_END = 6
+
+_PROLOGUE = re.compile(
+    rb"(?:\x8b\xff)?\x55(?:\x8b\xec|\x89\xe5)"  # mov edi, edi; push ebp; mov ebp, esp
+    rb"|\x6a.\x68....\xe8"  # push size; push table; call of the compiler's exception prologue
+    rb"|[\x53\x56\x57\x55][\x53\x56\x57\x55]\x8b",
+    re.DOTALL,
+)
+
+_BREAKPOINT = 0xCC
+_CALL = re.compile(rb"\xe8(?=(.{4}))", re.DOTALL)
+_LONG_JUMP = re.compile(rb"\x0f[\x80-\x8f](?=(.{4}))", re.DOTALL)
+_SHORT_JUMP = re.compile(rb"[\x70-\x7f\xeb](?=(.))", re.DOTALL)
+_SHORT_REACH = 130
+
+_ARM64_FILLER = frozenset({0, 0xD503201F, 0xD43E0000})  # zeros, nop, brk 0xf000
+_ARM64_RETURNS = frozenset({0xD65F03C0, 0xD65F0BFF, 0xD65F0FFF})  # ret, retaa, retab
+_ARM64_JUMP = 0x05  # b: the upper six bits
+
+
+def read_code(image: Image) -> Pieces:
+    """The executable sections, as far as they are in memory."""
+    return [piece for section in image.sections if section.executable for piece in image.iter_present(section)]
+
+
+def find_x86_starts(image: Image) -> List[int]:
+    """Where functions seem to begin in an x86 image: RVAs, ascending."""
+    code = _Code(read_code(image))
+    starts = {rva + _filler_bytes(piece) for rva, piece in code.pieces}
+    starts.update(rva for rva in set(_iter_targets(code.pieces, _CALL)) if code.may_begin(rva))
+    starts.update(rva for rva in (image.entry_rva, *read_exports(image).rvas.values()) if rva and code.holds(rva))
+    starts.update(rva for rva in _iter_pointers(image, code.pieces) if code.begins_clearly(rva))
+    starts.update(_iter_filled_starts(code.pieces, starts))
+    return sorted(starts)[:MAX_STARTS]
+
+
+def find_call_targets(pieces: Pieces) -> List[int]:
+    """What x64 code seems to call directly: RVAs, ascending."""
+    return sorted(set(_iter_targets(pieces, _CALL)))
+
+
+def find_x64_leaves(code: bytes, rva: int, call_targets: Sequence[int]) -> List[int]:
+    """Where functions begin in x64 code at ``rva`` that no unwind table tells of; the first behind its filling."""
+    gap = _Code([(rva, code)])
+    first = rva + _filler_bytes(code)
+    called = call_targets[bisect.bisect(call_targets, first) : bisect.bisect_left(call_targets, rva + len(code))]
+    starts = {first, *(target for target in called if gap.may_begin(target))}
+    starts.update(start for start in _iter_filled_starts(gap.pieces, starts) if start > first)
+    return sorted(starts)
+
+
+def find_arm64_starts(code: bytes, rva: int) -> List[int]:
+    """Where functions begin in ARM64 code at ``rva`` that is known to begin with one.
+
+    A function ends with the return or jump that no branch before it passes over.
+    """
+    starts: List[int] = []
+    reached = begin = -1
+    for index, (word,) in enumerate(struct.iter_unpack("<I", code[: len(code) & -4])):
+        place = rva + 4 * index
+        if begin < 0:
+            if word in _ARM64_FILLER:
+                continue
+            begin = reached = place
+            starts.append(place)
+        target = _arm64_branch_target(word, place)
+        if target is not None and begin <= target < rva + len(code):
+            reached = max(reached, target)
+        if place >= reached and (word in _ARM64_RETURNS or word >> 26 == _ARM64_JUMP):
+            begin = -1
+    return starts
+
+
+def _arm64_branch_target(word: int, place: int) -> Optional[int]:
+    """Where a direct branch (not a call) goes; None for every other instruction."""
+    if word >> 26 == _ARM64_JUMP:
+        field, bits = word, 26
+    elif word >> 24 in (0x54, 0x34, 0x35, 0xB4, 0xB5):  # b.cond, cbz, cbnz
+        field, bits = word >> 5, 19
+    elif word >> 24 & 0x7E == 0x36:  # tbz, tbnz
+        field, bits = word >> 5, 14
+    else:
+        return None
+    field &= (1 << bits) - 1
+    return place + 4 * (field - (field >> (bits - 1) << bits))
+
+
+class _Code:
+    """Code with questions about the bytes around a place."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self.pieces = pieces
+        self._starts = [rva for rva, _ in pieces]
+
+    def holds(self, rva: int) -> bool:
+        """Whether code is in memory at ``rva``."""
+        index = bisect.bisect_right(self._starts, rva) - 1
+        return index >= 0 and rva < self._starts[index] + len(self.pieces[index][1])
+
+    def may_begin(self, rva: int) -> bool:
+        """Whether a function that seems called can begin here: aligned, behind an end or filling, or by its looks."""
+        return self.holds(rva) and (rva % _ALIGNMENT == 0 or self._follows_an_end(rva) or self.begins_clearly(rva))
+
+    def begins_clearly(self, rva: int) -> bool:
+        """Whether a function begins here even if only some number happens to be this address."""
+        if not self.holds(rva):
+            return False
+        base, piece = self.pieces[bisect.bisect_right(self._starts, rva) - 1]
+        offset = rva - base
+        return offset == 0 or piece[offset - 1] == _BREAKPOINT or _PROLOGUE.match(piece, offset) is not None
+
+    def _follows_an_end(self, rva: int) -> bool:
+        base, piece = self.pieces[bisect.bisect_right(self._starts, rva) - 1]
+        return _is_behind_an_end(piece, rva - base)
+
+
+def _filler_bytes(code: bytes) -> int:
+    """How many bytes of filling ``code`` begins with."""
+    filler = _FILLER.match(code)
+    return filler.end() if filler else 0
+
+
+def _iter_filled_starts(pieces: Pieces, known: Container[int]) -> Iterator[int]:
+    """What follows filling: breakpoints up to an aligned place, or the end of a function and any filling.
+
+    A lone breakpoint needs such an end before it: the byte is common in operands. Compilers align the targets of jumps
+    too: what is jumped to is no function, unless it is ``known`` to be one.
+    """
+    jumped_to = set(_iter_targets(pieces, _LONG_JUMP))
+    for rva, code in pieces:
+        for filler in _FILLER.finditer(code):
+            start, end = filler.span()
+            place = rva + end
+            if end == len(code) or place in known or place in jumped_to:
+                continue
+            if code[start] == _BREAKPOINT:
+                is_run = end - start > 1
+                begins = (is_run and place % _ALIGNMENT == 0) or _is_behind_an_end(code, start)
+            else:
+                begins = _is_behind_an_end(code, start) and not _is_jumped_to(code, end)
+            if begins:
+                yield place
+
+
+def _is_behind_an_end(code: bytes, offset: int) -> bool:
+    return _ENDS.search(code[max(offset - _LONGEST_END, 0) : offset]) is not None
+
+
+def _is_jumped_to(code: bytes, offset: int) -> bool:
+    """Whether some short jump around ``offset`` leads there, by the bytes that it would have."""
+    jumps = _SHORT_JUMP.finditer(code, max(offset - _SHORT_REACH, 0), offset + _SHORT_REACH)
+    return any(jump.end() + 1 + int.from_bytes(jump.group(1), "little", signed=True) == offset for jump in jumps)
+
+
+def _iter_targets(code: Pieces, instruction: Pattern[bytes]) -> Iterator[int]:
+    """Where the instructions lead that ``instruction`` finds; its group is their 32-bit displacement."""
+    for rva, piece in code:
+        for found in instruction.finditer(piece):
+            displacement = found.group(1)
+            if displacement != b"\0\0\0\0":  # how position-independent x86 code asks for its own address
+                yield rva + found.end() + 4 + int.from_bytes(displacement, "little", signed=True)
+
+
+def _iter_pointers(image: Image, code: Pieces) -> Iterator[int]:
+    """What data (aligned) and instructions (anywhere) hold that may be an address in code."""
+    base = image.module.base
+    for section in image.sections:
+        if section.holds_data and section.initialised and not image.is_resource(section):
+            for rva, data in image.iter_present(section):
+                aligned = data[-rva % 4 :]
+                yield from (number - base for (number,) in struct.iter_unpack("<I", aligned[: len(aligned) & -4]))
+    if code:
+        first, last = base + code[0][0], base + code[-1][0] + len(code[-1][1])
+        pointer = _pointer_pattern(first, last)
+        for _, piece in code:
+            yield from (int.from_bytes(match.group(1), "little") - base for match in pointer.finditer(piece))
+
+
+def _pointer_pattern(first: int, last: int) -> Pattern[bytes]:
+    """Four bytes whose upper two can be those of an address from ``first`` to ``last``."""
+    uppers = range(first >> 16, (last >> 16) + 1)
+    by_top: Dict[int, List[int]] = {}
+    for upper in uppers:
+        by_top.setdefault(upper >> 8 & 0xFF, []).append(upper & 0xFF)
+    choices = b"|".join(
+        b"[\\x%02x-\\x%02x]\\x%02x" % (thirds[0], thirds[-1], top) for top, thirds in sorted(by_top.items())
+    )
+    return re.compile(b"(?=(.{2}(?:" + choices + b")))", re.DOTALL)

@@ -1,0 +1,281 @@
+"""Executable images as they lie in kernel memory: mapped by RVA, with holes where pages are discarded or paged out.
+
+Layouts are those of the PE format specification (WDK and Microsoft's "PE Format" page). A dump cannot be trusted and a
+driver may lie in its headers, so nothing here raises for what the image says: what cannot be used is left out and said
+in ``Image.warnings``.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+from pykdext.images.debugdirectory import DebugDirectory, PdbIdentity, link_time, read_debug_directory
+from pykdext.images.headers import PeHeaderError, SectionHeader, read_pe_headers
+from pykdext.images.versioninfo import read_version
+from pykdext.model import ImageVersion, Machine, Module
+from pykdext.targets.protocol import PAGE_BYTES, Target
+
+MAX_IMAGE_BYTES = 256 << 20
+"""No more of one image is looked at; the largest drivers (display) have about 110 MB."""
+
+_RESOURCE_DIRECTORY, _DEBUG_DIRECTORY = 2, 6
+
+_NO_KERNEL_SUBSYSTEMS = frozenset((2, 3, 7, *range(9, 17)))  # windows, console, POSIX, Windows CE, EFI, game console
+
+_CODE, _UNINITIALISED, _DISCARDABLE, _EXECUTE, _WRITE = 0x20, 0x80, 0x02000000, 0x20000000, 0x80000000
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of an image: ``size`` in bytes from ``rva``, clipped so that no two sections share a byte.
+
+    ``known`` is false for the one section that stands for an image whose headers cannot be read: its bytes may be
+    code or data.
+    """
+
+    name: str
+    rva: int
+    size: int
+    executable: bool
+    writable: bool
+    initialised: bool
+    discardable: bool
+    known: bool = True
+
+    @property
+    def holds_data(self) -> bool:
+        """Not code, as far as is known."""
+        return not (self.executable and self.known)
+
+
+class Image:
+    """A mapped image. Memory is read once, when first asked for, and kept until :meth:`release`.
+
+    Attributes:
+        module: the loader's entry. size: bytes that are looked at. machine, timestamp, checksum, entry_rva: from the
+        headers; where these cannot be read, the target's machine, and None for the others. sections: by ascending RVA.
+        warnings: what was wrong or missing, one line each.
+    """
+
+    def __init__(self, target: Target, module: Module) -> None:
+        self.module = module
+        self.warnings: List[str] = []
+        self.machine: Machine = target.machine
+        self.timestamp: Optional[int] = None
+        self.checksum: Optional[int] = None
+        self.entry_rva: Optional[int] = None
+        self._subsystem = 0
+        self.size = min(module.size, MAX_IMAGE_BYTES)
+        self._target = target
+        self._asked: List[Tuple[int, int]] = []
+        self._pieces: List[Tuple[int, bytes]] = []
+        self._directories: Tuple[Tuple[int, int], ...] = ()
+        self.sections = self._read_headers()
+
+    def read(self, rva: int, size: int) -> Optional[bytes]:
+        """All ``size`` bytes at ``rva``, or None where one of them is not in memory or not of the image."""
+        piece, offset = self._find_piece(rva)
+        data = piece[offset : offset + size]
+        if len(data) == size and rva + size <= self.size:
+            return data
+        pieces = list(self.iter_range(rva, size))
+        return pieces[0][1] if len(pieces) == 1 and len(pieces[0][1]) == size else None
+
+    def read_text(self, rva: int, max_bytes: int) -> Optional[str]:
+        """The text at ``rva`` up to its NUL; None where it is not in memory, empty, longer or not printable ASCII."""
+        piece, offset = self._find_piece(rva)
+        end = piece.find(b"\0", offset, offset + max_bytes + 1)
+        if end < 0:
+            piece_rva, piece = next(self.iter_range(rva, max_bytes + 1), (rva, b""))
+            offset, end = 0, piece.find(b"\0") if piece_rva == rva else -1
+        text = piece[offset : max(end, offset)].decode("latin-1")
+        return text if text.isascii() and text.isprintable() and text else None
+
+    def iter_present(self, section: Section) -> Iterator[Tuple[int, bytes]]:
+        """The parts of ``section`` that are in memory as ``(rva, bytes)``, ascending, each as long as it can be."""
+        return self.iter_range(section.rva, section.size)
+
+    def iter_range(self, rva: int, size: int) -> Iterator[Tuple[int, bytes]]:
+        """What is in memory of a range, as ``iter_present`` gives it."""
+        stop = min(rva + size, self.size)
+        self._fetch(rva, stop)
+        joined: List[bytes] = []
+        joined_rva = joined_end = -1
+        index = max(bisect.bisect_left(self._pieces, (rva, b"")) - 1, 0)  # the piece before may reach into the range
+        for piece_rva, piece in self._pieces[index:]:
+            if piece_rva >= stop:
+                break
+            start, end = max(piece_rva, rva), min(piece_rva + len(piece), stop)
+            if start >= end:
+                continue
+            if start != joined_end and joined:
+                yield joined_rva, b"".join(joined)
+                joined = []
+            if not joined:
+                joined_rva = start
+            joined.append(piece[start - piece_rva : end - piece_rva])
+            joined_end = end
+        if joined:
+            yield joined_rva, b"".join(joined)
+
+    def release(self) -> None:
+        """Forget the memory that was read; what was parsed from it stays."""
+        self._asked.clear()
+        self._pieces.clear()
+
+    def directory(self, index: int) -> Tuple[int, int]:
+        """RVA and size of a data directory by its number in the PE format; ``(0, 0)`` where the image has none."""
+        return self._directories[index] if index < len(self._directories) else (0, 0)
+
+    @cached_property
+    def _debug_directory(self) -> DebugDirectory:
+        return read_debug_directory(self.read, *self.directory(_DEBUG_DIRECTORY))
+
+    @property
+    def pdb(self) -> Optional[PdbIdentity]:
+        """Identity of the PDB from the debug directory (CodeView record ``RSDS``), or None."""
+        return self._debug_directory.pdb
+
+    @cached_property
+    def version(self) -> ImageVersion:
+        """The version resource, as far as it is in memory, and when the image was linked."""
+        rva, size = self.directory(_RESOURCE_DIRECTORY)
+        version = read_version(self.read, rva) if size else ImageVersion()
+        if self.timestamp is None or self._debug_directory.is_reproducible:
+            return version
+        return replace(version, built_at=link_time(self.timestamp))
+
+    @property
+    def is_user_mode(self) -> bool:
+        """Whether the headers name a subsystem that the kernel has none of, and the image is not in the kernel's half.
+
+        The file of a driver that was linked without a word on this says the same.
+        """
+        is_in_kernel_half = self.module.base >> (8 * self.machine.pointer_size - 1)
+        return self._subsystem in _NO_KERNEL_SUBSYSTEMS and not is_in_kernel_half
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether the sections are known from the headers."""
+        return all(section.known for section in self.sections)
+
+    def is_resource(self, section: Section) -> bool:
+        """Whether ``section`` holds the image's resources: texts and pictures, never variables."""
+        rva, size = self.directory(_RESOURCE_DIRECTORY)
+        return size > 0 and section.rva <= rva < section.rva + section.size
+
+    def _read_headers(self) -> Tuple[Section, ...]:
+        """The sections by the headers; on failure one unknown section for the whole image."""
+        if self.size == 0:
+            self.size = PAGE_BYTES  # the loader entry's size is missing: enough to read what the headers say
+        try:
+            headers = read_pe_headers(self.read)
+        except PeHeaderError as error:
+            return self._refuse_headers(str(error))
+        self.timestamp = headers.timestamp
+        self.checksum = headers.checksum
+        self.entry_rva = headers.entry_rva
+        self._subsystem = headers.subsystem
+        if headers.machine is not None:
+            self.machine = headers.machine
+        else:
+            self.warnings.append(f"{self.module.name}: unknown machine 0x{headers.machine_code:04x}")
+        self._directories = headers.directories
+        self._settle_size(headers.image_bytes)
+        if len(headers.sections) < headers.section_count:
+            found = f"{headers.section_count} sections announced, {len(headers.sections)} read"
+            self.warnings.append(f"{self.module.name}: {found}")
+        return self._clip_sections(headers.sections) or self._refuse_headers("no usable section")
+
+    def _refuse_headers(self, reason: str) -> Tuple[Section, ...]:
+        self.warnings.append(f"{self.module.name}: headers not usable ({reason}): sections unknown")
+        return (Section("", 0, self.size, True, True, True, False, known=False),)
+
+    def _settle_size(self, header_image_bytes: int) -> None:
+        """The loader's size rules; the header's is a fallback and a cross-check."""
+        if self.module.size == 0:
+            self.size = min(header_image_bytes, MAX_IMAGE_BYTES)
+        elif _page_up(header_image_bytes) != _page_up(self.module.size):
+            self.warnings.append(
+                f"{self.module.name}: SizeOfImage 0x{header_image_bytes:x} in the headers,"
+                f" 0x{self.module.size:x} in the module list"
+            )
+
+    def _clip_sections(self, headers: Sequence[SectionHeader]) -> Tuple[Section, ...]:
+        """Sections by ascending RVA, within the image, each clipped to begin where the one before ends."""
+        sections: List[Section] = []
+        end = 0
+        for header in sorted(headers, key=lambda header: header.rva):
+            size = header.virtual_bytes or header.raw_bytes
+            start, stop = max(header.rva, end), min(header.rva + size, self.size)
+            if start != header.rva or stop != header.rva + size:
+                self.warnings.append(
+                    f"{self.module.name}: section {header.name!r} at 0x{header.rva:x}, 0x{size:x} bytes:"
+                    " overlaps another or leaves the image"
+                )
+            if start >= stop:
+                continue
+            flags = header.characteristics
+            executable = bool(flags & (_EXECUTE | _CODE))
+            sections.append(
+                Section(
+                    header.name,
+                    start,
+                    stop - start,
+                    executable=executable,
+                    writable=bool(flags & _WRITE),
+                    initialised=not flags & _UNINITIALISED,
+                    discardable=bool(flags & _DISCARDABLE),
+                )
+            )
+            end = stop
+        return tuple(sections)
+
+    def _find_piece(self, rva: int) -> Tuple[bytes, int]:
+        """What was read already around ``rva``, and the offset in it; no bytes if nothing was."""
+        index = bisect.bisect_left(self._pieces, (rva + 1,)) - 1
+        if index < 0:
+            return b"", 0
+        piece_rva, piece = self._pieces[index]
+        return piece, rva - piece_rva
+
+    def _fetch(self, rva: int, stop: int) -> None:
+        """Read the pages of ``[rva, stop)`` that were never asked for."""
+        start, stop = rva - rva % PAGE_BYTES, min(_page_up(stop), _page_up(self.size))
+        gaps: List[Tuple[int, int]] = []
+        for asked_start, asked_stop in self._asked:
+            if start < min(asked_start, stop):
+                gaps.append((start, min(asked_start, stop)))
+            start = max(start, asked_stop)
+        if start < stop:
+            gaps.append((start, stop))
+        base = self.module.base
+        for gap_start, gap_stop in gaps:
+            present = self._target.read_present(base + gap_start, gap_stop - gap_start)
+            self._pieces += ((address - base, data) for address, data in present)
+        if gaps:
+            self._asked = _merge(self._asked + gaps)
+            self._pieces.sort()
+
+
+def _merge(spans: List[Tuple[int, int]]) -> List[Tuple[int, int]]:
+    """Disjoint spans by ascending start, those that touch as one."""
+    merged: List[Tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], stop)
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+def _page_up(size: int) -> int:
+    return -(-size // PAGE_BYTES) * PAGE_BYTES
+
+
+def read_image(target: Target, module: Module) -> Image:
+    """The image of a loaded module: its headers now, all else when asked for. Never fails for what is in memory."""
+    return Image(target, module)

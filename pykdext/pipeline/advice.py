@@ -1,0 +1,96 @@
+"""What to say about a snapshot's suspects, and what to do next: pure functions on the model."""
+
+from __future__ import annotations
+
+from typing import Iterator, Optional, Sequence, Tuple
+
+from pykdext.model import Evidence, ImageCoverage, NextStep, Owner, PoolKind, PoolSnapshot, Role, Suspect
+from pykdext.model.names import find_engine_name
+from pykdext.units import format_address, format_bytes, format_count, format_share
+
+_CALLS = frozenset({"call", "free", "registration", "reservation"})
+"""Kinds of evidence whose place is a call."""
+
+
+def verdict_on(
+    suspects: Sequence[Suspect], images: Optional[ImageCoverage] = None, snapshot: Optional[PoolSnapshot] = None
+) -> str:
+    """One or two sentences: the leading suspect and its owner, or that nothing stands out.
+
+    ``images`` is how much of the driver images was searched; None if the source holds none. ``snapshot`` is what was
+    judged: where it does not tell enough, that is said.
+    """
+    if not suspects:
+        return _verdict_without_suspects(snapshot)
+    first = suspects[0]
+    size = (
+        f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of the "
+        f"{first.pool.value} pool, in {format_count(first.usage.outstanding)} blocks"
+    )
+    if first.role is Role.OBJECT:
+        return (
+            f"{size}. Windows allocates this object for somebody who opens or references it and does not let go: "
+            "the tag names the victim, not the driver that leaks."
+        )
+    if not first.owners:
+        unknown = "No driver in memory could be tied to it." if images else "Only a dump can tell which driver it is."
+        return f"{size}, and looks like a leak. {unknown}"
+    return f"{size}, and looks like a leak of {_name_owners(first.owners)}."
+
+
+def _verdict_without_suspects(snapshot: Optional[PoolSnapshot]) -> str:
+    compare = "One state shows no growth; compare two states of this machine to see a slow leak."
+    if snapshot is not None and not snapshot.tags:
+        return "No verdict: the source lists no tags. Only they can tell which driver uses the pools."
+    usages = [row.usage(pool) for row in snapshot.tags for pool in PoolKind] if snapshot else []
+    if usages and all(usage.freed_share is None for usage in usages):
+        return f"No tag stands out by its size; the source does not tell how often tags were freed. {compare}"
+    return f"Nothing stands out: no tag is at once large, seldom freed and foreign to Windows. {compare}"
+
+
+def _name_owners(owners: Sequence[Owner]) -> str:
+    best = [owner for owner in owners if owner.confidence is owners[0].confidence]
+    names = " or ".join(owner.module for owner in best[:3])
+    more = f" or one of {len(best) - 3} more" if len(best) > 3 else ""
+    return f"{names}{more} ({owners[0].confidence.value})"
+
+
+def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[NextStep, ...]:
+    """The commands that lead on from here: WinDbg's for a suspect, poolleak's where growth must be seen first."""
+    steps = list(dict.fromkeys(step for suspect in suspects[:3] for step in _suspect_steps(suspect)))
+    program = "!py poolleak" if snapshot.source.is_session else "poolleak"
+    path = snapshot.source.path
+    source = f' "{path}"' if " " in path else f" {path}" if path else ""
+    if not suspects:
+        steps.append(NextStep(f"{program} used{source} --top 20", "look at the largest tags yourself"))
+    if snapshot.source.is_session and snapshot.source.symbols == "inference":
+        steps.append(NextStep(".reload /f nt", "symbols of nt (after .symfix): they name what was inferred"))
+    keep = NextStep(f"{program} snapshot{source} -o before.json", "keep this state; a later one shows what grew")
+    return (*steps, keep)
+
+
+def _look_at(address: int, place: Evidence) -> NextStep:
+    """The command that shows a place: what leads to a call, or the instruction that an immediate ends."""
+    if place.kind in _CALLS:
+        return NextStep(f"ub {format_address(address)} L6", f"the code that passes {place.tag} to the call there")
+    if place.kind == "immediate":
+        return NextStep(f"ub {format_address(address + 4)} L4", f"the code that uses {place.tag}")
+    return NextStep(f"db {format_address(address)} L20", f"the bytes of {place.tag}")
+
+
+def _suspect_steps(suspect: Suspect) -> Iterator[NextStep]:
+    tag = suspect.tag.text
+    sort_flag = 2 if suspect.pool is PoolKind.NONPAGED else 4
+    yield NextStep(f"!poolused {sort_flag} {tag}", "the same numbers in WinDbg")
+    for description in suspect.descriptions:
+        if description.next_question:
+            yield NextStep(None, f"{tag}: {description.next_question}")
+            break
+    if suspect.role is Role.OBJECT:
+        return
+    for owner in suspect.owners[:2]:
+        yield NextStep(f"lmvm {find_engine_name(owner.module)}", f"version and vendor of {owner.module}")
+        place = next((item for item in owner.evidence if item.rva is not None), None)
+        if place is not None and owner.base is not None and place.rva is not None:
+            yield _look_at(owner.base + place.rva, place)
+    yield NextStep(f"!poolfind {tag} {0 if suspect.pool is PoolKind.NONPAGED else 1}", "where its blocks are")

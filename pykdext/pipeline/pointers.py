@@ -1,0 +1,83 @@
+"""What the blocks of tags point at: a witness beside the code."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from pykdext.attribution.pointers import MAX_BLOCKS_TRIED, MIN_BLOCKS, describe_witness, read_witness
+from pykdext.errors import TargetError
+from pykdext.kernel.bigpages import read_big_pages
+from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.smallblocks import WalkLimits, find_small_blocks
+from pykdext.model import Allocation, Evidence, PoolTag
+from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.targets.dump.base import DumpTarget
+from pykdext.targets.session.wholememory import open_whole_memory
+from pykdext.units import format_bytes
+from pykdext.work import Interruption, hold, is_interrupted
+
+MAX_TAGS = 8
+"""Tags whose blocks are looked at in one run, the first ones; for the others that is told."""
+
+REMOTE_WALK_BYTES = 32 << 20
+"""Of a dump that comes over a network no more is walked through."""
+
+WALK_SECONDS = 3.0
+"""All searches for small blocks together end after this time: a tag that leaks has blocks wherever one looks."""
+
+
+@dataclass(frozen=True)
+class FoundContents:
+    """What the blocks of each tag tell, and what could not be looked at."""
+
+    evidence: Mapping[PoolTag, Tuple[Evidence, ...]]
+    warnings: Tuple[str, ...] = ()
+
+
+NO_CONTENTS = FoundContents({})
+
+
+def search_contents(
+    kernel: Kernel,
+    tags: Sequence[PoolTag],
+    progress: ReportProgress = ignore_progress,
+    interruption: Optional[Interruption] = None,
+) -> FoundContents:
+    """The drivers that most blocks of a tag point at. After an interruption: of the tags sampled until then."""
+    found: Dict[PoolTag, Tuple[Evidence, ...]] = {}
+    warnings: List[str] = []
+    if is_interrupted(interruption):
+        return FoundContents(found)
+    with hold(interruption), open_whole_memory(kernel.target) as memory:
+        ends_at = time.monotonic() + WALK_SECONDS
+        for tag, blocks in _find_big_blocks(kernel, tags[:MAX_TAGS], warnings).items():
+            if len(blocks) < MIN_BLOCKS and memory is not None:
+                limits = WalkLimits(ends_at - time.monotonic(), MAX_BLOCKS_TRIED, _max_walked_bytes(kernel))
+                small = find_small_blocks(memory, tag, progress, limits=limits)
+                blocks.extend(small.allocations)
+                if not small.complete and len(blocks) < MAX_BLOCKS_TRIED:
+                    searched = format_bytes(small.walked_bytes)
+                    warnings.append(f"small blocks of {tag} were looked for in the first {searched} of memory only")
+            found[tag] = tuple(describe_witness(read_witness(kernel.target, tag, blocks, kernel.images)))
+    if len(tags) > MAX_TAGS:
+        warnings.append(f"what blocks point at was looked at for the first {MAX_TAGS} of {len(tags):,} tags only")
+    return FoundContents(found, tuple(warnings))
+
+
+def _max_walked_bytes(kernel: Kernel) -> int:
+    target = kernel.target
+    return REMOTE_WALK_BYTES if isinstance(target, DumpTarget) and target.traffic else sys.maxsize
+
+
+def _find_big_blocks(kernel: Kernel, tags: Sequence[PoolTag], warnings: List[str]) -> Dict[PoolTag, List[Allocation]]:
+    """Those of a page and more, by one pass over their table; why there is none is added to ``warnings``."""
+    blocks: Dict[PoolTag, List[Allocation]] = {tag: [] for tag in tags}
+    try:
+        for block in read_big_pages(kernel, tags).allocations:
+            blocks[block.tag].append(block)
+    except TargetError as error:
+        warnings.append(f"{error}; what big blocks point at was not looked at")
+    return blocks

@@ -1,0 +1,109 @@
+"""Two states compared, and series of them followed."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+from pykdext import growth
+from pykdext.errors import PykdextError, RecordFormatError
+from pykdext.model import PoolSnapshot, TrendReport
+from pykdext.pipeline.sources import load_states
+from pykdext.pipeline.taglists import TagLists
+from pykdext.progress import ReportProgress, ignore_progress
+from pykdext.records.logs import with_interval
+from pykdext.work import Interruption, hold
+
+_NAMED_FILES = 8
+"""Files named in one warning."""
+
+
+def load_sides(
+    before: str,
+    after: Optional[str],
+    progress: ReportProgress = ignore_progress,
+    symbol_path: Optional[str] = None,
+    interruption: Optional[Interruption] = None,
+) -> Tuple[PoolSnapshot, ...]:
+    """The first snapshot of ``before`` and the last one of ``after`` (None: session or machine), to be compared.
+
+    With an ``interruption`` an end by the user leaves the side that was read wholly before it, if any.
+    """
+    sides: List[PoolSnapshot] = []
+    with hold(interruption):
+        sides.append(load_states(before, progress, symbol_path)[0])
+        sides.append(load_states(after, progress, symbol_path)[-1])
+    return tuple(sides)
+
+
+@dataclass(frozen=True)
+class FollowedSeries:
+    """The trends of a series, and the files of it that could not be used, one line each."""
+
+    report: TrendReport
+    unusable: Tuple[str, ...]
+
+
+def follow_files(
+    paths: Sequence[str],
+    lists: TagLists,
+    every_seconds: Optional[float] = None,
+    allow_mixed: bool = False,
+    progress: ReportProgress = ignore_progress,
+    interruption: Optional[Interruption] = None,
+) -> FollowedSeries:
+    """The trend of every tag over all snapshots in files, folders and globs.
+
+    ``every_seconds`` dates the snapshots, in the order of the files. A file that cannot be used is left out and named;
+    so are those that were not read before the user ended it, if there is an ``interruption`` that notes it.
+
+    Raises:
+        RecordFormatError: no file could be used, or they are of different machines and that is not allowed.
+    """
+    files = expand_paths(paths)
+    snapshots: List[PoolSnapshot] = []
+    unusable: List[str] = []
+    read = 0
+    with hold(interruption):
+        for path in files:
+            progress(read, len(files), "logs")
+            try:
+                snapshots += load_states(path)
+            except (PykdextError, OSError) as error:
+                unusable.append(str(error))
+            read += 1
+    if interruption is not None and interruption.cause is not None:
+        if not snapshots:
+            raise interruption.cause
+        unusable.append(_describe_unread(files[read:]))
+    if not snapshots:
+        found = unusable[0] if unusable else "no file"
+        raise RecordFormatError(", ".join(paths), None, found, "logs, snapshots or dumps")
+    dated = with_interval(snapshots, every_seconds) if every_seconds else snapshots
+    try:
+        report = growth.follow_series(dated, lists.is_object, allow_mixed)
+    except growth.MixedMachinesError as error:
+        raise RecordFormatError(", ".join(paths), None, str(error), "one machine, or --mixed") from None
+    return FollowedSeries(report, tuple(unusable))
+
+
+def _describe_unread(paths: Sequence[str]) -> str:
+    names = ", ".join(paths[:_NAMED_FILES])
+    others = f" and {len(paths) - _NAMED_FILES:,} others" if len(paths) > _NAMED_FILES else ""
+    return f"interrupted: not read: {names}{others}"
+
+
+def expand_paths(paths: Sequence[str]) -> Tuple[str, ...]:
+    """The files that are meant, each once: a folder means the files in it, a pattern those that match, by name."""
+    files: List[str] = []
+    for path in paths:
+        if os.path.isdir(path):
+            entries = sorted(os.path.join(path, name) for name in os.listdir(path))
+            files += [entry for entry in entries if os.path.isfile(entry)]
+        elif not os.path.exists(path) and glob.has_magic(path):
+            files += sorted(filter(os.path.isfile, glob.glob(path)))
+        else:
+            files.append(path)
+    return tuple(dict.fromkeys(files))

@@ -1,0 +1,94 @@
+"""Opens the physical memory inside a dump file, whichever way the file tells which pages it holds.
+
+A container answers from what the file really holds: every count of its headers is checked against the file's
+size. What cannot be true is refused; a file that was merely cut is read as far as it goes.
+"""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+from construct import ConstError
+
+from pykdext.errors import DumpFormatError
+from pykdext.targets.dump.format import BITMAP_HEADER, BITMAP_HEADER_BYTES
+from pykdext.targets.dump.header import (
+    COMPLETE_RANGE_DUMP,
+    FULL_DUMP,
+    KERNEL_AND_USER_RANGE_DUMP,
+    KERNEL_RANGE_DUMP,
+    SUMMARY_DUMP,
+    DumpHeader,
+)
+from pykdext.targets.dump.pageindex import PageIndex
+from pykdext.targets.dump.pages import PageBitmap, PageRuns, PagesInFile, check_runs
+from pykdext.targets.dump.rangedump import open_range_dump
+from pykdext.targets.dump.summarydump import open_summary_dump
+from pykdext.targets.filebytes import FileBytes
+
+MAX_BITMAP_PAGES = 1 << 34
+"""64 TiB of memory, more than any Windows can use: a bitmap of more bits is damaged."""
+
+
+def open_container(file: FileBytes, header: DumpHeader) -> PagesInFile:
+    """The physical memory of a dump with this header, or DumpFormatError: it is damaged beyond use."""
+    if header.dump_type == FULL_DUMP:
+        return _open_full_dump(file, header)
+    if header.dump_type == SUMMARY_DUMP:
+        return open_summary_dump(file, header)
+    if header.dump_type in (KERNEL_RANGE_DUMP, KERNEL_AND_USER_RANGE_DUMP, COMPLETE_RANGE_DUMP):
+        return open_range_dump(file, header)
+    return _open_bitmap_dump(file, header)
+
+
+def _open_full_dump(file: FileBytes, header: DumpHeader) -> PageRuns:
+    """A complete dump: the header's runs of pages, stored right behind it."""
+    form = header.format
+    if not header.run_count or header.run_count > form.max_runs:
+        found = "no memory runs" if not header.run_count else f"{header.run_count:,} memory runs"
+        hint = "the header is damaged or not finished"
+        raise DumpFormatError(file.path, form.memory_block_offset, found, f"1 to {form.max_runs}", hint)
+    first_pages = [page for page, _ in header.runs]
+    counts = [count for _, count in header.runs]
+    check_runs(file.path, form.runs_offset, first_pages, counts)
+    notes: Tuple[str, ...] = ()
+    if header.page_count not in (None, sum(counts)):
+        notes = (f"the header counts {header.page_count:,} pages, its memory runs {sum(counts):,}",)
+    return PageRuns(file, header.data_offset, first_pages, counts, notes)
+
+
+def _open_bitmap_dump(file: FileBytes, header: DumpHeader) -> PageBitmap:
+    """A bitmap dump (types 5, 6, 7): one bit tells of each page whether it is stored, behind the bitmap."""
+    start = header.data_offset
+    data = file.read_at(start, BITMAP_HEADER_BYTES)
+    if len(data) < BITMAP_HEADER_BYTES:
+        raise DumpFormatError(file.path, file.size, "the end of the file", "a bitmap header", "the copy is cut short")
+    try:
+        fields = BITMAP_HEADER.parse(data)
+    except ConstError as error:
+        raise _not_a_bitmap(file.path, start, data) from error
+    if fields.Signature not in (b"SDMP", b"FDMP"):
+        raise _not_a_bitmap(file.path, start, data)
+    bitmap_start = start + BITMAP_HEADER_BYTES
+    bitmap_end = bitmap_start + (fields.Pages + 7) // 8
+    if fields.Pages > MAX_BITMAP_PAGES or bitmap_end > file.size or fields.FirstPage > file.size:
+        raise DumpFormatError(
+            file.path,
+            start + 0x20,
+            f"a bitmap of {fields.Pages:,} bits and page data at 0x{fields.FirstPage:x}",
+            f"both within the file of {file.size:,} bytes",
+            "the copy is cut short, or the header is damaged",
+        )
+    if fields.FirstPage < bitmap_end:
+        raise DumpFormatError(
+            file.path,
+            start + 0x20,
+            f"page data at 0x{fields.FirstPage:x}",
+            f"0x{bitmap_end:x} or more: behind the bitmap",
+        )
+    index = PageIndex(file.read_at(bitmap_start, bitmap_end - bitmap_start), fields.Pages)
+    return PageBitmap(file, fields.FirstPage, index, fields.TotalPresentPages, bitmap_start)
+
+
+def _not_a_bitmap(path: str, offset: int, data: bytes) -> DumpFormatError:
+    return DumpFormatError(path, offset, f"signature {data[:8]!r}", "SDMPDUMP or FDMPDUMP")

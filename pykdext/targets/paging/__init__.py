@@ -1,0 +1,3 @@
+"""From virtual to physical addresses: page tables of each processor and mode."""
+
+from __future__ import annotations

@@ -1,0 +1,135 @@
+"""The table of functions that take a pool tag: names as images bear them, and the place of the tag on each machine."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pykdext.attribution.calls.allocators import (
+    MAX_ARGUMENTS,
+    Action,
+    allocator_names,
+    argument_locations,
+    find_allocator,
+)
+from pykdext.attribution.flow.values import Location
+from pykdext.model import Machine
+from tests.images.test_image import DRIVERS
+
+SOURCES = DRIVERS.parent / "src"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ExAllocatePoolWithTag",
+        "_ExAllocatePoolWithTag@12",
+        "__imp_ExAllocatePoolWithTag",
+        "__imp__ExAllocatePoolWithTag@12",
+        "@ExAllocatePoolWithTag@12",
+    ],
+)
+def test_decoration_of_a_name_does_not_matter(name):
+    assert find_allocator(name).name == "ExAllocatePoolWithTag"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "ExAllocatePool", "MyExAllocatePoolWithTag", "_ExAllocatePoolWithTag", "ExAllocatePoolWithTag@x", "@@12"],
+)
+def test_other_names_are_not_known(name):
+    assert find_allocator(name) is None
+
+
+# By the WDK's prototypes, counted by hand: x64 register or stack offset, x86 stack offset, ARM64 register.
+PLACES = {
+    "ExFreePoolWithTag": ("rdx", 4, "x1"),
+    "MmAllocateMappingAddress": ("rdx", 4, "x1"),
+    "NdisAllocateGenericObject": ("rdx", 4, "x1"),
+    "ExAllocatePoolWithTag": ("r8", 8, "x2"),
+    "ExAllocatePoolWithQuotaTag": ("r8", 8, "x2"),
+    "ExAllocatePoolWithTagPriority": ("r8", 8, "x2"),
+    "ExAllocatePool2": ("r8", 12, "x2"),
+    "ExAllocatePool3": ("r8", 12, "x2"),
+    "FsRtlAllocatePoolWithTag": ("r8", 8, "x2"),
+    "NdisAllocateMemoryWithTag": ("r8", 8, "x2"),
+    "NdisAllocateMemoryWithTagPriority": ("r8", 8, "x2"),
+    "EngAllocMem": ("r8", 8, "x2"),
+    "FltAllocatePoolAlignedWithTag": ("r9", 12, "x3"),
+    "VideoPortAllocatePool": ("r9", 12, "x3"),
+    "StorPortExtendedFunction": ("r9", 12, "x3"),
+    "WdfMemoryCreate": ("r9", 12, "x3"),
+    "FsRtlAllocateExtraCreateParameter": (0x20, 16, "x4"),
+    "ExInitializeNPagedLookasideList": (0x28, 20, "x5"),
+    "ExInitializePagedLookasideList": (0x28, 20, "x5"),
+    "WdfLookasideListCreate": (0x28, 20, "x5"),
+    "ExInitializeLookasideListEx": (0x30, 24, "x6"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_place_of_the_tag(name):
+    allocator = find_allocator(name)
+    found = [allocator.tag_location(machine) for machine in (Machine.X64, Machine.X86, Machine.ARM64)]
+    expected = [Location(place) if isinstance(place, str) else Location("", place) for place in PLACES[name]]
+    assert found == expected
+    assert allocator.tag_structure_offset(Machine.X64) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "wide", "narrow"),
+    [
+        ("NdisAllocateNetBufferListPool", "rdx", 8, 8),
+        ("NdisAllocateNetBufferPool", "rdx", 4, 4),
+        ("NdisAllocateTimerObject", "rdx", 4, 4),
+        ("WdfDriverCreate", 0x20, 0x1C, 0x10),
+    ],
+)
+def test_tags_in_structures(name, place, wide, narrow):
+    allocator = find_allocator(name)
+    assert allocator.action is Action.REGISTERS
+    assert allocator.tag_location(Machine.X64) == (Location(place) if isinstance(place, str) else Location("", place))
+    assert [allocator.tag_structure_offset(machine) for machine in (Machine.X64, Machine.ARM64, Machine.X86)] == [
+        wide,
+        wide,
+        narrow,
+    ]
+
+
+def test_a_function_with_many_uses_has_a_condition():
+    assert find_allocator("StorPortExtendedFunction").condition == (1, 0)
+
+
+def test_a_free_is_no_allocation():
+    frees = {name for name in allocator_names() if "Free" in name}
+    assert frees == {name for name in allocator_names() if find_allocator(name).action is Action.FREES}
+    assert "ExFreePoolWithTag" in frees
+
+
+@pytest.mark.parametrize(
+    ("machine", "first", "last"),
+    [
+        (Machine.X64, Location("rcx"), Location("", 8 * (MAX_ARGUMENTS - 1))),
+        (Machine.X86, Location("", 0), Location("edx")),
+        (Machine.ARM64, Location("x0"), Location("", 8 * (MAX_ARGUMENTS - 9))),
+    ],
+)
+def test_arguments_are_in_order(machine, first, last):
+    locations = argument_locations(machine)
+    assert (locations[0], locations[-1]) == (first, last)
+    assert len(set(locations)) == len(locations)
+
+
+@pytest.mark.skipif(not SOURCES.is_dir(), reason="the sources of the sample drivers are not here")
+def test_the_declarations_of_the_sample_drivers_agree():
+    """Their headers were written without regard to this table: where a parameter is called tag, the table says so."""
+    text = "".join(path.read_text() for path in sorted(SOURCES.glob("*.h")))
+    checked = set()
+    for name, parameters in re.findall(r"\b(\w+)\(([^()]*\btag\b[^()]*)\);", text):
+        allocator = find_allocator(name)
+        if allocator is not None and allocator.structure is None:
+            names = [parameter.split()[-1].lstrip("*") for parameter in parameters.split(",")]
+            assert names.index("tag") + 1 == allocator.tag_argument, name
+            checked.add(name)
+    assert {"ExAllocatePoolWithTag", "ExFreePoolWithTag", "ExAllocatePool2"} <= checked

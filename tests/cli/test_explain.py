@@ -1,0 +1,81 @@
+"""``find --explain``: which entry of the tag lists wins, and why."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pykdext.cli.main import main
+
+LIST = """\
+rem pooltag.txt
+Ab?? - two.sys - two letters given
+Abc? - three.sys - three letters given
+A*   - star.sys - any end
+Abcd - exact.sys - the tag itself
+Abcd - later.sys - a second entry
+"""
+
+
+@pytest.fixture
+def pooltags(tmp_path):
+    path = tmp_path / "pooltag.txt"
+    path.write_text(LIST)
+    return str(path)
+
+
+def explain(capsys, *words):
+    status = main(["find", "--explain", *words])
+    captured = capsys.readouterr()
+    assert not captured.err
+    return status, captured.out
+
+
+def test_every_matching_entry_is_ranked(pooltags, capsys):
+    status, out = explain(capsys, "Abcd", "--format", "json", "--pooltags", pooltags)
+    assert status == 0
+    document = json.loads(out)
+    assert document["schema"] == "poolleak.explanation/1"
+    (tag,) = document["tags"]
+    assert (tag["tag"], tag["hex"]) == ("Abcd", "41626364")
+    found = [(item["module"], item["won"], item["source"]) for item in tag["matches"] if item["list"] == "pooltag.txt"]
+    assert found == [
+        ("exact.sys", True, "pooltag.txt:5"),
+        ("later.sys", False, "pooltag.txt:6"),
+        ("three.sys", False, "pooltag.txt:3"),
+        ("two.sys", False, "pooltag.txt:2"),
+        ("star.sys", False, "pooltag.txt:4"),
+    ]
+    assert {item["name"]: item["entries"] for item in tag["lists"]}["pooltag.txt"] == 5
+
+
+@pytest.mark.parametrize(
+    ("tag", "module", "why"),
+    [
+        ("Abcx", "three.sys", "3 of 4 characters"),
+        ("Abxx", "two.sys", "2 of 4"),
+        ("Axxx", "star.sys", "begins with 'A'"),
+    ],
+)
+def test_the_winner_is_told_with_its_rule(tag, module, why, pooltags, capsys):
+    _, out = explain(capsys, tag, "--pooltags", pooltags)
+    (won,) = [line for line in out.splitlines() if line.strip().startswith("won")]
+    assert module in won
+    assert why in won
+    assert "wins over one with ?" in " ".join(out.split())
+
+
+def test_the_users_list_is_believed_before_the_built_in_one(tmp_path, capsys):
+    path = tmp_path / "mine.txt"
+    path.write_text("Irp* - mine.sys - my own IRPs\n")
+    _, out = explain(capsys, "Irp", "--pooltags", str(path))
+    rows = [line.split() for line in out.splitlines() if line.strip().startswith(("won", "behind"))]
+    assert [row[2] for row in rows] == ["mine.sys", "nt"]
+
+
+def test_a_tag_in_no_list(pooltags, capsys):
+    status, out = explain(capsys, "Zzzz", "--pooltags", pooltags)
+    assert status == 0
+    assert "none of its 5 entries matches" in out
+    assert "wins" not in out
