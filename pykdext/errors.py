@@ -110,3 +110,17 @@ class LayoutNotFoundError(PykdextError):
         release = f"build {build}" if build is not None else "an unknown build"
         super().__init__(f"{structure} of {release}: no known layout fits: {found}")
         self.build = build
+
+
+class StructSizeError(PykdextError):
+    """A structure or a field of it is not of the size that it must have.
+
+    Attributes:
+        structure: its name, in Microsoft's spelling. found, expected: both sizes, in words.
+    """
+
+    def __init__(self, structure: str, found: str, expected: str) -> None:
+        super().__init__(f"{structure}: found {found}, expected {expected}")
+        self.structure = structure
+        self.found = found
+        self.expected = expected

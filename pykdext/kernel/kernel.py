@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import List, Optional, Tuple
+from typing import Collection, List, Mapping, Optional, Tuple
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError
 from pykdext.images.debugdirectory import PdbIdentity
 from pykdext.images.image import Image, read_image
-from pykdext.model import TypeLayout
+from pykdext.model import Struct, TypeLayout
+from pykdext.model.structtables import StructTable
 from pykdext.symbols.chain import LocatedSymbol, ProfileSymbols, SymbolChain, SymbolSource
 from pykdext.symbols.profiles import load_profile
 from pykdext.symbols.search import load_symbols
@@ -17,6 +18,9 @@ from pykdext.targets.protocol import SymbolTaker, Target
 
 _INVALID_PTE_MASK_IN_STATE = {14393: 0x5C0, 17763: 0x1680, 18362: 0x1640, 19041: 0x1680, 20348: 0x16C0, 22000: 0x1740}
 """Where MiState.Hardware.InvalidPteMask stands, by build (JPCERTCC/Windows-Symbol-Tables)."""
+
+_SWITCHED_BUILDS = 10
+"""How far the number of a build may lie above that of its kernel: 22631 has the kernel of 22621."""
 
 _MAX_INVALID_PTE_MASK = 1 << 52
 """The mask is of physical address bits: an x64 processor has at most 52."""
@@ -80,6 +84,42 @@ class Kernel:
     def find_symbol(self, name: str) -> Optional[LocatedSymbol]:
         """Where a variable of nt stands, by the first source of symbols that knows it."""
         return self.symbols.find(name)
+
+    @cached_property
+    def table(self) -> StructTable:
+        """The shipped layouts of this kernel's build."""
+        facts = self.target.facts
+        return StructTable(facts.machine, facts.build, self._revision)
+
+    @property
+    def _revision(self) -> Optional[int]:
+        """The last part of nt's version (10.0.19041.804); None: not known.
+
+        A build may come out of an older one by a switch alone (19045 of 19041): its kernel bears the older number.
+        """
+        build, version = self.target.facts.build, None if self.nt is None else self.nt.version.file_version
+        parts = (version or "").split(".")
+        if build is None or len(parts) != 4 or not all(part.isdecimal() for part in parts):
+            return None
+        return int(parts[3]) if 0 <= build - int(parts[2]) <= _SWITCHED_BUILDS else None
+
+    def struct(
+        self,
+        type_name: str,
+        *paths: str,
+        signed: Collection[str] = (),
+        sizes: Optional[Mapping[str, int]] = None,
+    ) -> Optional[Struct]:
+        """Where fields of a structure stand, by the first that knows: target, PDB or ISF file, shipped tables.
+
+        ``paths`` as for ``find_field``. ``signed``: fields to read as signed numbers. ``sizes``: bytes that fields
+        must have. None: the structure is not known for this build; see ``structtables.list_layouts`` for others.
+
+        Raises:
+            StructSizeError: a field is of another size than ``sizes`` says.
+        """
+        known = self.symbols.make_struct(type_name, paths, signed, sizes)
+        return known or self.table.make(type_name, *paths, signed=signed, sizes=sizes)
 
     def read_pointer(self, address: int) -> int:
         """The pointer (or SIZE_T) at ``address``; MemoryReadError if it is not there."""

@@ -27,6 +27,7 @@ from pykdext.model.growth import (
     TrendReport,
     Verdict,
 )
+from pykdext.model.layouts import FieldLayout, Record, Struct, TypeLayout
 from pykdext.model.owners import (
     Confidence,
     Evidence,
@@ -62,7 +63,7 @@ from pykdext.model.report import (
     Role,
     Suspect,
 )
-from pykdext.model.target import BugCheck, FieldLayout, Machine, Module, TargetFacts, TypeLayout
+from pykdext.model.target import BugCheck, Machine, Module, TargetFacts
 from pykdext.model.witness import ContentsWitness, DriverPointers, PointedPlace
 
 __all__ = [
@@ -104,10 +105,12 @@ __all__ = [
     "PoolTag",
     "PoolTotal",
     "PoolUsage",
+    "Record",
     "Role",
     "Segment",
     "Slope",
     "SnapshotSource",
+    "Struct",
     "Suspect",
     "SystemMemory",
     "TableCoverage",

@@ -1,11 +1,11 @@
-"""What a target is and holds: machine, facts, modules, layouts of structures."""
+"""What a target is and holds: machine, facts, modules."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Mapping, Optional, Tuple
+from typing import Optional, Tuple
 
 
 class Machine(enum.Enum):
@@ -69,19 +69,3 @@ class Module:
 
     def __contains__(self, address: int) -> bool:
         return self.base <= address < self.base + self.size
-
-
-@dataclass(frozen=True)
-class FieldLayout:
-    """Where a field stands in its structure, in bytes."""
-
-    offset: int
-    size: Optional[int] = None
-
-
-@dataclass(frozen=True)
-class TypeLayout:
-    """A structure: its size in bytes and its fields, in Microsoft's spelling."""
-
-    size: int
-    fields: Mapping[str, FieldLayout]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, List, Optional, Protocol, Sequence, Tuple, TypeVar
+from typing import Callable, Collection, List, Mapping, Optional, Protocol, Sequence, Tuple, TypeVar
 
 from pykdext.errors import SymbolFileError
-from pykdext.model import TypeLayout
+from pykdext.model import Struct, TypeLayout
+from pykdext.model.layouts import make_struct
 from pykdext.symbols.profiles import KernelProfile
 
 _Answer = TypeVar("_Answer")
@@ -76,6 +77,27 @@ class SymbolChain:
     def find_type(self, type_name: str) -> Optional[TypeLayout]:
         """The layout of a structure by the first source that knows it; None if nobody does."""
         return self._first_answer(lambda source: source.find_type(type_name))
+
+    def make_struct(
+        self,
+        type_name: str,
+        paths: Collection[str],
+        signed: Collection[str] = (),
+        sizes: Optional[Mapping[str, int]] = None,
+    ) -> Optional[Struct]:
+        """The struct of some fields of a structure by the first source that knows its fields; None if nobody does.
+
+        Raises:
+            StructSizeError: that source gives a field another size than ``sizes`` says.
+        """
+
+        def ask(source: SymbolSource) -> Optional[Struct]:
+            layout = source.find_type(type_name)
+            if layout is None or not layout.fields:
+                return None
+            return make_struct(type_name, source.name, layout, paths, source.find_type, signed, sizes)
+
+        return self._first_answer(ask)
 
     def _first_answer(self, ask: Callable[[SymbolSource], Optional[_Answer]]) -> Optional[_Answer]:
         for source in tuple(self._sources):

@@ -52,8 +52,7 @@ class IsfSymbols:
             return None
         fields: Dict[str, FieldLayout] = {}
         for name, field in self._part(entry, "fields").items():
-            size = self._find_size(self._part(field, "type"))
-            fields[name] = FieldLayout(self._number(field, "offset"), size)
+            fields[name] = self._describe(self._number(field, "offset"), self._part(field, "type"))
         return TypeLayout(self._number(entry, "size"), fields)
 
     def find_function(self, address: int) -> Optional[Tuple[str, int]]:
@@ -68,23 +67,28 @@ class IsfSymbols:
         symbols = self._part(self._document, "symbols")
         return CodeNames(CodeName(self._number(self._part(symbols, name), "address"), name) for name in symbols)
 
-    def _find_size(self, described: Mapping[str, Any]) -> Optional[int]:
-        """Bytes of a field's type; None where it has no size (functions, types that are only announced)."""
-        count = 1
+    def _describe(self, offset: int, described: Mapping[str, Any]) -> FieldLayout:
+        """A field of a type; its size is None where that has none (functions, types that are only announced)."""
+        count = bits = type_name = None
         while described.get("kind") in ("array", "bitfield"):
             if described["kind"] == "array":
-                count *= self._number(described, "count")
+                count = (1 if count is None else count) * self._number(described, "count")
                 described = self._part(described, "subtype")
             else:
+                bits = (self._number(described, "bit_position"), self._number(described, "bit_length"))
                 described = self._part(described, "type")
         kind = described.get("kind")
         if kind == "pointer":
             entry = self._entry("base_types", "pointer")
         elif kind in ("struct", "union", "class"):
-            entry = self._entry("user_types", described.get("name"))
+            type_name = described.get("name")
+            entry = self._entry("user_types", type_name)
         else:
             entry = self._entry("enums" if kind == "enum" else "base_types", described.get("name"))
-        return None if entry is None else count * self._number(entry, "size")
+        if entry is None:
+            return FieldLayout(offset, None, bits, None, count)
+        size = self._number(entry, "size") * (1 if count is None else count)
+        return FieldLayout(offset, size, bits, type_name, count)
 
     def _entry(self, table: str, name: object) -> Optional[Mapping[str, Any]]:
         rows = self._part(self._document, table)

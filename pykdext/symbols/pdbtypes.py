@@ -5,6 +5,7 @@ Sources: Microsoft's published ``microsoft-pdb`` sources (``cvinfo.h``) and LLVM
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from typing import Dict, Iterator, List, Optional, Tuple
@@ -69,6 +70,7 @@ _BASIC_SIZES = {
 """Bytes of the types that need no record: integers, characters, truth values, floating point numbers."""
 _BASIC_POINTER_SIZES = {1: 2, 2: 4, 3: 4, 4: 4, 5: 6, 6: 8, 7: 16}
 _POINTER_KIND_SIZES = {0x0A: 4, 0x0B: 6, 0x0C: 8}
+_RECORD_NAME = re.compile("#[0-9a-f]{1,8}")
 _MAX_INDIRECTIONS = 32
 """Modifiers, enumerations and bit fields around a type; real ones need three."""
 
@@ -90,12 +92,17 @@ class TypeRecords:
             self._index_records()
 
     def find_layout(self, name: str) -> Optional[TypeLayout]:
-        """Size and fields of the structure, class or union ``name``; None if no record defines it."""
-        index = self._definitions.get(name.encode())
+        """Size and fields of the structure, class or union ``name``; None if no record defines it.
+
+        Types without a name of their own (``<unnamed-tag>``) go by the number of their record, as ``#1a2b``.
+        """
+        index = int(name[1:], 16) if _RECORD_NAME.fullmatch(name) else self._definitions.get(name.encode())
         if index is None:
             return None
         try:
             kind, start, end = self._record(index)
+            if kind not in _AGGREGATE_SIZE_AT:
+                return None
             _, size, _ = self._read_aggregate(kind, start, end)
             (field_list,) = struct.unpack_from("<I", self._data, start + 4)
             return TypeLayout(size, self._read_fields(field_list))
@@ -165,7 +172,7 @@ class TypeRecords:
         """Every field with its offset and size. A bit field has the offset and size of the unit that holds it."""
         fields: Dict[str, FieldLayout] = {}
         for name, offset, type_index in self._iter_members(field_list):
-            fields.setdefault(name, FieldLayout(offset, self._find_size(type_index)))
+            fields.setdefault(name, self._describe(offset, type_index))
         return fields
 
     def _iter_members(self, field_list: int) -> Iterator[Tuple[str, int, int]]:
@@ -210,6 +217,38 @@ class TypeRecords:
     def _skip_name(self, position: int, end: int) -> int:
         """The position behind a name; ValueError if it does not end."""
         return self._data.index(b"\0", position, end) + 1
+
+    def _describe(self, offset: int, index: int) -> FieldLayout:
+        """A field of type ``index``."""
+        bits, count, type_name = None, None, None
+        size = self._find_size(index)
+        element_size = size
+        for _ in range(_MAX_INDIRECTIONS):
+            if index < self._first:
+                break
+            kind, start, end = self._record(index)
+            if kind in _AGGREGATE_SIZE_AT:
+                type_name = self._aggregate_name(index, kind, start, end)
+                break
+            if kind == _LF_BITFIELD:
+                bits = (self._data[start + 5], self._data[start + 4])
+            if kind == _LF_ARRAY:
+                count = size
+            elif kind not in (_LF_MODIFIER, _LF_BITFIELD):
+                break
+            (index,) = struct.unpack_from("<I", self._data, start)
+            element_size = self._find_size(index)
+        if count is not None:
+            count = count // element_size if element_size else None
+        return FieldLayout(offset, size, bits, type_name, count)
+
+    def _aggregate_name(self, index: int, kind: int, start: int, end: int) -> Optional[str]:
+        """The name by which ``find_layout`` finds a type; None for one that is only announced."""
+        is_forward, _, names = self._read_aggregate(kind, start, end)
+        definition = self._definitions.get(names[-1])
+        if definition == index or (is_forward and definition is not None):
+            return names[-1].decode("utf-8", "replace")
+        return None if is_forward else f"#{index:x}"
 
     def _find_size(self, index: int) -> Optional[int]:
         """Bytes of a type; None where it has no size (functions, void, types that are only announced)."""

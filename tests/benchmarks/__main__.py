@@ -24,6 +24,7 @@ from tests.benchmarks import (
     physicalpages,
     recall,
     sessionreading,
+    structreading,
     symbolfiles,
     wholeprocess,
 )
@@ -40,6 +41,7 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "images": imagereading.run,
     "growth": growthtrends.run,
     "session": sessionreading.run,
+    "structs": structreading.run,
     "symbols": symbolfiles.run,
     "recall": recall.run,
     "fleet": fleet.run,

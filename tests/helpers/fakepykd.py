@@ -101,10 +101,14 @@ class FakeModule:
 
 
 class FakeType:
-    """One of pykd's structures: ``fields`` as {name: (offset, size)}; offset None: a member without a place."""
+    """One of pykd's types.
 
-    def __init__(self, size, fields=()):
-        self._size, self._fields = size, dict(fields)
+    ``fields`` of a structure: {name: (offset, size)}, or {name: (offset, FakeType)}; offset None: a member without a
+    place. ``bits``: first bit and how many. ``elements``: of an array its elements' type and their number.
+    """
+
+    def __init__(self, size, fields=(), bits=None, elements=None):
+        self._size, self._fields, self._bits, self._elements = size, dict(fields), bits, elements
 
     def size(self):
         return self._size
@@ -116,7 +120,31 @@ class FakeType:
         return offset
 
     def fields(self):
-        return [(name, FakeType(size)) for name, (_, size) in self._fields.items()]
+        return [
+            (name, inner if isinstance(inner, FakeType) else FakeType(inner))
+            for name, (_, inner) in self._fields.items()
+        ]
+
+    def isArray(self):
+        return self._elements is not None
+
+    def isBitField(self):
+        return self._bits is not None
+
+    def isUserDefined(self):
+        return bool(self._fields)
+
+    def bitOffset(self):
+        return self._bits[0]
+
+    def bitWidth(self):
+        return self._bits[1]
+
+    def getNumberFields(self):
+        return self._elements[1] if self._elements else len(self._fields)
+
+    def field(self, index):
+        return self._elements[0] if self._elements else self.fields()[index][1]
 
 
 class FakePykd:

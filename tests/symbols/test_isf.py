@@ -83,9 +83,9 @@ def test_addresses_and_layouts(tmp_path):
         "Key": FieldLayout(0, 4),
         "Kind": FieldLayout(4, 4),
         "Next": FieldLayout(8, 8),
-        "Inner": FieldLayout(16, 8),
-        "Table": FieldLayout(32, 48),
-        "Bits": FieldLayout(80, 4),
+        "Inner": FieldLayout(16, 8, type_name="_INNER"),
+        "Table": FieldLayout(32, 48, type_name="_INNER", count=6),
+        "Bits": FieldLayout(80, 4, bits=(5, 3)),
         "Unknown": FieldLayout(88, None),
         "Code": FieldLayout(90, None),
     }

@@ -107,7 +107,18 @@ def assert_agreement(tmp_path, compiled, isf_path, names):
             assert found is None, name
             continue
         kept = {field: place for field, place in found.fields.items() if not field.startswith(("__whole", "__skipped"))}
-        assert (found.size, kept) == (expected.size, dict(expected.fields)), name
+        assert (found.size, set(kept)) == (expected.size, set(expected.fields)), name
+        for field, place in kept.items():
+            told = expected.fields[field]
+            assert (place.offset, place.size, place.bits, place.count) == (
+                told.offset,
+                told.size,
+                told.bits,
+                told.count,
+            ), (name, field)
+            inner = None if place.type_name is None else pdb.find_type(place.type_name)
+            isf_inner = None if told.type_name is None else isf.find_type(told.type_name)
+            assert (inner and inner.size) == (isf_inner and isf_inner.size), (name, field)
 
 
 @pytest.mark.parametrize(("source", "machine"), build.SHAPES)

@@ -86,6 +86,7 @@ class Session:
         self._modules: Optional[ModuleList] = None
         self._addresses: Dict[str, Optional[int]] = {}
         self._layouts: Dict[str, Optional[TypeLayout]] = {}
+        self._inner_types: Dict[str, Any] = {}
 
     @property
     def machine(self) -> Machine:
@@ -171,14 +172,27 @@ class Session:
         return {} if data is None else data.variables
 
     def _read_layout(self, type_name: str) -> TypeLayout:
-        structure = self._pykd.typeInfo(f"nt!{type_name}")
+        structure = self._inner_types.get(type_name) or self._pykd.typeInfo(f"nt!{type_name}")
         fields: Dict[str, FieldLayout] = {}
         for name, field in structure.fields():
             try:
-                fields[str(name)] = FieldLayout(int(structure.fieldOffset(name)), int(field.size()))
+                offset = int(structure.fieldOffset(name))
             except self._pykd.TypeException:
                 continue  # what has no place in the structure: static members
+            fields[str(name)] = self._describe(f"{type_name}.{name}", offset, field)
         return TypeLayout(int(structure.size()), fields)
+
+    def _describe(self, path: str, offset: int, field: Any) -> FieldLayout:
+        """A field of pykd's. The structures inside go by their way from the outermost: some have no name."""
+        size, count = int(field.size()), None
+        if field.isArray():
+            count = int(field.getNumberFields())
+            field = field.field(0) if count else field
+        bits = (int(field.bitOffset()), int(field.bitWidth())) if field.isBitField() else None
+        if not field.isUserDefined():
+            return FieldLayout(offset, size, bits, None, count)
+        self._inner_types[path] = field
+        return FieldLayout(offset, size, bits, path, count)
 
     def _ask(self, question: Callable[[], _Answer]) -> Optional[_Answer]:
         return _answer(self._pykd, question)

@@ -1,0 +1,35 @@
+"""Reading the kernel's structures by the names of their fields.
+
+``Kernel.struct`` says where the fields stand and who knew it; here are the reads of memory by it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Tuple
+
+from pykdext.kernel.rows import iter_whole_rows
+from pykdext.model import Record, Struct
+from pykdext.targets.protocol import Target
+
+
+def read_record(target: Target, form: Struct, address: int) -> Record:
+    """The fields of the structure at ``address``; only the bytes from the first to the last of them are read.
+
+    Raises:
+        MemoryReadError: not all of these bytes are there.
+    """
+    start = form.start
+    return form.parse(target.read_virtual(address + start, form.end - start), start)
+
+
+def iter_records(target: Target, form: Struct, base: int, count: int) -> Iterator[Tuple[Any, ...]]:
+    """The records of an array of ``count`` that are in memory, as values in the order of the form's fields.
+
+    Callers that must know which of them are missing count them, or read runs of rows with ``iter_whole_rows``.
+
+    Raises:
+        StructSizeError: the structure's size is not known.
+    """
+    step = form.stride
+    for rows in iter_whole_rows(target.read_present(base, count * step), base, step, count):
+        yield from form.iter_unpack(rows)
