@@ -23,48 +23,21 @@ class KernelFormat(NamedTuple):
 
     Attributes:
         pointer_bytes: the width. kernel_start: the lowest address that can be the kernel's; user space lies below.
-        loader_entry: of every kernel. stamped_loader_entry: since Windows 10, with TimeDateStamp; older kernels
-            had other things in that place, if their entry was so long at all.
     """
 
     pointer_bytes: int
     kernel_start: int
-    list_entry: Record
-    loader_entry: Record
-    stamped_loader_entry: Record
     unloaded_driver: Record
 
 
-_LIST_ENTRY32 = Struct("Flink" / Int32ul, "Blink" / Int32ul)
 _LIST_ENTRY64 = Struct("Flink" / Int64ul, "Blink" / Int64ul)
 
 _UNICODE_STRING32 = Struct("Length" / Int16ul, "MaximumLength" / Int16ul, "Buffer" / Int32ul)
 _UNICODE_STRING64 = Struct("Length" / Int16ul, "MaximumLength" / Int16ul, Padding(4), "Buffer" / Int64ul)
 
-_KLDR_DATA_TABLE_ENTRY32 = Struct(
-    "InLoadOrderLinks" / _LIST_ENTRY32,
-    "DllBase" / Pointer(0x18, Int32ul),
-    "SizeOfImage" / Pointer(0x20, Int32ul),
-    "FullDllName" / Pointer(0x24, _UNICODE_STRING32),
-    "BaseDllName" / Pointer(0x2C, _UNICODE_STRING32),
-    "CheckSum" / Pointer(0x40, Int32ul),
-)
-
-_KLDR_DATA_TABLE_ENTRY64 = Struct(
-    "InLoadOrderLinks" / _LIST_ENTRY64,
-    "DllBase" / Pointer(0x30, Int64ul),
-    "SizeOfImage" / Pointer(0x40, Int32ul),
-    "FullDllName" / Pointer(0x48, _UNICODE_STRING64),
-    "BaseDllName" / Pointer(0x58, _UNICODE_STRING64),
-    "CheckSum" / Pointer(0x78, Int32ul),
-)
-
 KERNEL32 = KernelFormat(
     pointer_bytes=4,
     kernel_start=0x80000000,
-    list_entry=Record(_LIST_ENTRY32, 0x08),
-    loader_entry=Record(_KLDR_DATA_TABLE_ENTRY32, 0x44),
-    stamped_loader_entry=Record(_KLDR_DATA_TABLE_ENTRY32 + Struct("TimeDateStamp" / Pointer(0x58, Int32ul)), 0x5C),
     unloaded_driver=Record(
         Struct(
             "Name" / _UNICODE_STRING32,
@@ -79,9 +52,6 @@ KERNEL32 = KernelFormat(
 KERNEL64 = KernelFormat(
     pointer_bytes=8,
     kernel_start=0xFFFF8000_00000000,
-    list_entry=Record(_LIST_ENTRY64, 0x10),
-    loader_entry=Record(_KLDR_DATA_TABLE_ENTRY64, 0x7C),
-    stamped_loader_entry=Record(_KLDR_DATA_TABLE_ENTRY64 + Struct("TimeDateStamp" / Pointer(0x9C, Int32ul)), 0xA0),
     unloaded_driver=Record(
         Struct(
             "Name" / _UNICODE_STRING64,

@@ -7,11 +7,13 @@ what can be read is told, and what is wrong is said in words.
 
 from __future__ import annotations
 
-from typing import Any, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
-from pykdext.errors import MemoryReadError
-from pykdext.model import Module
-from pykdext.targets.kernelformat import PE_HEADER, PE_OFFSET_AT, KernelFormat, Record
+from pykdext.errors import LayoutNotFoundError, MemoryReadError
+from pykdext.model import Machine, Module, Record, Struct
+from pykdext.model.structtables import StructTable
+from pykdext.targets.kernelformat import PE_HEADER, PE_OFFSET_AT, KernelFormat
+from pykdext.targets.linkedlists import walk_list
 from pykdext.targets.paging.virtual import VirtualMemory
 from pykdext.targets.protocol import PAGE_BYTES
 
@@ -27,7 +29,18 @@ MAX_IMAGE_BYTES = 512 << 20
 UNLOADED_DRIVER_SLOTS = 50
 """So many unloaded drivers the kernel remembers."""
 
-_FIRST_BUILD_WITH_TIMESTAMP = 10240
+_ENTRY_FIELDS = (
+    "DllBase",
+    "SizeOfImage",
+    "FullDllName.Length",
+    "FullDllName.Buffer",
+    "BaseDllName.Length",
+    "BaseDllName.Buffer",
+    "CheckSum",
+    "TimeDateStamp",
+)
+_OLDEST_BUILD = {Machine.X86: 2600, Machine.X64: 3790}
+"""Its loader entry is the part that all later kernels have too."""
 
 
 class ModuleList(NamedTuple):
@@ -41,13 +54,11 @@ def read_loaded_modules(
     memory: VirtualMemory, kernel: KernelFormat, list_head: int, build: Optional[int]
 ) -> ModuleList:
     """The images of PsLoadedModuleList in load order, nt first. A broken list is read from both of its ends."""
-    is_stamped = (build or 0) >= _FIRST_BUILD_WITH_TIMESTAMP
-    form = kernel.stamped_loader_entry if is_stamped else kernel.loader_entry
-    entries, warnings = _read_entries(memory, kernel.list_entry, form, list_head)
+    entries, warnings = _read_entries(memory, kernel, _find_entry_form(kernel, build), list_head)
     modules: List[Module] = []
     damaged = unnamed = 0
     for entry in entries:
-        if not _is_image_base(kernel, entry.DllBase):
+        if not _is_image_base(kernel, entry["DllBase"]):
             damaged += 1
             continue
         module = _module(memory, entry)
@@ -62,10 +73,10 @@ def read_loaded_modules(
 
 def is_list_head(memory: VirtualMemory, kernel: KernelFormat, address: int) -> bool:
     """Whether a list begins at ``address``: its first entry points back at it."""
-    form = kernel.list_entry
+    size = kernel.pointer_bytes
     try:
-        first = form.declaration.parse(memory.read(address, form.size_bytes)).Flink
-        return bool(form.declaration.parse(memory.read(first, form.size_bytes)).Blink == address)
+        first = int.from_bytes(memory.read(address, size), "little")
+        return int.from_bytes(memory.read(first + size, size), "little") == address
     except MemoryReadError:
         return False
 
@@ -95,7 +106,7 @@ def read_unloaded_modules(memory: VirtualMemory, kernel: KernelFormat, variable:
     for slot in slots:
         base, size = slot.StartAddress, slot.EndAddress - slot.StartAddress
         if _is_image_base(kernel, base) and 0 < size <= MAX_IMAGE_BYTES:
-            name = _read_string(memory, slot.Name) or _name_of_base(base)
+            name = _read_text(memory, slot.Name.Buffer, slot.Name.Length) or _name_of_base(base)
             modules.append(Module(name, base, size, unloaded=True))
     damaged = len(slots) - len(modules)
     warnings = (f"damaged entries in the list of unloaded drivers: {damaged:,}",) if damaged else ()
@@ -103,57 +114,50 @@ def read_unloaded_modules(memory: VirtualMemory, kernel: KernelFormat, variable:
 
 
 def _read_entries(
-    memory: VirtualMemory, list_entry: Record, form: Record, head: int
-) -> Tuple[List[Any], Tuple[str, ...]]:
+    memory: VirtualMemory, kernel: KernelFormat, form: Struct, head: int
+) -> Tuple[List[Record], Tuple[str, ...]]:
     """The loader entries of a list, in order. What was wrong with the list is told beside them."""
     try:
-        links = list_entry.declaration.parse(memory.read(head, list_entry.size_bytes))
+        walk = walk_list(memory.read, kernel.pointer_bytes, head, MAX_MODULES)
     except MemoryReadError:
         return [], ("the list of loaded modules is not in the dump",)
-    seen: Set[int] = {head}
-    entries, stopped_at = _walk(memory, form, head, links.Flink, "Flink", seen)
-    if stopped_at == head:
-        return entries, ()
-    rest, met_at = _walk(memory, form, head, links.Blink, "Blink", seen)
-    entries += reversed(rest)
-    lost = "" if met_at in seen else "; some modules may be missing"
-    return entries, (f"the list of loaded modules is broken at 0x{stopped_at:x}: read on from its end{lost}",)
-
-
-def _walk(
-    memory: VirtualMemory, form: Record, head: int, first: int, forward: str, seen: Set[int]
-) -> Tuple[List[Any], int]:
-    """Follow a doubly linked list one way: its entries that are not in ``seen``, and the address that ended it.
-
-    An entry counts only if its link back is the address it was reached from: a stray pointer leads to none.
-    Every entry taken joins ``seen``.
-    """
-    back = "Blink" if forward == "Flink" else "Flink"
-    entries: List[Any] = []
-    previous, address = head, first
-    while address not in seen and len(seen) <= MAX_MODULES:
+    entries: List[Record] = []
+    for address in walk.entries:
         try:
-            entry = form.declaration.parse(memory.read(address, form.size_bytes))
+            entries.append(form.parse(memory.read(address, form.end)))
         except MemoryReadError:
-            break
-        if entry.InLoadOrderLinks[back] != previous:
-            break
-        seen.add(address)
-        entries.append(entry)
-        previous, address = address, entry.InLoadOrderLinks[forward]
-    return entries, address
+            continue
+    warnings: Tuple[str, ...] = ()
+    if walk.torn_at is not None:
+        lost = "" if walk.lost == 0 else "; some modules may be missing"
+        warnings += (f"the list of loaded modules is broken at 0x{walk.torn_at:x}: read on from its end{lost}",)
+    if len(entries) < len(walk.entries):
+        cut = len(walk.entries) - len(entries)
+        warnings += (f"entries of the list of loaded modules that are not whole in the dump: {cut:,}",)
+    return entries, warnings
 
 
-def _module(memory: VirtualMemory, entry: Any) -> Module:
+def _find_entry_form(kernel: KernelFormat, build: Optional[int]) -> Struct:
+    """The loader entry of a build; of one that is not known the part that all kernels have, without the time stamp."""
+    machine = Machine.X86 if kernel.pointer_bytes == Machine.X86.pointer_size else Machine.X64
+    for known_build in (build, _OLDEST_BUILD[machine]):
+        form = StructTable(machine, known_build).make("_KLDR_DATA_TABLE_ENTRY", *_ENTRY_FIELDS)
+        if form is not None:
+            return form
+    raise LayoutNotFoundError(build, "_KLDR_DATA_TABLE_ENTRY", f"no kernel of {machine.value} in the tables")
+
+
+def _module(memory: VirtualMemory, entry: Record) -> Module:
     """The module of a loader entry; what the image's own header says of it goes before."""
-    base = entry.DllBase
+    base = entry["DllBase"]
     header = _read_image_header(memory, base)
-    path = _read_string(memory, entry.FullDllName) or ""
-    name = _read_string(memory, entry.BaseDllName) or path.rpartition("\\")[2] or _name_of_base(base)
+    path = _read_text(memory, entry["FullDllName.Buffer"], entry["FullDllName.Length"]) or ""
+    own_name = _read_text(memory, entry["BaseDllName.Buffer"], entry["BaseDllName.Length"])
+    name = own_name or path.rpartition("\\")[2] or _name_of_base(base)
     if header is None:
-        size = _first_sane_size(entry.SizeOfImage)
-        return Module(name, base, size, path, entry.get("TimeDateStamp"), entry.CheckSum)
-    size = _first_sane_size(entry.SizeOfImage, header.SizeOfImage)
+        size = _first_sane_size(entry["SizeOfImage"])
+        return Module(name, base, size, path, entry["TimeDateStamp"], entry["CheckSum"])
+    size = _first_sane_size(entry["SizeOfImage"], header.SizeOfImage)
     return Module(name, base, size, path, header.TimeDateStamp, header.CheckSum)
 
 
@@ -174,12 +178,12 @@ def _first_sane_size(*sizes: int) -> int:
     return next((size for size in sizes if 0 < size <= MAX_IMAGE_BYTES), PAGE_BYTES)
 
 
-def _read_string(memory: VirtualMemory, string: Any) -> Optional[str]:
-    """The text of a UNICODE_STRING, or None if it is empty, damaged or not in the dump."""
-    if not string.Buffer or not 0 < string.Length <= MAX_NAME_BYTES:
+def _read_text(memory: VirtualMemory, address: int, size: int) -> Optional[str]:
+    """The text of a UNICODE_STRING's buffer, or None if it is empty, damaged or not in the dump."""
+    if not address or not 0 < size <= MAX_NAME_BYTES:
         return None
     try:
-        text = memory.read(string.Buffer, string.Length).decode("utf-16-le")
+        text = memory.read(address, size).decode("utf-16-le")
     except (MemoryReadError, UnicodeDecodeError):
         return None
     return text if text.isprintable() else None
