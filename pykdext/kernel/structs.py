@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator, Tuple
 
-from pykdext.kernel.rows import iter_whole_rows
+from pykdext.kernel.pool.rows import iter_whole_rows
 from pykdext.model import Record, Struct
 from pykdext.targets.protocol import Target
 

@@ -6,9 +6,9 @@ from typing import List, Optional, Sequence, Tuple
 
 from pykdext.attribution.pointers import read_witness
 from pykdext.errors import MemoryReadError, TargetError
-from pykdext.kernel.bigpages import read_big_pages
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.smallblocks import MAX_WALK_SECONDS, SmallBlocks, find_small_blocks
+from pykdext.kernel.pool.bigpages import read_big_pages
+from pykdext.kernel.pool.smallblocks import MAX_WALK_SECONDS, SmallBlocks, find_small_blocks
 from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolTag, TagUsage
 from pykdext.model.selection import count_sizes
 from pykdext.pipeline.sources import Source

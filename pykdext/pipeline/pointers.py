@@ -9,9 +9,9 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from pykdext.attribution.pointers import MAX_BLOCKS_TRIED, MIN_BLOCKS, describe_witness, read_witness
 from pykdext.errors import TargetError
-from pykdext.kernel.bigpages import read_big_pages
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.smallblocks import WalkLimits, find_small_blocks
+from pykdext.kernel.pool.bigpages import read_big_pages
+from pykdext.kernel.pool.smallblocks import WalkLimits, find_small_blocks
 from pykdext.model import Allocation, Evidence, PoolTag
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.dump.base import DumpTarget

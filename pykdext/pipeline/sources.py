@@ -10,7 +10,7 @@ from typing import Iterator, Optional, Tuple
 
 from pykdext.errors import LayoutNotFoundError, PykdextError, SymbolNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel, open_kernel
-from pykdext.kernel.pooltables import read_pool_snapshot
+from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.model import DumpSummary, PoolSnapshot
 from pykdext.printable import hide_secrets
 from pykdext.progress import ReportProgress, ignore_progress

@@ -9,7 +9,7 @@ import pytest
 from dumps.forge import forge
 from pykdext.attribution.pointers import MAX_BLOCKS, MIN_BLOCKS, choose_modules, describe_witness, read_witness
 from pykdext.kernel.kernel import open_kernel
-from pykdext.kernel.smallblocks import find_small_blocks
+from pykdext.kernel.pool.smallblocks import find_small_blocks
 from pykdext.model import Allocation, Confidence, Machine, Module, PoolKind, PoolTag
 from pykdext.targets.dump.crashdump import open_crashdump
 from tests.helpers.patience import ends_soon

@@ -7,9 +7,9 @@ import struct
 import pytest
 
 from pykdext.errors import TargetError
-from pykdext.kernel.bigpages import read_big_pages
 from pykdext.kernel.kernel import Kernel, TargetSymbols
-from pykdext.kernel.smallblocks import find_small_blocks
+from pykdext.kernel.pool.bigpages import read_big_pages
+from pykdext.kernel.pool.smallblocks import find_small_blocks
 from pykdext.kernel.systemmemory import read_system_memory
 from pykdext.model import Machine, PoolKind, PoolTag, SystemMemory, TargetFacts
 from pykdext.symbols.chain import SymbolChain

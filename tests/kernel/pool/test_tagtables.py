@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pykdext.errors import LayoutNotFoundError, SymbolNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel, TargetSymbols
-from pykdext.kernel.pooltables import read_pool_snapshot
+from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.model import FieldLayout, Machine, PoolKind, TargetFacts, TypeLayout
 from pykdext.symbols.chain import SymbolChain
 from tests.helpers.segments import SegmentsTarget

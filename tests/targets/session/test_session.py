@@ -13,7 +13,7 @@ from dumps.forge import BUILDS, SCENARIOS, forge
 from pykdext.attribution.places.index import ImageIndex
 from pykdext.errors import MemoryReadError, NotKernelTargetError, SymbolNotFoundError, TargetError
 from pykdext.kernel.kernel import open_kernel
-from pykdext.kernel.pooltables import read_pool_snapshot
+from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.model import BugCheck, FieldLayout, Machine, PoolTag, TypeLayout
 from pykdext.targets.dump.crashdump import open_crashdump
 from pykdext.targets.session import memory as sessionmemory

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Dict, Iterable, List, Optional, Tuple
 
 from pykdext.errors import TargetError
-from pykdext.kernel.inference import MAX_ROW_BITS, MIN_ROW_BITS
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.layouts import TrackerLayout, find_tracker_layout, match_tracker_type
-from pykdext.kernel.rows import iter_whole_rows
+from pykdext.kernel.pool.inference import MAX_ROW_BITS, MIN_ROW_BITS
+from pykdext.kernel.pool.layouts import TrackerLayout, find_tracker_layout, match_tracker_type
+from pykdext.kernel.pool.rows import iter_whole_rows
+from pykdext.kernel.pool.tablelocation import TableLocation, locate_tag_tables
 from pykdext.kernel.systemmemory import read_system_memory
-from pykdext.kernel.tablelocation import TableLocation, locate_tag_tables
 from pykdext.model import (
     PROTECTED_POOL,
     PoolKind,

@@ -12,7 +12,7 @@ from typing import Collection, Iterator, List, Mapping, Optional, Tuple
 
 from pykdext.errors import TargetError
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.rows import iter_whole_rows
+from pykdext.kernel.pool.rows import iter_whole_rows
 from pykdext.model import PROTECTED_POOL, Allocation, PoolKind, PoolTag
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.work import Interruption, hold, is_interrupted

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError, TargetError
-from pykdext.kernel.inference import MAX_PROCESSORS, Neighbourhood, is_row_count, is_table_pointer
 from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.pool.inference import MAX_PROCESSORS, Neighbourhood, is_row_count, is_table_pointer
 
 _FIRST_BUILD_OF_VISTA = 6000
 

@@ -1,0 +1,3 @@
+"""The pools: their tag tables, their big pages, their small blocks."""
+
+from __future__ import annotations
