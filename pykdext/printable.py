@@ -39,6 +39,11 @@ def make_visible(text: str) -> str:
     )
 
 
+def make_encodable(name: str) -> str:
+    """A name as text that any file can hold: bytes of it that are no characters become escape sequences."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def hide_secrets(text: str) -> str:
     """``text`` in which URLs have ``***`` for passwords and for what signs a link: reports are handed on."""
     if "://" not in text:

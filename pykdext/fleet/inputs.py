@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from pykdext.errors import PykdextError
-from pykdext.printable import hide_secrets
+from pykdext.model.fleet import DumpInput
+from pykdext.pipeline.paths import find_files, read_head
+from pykdext.printable import hide_secrets, make_encodable
 from pykdext.records.snapshotfile import is_snapshot_head
-from pykdext.targets.dump.compressed import is_packed_head
-from pykdext.targets.dump.header import DUMP_SIGNATURES
+from pykdext.targets.dump.compressed import is_dump_head
+from pykdext.targets.dump.header import DUMP_SUFFIXES
 from pykdext.targets.dump.remote import find_remote_files, is_remote
 
-_DUMP_SUFFIXES = (".dmp", ".mdmp", ".hdmp")
-_REMOTE_SUFFIXES = (*_DUMP_SUFFIXES, ".dmp.gz", ".dmp.xz", ".zip")
+_REMOTE_SUFFIXES = (*DUMP_SUFFIXES, ".dmp.gz", ".dmp.xz", ".zip")
 """Remote files are not looked into before they are read."""
-
-_HEAD_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class DumpInput:
-    """A file to read.
-
-    Attributes:
-        path: as the user gave it, without secrets. key: a text that names the file wherever the tool was started.
-        identity: changes with the content; None if nothing tells.
-        url: what opens a remote file; None for a local one.
-    """
-
-    path: str
-    key: str
-    identity: Optional[str]
-    url: Optional[str] = None
-
-    @property
-    def location(self) -> str:
-        """What opens the file from any folder."""
-        return self.url or os.path.abspath(self.path)
 
 
 @dataclass(frozen=True)
@@ -52,14 +29,17 @@ class FoundInputs:
 
 
 def find_inputs(paths: Sequence[str]) -> FoundInputs:
-    """The dumps that ``paths`` mean: of a folder all below it that are dumps or snapshots.
+    """The dumps that ``paths`` stand for: of a folder all below it that are dumps or snapshots.
 
-    Those of a local folder are told by their content or name, of a remote one by their name. What is named itself, by
-    a path or a pattern, is always taken. A folder that cannot be listed is told in the warnings.
+    Those of a local folder are told by their content or name, those of a remote one by their name. What a path or a
+    pattern names itself is always taken. What cannot be listed stands in the warnings.
     """
     search = _Search()
     for path in paths:
-        search.add(path)
+        if is_remote(path):
+            search.add_remote(path)
+        else:
+            search.add_local(path)
     return FoundInputs(tuple(search.found.values()), tuple(search.warnings), search.passed_over)
 
 
@@ -71,22 +51,17 @@ class _Search:
         self.warnings: List[str] = []
         self.passed_over = 0
 
-    def add(self, path: str) -> None:
-        """Take what one word of the command line means."""
-        if is_remote(path):
-            self._add_remote(path)
-        elif os.path.isdir(path):
-            self._add_folder(path)
-        elif not os.path.exists(path) and glob.has_magic(path):
-            matches = sorted(glob.glob(path, recursive=True))
-            if not matches:
-                self.warnings.append(f"{path}: no file matches")
-            for match in matches:
-                self.add(match)
-        else:
-            self._take(path)
+    def add_local(self, path: str) -> None:
+        """Take what one path or pattern of this machine stands for."""
+        files = find_files([path], _may_be_input)
+        self.warnings += files.warnings
+        self.passed_over += files.passed_over
+        for file in files.files:
+            key = make_encodable(os.path.abspath(file))
+            self.found.setdefault(key, DumpInput(file, key, _identify(file)))
 
-    def _add_remote(self, url: str) -> None:
+    def add_remote(self, url: str) -> None:
+        """Take what one URL stands for."""
         try:
             listing = find_remote_files(url)
         except PykdextError as error:
@@ -101,32 +76,6 @@ class _Search:
                 shown = hide_secrets(entry.url)
                 self.found.setdefault(entry.url, DumpInput(shown, shown, entry.identity, entry.url))
 
-    def _add_folder(self, folder: str) -> None:
-        for path in self._walk(folder):
-            if path.lower().endswith(_DUMP_SUFFIXES) or _looks_like_input(path):
-                self._take(path)
-            else:
-                self.passed_over += 1
-
-    def _walk(self, folder: str) -> Iterator[str]:
-        """All files below a folder, by name."""
-
-        def note(error: OSError) -> None:
-            self.warnings.append(f"{error.filename}: cannot be listed: {error.strerror}")
-
-        for parent, folders, names in os.walk(folder, onerror=note):
-            folders.sort()
-            yield from (path for name in sorted(names) if os.path.isfile(path := os.path.join(parent, name)))
-
-    def _take(self, path: str) -> None:
-        key = make_text(os.path.abspath(path))
-        self.found.setdefault(key, DumpInput(path, key, _identify(path)))
-
-
-def make_text(name: str) -> str:
-    """A name as text that any file can hold: bytes of it that are no characters become escape sequences."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
 
 def _identify(path: str) -> Optional[str]:
     """Size and time of the last change; None for what cannot be looked at, which its reader will tell better."""
@@ -137,11 +86,12 @@ def _identify(path: str) -> Optional[str]:
     return f"{facts.st_size} {facts.st_mtime_ns}"
 
 
-def _looks_like_input(path: str) -> bool:
-    """Whether a file begins like a dump, plain or compressed, or like a snapshot; what cannot be read may be one."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:
+def _may_be_input(path: str) -> bool:
+    """Whether a file of a folder begins like a dump, plain or compressed, or like a snapshot, or is named like a dump.
+
+    One that cannot be read may be one.
+    """
+    if path.lower().endswith(DUMP_SUFFIXES):
         return True
-    return head.startswith(DUMP_SIGNATURES) or is_packed_head(head) or is_snapshot_head(head)
+    head = read_head(path)
+    return head is None or is_dump_head(head) or is_snapshot_head(head)

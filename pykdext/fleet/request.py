@@ -11,10 +11,11 @@ from typing import Iterator, NamedTuple, Optional, Tuple
 from pykdext.errors import PykdextError
 from pykdext.fleet.batch import run_batch, summarize_batch
 from pykdext.fleet.hosts import AUTOMATIC, find_host
-from pykdext.fleet.inputs import DumpInput, find_inputs
+from pykdext.fleet.inputs import find_inputs
 from pykdext.fleet.tasks import Answer, Task
 from pykdext.fleet.workers import open_dask_workers, open_local_workers
 from pykdext.model import BatchSummary, DumpRow
+from pykdext.model.fleet import DumpInput
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.store.batches import Store, open_store
 from pykdext.work import Interruption

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Mapping, Optional, Tuple
@@ -27,6 +28,27 @@ class DumpStatus(enum.Enum):
     def has_report(self) -> bool:
         """Whether there is a verdict."""
         return self in (DumpStatus.DONE, DumpStatus.PARTIAL)
+
+
+@dataclass(frozen=True)
+class DumpInput:
+    """A file that a batch is to read.
+
+    Attributes:
+        path: as the user gave it, without secrets. key: a text that names the file wherever the tool was started.
+        identity: another one whenever the content is another; None where that cannot be known.
+        url: what opens a remote file, secrets included; None for a local one.
+    """
+
+    path: str
+    key: str
+    identity: Optional[str]
+    url: Optional[str] = None
+
+    @property
+    def location(self) -> str:
+        """What opens the file from any folder."""
+        return self.url or os.path.abspath(self.path)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pykdext.pipeline.blocks import find_blocks
 from pykdext.pipeline.ownership import FoundOwners, find_owners
 from pykdext.pipeline.recording import record_samples
-from pykdext.pipeline.series import FollowedSeries, expand_paths, follow_files, load_sides
+from pykdext.pipeline.series import FollowedSeries, find_logs, follow_files, load_sides
 from pykdext.pipeline.sources import NoTagTablesError, Source, load_states, open_source
 from pykdext.pipeline.taglists import TagLists
 from pykdext.pipeline.verdict import analyze
@@ -17,8 +17,8 @@ __all__ = [
     "Source",
     "TagLists",
     "analyze",
-    "expand_paths",
     "find_blocks",
+    "find_logs",
     "find_owners",
     "follow_files",
     "load_sides",

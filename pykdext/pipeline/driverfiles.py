@@ -17,14 +17,12 @@ from pykdext.images.image import read_image
 from pykdext.images.imagefile import open_image_file
 from pykdext.model import Evidence, PoolTag
 from pykdext.pipeline.imagesearch import SearchedImages, search_index
+from pykdext.pipeline.paths import find_files, read_head
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.work import Interruption, hold
 
 IMAGE_SUFFIXES = (".sys", ".dll", ".exe")
 """Files of a folder that are looked at; a file that is named itself may have any name."""
-
-MAX_FILES = 100_000
-"""Files searched in one run: a driver store has some thousand."""
 
 FILES_A_TIME = 4
 """Files handed to a worker at once."""
@@ -51,7 +49,7 @@ def search_files(
     symbol_path: str = "",
     loaded: Collection[str] = (),
 ) -> SearchedImages:
-    """What the images among ``paths`` (files, and folders with all that is in them) tell of ``tags``.
+    """What the images among ``paths`` (files, folders with all that is in them, patterns) tell of ``tags``.
 
     The symbols of an image are looked for beside it and along ``symbol_path``. A file whose name is among those of
     ``loaded`` modules goes by its path: it may be of another build, and proves nothing of what is in memory.
@@ -61,49 +59,29 @@ def search_files(
     Raises:
         TargetError: a path does not exist, or there is no image among them.
     """
-    unlisted: List[str] = []
-    files = sorted({path for root in paths for path in _iter_files(root, unlisted)})
+    found = find_files(paths, _may_be_image)
+    missing = [path for path in found.files if not os.path.exists(path)]
+    if missing:
+        raise TargetError(f"{missing[0]}: found nothing, expected a driver file or a folder of them")
+    files = sorted(found.files)
     if not files:
-        reason = f" ({'; '.join(unlisted)})" if unlisted else ""
+        reason = f" ({'; '.join(found.warnings)})" if found.warnings else ""
         raise TargetError(f"{', '.join(paths)}: found no image{reason}, expected driver files (.sys, .dll, .exe)")
-    if len(files) > MAX_FILES:
-        unlisted.append(f"{', '.join(paths)}: found {len(files):,} images, searched the first {MAX_FILES:,}")
-        del files[MAX_FILES:]
     work = [_Job(path, name, tuple(tags), symbol_path) for path, name in zip(files, _name_files(files, loaded))]
-    found: List[_Found] = []
+    answers: List[_Found] = []
     with hold(interruption), closing(_iter_found(work, jobs)) as results:
         for result in results:
-            found.append(result)
-            progress(len(found), len(work), "driver files")
-    return _merge(found, len(work), unlisted)
-
-
-def _iter_files(root: str, unlisted: List[str]) -> Iterator[str]:
-    """The images under a folder, by content; a file itself as it is. What cannot be listed goes to ``unlisted``."""
-    if not os.path.isdir(root):
-        if not os.path.exists(root):
-            raise TargetError(f"{root}: found nothing, expected a driver file or a folder of them")
-        yield root
-        return
-
-    def note(error: OSError) -> None:
-        unlisted.append(f"{error.filename}: cannot be listed: {error.strerror}")
-
-    for folder, _, names in os.walk(root, onerror=note):
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and _may_be_image(os.path.join(folder, name)):
-                yield os.path.join(folder, name)
+            answers.append(result)
+            progress(len(answers), len(work), "driver files")
+    return _merge(answers, len(work), found.warnings)
 
 
 def _may_be_image(path: str) -> bool:
-    """Whether the file begins like one; one that cannot be read is kept, to be told. A pipe would make us wait."""
-    if not os.path.isfile(path):
+    """Whether a file of a folder is named and begins like an image; one that cannot be read is kept, to be told."""
+    if not path.lower().endswith(IMAGE_SUFFIXES):
         return False
-    try:
-        with open(path, "rb") as file:
-            return file.read(2) == b"MZ"
-    except OSError:
-        return True
+    head = read_head(path)
+    return head is None or head.startswith(b"MZ")
 
 
 def _name_files(files: Sequence[str], loaded: Collection[str]) -> Iterator[str]:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from pykdext import growth
 from pykdext.errors import PykdextError, RecordFormatError
 from pykdext.model import PoolSnapshot, TrendReport
+from pykdext.pipeline.paths import FoundFiles, find_files, read_head
 from pykdext.pipeline.sources import load_states
 from pykdext.pipeline.taglists import TagLists
 from pykdext.progress import ReportProgress, ignore_progress
-from pykdext.records.logs import with_interval
+from pykdext.records.logs import is_log_head, with_interval
+from pykdext.store.source import is_store_head
+from pykdext.targets.dump.compressed import is_dump_head
+from pykdext.targets.dump.header import DUMP_SUFFIXES
 from pykdext.work import Interruption, hold
 
 _NAMED_FILES = 8
 """Files named in one warning."""
+
+
+def find_logs(paths: Sequence[str]) -> FoundFiles:
+    """The files of a series: of a folder all below it that are text, snapshots, stores or dumps by content or name."""
+    return find_files(paths, _may_hold_states)
 
 
 def load_sides(
@@ -62,9 +69,10 @@ def follow_files(
     Raises:
         RecordFormatError: no file could be used, or they are of different machines and that is not allowed.
     """
-    files = expand_paths(paths)
+    found = find_logs(paths)
+    files = found.files
     snapshots: List[PoolSnapshot] = []
-    unusable: List[str] = []
+    unusable = list(found.warnings)
     read = 0
     with hold(interruption):
         for path in files:
@@ -79,8 +87,8 @@ def follow_files(
             raise interruption.cause
         unusable.append(_describe_unread(files[read:]))
     if not snapshots:
-        found = unusable[0] if unusable else "no file"
-        raise RecordFormatError(", ".join(paths), None, found, "logs, snapshots or dumps")
+        reason = unusable[0] if unusable else f"no log among {found.passed_over:,} files"
+        raise RecordFormatError(", ".join(paths), None, reason, "logs, snapshots or dumps")
     dated = with_interval(snapshots, every_seconds) if every_seconds else snapshots
     try:
         report = growth.follow_series(dated, lists.is_object, allow_mixed)
@@ -89,21 +97,15 @@ def follow_files(
     return FollowedSeries(report, tuple(unusable))
 
 
+def _may_hold_states(path: str) -> bool:
+    """Whether a file of a folder belongs to a series; one that is empty or cannot be read does, so that it is told."""
+    if path.lower().endswith(DUMP_SUFFIXES):
+        return True
+    head = read_head(path)
+    return not head or is_log_head(head) or is_dump_head(head) or is_store_head(head)
+
+
 def _describe_unread(paths: Sequence[str]) -> str:
     names = ", ".join(paths[:_NAMED_FILES])
     others = f" and {len(paths) - _NAMED_FILES:,} others" if len(paths) > _NAMED_FILES else ""
     return f"interrupted: not read: {names}{others}"
-
-
-def expand_paths(paths: Sequence[str]) -> Tuple[str, ...]:
-    """The files that are meant, each once: a folder means the files in it, a pattern those that match, by name."""
-    files: List[str] = []
-    for path in paths:
-        if os.path.isdir(path):
-            entries = sorted(os.path.join(path, name) for name in os.listdir(path))
-            files += [entry for entry in entries if os.path.isfile(entry)]
-        elif not os.path.exists(path) and glob.has_magic(path):
-            files += sorted(filter(os.path.isfile, glob.glob(path)))
-        else:
-            files.append(path)
-    return tuple(dict.fromkeys(files))

@@ -16,8 +16,10 @@ from pykdext.printable import hide_secrets
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.records.live import read_live_snapshot
 from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log
+from pykdext.records.snapshotfile import is_snapshot_head
 from pykdext.store.source import StoredSource, find_stored_source
 from pykdext.targets.dump.base import DumpTarget, Traffic
+from pykdext.targets.dump.compressed import is_dump_head
 from pykdext.targets.dump.crashdump import open_crashdump
 from pykdext.targets.dump.remote import is_remote
 from pykdext.targets.protocol import Target
@@ -108,7 +110,10 @@ def _is_log(path: str) -> bool:
     if is_remote(path):
         return False
     with open(path, "rb") as file:
-        return is_log_head(file.read(HEAD_BYTES))
+        head = file.read(HEAD_BYTES)
+    if is_dump_head(head) and not is_snapshot_head(head):
+        return False  # the bytes of a compressed dump may look like text
+    return is_log_head(head)
 
 
 def _open_machine(progress: ReportProgress, symbol_path: Optional[str], interruption: Optional[Interruption]) -> Source:

@@ -10,9 +10,10 @@ import sqlite3
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
-from pykdext.fleet.inputs import DumpInput, make_text
 from pykdext.fleet.tasks import Answer
 from pykdext.model import Driver, DumpRow, DumpStatus, PoolKind
+from pykdext.model.fleet import DumpInput
+from pykdext.printable import make_encodable
 from pykdext.report.jsondoc import REPORT_SCHEMA
 from pykdext.store.database import failures_named, open_database, transaction
 
@@ -35,7 +36,7 @@ class Store:
     def save(self, dump: DumpInput, host: str, answer: Answer) -> None:
         """Keep what became of a dump, in place of what was known of the same content; older content is kept too."""
         with failures_named(self.path), transaction(self._connection):
-            snapshot_id = self._insert_snapshot(dump, make_text(host), answer)
+            snapshot_id = self._insert_snapshot(dump, make_encodable(host), answer)
             if answer.report and answer.state:
                 self._insert_tags(snapshot_id, answer.state["tags"])
                 self._insert_owners(snapshot_id, answer.report["suspects"])
@@ -100,7 +101,7 @@ class Store:
                 dump.key,
                 dump.identity,
                 answer.status,
-                make_text(answer.error) if answer.error else None,
+                make_encodable(answer.error) if answer.error else None,
                 taken_at,
                 state.get("uptime_seconds"),
                 state["os"]["build"] if state else None,

@@ -9,6 +9,11 @@ FILE_MAGIC = b"SQLite format 3\0"
 SEPARATOR = "::"
 
 
+def is_store_head(head: bytes) -> bool:
+    """Whether a file that begins so may be a store."""
+    return head.startswith(FILE_MAGIC)
+
+
 class StoredSource(NamedTuple):
     """What ``weeks.sqlite::SRV01@2026-11`` names: a store, a host of it, and the beginning of a time."""
 
@@ -22,7 +27,7 @@ def find_stored_source(path: str) -> Optional[StoredSource]:
     file, _, selection = path.partition(SEPARATOR) if not os.path.exists(path) else (path, "", "")
     try:
         with open(file, "rb") as stream:
-            if stream.read(len(FILE_MAGIC)) != FILE_MAGIC:
+            if not is_store_head(stream.read(len(FILE_MAGIC))):
                 return None
     except OSError:
         return None

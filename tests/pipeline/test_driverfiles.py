@@ -13,7 +13,7 @@ import pytest
 from dumps.forge import forge
 from pykdext.cli.main import main
 from pykdext.model import ImageCoverage
-from pykdext.pipeline import driverfiles
+from pykdext.pipeline import driverfiles, paths
 from pykdext.pipeline.driverfiles import _search_file as search_file
 from pykdext.report.plaintext import describe_gap
 
@@ -126,10 +126,16 @@ def test_folders_that_cannot_be_listed_are_told(folder, capsys, monkeypatch):
 
 
 def test_a_limit_on_files_is_told(folder, capsys, monkeypatch):
-    monkeypatch.setattr(driverfiles, "MAX_FILES", 2)
+    monkeypatch.setattr(paths, "MAX_FILES", 2)
     status, document = find(capsys, "Pgla", "--images", folder)
     assert status == 1
-    assert f"{folder}: found 4 images, searched the first 2" in document["warnings"]
+    assert any("not read, nor what follows: 2 files were found before it" in line for line in document["warnings"])
+
+
+def test_patterns_name_images_as_they_name_logs(folder, capsys):
+    status, document = find(capsys, "Pgla", "--images", folder / "**" / "p*.sys")
+    assert (status, owners_of(document)) == (0, [("pagella.sys", "proven")])
+    assert document["tags"][0]["coverage"]["modules_total"] == 3
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

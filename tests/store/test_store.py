@@ -13,10 +13,10 @@ import pytest
 
 from dumps.forge import forge
 from pykdext.cli.main import main
-from pykdext.fleet.inputs import DumpInput
 from pykdext.fleet.tasks import Answer, Task
 from pykdext.fleet.worker import analyze_dump
 from pykdext.model import DumpStatus, PoolTag
+from pykdext.model.fleet import DumpInput
 from pykdext.pipeline import load_states
 from pykdext.store.batches import open_store
 from pykdext.store.database import VERSION, StoreError, open_database

@@ -220,7 +220,7 @@ def trend(options: Namespace, progress: ReportProgress) -> Outcome:
     lists = TagLists.load(options.pooltags)
     interruption = Interruption()
     followed = pipeline.follow_files(options.logs, lists, options.every, options.mixed, progress, interruption)
-    report, origin = _choose_redaction(options, pipeline.expand_paths(options.logs))(
+    report, origin = _choose_redaction(options, pipeline.find_logs(options.logs).files)(
         (
             replace(followed.report, warnings=(*followed.unusable, *followed.report.warnings)),
             describe_origin(options),

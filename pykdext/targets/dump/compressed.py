@@ -71,9 +71,9 @@ def open_file(path: str, progress: Optional[Progress] = None) -> FileBytes:
         raise TargetError(f"{path}: cannot be opened: {error.strerror or error}") from error
 
 
-def is_packed_head(head: bytes) -> bool:
-    """Whether a file that begins so is compressed in a way that is read."""
-    return _find_packing(head) is not None
+def is_dump_head(head: bytes) -> bool:
+    """Whether a file that begins so is a dump, or compressed in a way that is read."""
+    return head.startswith(DUMP_SIGNATURES) or _find_packing(head) is not None
 
 
 def _open_remote(url: str, progress: Optional[Progress]) -> FileBytes:

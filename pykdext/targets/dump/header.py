@@ -54,6 +54,9 @@ _FILTERED_DUMP = 0x40
 MAKE_KERNEL_DUMP = "take a kernel or automatic memory dump (CrashControl\\CrashDumpEnabled 2 or 7)"
 
 DUMP_SIGNATURES = (b"PAGEDU64", b"PAGEDUMP")
+DUMP_SUFFIXES = (".dmp", ".mdmp", ".hdmp")
+"""How files are named that should be dumps: one that does not begin like a dump is damaged, and is told."""
+
 """How kernel dumps begin: 64-bit and 32-bit."""
 
 _FOREIGN_FILES = (
