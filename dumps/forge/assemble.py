@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
-from typing import Dict, Iterable
+from typing import Dict, Iterable, Optional
 
 from dumps.forge.architectures import X64
 from dumps.forge.counters import shrink_counters, usual_counters
@@ -15,6 +15,10 @@ from dumps.forge.kernels import KernelBuild
 from dumps.forge.loader import UnloadedDriver
 from dumps.forge.machine import ForgedMachine, Truth
 from dumps.forge.modules import LoadedModules, write_unloaded
+from dumps.forge.objects.damage import lose_pages
+from dumps.forge.objects.population import count_tags, plan_types
+from dumps.forge.objects.truth import ObjectTruth
+from dumps.forge.objects.writer import ObjectWriter
 from dumps.forge.pagetables import AddressSpace
 from dumps.forge.parts import Parts
 from dumps.forge.physical import PAGE_BYTES, FrameAllocator, PhysicalMemory
@@ -39,6 +43,7 @@ _NOW = int((_TAKEN_AT - _FILETIME_ORIGIN).total_seconds()) * _FILETIME_SECOND
 _FIRST_WITH_PCID = 17763
 _FIRST_VISTA = 6000
 _FIRST_WITH_SWIZZLE_BIT = 17763
+_MANY_OBJECTS = 30_000
 
 
 def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) -> ForgedMachine:
@@ -48,7 +53,10 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
     chance = random.Random(f"{scenario.name} {kernel.build} {wishes.processors} {wishes.seed}{suffix}")
     software = _choose_software_entries(kernel, swizzle=wishes.swizzle)
     space = AddressSpace(
-        PhysicalMemory(), FrameAllocator(chance, architecture.span_pages), architecture.entries, software
+        PhysicalMemory(),
+        FrameAllocator(chance, architecture.span_pages, dense=(wishes.leaked or 0) > _MANY_OBJECTS),
+        architecture.entries,
+        software,
     )
     parts = Parts(kernel, wishes.processors, space, plan_regions(kernel, chance), chance)
     if kernel.huge_pages:
@@ -58,6 +66,11 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
     tags = {**usual_counters(), **scenario.tags}
     if architecture.narrow:
         tags = {tag: shrink_counters(counters) for tag, counters in tags.items()}
+    leaked = scenario.leaked if wishes.leaked is None else wishes.leaked
+    population = scenario.populate(leaked) if scenario.populate is not None else None
+    types = [] if population is None else plan_types(architecture, population, wishes.healthy_share)
+    if population is not None:
+        tags.update(count_tags(types, population, architecture))
     modules = LoadedModules(parts, HEALTHY_DRIVERS + scenario.drivers, wishes.drivers)
     unloaded = write_unloaded(parts, _NOW)
     pool = PoolWriter(parts, modules)
@@ -70,12 +83,21 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
             pool.write_blocks(plan)
         pool.write_tag_tables(tags, scenario.expansion, wishes.table_rows)
         pool.write_big_pages()
+    objects = None
+    if population is not None:
+        objects = ObjectWriter(parts, modules, types, _NOW, scenario.uptime_seconds)
+        objects.write(population)
+        for tag, blocks in objects.blocks.items():
+            pool.blocks.setdefault(tag, []).extend(blocks)
     write_processors(parts, scenario.bugcheck, modules.code_addresses())
     limits = write_variables(parts, totals, encoded=wishes.encoded_kdbg)
     write_shared_user_data(parts, _NOW, scenario.uptime_seconds)
     trim_pages(parts)
+    if objects is not None:
+        objects.link()
 
-    truth = _tell_truth(scenario, parts, modules, unloaded, tags, pool, limits)
+    found = None if objects is None else objects.truth
+    truth = _tell_truth(scenario, parts, modules, unloaded, tags, pool, limits, found)
     user_frames, free_frames = write_user_pages(parts) if wishes.user_pages else (frozenset(), frozenset())
     machine = ForgedMachine(
         truth=truth,
@@ -91,6 +113,8 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
     )
     if scenario.without_pages_of:
         _lose_pages(machine, modules, scenario.without_pages_of)
+    if wishes.pages_lost and population is not None and objects is not None:
+        lose_pages(machine, population, objects.truth)
     return machine
 
 
@@ -102,6 +126,7 @@ def _tell_truth(
     tags: Dict[bytes, TagTruth],
     pool: PoolWriter,
     limits: Limits,
+    objects: Optional[ObjectTruth],
 ) -> Truth:
     build = parts.kernel.build
     return Truth(
@@ -123,6 +148,7 @@ def _tell_truth(
         nonpaged_limit_bytes=nonpaged_limit_bytes(parts.kernel),
         paged_limit_bytes=paged_limit_bytes(parts.kernel),
         limits=limits,
+        objects=objects,
     )
 
 

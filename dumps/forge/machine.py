@@ -19,6 +19,7 @@ from dumps.forge.headers import DumpHeader
 from dumps.forge.kdbg import build_debugger_data
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.loader import entry_layout
+from dumps.forge.objects.truth import ObjectTruth
 from dumps.forge.pagetables import AddressSpace
 from dumps.forge.physical import PAGE_BYTES, PhysicalMemory
 from dumps.forge.poolblocks import PoolBlock
@@ -39,7 +40,8 @@ class Truth:
     ``leak`` is (tag, 'nonpaged' or 'paged', the module that causes it or None where more than one could).
     ``owners`` are the loaded modules whose code or data carries the tag, ``blocks`` the tag's blocks in use
     whose pages exist; the big-page table may know more of them. ``limits`` are (in use, limit) in bytes of the
-    pools 'nonpaged' and 'paged' and of 'commit', None where this kernel keeps a number at no known place.
+    pools 'nonpaged' and 'paged' and of 'commit', None where this kernel keeps a number at no known place. ``objects``
+    is what lives on machines of the scenarios of objects.
     """
 
     build: int
@@ -58,6 +60,7 @@ class Truth:
     nonpaged_limit_bytes: int
     paged_limit_bytes: int
     limits: Limits
+    objects: Optional[ObjectTruth] = None
 
 
 @dataclass

@@ -9,6 +9,7 @@ PAGE_BYTES = 0x1000
 SPAN_PAGES = 0x100000  # 4 GiB of physical addresses, what most machines have
 
 _CLUSTER_PAGES = 96
+_DENSE_CLUSTER_PAGES = 0x3C0
 _CLUSTERS_AT_ONCE = 3
 _CLUSTERS_START = 0x400
 _SMALL_FRAMES_END = 0x80000  # below 2 GiB: 4 KB frames
@@ -39,10 +40,12 @@ class FrameAllocator:
     """Hands out page frames that are neither contiguous nor in order, with holes between them.
 
     Frames come from small clusters all over the first half of the span: a full dump can then describe them by the
-    few runs that its header has room for. Where the span is larger, they come from above 4 GiB too.
+    few runs that its header has room for. Where the span is larger, they come from above 4 GiB too. ``dense``
+    clusters have room for a machine of many objects.
     """
 
-    def __init__(self, chance: random.Random, span_pages: int) -> None:
+    def __init__(self, chance: random.Random, span_pages: int, *, dense: bool = False) -> None:
+        self._cluster_pages = _DENSE_CLUSTER_PAGES if dense else _CLUSTER_PAGES
         self._chance = chance
         self._free: List[int] = []
         self._clusters = list(range(_CLUSTERS_START, _SMALL_FRAMES_END - 0x400, 0x400))
@@ -55,8 +58,8 @@ class FrameAllocator:
         """Return a free 4 KB frame."""
         if not self._free:
             for _ in range(_CLUSTERS_AT_ONCE):
-                start = self._clusters.pop() + self._chance.randrange(0x300)
-                self._free += [start + n for n in range(_CLUSTER_PAGES) if self._chance.random() < 0.85]
+                start = self._clusters.pop() + self._chance.randrange(min(0x300, 0x400 - self._cluster_pages))
+                self._free += [start + n for n in range(self._cluster_pages) if self._chance.random() < 0.85]
             self._chance.shuffle(self._free)
         return self._free.pop()
 

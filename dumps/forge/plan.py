@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
+from dumps.forge.objects.population import Population
 from dumps.forge.trackertables import TagTruth
 
 HEALTHY_DRIVERS: Tuple[str, ...] = ("lookas.sys", "globus.sys", "ctxreg.sys")
@@ -49,7 +50,8 @@ class Scenario:
     """One machine: a healthy server, and what is different on it.
 
     ``tags`` replaces or adds counters; ``expansion`` names the tags that found no room in the hash table;
-    ``without_pages_of`` names a driver whose image is for the most part not in the dump.
+    ``without_pages_of`` names a driver whose image is for the most part not in the dump. ``populate`` makes the
+    machine's objects, ``leaked`` of which leak unless somebody wishes for another number.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Scenario:
     without_pages_of: Optional[str] = None
     bugcheck: Tuple[int, int, int, int, int] = (0xE2, 0, 0, 0, 0)
     uptime_seconds: int = 951_727
+    populate: Optional[Callable[[int], Population]] = None
+    leaked: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,3 +80,6 @@ class Wishes:
     encoded_kdbg: bool = False
     user_pages: bool = False
     drivers: Tuple[Path, ...] = ()
+    leaked: Optional[int] = None
+    pages_lost: bool = False
+    healthy_share: int = 1

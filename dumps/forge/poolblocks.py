@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from dumps.forge.architectures import Architecture
 
@@ -61,6 +61,21 @@ def pack_pool_page(
         header = _pack_header(architecture, previous_bytes // unit, rest_bytes // unit, 0, b"Free")
         page[offset : offset + header_bytes] = header
     return bytes(page), blocks
+
+
+def first_block_offset(build: int) -> int:
+    """Return where the first block of a page stands: behind the heap's own header since the segment heap."""
+    return 0 if build < _FIRST_WITH_SEGMENT_HEAP else _SUBSEGMENT_HEADER_BYTES
+
+
+def block_header(
+    architecture: Architecture, build: int, previous_bytes: int, block_bytes: int, tag: bytes, *, paged: Optional[bool]
+) -> bytes:
+    """Return the header of a block in a pool, or of a free one (``paged`` None)."""
+    unit = 2 * architecture.pointer_bytes
+    in_use = 0 if paged is None else (_IN_USE | paged) if build >= _FIRST_WITH_IN_USE_BIT else 1 + paged
+    previous_units = previous_bytes // unit if build < _FIRST_WITH_SEGMENT_HEAP else 0
+    return _pack_header(architecture, previous_units, block_bytes // unit, in_use, tag)
 
 
 def _pack_header(architecture: Architecture, previous_units: int, units: int, kind: int, tag: bytes) -> bytes:

@@ -21,11 +21,12 @@ _PCR_TABLES: Dict[str, Tuple[int, int]] = {"x64": (0x0, 0x8), "x86": (0x3C, 0x40
 def write_processors(parts: Parts, bugcheck: Tuple[int, ...], return_addresses: Tuple[int, ...]) -> None:
     """Write every processor of the machine; the first one is in KeBugCheckEx with the words of the bugcheck.
 
-    ``return_addresses`` fill the stacks. The pages of a KPCR in which nothing stands are one page of zeros.
+    ``return_addresses`` fill the stacks. The process that runs was
+    written before, else it is a bare one. The pages of a KPCR in which nothing stands are one page of zeros.
     """
     zeros = parts.space.frames.take()
     parts.space.memory.page(zeros)
-    process_va = write_process(parts)
+    process_va = parts.addresses["process"] if "process" in parts.addresses else write_process(parts)
     blocks: List[int] = []
     for number in range(parts.processors):
         thread_va, stack_va = write_thread(parts, number, process_va, return_addresses)

@@ -10,6 +10,7 @@ from dumps.forge.architectures import ARCHITECTURES
 from dumps.forge.assemble import assemble_machine
 from dumps.forge.kernels import add_totals, disguise_kernel
 from dumps.forge.machine import ForgedMachine
+from dumps.forge.objects import leaks
 from dumps.forge.plan import BlockPlan, Scenario, Wishes
 from dumps.forge.privatekernels import choose_kernel
 from dumps.forge.trackertables import TagTruth
@@ -82,6 +83,55 @@ _SCENARIOS: Tuple[Scenario, ...] = (
         without_pages_of="pippo.sys",
         bugcheck=_HUNG,
     ),
+    Scenario(
+        "handles",
+        "printmon.exe (pid 4312) never closes the handles to its events",
+        leak=(b"Even", "nonpaged", None),
+        bugcheck=_HUNG,
+        populate=leaks.leak_handles,
+        leaked=20_000,
+    ),
+    Scenario(
+        "zombies",
+        "watchman.exe (pid 2428) holds handles to processes that have exited",
+        leak=(b"Proc", "nonpaged", None),
+        bugcheck=_HUNG,
+        populate=leaks.leak_zombies,
+        leaked=600,
+    ),
+    Scenario(
+        "keys",
+        "policysvc.exe (pid 5120) opens one registry key again and again",
+        leak=(b"Key ", "paged", None),
+        bugcheck=_HUNG,
+        populate=leaks.leak_keys,
+        leaked=20_000,
+    ),
+    Scenario(
+        "references",
+        "holder.sys keeps references to tokens that no process has a handle to",
+        drivers=("holder.sys",),
+        leak=(b"Toke", "paged", "holder.sys"),
+        bugcheck=_HUNG,
+        populate=leaks.leak_references,
+        leaked=_TOKENS_HELD,
+    ),
+    Scenario(
+        "lookaside",
+        "a lookaside list of globus.sys gave out blocks that never came back; no code carries their tag, Lkas",
+        leak=(b"Lkas", "nonpaged", "globus.sys"),
+        bugcheck=_HUNG,
+        populate=leaks.leak_lookaside,
+        leaked=1_300_000,
+    ),
+    Scenario(
+        "verifier",
+        "lookas.sys leaks with a tag that no code carries, VfLk, while Driver Verifier watches it",
+        leak=(b"VfLk", "nonpaged", "lookas.sys"),
+        bugcheck=_HUNG,
+        populate=leaks.leak_verified,
+        leaked=1_200_000,
+    ),
 )
 
 _BY_NAME: Dict[str, Scenario] = {scenario.name: scenario for scenario in _SCENARIOS}
@@ -105,6 +155,9 @@ def forge(
     pool_totals: bool = False,
     user_pages: bool = False,
     drivers: Sequence[Path] = (),
+    leaked: Optional[int] = None,
+    pages_lost: bool = False,
+    healthy_share: int = 1,
 ) -> ForgedMachine:
     """Return the machine of a scenario; the same arguments make the same machine, byte for byte.
 
@@ -116,8 +169,10 @@ def forge(
     L1TF that is not valid, ``encoded_kdbg`` leaves the debugger data block encoded (Windows 8 and later),
     ``pool_totals`` lets kernels with public symbols also tell what is in use of paged pool and of commit (all others
     do), ``user_pages`` adds pages of processes and free ones. ``drivers`` are further driver files of this architecture
-    that are loaded; they may import from nt and from every stand-in. ValueError for an unknown scenario, architecture
-    or build, and for a wish that the kernel cannot fulfil.
+    that are loaded; they may import from nt and from every stand-in. ``leaked`` is how many objects leak in a scenario
+    of objects, ``pages_lost`` leaves out of its dump what dumps lack most often, and the healthy background of it has
+    one of ``healthy_share`` objects.
+    ValueError for an unknown scenario, architecture or build, and for a wish that the kernel cannot fulfil.
     """
     if scenario not in _BY_NAME:
         raise ValueError(f"scenario {scenario!r}: the forge knows {', '.join(SCENARIOS)}")
@@ -136,5 +191,17 @@ def forge(
     ):
         if wish and not possible:
             raise ValueError(f"build {build} on {arch}: {where}")
-    wishes = Wishes(processors, rows, seed, untagged, swizzle, encoded_kdbg, user_pages, tuple(drivers))
+    wishes = Wishes(
+        processors,
+        rows,
+        seed,
+        untagged,
+        swizzle,
+        encoded_kdbg,
+        user_pages,
+        tuple(drivers),
+        leaked,
+        pages_lost,
+        healthy_share,
+    )
     return assemble_machine(_BY_NAME[scenario], add_totals(kernel) if pool_totals else kernel, wishes)

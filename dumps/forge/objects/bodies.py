@@ -1,0 +1,160 @@
+"""What objects keep of their owners: files their device, keys their control block, tokens their source, and so on."""
+
+from __future__ import annotations
+
+import random
+import struct
+from typing import Dict, List, Sequence, Tuple
+
+from dumps.forge.modules import LoadedModules
+from dumps.forge.objects.blocks import BlockWriter
+from dumps.forge.objects.layouts import ObjectLayouts
+from dumps.forge.parts import Parts
+
+_KEY_MARK = 0x6B793032
+_FILE_TYPE, _DEVICE_TYPE, _DRIVER_TYPE = 5, 3, 4
+_THREAD_TYPE = 6
+_DRIVERS_OF_FILES = ("Ntfs.sys", "afd.sys", "rdbss.sys")
+_FILE_NAMES = (
+    "\\Windows\\System32\\config\\SOFTWARE",
+    "\\ProgramData\\Spool\\queue.dat",
+    "\\Users\\Public\\Documents\\report.docx",
+    "\\Endpoint",
+    "\\srv\\IPC$",
+)
+_SOURCES = (b"User32 \0", b"Advapi  ", b"NtLmSsp\0", b"Kerberos")
+_PLAIN_BYTES = {"Event": 0x18, "Semaphore": 0x20, "Mutant": 0x38, "Timer": 0x40, "Section": 0x40, "ALPC Port": 0x1D8}
+_HEALTHY_KEY = ("REGISTRY", "MACHINE", "SYSTEM", "ControlSet001", "Services")
+
+
+class BodyWriter:
+    """Makes the bodies of objects; devices, drivers and key control blocks that they share are written once."""
+
+    def __init__(self, parts: Parts, modules: LoadedModules, blocks: BlockWriter, layouts: ObjectLayouts) -> None:
+        self._parts = parts
+        self._layouts = layouts
+        self._blocks = blocks
+        self._narrow = parts.kernel.architecture.narrow
+        self._pack = parts.kernel.architecture.pack_pointers
+        self._chance = random.Random(parts.chance.getrandbits(32))
+        self._modules = modules
+        self._names: Dict[str, int] = {}
+        self._devices = [self._write_device(name) for name in _DRIVERS_OF_FILES]
+        self._healthy_key = self.write_key_path(_HEALTHY_KEY)
+
+    def size(self, type_name: str) -> int:
+        """Return the bytes of a body."""
+        sizes = self._parts.kernel.sizes
+        if type_name == "Process":
+            return sizes.eprocess
+        if type_name == "Thread":
+            return sizes.ethread
+        if type_name == "File":
+            return 0x80 if self._narrow else 0xD8
+        if type_name == "Key":
+            return 0x34 if self._narrow else 0x70
+        if type_name == "Token":
+            return 0x100 if self._narrow else 0x200
+        if type_name == "EtwRegistration":
+            return 0x3C if self._narrow else 0x70
+        return _PLAIN_BYTES.get(type_name, 0x60)
+
+    def body(self, type_name: str, holder_pid: int, holder_va: int, key_va: int = 0) -> bytes:
+        """Return the body of an object that a process holds; ``key_va`` is the control block of a key."""
+        if type_name == "File":
+            return self._file()
+        if type_name == "Key":
+            words = (0, key_va or self._healthy_key, 0, holder_pid)
+            return struct.pack("<I", _KEY_MARK).ljust(len(self._pack(0)), b"\0") + self._pack(*words[1:])
+        if type_name == "Token":
+            return self.token(self._chance.choice(_SOURCES))
+        if type_name == "Thread":
+            return self._thread(holder_pid, holder_va)
+        if type_name == "ALPC Port":
+            return self._pack(0, 0, 0, holder_va)
+        if type_name == "EtwRegistration":
+            return self._registration(holder_va)
+        return b""
+
+    def token(self, source: bytes) -> bytes:
+        """Return a token that a source made: an impersonation token at the level of impersonation."""
+        layout = self._layouts.token
+        data = bytearray(self.size("Token"))
+        data[:8] = source.ljust(8, b"\0")
+        struct.pack_into("<Q", data, 0x18, 0x3E7)
+        struct.pack_into("<II", data, layout["TokenType"], 2, 2)
+        struct.pack_into("<I", data, layout["SessionId"], 0)
+        return bytes(data)
+
+    def write_key_path(self, path: Sequence[str]) -> int:
+        """Write the control blocks of a key and its parents, and return the address of the key's own."""
+        layout = self._layouts.key_control_block
+        parent_offset, name_offset = layout.find("ParentKcb"), layout.find("NameBlock")
+        parent_va = 0
+        for name in path:
+            va = self._blocks.reserve(b"CMkb", 0x138, paged=True)
+            if parent_offset is not None and name_offset is not None:
+                name_va = self._blocks.reserve(b"CMnb", 0x1A + len(name), paged=True)
+                text = name.encode("ascii")
+                block = struct.pack("<I", 1).ljust(0x18, b"\0") + struct.pack("<H", len(text)) + text
+                self._blocks.put(name_va, block)
+                self._blocks.put(va + parent_offset, self._pack(parent_va))
+                self._blocks.put(va + name_offset, self._pack(name_va))
+            parent_va = va
+        return parent_va
+
+    def write_name(self, text: str) -> bytes:
+        """Return a UNICODE_STRING of a name in paged pool; equal names share their letters."""
+        if text not in self._names:
+            data = text.encode("utf-16-le") + b"\0\0"
+            va = self._blocks.reserve(b"ObNm", len(data), paged=True)
+            self._blocks.put(va, data)
+            self._names[text] = va
+        return self._parts.kernel.architecture.pack_unicode_string(text, self._names[text])
+
+    def _file(self) -> bytes:
+        data = bytearray(self.size("File"))
+        struct.pack_into("<HH", data, 0, _FILE_TYPE, len(data))
+        device = self._chance.choices(self._devices, (6, 3, 1))[0]
+        width = len(self._pack(0))
+        data[width : 2 * width] = self._pack(device)
+        name = self.write_name(self._chance.choice(_FILE_NAMES))
+        start = 0x30 if self._narrow else 0x58
+        data[start : start + len(name)] = name
+        return bytes(data)
+
+    def _thread(self, pid: int, process_va: int) -> bytes:
+        layout = self._layouts.thread
+        data = bytearray(self.size("Thread"))
+        data[0] = _THREAD_TYPE
+        members: List[Tuple[str, bytes]] = [("Cid", self._pack(pid, 4 * self._chance.randrange(3, 4000)))]
+        members += [("StartAddress", self._pack(self._parts.kernel.base + 0x1000)), ("Process", self._pack(process_va))]
+        for name, piece in members:
+            offset = layout.find(name)
+            if offset is not None and offset + len(piece) <= len(data):
+                data[offset : offset + len(piece)] = piece
+        return bytes(data)
+
+    def _registration(self, process_va: int) -> bytes:
+        """Return a user's registration: flag 2, and the process."""
+        build = self._parts.kernel.build
+        data = bytearray(self.size("EtwRegistration"))
+        if not self._narrow and build >= 9600:
+            data[0x50:0x58] = self._pack(process_va)
+            data[0x62] = 2
+        return bytes(data)
+
+    def _write_device(self, driver: str) -> int:
+        """Write the device object that files of a driver name, and its driver object."""
+        narrow = self._narrow
+        driver_va = self._blocks.reserve(b"Driv", 0xA8 if narrow else 0x150, paged=False)
+        device_va = self._blocks.reserve(b"Devi", 0xB8 if narrow else 0x150, paged=False)
+        base = self._modules.base(driver)
+        self._blocks.put(driver_va, struct.pack("<HH", _DRIVER_TYPE, 0xA8 if narrow else 0x150))
+        self._blocks.put(driver_va + (0xC if narrow else 0x18), self._pack(base))
+        self._blocks.put(driver_va + (0x10 if narrow else 0x20), struct.pack("<I", self._modules.images[driver].size))
+        name = self.write_name("\\Driver\\" + driver.split(".", maxsplit=1)[0])
+        self._blocks.put(driver_va + (0x1C if narrow else 0x38), name)
+        self._blocks.put(device_va, struct.pack("<HH", _DEVICE_TYPE, 0xB8 if narrow else 0x150))
+        self._blocks.put(device_va + 8, self._pack(driver_va))
+        return device_va
