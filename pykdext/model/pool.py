@@ -201,10 +201,29 @@ class SystemMemory:
 
 
 @dataclass(frozen=True)
+class StatedDriver:
+    """Which driver a source itself names for a tag; no more than a hint, for such lists may be old or wrong.
+
+    Attributes:
+        module: the file's name as it stands there (``netio.sys``), or the part before the exclamation mark (``nt``).
+        told_by: where it stands, in words (``Binary in !poolused``, ``column Mapped_Driver``).
+        text: the words of the source, cut to a line: ``WFP filter engine callout context , Binary: netio.sys``.
+    """
+
+    tag: PoolTag
+    module: str
+    told_by: str
+    text: str
+
+
+@dataclass(frozen=True)
 class PoolSnapshot:
     """The state of both pools, tag by tag, at one moment of one machine's life since boot.
 
-    ``time_from`` tells where ``taken_at`` comes from: ``header``, ``file name``, ``file time`` or ``interval``.
+    ``time_from`` tells where ``taken_at`` comes from: ``header``, ``file name``, ``file time``, ``interval``; None:
+    there is no time. ``stated_nonpaged`` and ``stated_paged`` are the sums over all tags that the source prints (a row
+    ``TOTAL``); they count tags that are not listed, too. ``stated_drivers``: what the source says of who allocates.
+    ``blocks``: single blocks that it lists (``!poolfind``, ``!verifier 3``).
     """
 
     source: SnapshotSource
@@ -220,6 +239,14 @@ class PoolSnapshot:
     time_from: Optional[str] = None
     coverage: TableCoverage = field(default_factory=TableCoverage)
     warnings: Tuple[str, ...] = ()
+    stated_nonpaged: Optional[PoolUsage] = None
+    stated_paged: Optional[PoolUsage] = None
+    stated_drivers: Tuple[StatedDriver, ...] = ()
+    blocks: Tuple[Allocation, ...] = ()
+
+    def stated_total(self, pool: PoolKind) -> Optional[PoolUsage]:
+        """The sum over all tags of ``pool`` that the source itself prints."""
+        return self.stated_nonpaged if pool is PoolKind.NONPAGED else self.stated_paged
 
     def total_bytes(self, pool: PoolKind) -> Optional[int]:
         """Bytes outstanding of all tags in ``pool``; None where no tag says."""
@@ -227,8 +254,10 @@ class PoolSnapshot:
         return sum(known) if known else None
 
     def pool_bytes(self, pool: PoolKind) -> Optional[int]:
-        """What ``pool`` holds: the memory manager's count, or the sum of the tags where that says more."""
-        known = [used for used in (self.memory.used_bytes(pool), self.total_bytes(pool)) if used is not None]
+        """What ``pool`` holds: the memory manager's count, or the sum of the tags or TOTAL where that says more."""
+        stated = self.stated_total(pool)
+        counts = (self.memory.used_bytes(pool), self.total_bytes(pool), stated.bytes if stated else None)
+        known = [used for used in counts if used is not None]
         return max(known) if known else None
 
 

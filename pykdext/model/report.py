@@ -59,7 +59,9 @@ class PoolTotal:
     def of(cls, snapshot: PoolSnapshot, pool: PoolKind) -> PoolTotal:
         """The total of ``pool`` by the memory manager's count where the snapshot has it, else by the tags."""
         used = snapshot.memory.used_bytes(pool)
-        total = snapshot.total_bytes(pool) if used is None else used
+        stated = snapshot.stated_total(pool)
+        by_tags = stated.bytes if stated and stated.bytes is not None else snapshot.total_bytes(pool)
+        total = by_tags if used is None else used
         return cls(pool, total, snapshot.memory.limit_bytes(pool), by_tags=used is None)
 
     @property

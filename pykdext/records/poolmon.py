@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory, TagUsage
+from pykdext.model import PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, StatedDriver, SystemMemory, TagUsage
 from pykdext.records.moments import find_moment
+from pykdext.records.stateddrivers import find_drivers
 from pykdext.records.tagtable import (
     LineFaults,
     TagTable,
@@ -35,6 +36,7 @@ _NUMBERS = rb" +" + _COUNT + _GAP + _COUNT + _GAP + _SIGNED + rb" +" + _SIGNED +
 _ROW = re.compile(_TAG + _NUMBERS + rb"[^\n]*$", re.MULTILINE)
 _ROW_MARK = re.compile(rb"(Nonp|Paged)[ \t]{0,40}[\d(]")
 
+_MAPPED_DRIVER = re.compile(_TAG + rb"[^\n\[]{1,200}\[([^\n]{1,200})\][ \t]*$", re.MULTILINE)
 _TAG_BEFORE_TYPE = re.compile(_TAG)
 _CHANGE = re.compile(rb"\([-\d.,' \xa0\xff]{0,40}\)")
 _NUMBER = re.compile(rb"-?(?:\d{1,3}(?:[.,'\xa0\xff]\d{3}){1,12}|\d{1,40})")
@@ -161,7 +163,19 @@ def _read_screen(file: TextFile, screen: _Screen, preamble_start: int, first_lin
         memory=memory,
         time_from="header" if moment else None,
         warnings=(*(moment.doubts if moment else ()), *faults),
+        stated_drivers=_find_mapped_drivers(rows),
     )
+
+
+def _find_mapped_drivers(rows: bytes) -> Tuple[StatedDriver, ...]:
+    """What the column ``Mapped_Driver`` of ``poolmon -g`` or ``-c`` says."""
+    found = _MAPPED_DRIVER.finditer(rows) if b"[" in rows else ()
+    drivers = [
+        driver
+        for row in found
+        for driver in find_drivers(tag_of_bytes(row[1]), row[3].decode("latin-1"), "column Mapped_Driver")
+    ]
+    return tuple(dict.fromkeys(drivers))
 
 
 def _read_memory(head: bytes) -> SystemMemory:

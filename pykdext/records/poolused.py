@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, SystemMemory
+from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, StatedDriver, SystemMemory
+from pykdext.records.stateddrivers import find_binary
 from pykdext.records.tagtable import LineFaults, TagTable, check_against_memory, tag_of_text
 from pykdext.records.textfile import TextFile
 from pykdext.records.vmtotals import parse_vm_totals
@@ -38,6 +39,7 @@ _MAX_COUNT = (1 << 63) - 1
 class _Row(NamedTuple):
     tag: PoolTag
     numbers: Tuple[int, ...]
+    description: str
 
 
 class _Layout:
@@ -53,14 +55,14 @@ class _Layout:
         """The tag and numbers of a line; None if it is no row."""
         line = self._part_description(line)
         tag_end = self.tag_start + _TAG_CHARACTERS
-        shown, rest = line[self.tag_start : tag_end], line[tag_end:]
-        numbers = self.numbers.match(rest) if not line[: self.tag_start].strip() else None
+        shown = line[self.tag_start : tag_end]
+        numbers = self.numbers.match(line, tag_end) if not line[: self.tag_start].strip() else None
         if numbers is None:  # blanks were collapsed, or the line is indented otherwise
             short = _SHORT_TAG.match(line)
             shown = short[1] if short else ""
             numbers = self.numbers.match(line, short.end()) if short else None
         tag = tag_of_text(shown)
-        return _Row(tag, tuple(map(int, numbers.groups()))) if tag and numbers else None
+        return _Row(tag, tuple(map(int, numbers.groups())), line[numbers.end() :]) if tag and numbers else None
 
     def read_total(self, line: str) -> Optional[Tuple[int, ...]]:
         """The numbers of the line ``TOTAL``."""
@@ -91,6 +93,7 @@ class _Table(NamedTuple):
     sums: Tuple[int, ...]
     total: Optional[Tuple[int, ...]]
     unreadable: LineFaults
+    drivers: Tuple[StatedDriver, ...]
 
 
 def parse_poolused(file: TextFile) -> Tuple[PoolSnapshot, ...]:
@@ -121,6 +124,7 @@ def _iter_tables(lines: Sequence[str]) -> Iterator[_Table]:
 
 def _read_table(lines: Sequence[str], titles: int, layout: _Layout) -> _Table:
     rows = TagTable()
+    drivers: List[StatedDriver] = []
     sums = [0] * len(layout.ends)
     total = None
     end = titles + 1
@@ -142,10 +146,11 @@ def _read_table(lines: Sequence[str], titles: int, layout: _Layout) -> _Table:
         if row is None:
             break
         sums = [left + right for left, right in zip(sums, row.numbers)]
+        drivers += find_binary(row.tag, row.description)
         half = len(row.numbers) // 2
         rows.add(row.tag, PoolKind.NONPAGED, _read_usage(row.numbers[:half]))
         rows.add(row.tag, PoolKind.PAGED, _read_usage(row.numbers[half:]))
-    return _Table(titles, end, rows, tuple(sums), total, unreadable)
+    return _Table(titles, end, rows, tuple(sums), total, unreadable, tuple(drivers))
 
 
 def _read_usage(numbers: Tuple[int, ...]) -> PoolUsage:
@@ -158,6 +163,7 @@ def _read_usage(numbers: Tuple[int, ...]) -> PoolUsage:
 def _make_snapshot(path: str, table: _Table, around: str) -> PoolSnapshot:
     """The snapshot of a table; ``around`` is the text above it, for the last one also the text below."""
     facts = parse_session_facts(around)
+    half = len(table.sums) // 2
     totals = parse_vm_totals(around)
     memory, alarms = totals[-1] if totals else (SystemMemory(), ())
     warnings = [*facts.doubts, *table.unreadable.warnings, *table.rows.warnings, *_check_total(table), *alarms]
@@ -177,6 +183,9 @@ def _make_snapshot(path: str, table: _Table, around: str) -> PoolSnapshot:
         memory=memory,
         time_from="header" if facts.taken_at else None,
         warnings=tuple(warnings),
+        stated_nonpaged=_read_usage(table.total[:half]) if table.total else None,
+        stated_paged=_read_usage(table.total[half:]) if table.total else None,
+        stated_drivers=table.drivers,
     )
 
 

@@ -9,12 +9,15 @@ from typing import Any, Mapping, Optional
 
 from pykdext.errors import RecordFormatError
 from pykdext.model import (
+    Allocation,
     BugCheck,
     Machine,
+    PoolKind,
     PoolSnapshot,
     PoolTag,
     PoolUsage,
     SnapshotSource,
+    StatedDriver,
     SystemMemory,
     TableCoverage,
     TagUsage,
@@ -104,20 +107,44 @@ def _parse(document: Mapping[str, Any]) -> PoolSnapshot:
             expansion_table=_text(coverage["expansion_table"]),
         ),
         warnings=tuple(map(_text, document["warnings"])),
+        stated_nonpaged=_parse_stated(document, PoolKind.NONPAGED),
+        stated_paged=_parse_stated(document, PoolKind.PAGED),
+        stated_drivers=tuple(map(_parse_stated_driver, document.get("stated_drivers") or ())),
+        blocks=tuple(map(_parse_block, document.get("blocks") or ())),
     )
 
 
 def _parse_tag(row: Mapping[str, Any]) -> TagUsage:
-    def usage(side: Mapping[str, Any]) -> PoolUsage:
-        return PoolUsage(
-            allocs=_count(side["allocs"]),
-            frees=_count(side["frees"]),
-            outstanding=_count(side["outstanding"]),
-            bytes=_count(side["bytes"]),
-            clamped=bool(side.get("clamped", False)),
-        )
+    return TagUsage(PoolTag(bytes.fromhex(row["hex"])), _parse_usage(row["nonpaged"]), _parse_usage(row["paged"]))
 
-    return TagUsage(PoolTag(bytes.fromhex(row["hex"])), usage(row["nonpaged"]), usage(row["paged"]))
+
+def _parse_usage(side: Mapping[str, Any]) -> PoolUsage:
+    return PoolUsage(
+        allocs=_count(side["allocs"]),
+        frees=_count(side["frees"]),
+        outstanding=_count(side["outstanding"]),
+        bytes=_count(side["bytes"]),
+        clamped=bool(side.get("clamped", False)),
+    )
+
+
+def _parse_stated(document: Mapping[str, Any], pool: PoolKind) -> Optional[PoolUsage]:
+    """The total that the source printed; files of older versions have none."""
+    side = (document.get("stated") or {}).get(pool.value)
+    return None if side is None else _parse_usage(side)
+
+
+def _parse_stated_driver(item: Mapping[str, Any]) -> StatedDriver:
+    tag = PoolTag(bytes.fromhex(item["hex"]))
+    return StatedDriver(tag, _text(item["module"]), _text(item["told_by"]), _text(item["text"]))
+
+
+def _parse_block(item: Mapping[str, Any]) -> Allocation:
+    pool = None if item["pool"] is None else PoolKind(item["pool"])
+    tag = PoolTag(bytes.fromhex(item["hex"]))
+    return Allocation(
+        int(item["address"]), int(item["size_bytes"]), tag, pool, bool(item["big"]), bool(item["certain"])
+    )
 
 
 def _count(value: Any) -> Optional[int]:

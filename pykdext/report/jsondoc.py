@@ -38,6 +38,22 @@ def render_snapshot_json(snapshot: PoolSnapshot, tags: Optional[Sequence[TagUsag
         "schema": SNAPSHOT_SCHEMA,
         **_subject_document(snapshot),
         "totals": {f"{pool.value}_bytes": snapshot.total_bytes(pool) for pool in PoolKind},
+        "stated": {pool.value: _stated_document(snapshot.stated_total(pool)) for pool in PoolKind},
+        "stated_drivers": [
+            {"hex": item.tag.hex, "module": item.module, "told_by": item.told_by, "text": item.text}
+            for item in snapshot.stated_drivers
+        ],
+        "blocks": [
+            {
+                "address": block.address,
+                "size_bytes": block.size_bytes,
+                "hex": block.tag.hex,
+                "pool": block.pool.value if block.pool else None,
+                "big": block.is_big,
+                "certain": block.is_certain,
+            }
+            for block in snapshot.blocks
+        ],
         "coverage": _table_coverage_document(snapshot.coverage),
         "warnings": list(snapshot.warnings),
     }
@@ -141,6 +157,10 @@ def _subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
 def _tag_document(row: TagUsage) -> Dict[str, Any]:
     usages = {pool.value: {**usage_document(row.usage(pool)), "clamped": row.usage(pool).clamped} for pool in PoolKind}
     return {"tag": row.tag.text, "hex": row.tag.hex, **usages}
+
+
+def _stated_document(usage: Optional[PoolUsage]) -> Optional[Dict[str, Any]]:
+    return None if usage is None else {**usage_document(usage), "clamped": usage.clamped}
 
 
 def usage_document(usage: PoolUsage) -> Dict[str, Any]:

@@ -8,16 +8,19 @@ from hypothesis import strategies as st
 
 from pykdext.model import (
     UNUSED,
+    Allocation,
     BugCheck,
     Confidence,
     Evidence,
     ImageCoverage,
     Machine,
     Owner,
+    PoolKind,
     PoolSnapshot,
     PoolTag,
     PoolUsage,
     SnapshotSource,
+    StatedDriver,
     SystemMemory,
     TableCoverage,
     TagDescription,
@@ -62,12 +65,11 @@ def owned(tag, *modules, windows=False, confidence=Confidence.LIKELY, tag_class=
 maybe = st.none() | st.integers(min_value=0, max_value=2**64 - 1)
 usages = st.builds(PoolUsage, maybe, maybe, maybe, maybe, st.booleans())
 texts = st.text(max_size=40)
+tags = st.builds(PoolTag, st.binary(min_size=4, max_size=4))
 snapshots = st.builds(
     PoolSnapshot,
     source=st.builds(SnapshotSource, texts, texts, st.none() | texts),
-    tags=st.lists(
-        st.builds(TagUsage, st.builds(PoolTag, st.binary(min_size=4, max_size=4)), usages, usages), max_size=6
-    ).map(tuple),
+    tags=st.lists(st.builds(TagUsage, tags, usages, usages), max_size=6).map(tuple),
     taken_at=st.none() | st.datetimes(min_value=datetime(1990, 1, 1), timezones=st.just(timezone.utc)),
     host=st.none() | texts,
     build=st.none() | st.integers(0, 2**32 - 1),
@@ -86,4 +88,19 @@ snapshots = st.builds(
         TableCoverage, maybe, maybe, maybe, maybe, st.sampled_from(["read", "absent", "unreadable", "unknown"])
     ),
     warnings=st.lists(texts, max_size=3).map(tuple),
+    stated_nonpaged=st.none() | usages,
+    stated_paged=st.none() | usages,
+    stated_drivers=st.lists(st.builds(StatedDriver, tags, texts, texts, texts), max_size=2).map(tuple),
+    blocks=st.lists(
+        st.builds(
+            Allocation,
+            st.integers(0, 2**64 - 1),
+            st.integers(0, 2**40),
+            tags,
+            st.none() | st.sampled_from(PoolKind),
+            st.booleans(),
+            st.booleans(),
+        ),
+        max_size=2,
+    ).map(tuple),
 )
