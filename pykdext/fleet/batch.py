@@ -14,10 +14,9 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 
 from pykdext.fleet.common import find_common
 from pykdext.fleet.inputs import FoundInputs
-from pykdext.fleet.tasks import Answer, Task
 from pykdext.fleet.workers import Workers
 from pykdext.model import BatchSummary, DumpRow, DumpStatus
-from pykdext.model.fleet import DumpInput
+from pykdext.model.fleet import Answer, DumpInput, Task
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.store.batches import Store
 from pykdext.store.database import StoreError

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Iterator, Optional, Set
 
 from pykdext.fleet import worker
-from pykdext.fleet.tasks import Answer, Task
 from pykdext.model import DumpStatus
+from pykdext.model.fleet import Answer, Task
 from pykdext.units import format_duration
 
 _ATTEMPTS = 2

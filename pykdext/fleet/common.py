@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, DefaultDict, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import DefaultDict, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from pykdext.model import CommonCause, Confidence, DumpRow, OtherVersion, PoolKind, PoolTag, Role
+from pykdext.model.fleet import DumpVerdict
 
 _NO_VERSION = ""
 
@@ -14,9 +15,9 @@ _NO_VERSION = ""
 class _Cause(NamedTuple):
     """What makes two findings the same one; the driver in lower case, as Windows compares names."""
 
-    tag: str
-    pool: str
-    role: str
+    tag: PoolTag
+    pool: PoolKind
+    role: Role
     module: Optional[str]
     version: Optional[str]
 
@@ -47,12 +48,12 @@ def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
     findings: Dict[_Cause, _Finding] = {}
     hosts_by_driver: DefaultDict[str, DefaultDict[Optional[str], Set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in rows:
-        if row.report is None:
+        if row.verdict is None:
             continue
         versions = {driver.name.lower(): driver.version for driver in row.drivers}
         for name, version in versions.items():
             hosts_by_driver[name][version].add(row.host)
-        for cause, module, held_bytes, confidence in _iter_causes(row.report, versions):
+        for cause, module, held_bytes, confidence in _iter_causes(row.verdict, versions):
             findings.setdefault(cause, _Finding(module)).add(row.host, held_bytes, confidence)
     hosts_by_cause = {cause: set(finding.bytes_by_host) for cause, finding in findings.items()}
     found = [
@@ -63,23 +64,23 @@ def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
 
 
 def _iter_causes(
-    report: Mapping[str, Any], versions: Mapping[str, Optional[str]]
+    verdict: DumpVerdict, versions: Mapping[str, Optional[str]]
 ) -> Iterator[Tuple[_Cause, Optional[str], int, Optional[Confidence]]]:
-    """The suspects of a report, each with its likely owners, or None where it has none.
+    """The suspects of a verdict, each with its likely owners, or None where it has none.
 
     The driver that allocates an object for others is not the cause either.
     """
-    for suspect in report["suspects"]:
-        role = suspect["role"]
+    for suspect in verdict.suspects:
+        role = suspect.role
         likely: List[Tuple[Optional[str], Optional[Confidence]]] = [
-            (owner["module"], Confidence(owner["confidence"]))
-            for owner in suspect["owners"]
-            if role != Role.OBJECT.value and Confidence(owner["confidence"]) is not Confidence.POSSIBLE
+            (owner.module, owner.confidence)
+            for owner in suspect.owners
+            if role is not Role.OBJECT and owner.confidence is not Confidence.POSSIBLE
         ]
         for module, confidence in likely or [(None, None)]:
             key = module.lower() if module else None
             version = versions.get(key) if key else None
-            yield _Cause(suspect["hex"], suspect["pool"], role, key, version), module, suspect["bytes"] or 0, confidence
+            yield _Cause(suspect.tag, suspect.pool, role, key, version), module, suspect.bytes or 0, confidence
 
 
 def _describe(
@@ -99,9 +100,9 @@ def _describe(
         if version != cause.version
     ]
     return CommonCause(
-        tag=PoolTag(bytes.fromhex(cause.tag)),
-        pool=PoolKind(cause.pool),
-        role=Role(cause.role),
+        tag=cause.tag,
+        pool=cause.pool,
+        role=cause.role,
         module=finding.module,
         version=cause.version,
         confidence=finding.confidence,

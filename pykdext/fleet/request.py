@@ -12,10 +12,9 @@ from pykdext.errors import PykdextError
 from pykdext.fleet.batch import run_batch, summarize_batch
 from pykdext.fleet.hosts import AUTOMATIC, find_host
 from pykdext.fleet.inputs import find_inputs
-from pykdext.fleet.tasks import Answer, Task
 from pykdext.fleet.workers import open_dask_workers, open_local_workers
 from pykdext.model import BatchSummary, DumpRow
-from pykdext.model.fleet import DumpInput
+from pykdext.model.fleet import Answer, DumpInput, Task
 from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.store.batches import Store, open_store
 from pykdext.work import Interruption

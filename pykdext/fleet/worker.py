@@ -15,9 +15,9 @@ from typing import Any, Dict, List, Optional
 
 from pykdext import pipeline
 from pykdext.errors import PykdextError
-from pykdext.fleet.tasks import Answer, Task
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import DumpStatus
+from pykdext.model.fleet import Answer, Task
 from pykdext.report.jsondoc import render_report_json, render_snapshot_json
 
 _GRACE_SECONDS = 5.0

@@ -10,7 +10,7 @@ from typing import Any, Iterator, Protocol
 
 from pykdext.errors import PykdextError
 from pykdext.fleet.children import Children, analyze_apart
-from pykdext.fleet.tasks import Answer, Task
+from pykdext.model.fleet import Answer, Task
 
 _CONNECT_SECONDS = 15.0
 _CLIENT_LOGS = ("distributed", "distributed.client", "tornado.application")

@@ -12,8 +12,7 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 from pykdext.errors import ImageFormatError, MemoryReadError, SymbolNotFoundError, TargetError
 from pykdext.images.headers import PeHeaderError, PeHeaders, SectionHeader, read_pe_headers
 from pykdext.model import Machine, Module, TargetFacts, TypeLayout
-from pykdext.targets.closing import Closing
-from pykdext.targets.filebytes import FileBytes
+from pykdext.targets.filebytes import Closing, FileBytes
 from pykdext.targets.protocol import PAGE_BYTES
 
 MAX_IMAGE_BYTES = 512 << 20

@@ -30,10 +30,13 @@ from pykdext.model.growth import (
 from pykdext.model.layouts import FieldLayout, Record, Struct, TypeLayout
 from pykdext.model.owners import (
     Confidence,
+    ContentsWitness,
+    DriverPointers,
     Evidence,
     ImageCoverage,
     ImageVersion,
     Owner,
+    PointedPlace,
     TagDescription,
     TagLookup,
     TagOwners,
@@ -65,7 +68,6 @@ from pykdext.model.report import (
     Suspect,
 )
 from pykdext.model.target import BugCheck, Machine, Module, TargetFacts
-from pykdext.model.witness import ContentsWitness, DriverPointers, PointedPlace
 
 __all__ = [
     "PROTECTED_POOL",

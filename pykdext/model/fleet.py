@@ -6,11 +6,12 @@ import enum
 import os
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from pykdext.model.owners import Confidence
 from pykdext.model.pool import PoolKind, PoolTag, PoolUsage
 from pykdext.model.report import Role
+from pykdext.printable import hide_secrets
 
 
 class DumpStatus(enum.Enum):
@@ -59,21 +60,103 @@ class Driver:
     version: Optional[str] = None
 
 
-@dataclass(frozen=True)
-class DumpRow:
-    """A dump of a batch.
+REPORT_SCHEMA = "poolleak.report/1"
+"""The schema of the documents in which verdicts travel and are stored."""
+
+
+class Task(NamedTuple):
+    """What a process is asked that reads one dump: plain values, which JSON can carry to any machine.
 
     Attributes:
-        path: as the user gave it. report: the document ``poolleak.report/1``, None without a verdict.
-        error: why there is none, in one line. drivers: those that are loaded.
-        fetched_bytes: what reading it cost over a network; None for a file of this machine.
+        path: file or URL, with its secrets. pooltags, symbols: as on the command line. top: at most so many suspects.
+        timeout_seconds: after which its process is ended.
+    """
+
+    path: str
+    timeout_seconds: float
+    top: Optional[int] = None
+    pooltags: Optional[str] = None
+    symbols: Optional[str] = None
+
+    @property
+    def shown_path(self) -> str:
+        """The path without its secrets, for messages."""
+        return hide_secrets(self.path)
+
+
+class Answer(NamedTuple):
+    """What a process answers that read one dump: plain values, which JSON can carry back.
+
+    Attributes:
+        status: value of a ``DumpStatus``. seconds: it took. error: one line, where there is no report.
+        report: ``poolleak.report/1``. state: ``poolleak.snapshot/1`` with all tags.
+        drivers: ``name``, ``version`` and ``company`` of each loaded driver.
+        fetched_bytes: what came over a network; None for a file of the machine that read it.
+    """
+
+    status: str
+    seconds: float
+    error: Optional[str] = None
+    report: Optional[Dict[str, Any]] = None
+    state: Optional[Dict[str, Any]] = None
+    drivers: List[Dict[str, Any]] = []  # noqa: RUF012 - never changed
+    fetched_bytes: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class NamedOwner:
+    """An owner that a verdict names."""
+
+    module: str
+    confidence: Confidence
+
+
+@dataclass(frozen=True)
+class DumpSuspect:
+    """A tag that a verdict holds for a leak or its victim; ``owners`` with the likeliest first."""
+
+    tag: PoolTag
+    pool: PoolKind
+    role: Role
+    bytes: Optional[int]
+    outstanding: Optional[int]
+    owners: Tuple[NamedOwner, ...]
+
+
+@dataclass(frozen=True)
+class DumpVerdict:
+    """The verdict on one dump.
+
+    Attributes:
+        sentence: the verdict in words. suspects: the strongest first.
+        taken_at, uptime_seconds, build: of the machine; None where the dump does not hold them.
+        warnings: what is missing or doubtful, one line each.
+        document: ``poolleak.report/1``, from which all this was read, for those who are handed all of it.
+    """
+
+    sentence: str
+    suspects: Tuple[DumpSuspect, ...]
+    taken_at: Optional[datetime]
+    uptime_seconds: Optional[float]
+    build: Optional[int]
+    warnings: Tuple[str, ...]
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DumpRow:
+    """What became of one dump of a batch.
+
+    Attributes:
+        path: as the user gave it. verdict: None where there is no report. error: why, in one line.
+        drivers: those that are loaded. fetched_bytes: what reading it cost over a network; None for a local file.
     """
 
     path: str
     host: str
     status: DumpStatus
     error: Optional[str] = None
-    report: Optional[Mapping[str, Any]] = None
+    verdict: Optional[DumpVerdict] = None
     drivers: Tuple[Driver, ...] = ()
     fetched_bytes: Optional[int] = None
 

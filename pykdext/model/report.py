@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional, Tuple
 
-from pykdext.model.owners import ImageCoverage, Owner, TagDescription
+from pykdext.model.owners import ContentsWitness, ImageCoverage, Owner, TagDescription
 from pykdext.model.pool import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, TagUsage
 from pykdext.model.target import Module, TargetFacts
-from pykdext.model.witness import ContentsWitness
 
 
 class Role(enum.Enum):

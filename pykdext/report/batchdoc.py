@@ -97,7 +97,7 @@ def _row_document(row: DumpRow) -> Dict[str, Any]:
         "status": row.status.value,
         "error": row.error,
         "fetched_bytes": row.fetched_bytes,
-        "report": row.report,
+        "report": row.verdict.document if row.verdict else None,
     }
 
 
@@ -119,29 +119,33 @@ def _cause_document(cause: CommonCause) -> Dict[str, Any]:
 
 
 def _iter_suspect_values(row: DumpRow) -> Iterator[Dict[str, Any]]:
-    report = row.report
+    verdict = row.verdict
     values: Dict[str, Any] = {"path": row.path, "host": row.host, "status": row.status.value, "error": row.error}
-    if report is None:
+    if verdict is None:
         yield values
         return
-    subject = report["subject"]
     values.update(
-        taken_at=subject["taken_at"],
-        build=subject["os"]["build"],
-        uptime_seconds=subject["uptime_seconds"],
-        verdict=report["verdict"],
+        taken_at=verdict.taken_at.isoformat() if verdict.taken_at else None,
+        build=verdict.build,
+        uptime_seconds=verdict.uptime_seconds,
+        verdict=verdict.sentence,
     )
     versions = {driver.name.lower(): driver.version for driver in row.drivers}
-    for suspect in report["suspects"]:
-        owner = suspect["owners"][0] if suspect["owners"] else {}
+    for suspect in verdict.suspects:
+        owner = suspect.owners[0] if suspect.owners else None
         yield {
             **values,
-            **{name: suspect[name] for name in ("tag", "hex", "pool", "bytes", "outstanding", "role")},
-            "module": owner.get("module"),
-            "version": versions.get(owner["module"].lower()) if owner else None,
-            "confidence": owner.get("confidence"),
+            "tag": suspect.tag.text,
+            "hex": suspect.tag.hex,
+            "pool": suspect.pool.value,
+            "bytes": suspect.bytes,
+            "outstanding": suspect.outstanding,
+            "role": suspect.role.value,
+            "module": owner.module if owner else None,
+            "version": versions.get(owner.module.lower()) if owner else None,
+            "confidence": owner.confidence.value if owner else None,
         }
-    if not report["suspects"]:
+    if not verdict.suspects:
         yield values
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence
+from typing import Iterable, Iterator, List, Optional, Sequence
 
 from pykdext.model import BatchSummary, CommonCause, DumpRow, DumpStatus, OtherVersion, Role
 from pykdext.printable import make_printable
@@ -52,9 +52,9 @@ def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int
 
 def _gap(row: DumpRow) -> str:
     """What a dump lacks that was read in part."""
-    if row.report is None or row.status is not DumpStatus.PARTIAL:
+    if row.verdict is None or row.status is not DumpStatus.PARTIAL:
         return ""
-    return "; ".join(row.report["warnings"][:GAPS_SHOWN])
+    return "; ".join(row.verdict.warnings[:GAPS_SHOWN])
 
 
 def describe_counts(summary: BatchSummary) -> str:
@@ -108,23 +108,17 @@ def describe_other(other: OtherVersion) -> str:
 
 def _cells(row: DumpRow) -> Sequence[str]:
     """A dump with its first suspect."""
-    report: Mapping[str, Any] = row.report or {}
-    subject = report.get("subject", {})
-    suspects = report.get("suspects", [])
-    suspect = suspects[0] if suspects else {}
-    owners = suspect.get("owners", [])
-    taken_at = (subject.get("taken_at") or "")[:16].replace("T", " ")
-    quiet = "-" if row.status.has_report else ""
-    return (
-        row.host,
-        row.status.value if row.status is not DumpStatus.DONE else "ok",
-        taken_at,
-        format_duration(subject.get("uptime_seconds")) if report else "",
-        suspect.get("tag", quiet),
-        {"nonpaged": "Nonp", "paged": "Paged"}.get(suspect.get("pool", ""), ""),
-        format_bytes(suspect["bytes"]) if suspect else "",
-        owners[0]["module"] if owners else "",
-    )
+    verdict = row.verdict
+    status = row.status.value if row.status is not DumpStatus.DONE else "ok"
+    if verdict is None:
+        return (row.host, status, "", "", "", "", "", "")
+    taken_at = verdict.taken_at.strftime("%Y-%m-%d %H:%M") if verdict.taken_at else ""
+    facts = (row.host, status, taken_at, format_duration(verdict.uptime_seconds))
+    if not verdict.suspects:
+        return (*facts, "-", "", "", "")
+    suspect = verdict.suspects[0]
+    owner = suspect.owners[0].module if suspect.owners else ""
+    return (*facts, suspect.tag.text, suspect.pool.label, format_bytes(suspect.bytes), owner)
 
 
 def _dump_table(cells: Sequence[Sequence[str]], paths: Sequence[str], width: int) -> List[str]:

@@ -22,11 +22,11 @@ from pykdext.model import (
     TagOwners,
     TagUsage,
 )
+from pykdext.model.fleet import REPORT_SCHEMA
 
 SNAPSHOT_SCHEMA = "poolleak.snapshot/1"
 BLOCKS_SCHEMA = "poolleak.blocks/1"
 OWNERS_SCHEMA = "poolleak.owners/1"
-REPORT_SCHEMA = "poolleak.report/1"
 
 
 def render_snapshot_json(snapshot: PoolSnapshot, tags: Optional[Sequence[TagUsage]] = None) -> str:

@@ -10,12 +10,11 @@ import sqlite3
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
-from pykdext.fleet.tasks import Answer
 from pykdext.model import Driver, DumpRow, DumpStatus, PoolKind
-from pykdext.model.fleet import DumpInput
+from pykdext.model.fleet import Answer, DumpInput
 from pykdext.printable import make_encodable
-from pykdext.report.jsondoc import REPORT_SCHEMA
 from pykdext.store.database import failures_named, open_database, transaction
+from pykdext.store.verdicts import parse_verdict
 
 _WITH_VERDICT = tuple(status.value for status in DumpStatus if status.has_report)
 
@@ -72,11 +71,9 @@ class Store:
         report: Optional[str],
         fetched_bytes: Optional[int],
     ) -> DumpRow:
-        document = json.loads(report) if report else None
-        if document is not None and document["schema"] != REPORT_SCHEMA:
-            raise ValueError(f"schema {document['schema']}")
+        verdict = parse_verdict(json.loads(report)) if report else None
         drivers = self._load_drivers(snapshot_id)
-        return DumpRow(dump.path, host, DumpStatus(status), error, document, drivers, fetched_bytes)
+        return DumpRow(dump.path, host, DumpStatus(status), error, verdict, drivers, fetched_bytes)
 
     def _load_drivers(self, snapshot_id: int) -> Tuple[Driver, ...]:
         query = "SELECT name, version FROM drivers WHERE snapshot_id = ? ORDER BY position"

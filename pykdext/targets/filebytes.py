@@ -1,14 +1,37 @@
-"""The bytes of a dump file at given offsets."""
+"""The bytes of a file at given offsets, and what closes itself at the end of a ``with`` block."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-from typing import IO, Optional, Tuple
+from typing import IO, TYPE_CHECKING, Optional, Tuple, Type, TypeVar
 
 from pykdext.errors import TargetError
-from pykdext.targets.closing import Closing
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_Self = TypeVar("_Self", bound="Closing")
+
+
+class Closing:
+    """A context manager that closes itself, whatever ends the block."""
+
+    def close(self) -> None:
+        """Give back what is open."""
+        raise NotImplementedError
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
 
 
 class FileBytes(Closing):

@@ -22,8 +22,8 @@ from pykdext.cli.main import main
 from pykdext.fleet.batch import AHEAD, run_batch
 from pykdext.fleet.inputs import find_inputs
 from pykdext.fleet.request import BatchRequest, open_batch
-from pykdext.fleet.tasks import Task
 from pykdext.fleet.workers import open_local_workers
+from pykdext.model.fleet import Task
 from pykdext.store.batches import open_store
 from tests.conftest import PROJECT
 from tests.helpers.fleetdumps import LEAKING, set_time, write_fleet

@@ -14,6 +14,7 @@ from pykdext.fleet.inputs import find_inputs
 from pykdext.model import BatchSummary, Confidence, Driver, DumpRow, DumpStatus, Role
 from pykdext.report.batchdoc import iter_batch_csv
 from pykdext.report.batchtext import render_batch_text
+from pykdext.store.verdicts import parse_verdict
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_a_file_is_read_once_however_often_it_is_named(tmp_path, monkeypatch):
     assert [dump.path for dump in found.dumps] == ["a.dmp", str(tmp_path / "readme.txt")]
 
 
-def row(host, suspects, drivers=(("pippo.sys", "1.0"),), status=DumpStatus.DONE):
+def row(host, suspects, drivers=(("pippo.sys", "1.0"),), status=DumpStatus.DONE, role="cause", warnings=()):
     report = {
         "suspects": [
             {
@@ -95,15 +96,19 @@ def row(host, suspects, drivers=(("pippo.sys", "1.0"),), status=DumpStatus.DONE)
                 "pool": "nonpaged",
                 "bytes": held,
                 "outstanding": 1,
-                "role": "cause",
+                "role": role,
                 "owners": [{"module": module, "confidence": confidence} for module, confidence in owners],
             }
             for tag, held, owners in suspects
         ],
+        "schema": "poolleak.report/1",
+        "warnings": list(warnings),
         "subject": {"taken_at": None, "os": {"build": 19041}, "uptime_seconds": None},
         "verdict": "it leaks",
     }
-    return DumpRow(f"/{host}.dmp", host, status, None, report, tuple(Driver(*driver) for driver in drivers))
+    return DumpRow(
+        f"/{host}.dmp", host, status, None, parse_verdict(report), tuple(Driver(*driver) for driver in drivers)
+    )
 
 
 PIPPO = [("pippo.sys", "proven")]
@@ -125,9 +130,7 @@ def test_causes_are_ordered_by_hosts_then_bytes():
 
 
 def test_an_object_of_windows_is_no_cause_on_however_many_hosts():
-    rows = [row(host, [(b"Toke", 900, [("ntoskrnl.exe", "proven")])]) for host in "abc"]
-    for found in rows:
-        found.report["suspects"][0]["role"] = "object"
+    rows = [row(host, [(b"Toke", 900, [("ntoskrnl.exe", "proven")])], role="object") for host in "abc"]
     cause, victim = find_common([*rows, row("d", [(b"Hldr", 1, PIPPO)])])
     assert (cause.tag.text, cause.module, cause.role) == ("Hldr", "pippo.sys", Role.CAUSE)
     assert (victim.tag.text, victim.module, victim.role) == ("Toke", None, Role.OBJECT)
@@ -205,8 +208,8 @@ def test_hostile_names_neither_break_lines_nor_leave_the_page(width):
 
 
 def test_what_a_partial_dump_lacks_is_told():
-    partial = row("a", [(b"Pipo", 1, PIPPO)], status=DumpStatus.PARTIAL)
-    partial.report["warnings"] = ["1 of 4 processor tables is missing", "so are rows", "and more"]
+    lacks = ["1 of 4 processor tables is missing", "so are rows", "and more"]
+    partial = row("a", [(b"Pipo", 1, PIPPO)], status=DumpStatus.PARTIAL, warnings=lacks)
     summary = BatchSummary(1, 0, {DumpStatus.PARTIAL: 1}, 1, 1.0, 0, 0, find_common([partial]), ())
     lines = render_batch_text(summary, [partial], 100).splitlines()
     assert "  a: partial: 1 of 4 processor tables is missing; so are rows" in lines

@@ -19,6 +19,7 @@ from pykdext import pipeline
 from pykdext.cli.main import main
 from pykdext.growth import compare_snapshots
 from pykdext.model import BatchSummary, DumpRow, DumpStatus, Origin, PoolTag
+from pykdext.store.verdicts import parse_verdict
 from tests.conftest import PROJECT
 
 pytest.importorskip("jinja2", reason="jinja2 (extra html) is not installed")
@@ -363,7 +364,7 @@ def hostile(folder):
     series = pipeline.follow_files([str(LOGS)], lists).report
     with pytest.raises(pipeline.NoTagTablesError) as caught, pipeline.open_source(str(folder / "small.dmp")) as source:
         pipeline.analyze(source, lists)
-    row = DumpRow("x.dmp", "host", DumpStatus.DONE, None, json.loads(render_report_json(report)))
+    row = DumpRow("x.dmp", "host", DumpStatus.DONE, None, parse_verdict(json.loads(render_report_json(report))))
     failed = DumpRow("x.dmp", "host", DumpStatus.CRASHED, "error")
     batch = BatchSummary(2, 0, {DumpStatus.DONE: 2}, 1, 1.0, 0, 0, (), ("a warning",))
     origin = poison(ORIGIN)
@@ -380,10 +381,7 @@ def hostile(folder):
 
 
 def poison_row(row):
-    report = json.loads(json.dumps(row.report))
-    poisoned = poison(report)
-    poisoned["subject"]["uptime_seconds"] = report["subject"]["uptime_seconds"]
-    return dataclasses.replace(row, path=HOSTILE, host=HOSTILE, report=poisoned)
+    return dataclasses.replace(row, path=HOSTILE, host=HOSTILE, verdict=poison(row.verdict))
 
 
 @pytest.mark.parametrize("name", ["report", "diff", "trend", "summary", "batch"])

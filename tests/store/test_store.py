@@ -13,10 +13,9 @@ import pytest
 
 from dumps.forge import forge
 from pykdext.cli.main import main
-from pykdext.fleet.tasks import Answer, Task
 from pykdext.fleet.worker import analyze_dump
 from pykdext.model import DumpStatus, PoolTag
-from pykdext.model.fleet import DumpInput
+from pykdext.model.fleet import Answer, DumpInput, Task
 from pykdext.pipeline import load_states
 from pykdext.store.batches import open_store
 from pykdext.store.database import VERSION, StoreError, open_database
@@ -103,7 +102,7 @@ def test_rows_come_back_as_they_were_saved(tmp_path, answer):
         store.save(dumps[1], "a", Answer(DumpStatus.UNUSABLE.value, 0.1, error="damaged"))
         store.save(dumps[0], "b", answer[0])
         good, bad = store.load_rows(dumps)
-    assert (good.path, good.host, good.status, good.report) == ("b-0", "b", DumpStatus.DONE, answer[0].report)
+    assert (good.path, good.host, good.status, good.verdict.document) == ("b-0", "b", DumpStatus.DONE, answer[0].report)
     assert (bad.path, bad.host, bad.status, bad.error) == ("a-0", "a", DumpStatus.UNUSABLE, "damaged")
     assert ("pippo.sys", "1.4.2.0") in [(driver.name, driver.version) for driver in good.drivers]
     assert query(tmp_path / "x.sqlite", "SELECT module, confidence FROM owners")[0] == ("pippo.sys", "proven")

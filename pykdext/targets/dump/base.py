@@ -6,9 +6,8 @@ from typing import NamedTuple, Optional, Tuple
 
 from pykdext.errors import SymbolNotFoundError
 from pykdext.model import Machine, TargetFacts, TypeLayout
-from pykdext.targets.closing import Closing
 from pykdext.targets.dump.header import DumpHeader
-from pykdext.targets.filebytes import FileBytes
+from pykdext.targets.filebytes import Closing, FileBytes
 
 
 class Traffic(NamedTuple):

@@ -1,0 +1,41 @@
+"""Verdicts as they travel and are stored: documents of schema ``poolleak.report/1``, read into values."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Mapping
+
+from pykdext.model import Confidence, PoolKind, PoolTag, Role
+from pykdext.model.fleet import REPORT_SCHEMA, DumpSuspect, DumpVerdict, NamedOwner
+
+
+def parse_verdict(document: Mapping[str, Any]) -> DumpVerdict:
+    """The verdict in a document.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is of another schema, or damaged.
+    """
+    if document["schema"] != REPORT_SCHEMA:
+        raise ValueError(f"schema {document['schema']}")
+    subject = document["subject"]
+    taken_at = subject["taken_at"]
+    return DumpVerdict(
+        sentence=document["verdict"],
+        suspects=tuple(_parse_suspect(suspect) for suspect in document["suspects"]),
+        taken_at=datetime.fromisoformat(taken_at) if taken_at else None,
+        uptime_seconds=subject["uptime_seconds"],
+        build=subject["os"]["build"],
+        warnings=tuple(document["warnings"]),
+        document=document,
+    )
+
+
+def _parse_suspect(suspect: Mapping[str, Any]) -> DumpSuspect:
+    return DumpSuspect(
+        tag=PoolTag(bytes.fromhex(suspect["hex"])),
+        pool=PoolKind(suspect["pool"]),
+        role=Role(suspect["role"]),
+        bytes=suspect["bytes"],
+        outstanding=suspect["outstanding"],
+        owners=tuple(NamedOwner(owner["module"], Confidence(owner["confidence"])) for owner in suspect["owners"]),
+    )
