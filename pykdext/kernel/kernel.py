@@ -16,8 +16,7 @@ from pykdext.symbols.profiles import load_profile
 from pykdext.symbols.search import load_symbols
 from pykdext.targets.protocol import SymbolTaker, Target
 
-_INVALID_PTE_MASK_IN_STATE = {14393: 0x5C0, 17763: 0x1680, 18362: 0x1640, 19041: 0x1680, 20348: 0x16C0, 22000: 0x1740}
-"""Where MiState.Hardware.InvalidPteMask stands, by build (JPCERTCC/Windows-Symbol-Tables)."""
+_STATE_TYPE, _MASK_FIELD = "_MI_SYSTEM_INFORMATION", "Hardware.InvalidPteMask"
 
 _SWITCHED_BUILDS = 10
 """How far the number of a build may lie above that of its kernel: 22631 has the kernel of 22621."""
@@ -166,8 +165,14 @@ def _tell_symbols(kernel: Kernel, target: SymbolTaker) -> None:
         target.decode_debugger_data(*(key.address for key in keys if key is not None))
     mask = kernel.find_variable("MiInvalidPteMask")
     state = kernel.find_symbol("MiState")
-    offset = _INVALID_PTE_MASK_IN_STATE.get(kernel.target.facts.build or 0)
-    if mask is None and state is not None and offset is not None:
+    if mask is None and state is not None:
+        facts = kernel.target.facts
+        # Without the revision: the version resource may lie behind the page tables that the mask is needed for.
+        table = StructTable(facts.machine, facts.build)
+        form = kernel.symbols.make_struct(_STATE_TYPE, (_MASK_FIELD,)) or table.make(_STATE_TYPE, _MASK_FIELD)
+        offset = None if form is None else form.offset(_MASK_FIELD)
+        if offset is None:
+            return
         try:
             mask = kernel.read_pointer(state.address + offset)
         except MemoryReadError:

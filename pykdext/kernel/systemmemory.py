@@ -8,11 +8,13 @@ checked against the tag tables before it is believed.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Iterator, NamedTuple, Optional
+from typing import Dict, Iterator, Optional
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
-from pykdext.model import PoolKind, SystemMemory
+from pykdext.model import PoolKind, Struct, SystemMemory
+from pykdext.model.layouts import make_struct
+from pykdext.model.structtables import SOURCE, list_layouts
 from pykdext.targets.protocol import PAGE_BYTES
 
 LARGEST_POOL_BYTES = 16 << 40
@@ -22,59 +24,22 @@ LARGEST_COMMIT_BYTES = 1 << 50
 """More than any Windows can commit or use."""
 
 
-class _StateOffsets(NamedTuple):
-    """Members of MiState, in bytes from its start; all count pages."""
-
-    nonpaged_used: int
-    nonpaged_limit: int
-    paged_used: int
-    paged_limit: int
-
-
-_MI_STATE = {
-    14393: (_StateOffsets(0x18, 0x1420, 0x1418, 0x1428),),
-    17763: (_StateOffsets(0x18, 0x2550, 0x2548, 0x2558),),
-    18362: (_StateOffsets(0x8, 0x24B0, 0x24A8, 0x24B8),),
-    # 19041.508 and later, then up to 19041.450
-    19041: (_StateOffsets(0x8, 0x2630, 0x2628, 0x2638), _StateOffsets(0x8, 0x25F0, 0x25E8, 0x25F8)),
-    20348: (_StateOffsets(0x8, 0x4230, 0x4228, 0x4238),),
-    22000: (_StateOffsets(0x8, 0x4430, 0x4428, 0x4438),),
-}
-
-_ALLOCATED_PAGED_POOL = (
-    # first build, offset of AllocatedPagedPool in MM_PAGED_POOL_INFO: 64-bit, 32-bit
-    (9600, 0x60, 0x34),
-    (9200, 0x58, 0x30),
-    (6000, 0x60, 0x34),
-    (3790, 0x38, 0x1C),
-    (2600, None, 0x20),
+_STATE_TYPE = "_MI_SYSTEM_INFORMATION"
+_STATE_FIELDS = (
+    "Pools.AllocatedNonPagedPool",
+    "Vs.MaximumNonPagedPoolInPages",
+    "Vs.PagedPoolInfo.AllocatedPagedPool",
+    "Vs.SizeOfPagedPoolInPages",
 )
+"""What the pools hold and may hold, in pages: nonpaged, then paged."""
 
-
-class _PartitionOffsets(NamedTuple):
-    """Members of MiSystemPartition, in bytes from its start; all count pages."""
-
-    committed: int
-    commit_limit: int
-    physical: int
-    available: int
-
-
-def _partition(virtual_part: int, committed: int, commit_limit: int) -> _PartitionOffsets:
-    """``virtual_part``: where the member Vp stands; the others count from there."""
-    return _PartitionOffsets(
-        virtual_part + committed, virtual_part + commit_limit, virtual_part + 0x10, virtual_part + 0xC0
-    )
-
-
-_MI_SYSTEM_PARTITION = {
-    14393: _partition(0x1880, 0x3A8, 0x428),
-    17763: _partition(0x1BC0, 0x228, 0x2A8),
-    18362: _partition(0x1EC0, 0x228, 0x2A8),
-    19041: _partition(0x1B00, 0x228, 0x2A8),
-    20348: _partition(0x4140, 0x228, 0x318),
-    22000: _partition(0x4140, 0x228, 0x318),
-}
+_PARTITION_TYPE = "_MI_PARTITION"
+_PARTITION_FIELDS = (
+    "Vp.TotalCommittedPages",
+    "Vp.TotalCommitLimit",
+    "Vp.NumberOfPhysicalPages",
+    "Vp.AvailablePages",
+)
 
 
 def read_system_memory(kernel: Kernel, tagged_nonpaged: Optional[int], tagged_paged: Optional[int]) -> SystemMemory:
@@ -93,9 +58,9 @@ def read_system_memory(kernel: Kernel, tagged_nonpaged: Optional[int], tagged_pa
 def _read_commit(kernel: Kernel) -> Dict[str, Optional[int]]:
     """Commit charge and physical memory, as fields of SystemMemory; nothing if they contradict each other."""
     partition = kernel.find_symbol("MiSystemPartition")
-    offsets = _MI_SYSTEM_PARTITION.get(kernel.target.facts.build or 0)
-    if partition is not None and offsets is not None:
-        pages = [_read_pages(kernel, partition.address + offset) for offset in offsets]
+    form = kernel.struct(_PARTITION_TYPE, *_PARTITION_FIELDS) if partition is not None else None
+    if partition is not None and form is not None:
+        pages = [_read_member(kernel, partition.address, form, path) for path in _PARTITION_FIELDS]
     else:
         names = ("MmTotalCommittedPages", "MmTotalCommitLimit", "MmNumberOfPhysicalPages", "MmAvailablePages")
         located = map(kernel.find_symbol, names)
@@ -121,13 +86,8 @@ def _iter_readings(kernel: Kernel) -> Iterator[SystemMemory]:
     """What each way of reading gives; the first plausible one is right."""
     state = kernel.find_symbol("MiState")
     if state is not None:
-        for offsets in _MI_STATE.get(kernel.target.facts.build or 0, ()):
-            yield SystemMemory(
-                nonpaged_bytes=_read_pages(kernel, state.address + offsets.nonpaged_used),
-                nonpaged_limit_bytes=_read_pages(kernel, state.address + offsets.nonpaged_limit),
-                paged_bytes=_read_pages(kernel, state.address + offsets.paged_used),
-                paged_limit_bytes=_read_pages(kernel, state.address + offsets.paged_limit),
-            )
+        for form in _iter_state_forms(kernel):
+            yield SystemMemory(*(_read_member(kernel, state.address, form, path) for path in _STATE_FIELDS))
         return
     nonpaged = kernel.find_symbol("MmAllocatedNonPagedPool")
     yield SystemMemory(
@@ -140,14 +100,26 @@ def _iter_readings(kernel: Kernel) -> Iterator[SystemMemory]:
 
 def _allocated_paged_pool(kernel: Kernel) -> Optional[int]:
     info = kernel.find_symbol("MmPagedPoolInfo") or kernel.find_symbol("MmPagedPoolInformation")
-    build = kernel.target.facts.build
-    if info is None or build is None:
-        return None
-    for first_build, offset64, offset32 in _ALLOCATED_PAGED_POOL:
-        if build >= first_build:
-            offset = offset64 if kernel.target.pointer_size == 8 else offset32
-            return None if offset is None else _read_pages(kernel, info.address + offset)
-    return None
+    form = kernel.struct("_MM_PAGED_POOL_INFO", "AllocatedPagedPool")
+    return None if info is None or form is None else _read_member(kernel, info.address, form, "AllocatedPagedPool")
+
+
+def _iter_state_forms(kernel: Kernel) -> Iterator[Struct]:
+    """The layouts of MiState: the one that is known, or every one that kernels of this build have."""
+    form = kernel.struct(_STATE_TYPE, *_STATE_FIELDS)
+    if form is None or form.has(*_STATE_FIELDS):
+        yield from () if form is None else (form,)
+        return
+    facts = kernel.target.facts
+    for shipped in list_layouts(_STATE_TYPE):
+        if any(kernels.covers(facts.machine, facts.build or 0) for kernels in shipped.kernels):
+            yield make_struct(_STATE_TYPE, SOURCE, shipped.layout, _STATE_FIELDS, lambda _: None)
+
+
+def _read_member(kernel: Kernel, address: int, form: Struct, path: str) -> Optional[int]:
+    """A count of pages in a structure, in bytes."""
+    offset = form.offset(path)
+    return None if offset is None else _read_pages(kernel, address + offset)
 
 
 def _read_pages(kernel: Kernel, address: int) -> Optional[int]:

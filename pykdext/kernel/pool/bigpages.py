@@ -6,14 +6,15 @@ free bit; public decompilations for POOL_FLAGS in the newest kernels.
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
-from typing import Collection, Iterator, List, Mapping, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import Collection, List, Optional, Tuple
 
-from pykdext.errors import TargetError
+from pykdext.errors import LayoutNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.pool.rows import iter_whole_rows
-from pykdext.model import PROTECTED_POOL, Allocation, PoolKind, PoolTag
+from pykdext.kernel.structs import iter_whole_rows
+from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag, Record, Struct
+from pykdext.model.layouts import make_struct
+from pykdext.model.structtables import SOURCE, list_layouts
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.work import Interruption, hold, is_interrupted
 
@@ -23,48 +24,18 @@ MAX_ROWS = 1 << 24
 _FREE = 1
 """Bit 0 of Va: the entry is not in use."""
 
+_TYPE_NAME = "_POOL_TRACKER_BIG_PAGES"
+_FIELDS = ("Va", "Key", "PoolType", "NumberOfBytes", "NumberOfPages")
+
+_SMALLEST_ROW = 12
+_SAMPLE_BYTES = 16 * PAGE_BYTES
+_PLAUSIBLE_SHARE = 0.9
+"""The right layout shows at least this share of its used rows as pages of the kernel with printable tags."""
+
 _PAGED_TYPE = 0x001
 _PAGED_FLAG, _NONPAGED_FLAGS = 0x100, 0x0C0
 _LAST_BUILD_WITH_POOL_TYPE = 22000
 """The last build whose symbols show POOL_TYPE; some later one stores POOL_FLAGS in the same bits."""
-
-
-@dataclass(frozen=True)
-class BigPageLayout:
-    """One generation of POOL_TRACKER_BIG_PAGES.
-
-    Attributes:
-        pointer_size, first_build: where it applies.
-        row_format: ``struct`` format that gives Va, Key, the word with PoolType in it, and the size in bytes; or, where
-            ``type_shift`` is None, Va, Key and the size in pages.
-        type_shift: where PoolType begins in its word.
-    """
-
-    pointer_size: int
-    first_build: int
-    row_format: str
-    type_shift: Optional[int]
-
-
-BIG_PAGE_LAYOUTS = (
-    # Newest first: the first that is not newer than the build applies.
-    BigPageLayout(8, 20348, "<QIIQ8x", 8),  # ProcessBilled at the end
-    BigPageLayout(8, 10240, "<QIIQ", 8),  # Pattern, PoolType, SlushSize share a word
-    BigPageLayout(8, 6000, "<QIIQ", 0),
-    BigPageLayout(8, 3790, "<QII8x", None),
-    BigPageLayout(4, 10240, "<IIII", 8),
-    BigPageLayout(4, 6000, "<IIII", 0),
-    BigPageLayout(4, 3790, "<III4x", None),
-    BigPageLayout(4, 2600, "<III", None),
-)
-
-
-def find_big_page_layout(pointer_size: int, build: Optional[int]) -> Optional[BigPageLayout]:
-    """The layout of this build's table; None for builds older than Windows XP or unknown ones."""
-    if build is None:
-        return None
-    fitting = (layout for layout in BIG_PAGE_LAYOUTS if layout.pointer_size == pointer_size)
-    return next((layout for layout in fitting if layout.first_build <= build), None)
 
 
 @dataclass(frozen=True)
@@ -83,44 +54,69 @@ def read_big_pages(kernel: Kernel, tags: Collection[PoolTag], interruption: Opti
         TargetError: the table cannot be found, or nothing of it is in memory.
     """
     target = kernel.target
-    layout = find_big_page_layout(target.pointer_size, target.facts.build)
     base, count = kernel.find_variable("PoolBigPageTable"), kernel.find_variable("PoolBigPageTableSize")
-    if layout is None or not base or not count:
+    if not base or not count:
         raise TargetError(
             "big-page table: found no symbol for nt!PoolBigPageTable and its size, expected both. "
             "Hint: give the kernel's PDB with --symbols"
         )
     if count > MAX_ROWS:
         raise TargetError(f"big-page table: found {count:,} rows, expected at most {MAX_ROWS:,}")
-    reader = struct.Struct(layout.row_format)
+    form = _find_form(kernel, base, count)
+    keys = replace(form, fields={name: form.fields[name] for name in ("Va", "Key")})
     tags_by_key = {key: tag for tag in tags for key in (tag.key, tag.key | PROTECTED_POOL)}
     allocations: List[Allocation] = []
     rows_read = 0
     with hold(interruption):
-        for rows in iter_whole_rows(target.read_present(base, count * reader.size), base, reader.size, count):
-            rows_read += len(rows) // reader.size
-            allocations += _iter_live(reader, layout, rows, tags_by_key, target.facts.build)
+        for rows in iter_whole_rows(target.read_present(base, count * form.stride), base, form.stride, count):
+            rows_read += len(rows) // form.stride
+            for number, (address, key) in enumerate(keys.iter_unpack(rows)):
+                if key in tags_by_key and address and not address & _FREE:
+                    row = form.parse(rows[number * form.stride : (number + 1) * form.stride])
+                    allocations.append(_allocation(row, tags_by_key[key], target.facts.build))
     if not rows_read and not is_interrupted(interruption):
         raise TargetError(f"big-page table at 0x{base:x}: found no page of it, expected {count:,} rows")
     return BigPages(tuple(allocations), rows_read, count)
 
 
-def _iter_live(
-    reader: struct.Struct,
-    layout: BigPageLayout,
-    rows: bytes,
-    tags_by_key: Mapping[int, PoolTag],
-    build: Optional[int],
-) -> Iterator[Allocation]:
-    for address, key, *rest in reader.iter_unpack(rows):
-        if not address or address & _FREE or key not in tags_by_key:
-            continue
-        tag = tags_by_key[key]
-        if layout.type_shift is None:
-            yield Allocation(address, rest[0] * PAGE_BYTES, tag, None, is_big=True)
-        else:
-            pool = _pool_of(rest[0] >> layout.type_shift & 0xFFF, build)
-            yield Allocation(address, rest[1], tag, pool, is_big=True)
+def _find_form(kernel: Kernel, base: int, count: int) -> Struct:
+    """The layout of the table's rows: by symbols, by the build, else the shipped one that reads the most as rows."""
+    form = kernel.struct(_TYPE_NAME, *_FIELDS, sizes={"Key": 4})
+    if form is not None and form.has("Va", "Key"):
+        return form
+    target = kernel.target
+    head = next((data for at, data in target.read_present(base, count * _SMALLEST_ROW) if at == base), b"")
+    best: Optional[Struct] = None
+    most = 0
+    for shipped in list_layouts(_TYPE_NAME):
+        if any(kernels.machine.pointer_size == target.pointer_size for kernels in shipped.kernels):
+            candidate = make_struct(_TYPE_NAME, SOURCE, shipped.layout, _FIELDS, lambda _: None)
+            plausible = _count_plausible_rows(candidate, head[:_SAMPLE_BYTES], target.machine)
+            # Of layouts that read the keys alike the longer one is the newer: the unknown kernel is newer than all.
+            if plausible and (plausible, candidate.stride) > (most, best.stride if best else 0):
+                best, most = candidate, plausible
+    if best is None:
+        raise LayoutNotFoundError(target.facts.build, "POOL_TRACKER_BIG_PAGES", "rows that are like none that is known")
+    return best
+
+
+def _count_plausible_rows(form: Struct, table: bytes, machine: Machine) -> int:
+    """How many rows hold the address of a kernel page, used or free, with a printable tag; 0 if too many do not."""
+    rows = [(va, key) for va, key, *_ in form.iter_unpack(table) if va & ~_FREE]
+    good = sum(
+        va >> (8 * machine.pointer_size - 1) == 1
+        and va % PAGE_BYTES in (0, _FREE)
+        and all(0x20 <= byte < 0x7F for byte in (key & ~PROTECTED_POOL).to_bytes(4, "little"))
+        for va, key in rows
+    )
+    return good if good >= _PLAUSIBLE_SHARE * len(rows) else 0
+
+
+def _allocation(row: Record, tag: PoolTag, build: Optional[int]) -> Allocation:
+    if row["NumberOfBytes"] is None:
+        return Allocation(row["Va"], (row["NumberOfPages"] or 0) * PAGE_BYTES, tag, None, is_big=True)
+    pool = None if row["PoolType"] is None else _pool_of(row["PoolType"] & 0xFFF, build)
+    return Allocation(row["Va"], row["NumberOfBytes"], tag, pool, is_big=True)
 
 
 def _pool_of(pool_type: int, build: Optional[int]) -> PoolKind:

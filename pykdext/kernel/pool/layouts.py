@@ -1,20 +1,23 @@
-"""Layouts of POOL_TRACKER_TABLE rows, by build and checked against the data.
+"""Layouts of POOL_TRACKER_TABLE rows: what symbols say, or the shipped layout that reads the data as rows.
 
-Sources: the types in Microsoft's public PDBs, as collected in JPCERTCC/Windows-Symbol-Tables and in the volatility
-overlays (48 builds, x86 and x64).
+The build alone decides nothing without symbols: headers of dumps are damaged, and newer kernels are unknown.
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
+from functools import cached_property
+from typing import Iterator, List, Optional, Tuple
 
-from pykdext.errors import LayoutNotFoundError
-from pykdext.model import PROTECTED_POOL, TypeLayout
+from pykdext.errors import LayoutNotFoundError, StructSizeError
+from pykdext.kernel.kernel import Kernel
+from pykdext.model import PROTECTED_POOL, Machine, Struct
+from pykdext.model.layouts import TypeLayout, make_struct
+from pykdext.model.structtables import SOURCE, Kernels, list_layouts
 
-_COUNTS_FIRST = ("NonPagedAllocs", "NonPagedFrees", "NonPagedBytes", "PagedAllocs", "PagedFrees", "PagedBytes")
-_BYTES_FIRST = ("NonPagedBytes", "NonPagedAllocs", "NonPagedFrees", "PagedBytes", "PagedAllocs", "PagedFrees")
+TYPE_NAME = "_POOL_TRACKER_TABLE"
+
+_COLUMNS = ("NonPagedAllocs", "NonPagedFrees", "NonPagedBytes", "PagedAllocs", "PagedFrees", "PagedBytes")
 
 _PLAUSIBLE_SHARE = 0.9
 """The right layout shows at least this share of its used rows with a printable key (the rest: odd tags of drivers)."""
@@ -25,45 +28,54 @@ _FEWEST_ROWS = 4
 
 @dataclass(frozen=True)
 class TrackerLayout:
-    """One generation of POOL_TRACKER_TABLE.
+    """One layout of POOL_TRACKER_TABLE.
 
     Attributes:
-        name: for reports.
-        pointer_size, first_build, last_build: where it applies (builds inclusive; last_build None: still current).
-        row_format: ``struct`` format of a row: Key, then the six counters in the order of ``columns``.
-        columns: the counters' names, in Microsoft's spelling, in memory order.
+        form: Key, then the six counters in memory order; its source says who knew it.
+        kernels: of which kernels it is known; empty if symbols told it.
     """
 
-    name: str
-    pointer_size: int
-    first_build: int
-    last_build: Optional[int]
-    row_format: str
-    columns: Tuple[str, ...]
+    form: Struct
+    kernels: Tuple[Kernels, ...] = ()
 
     @property
+    def name(self) -> str:
+        """For reports: the size of a row."""
+        return f"{self.row_bytes:X}h rows"
+
+    @cached_property
     def row_bytes(self) -> int:
         """Distance of two rows."""
-        return struct.calcsize(self.row_format)
+        return self.form.stride
 
-    @property
+    @cached_property
+    def columns(self) -> Tuple[str, ...]:
+        """The counters' names, in Microsoft's spelling, in memory order."""
+        return tuple(self.form.fields)[1:]
+
+    @cached_property
     def count_bits(self) -> int:
         """Width of a count: 32-bit counts wrap on busy servers, and sums over processors are modulo this width."""
-        return 64 if "Q" in self.row_format and self.columns == _BYTES_FIRST else 32
+        return self._bits("NonPagedAllocs")
 
-    @property
+    @cached_property
     def bytes_bits(self) -> int:
         """Width of a byte counter: that of SIZE_T."""
-        return 8 * self.pointer_size
+        return self._bits("NonPagedBytes")
+
+    def _bits(self, column: str) -> int:
+        field = self.form.fields[column]
+        return 8 * (field.size or 0) if field is not None else 0
 
     def iter_rows(self, table: bytes) -> Iterator[Tuple[int, ...]]:
         """Every whole row of ``table`` that is in use (Key not 0): Key, then the counters as ``columns`` names them."""
-        whole = memoryview(table)[: len(table) - len(table) % self.row_bytes]
-        return (row for row in struct.iter_unpack(self.row_format, whole) if row[0])
+        return (row for row in self.form.iter_unpack(table) if row[0])
 
-    def fits_build(self, build: Optional[int]) -> bool:
+    def fits_build(self, machine: Machine, build: Optional[int]) -> bool:
         """Kernels of this build are known to use this layout."""
-        return build is not None and self.first_build <= build and (self.last_build is None or build <= self.last_build)
+        if not self.kernels:
+            return True
+        return build is not None and any(kernels.covers(machine, build) for kernels in self.kernels)
 
     def count_plausible_rows(self, table: bytes) -> int:
         """How many used rows have four printable characters as their key; 0 if that is not true of nearly all."""
@@ -76,23 +88,37 @@ def _is_printable(key: int) -> bool:
     return all(0x20 <= byte < 0x7F for byte in (key & ~PROTECTED_POOL).to_bytes(4, "little"))
 
 
-TRACKER_LAYOUTS = (
-    # 64-bit counts came with 16299 (version 1709); the limit fields at the end of the row with 20348 / 22000.
-    TrackerLayout("28h rows", 8, 3790, 15063, "<III4xQIIQ", _COUNTS_FIRST),
-    TrackerLayout("38h rows", 8, 16299, 19045, "<I4x6Q", _BYTES_FIRST),
-    TrackerLayout("50h rows", 8, 20348, None, "<I4x6Q24x", _BYTES_FIRST),
-    TrackerLayout("1Ch rows", 4, 2600, 15063, "<7I", _COUNTS_FIRST),
-    TrackerLayout("30h rows", 4, 16299, 19045, "<IIQQI4xQQ", _BYTES_FIRST),
-)
+def list_tracker_layouts(pointer_size: int) -> List[TrackerLayout]:
+    """Every shipped layout of kernels with pointers of this size."""
+    layouts = []
+    for shipped in list_layouts(TYPE_NAME):
+        if any(kernels.machine.pointer_size == pointer_size for kernels in shipped.kernels):
+            layouts.append(TrackerLayout(_make_form(shipped.layout), shipped.kernels))
+    return layouts
 
 
-def match_tracker_type(layout: TypeLayout) -> Optional[TrackerLayout]:
-    """The known layout that symbols of the target describe, by its size; None if it is none of them."""
-    return next((known for known in TRACKER_LAYOUTS if known.row_bytes == layout.size), None)
+def _make_form(layout: TypeLayout) -> Struct:
+    paths = ("Key", *sorted(_COLUMNS, key=lambda name: layout.fields[name].offset))
+    return make_struct(TYPE_NAME, SOURCE, layout, paths, lambda _: None)
 
 
-def find_tracker_layout(pointer_size: int, build: Optional[int], table: bytes) -> TrackerLayout:
-    """The layout of the rows in ``table`` (its first kilobytes are enough): the one that reads the most rows as rows.
+def find_described_layout(kernel: Kernel) -> Optional[TrackerLayout]:
+    """The layout by the target's, a PDB's or an ISF file's types; None if they do not have it as a row of counters."""
+    try:
+        form = kernel.symbols.make_struct(TYPE_NAME, ("Key", *_COLUMNS), sizes={"Key": 4})
+        if form is None or not form.has(*form.fields):
+            return None
+        places = {name: form.offset(name) or 0 for name in _COLUMNS}
+        order = sorted(_COLUMNS, key=places.__getitem__)
+        form = kernel.symbols.make_struct(TYPE_NAME, ("Key", *order), sizes={"Key": 4})
+    except StructSizeError:
+        return None
+    layout = None if form is None else TrackerLayout(form)
+    return layout if layout is not None and layout.count_bits in (32, 64) and layout.bytes_bits in (32, 64) else None
+
+
+def find_tracker_layout(machine: Machine, build: Optional[int], table: bytes) -> TrackerLayout:
+    """The shipped layout of the rows in ``table`` (its first kilobytes are enough): it reads the most rows as rows.
 
     The build decides only between layouts that the data fit equally well. Reading rows of 28h bytes as rows of 50h
     gives sensible keys too, but only half as many: hence the most, not the first.
@@ -100,8 +126,8 @@ def find_tracker_layout(pointer_size: int, build: Optional[int], table: bytes) -
     Raises:
         LayoutNotFoundError: the data fit no layout.
     """
-    candidates = [layout for layout in TRACKER_LAYOUTS if layout.pointer_size == pointer_size]
-    best = max(candidates, key=lambda layout: (layout.count_plausible_rows(table), layout.fits_build(build)))
+    candidates = list_tracker_layouts(machine.pointer_size)
+    best = max(candidates, key=lambda layout: (layout.count_plausible_rows(table), layout.fits_build(machine, build)))
     if not best.count_plausible_rows(table):
         tried = ", ".join(layout.name for layout in candidates)
         raise LayoutNotFoundError(build, "POOL_TRACKER_TABLE", f"not one of {tried}")

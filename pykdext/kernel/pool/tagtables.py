@@ -12,9 +12,9 @@ from typing import Dict, Iterable, List, Optional, Tuple
 from pykdext.errors import TargetError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.pool.inference import MAX_ROW_BITS, MIN_ROW_BITS
-from pykdext.kernel.pool.layouts import TrackerLayout, find_tracker_layout, match_tracker_type
-from pykdext.kernel.pool.rows import iter_whole_rows
+from pykdext.kernel.pool.layouts import TrackerLayout, find_described_layout, find_tracker_layout
 from pykdext.kernel.pool.tablelocation import TableLocation, locate_tag_tables
+from pykdext.kernel.structs import iter_whole_rows
 from pykdext.kernel.systemmemory import read_system_memory
 from pykdext.model import (
     PROTECTED_POOL,
@@ -110,12 +110,11 @@ class _TableReader:
                 "Hint: the dump does not hold the tag tables"
             )
         sample = max(samples, key=len)
-        described_type = self._kernel.symbols.find_type("_POOL_TRACKER_TABLE")
-        described = match_tracker_type(described_type) if described_type else None
+        described = find_described_layout(self._kernel)
         if described is not None and described.count_plausible_rows(sample):
             return described
-        layout = find_tracker_layout(self._target.pointer_size, self._build, sample)
-        if not layout.fits_build(self._build):
+        layout = find_tracker_layout(self._target.machine, self._build, sample)
+        if not layout.fits_build(self._target.machine, self._build):
             self.warnings.append(f"the tag tables have {layout.name}, which build {self._build} is not known for")
         return layout
 

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from pykdext.errors import TargetError
+from pykdext.errors import LayoutNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel, TargetSymbols
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.pool.smallblocks import find_small_blocks
@@ -72,6 +72,29 @@ def test_every_generation_of_the_big_page_table(build, machine, entry, pool):
     assert [(block.size_bytes, block.pool, block.is_big) for block in found.allocations] == [(0x3000, pool, True)]
     assert found.allocations[0].address == int.from_bytes(entry[:pointer], "little")
     assert (found.rows_read, found.rows_expected) == (4, 4)
+
+
+@pytest.mark.parametrize(("build", "machine", "entry", "pool"), GENERATIONS)
+@pytest.mark.parametrize("claimed", [None, 30000])
+def test_the_rows_tell_their_layout_where_the_build_does_not(build, machine, entry, pool, claimed):
+    pointer = 4 if machine is Machine.X86 else 8
+    rows = []
+    for number in range(40):
+        address = int.from_bytes(entry[:pointer], "little") + 0x10000 * number
+        rows.append(
+            address.to_bytes(pointer, "little") + (b"%4d" % number if number else b"Pipo") + entry[pointer + 4 :]
+        )
+    kernel = big_kernel(build, [bytes(len(entry)), *rows], machine)
+    kernel.target._facts = TargetFacts("segments", machine, build=claimed)
+    found = read_big_pages(kernel, (PIPO,))
+    assert [block.address for block in found.allocations] == [int.from_bytes(entry[:pointer], "little")]
+    assert found.rows_read == 41
+
+
+def test_rows_like_none_that_is_known_are_one_line():
+    kernel = big_kernel(30000, [bytes(range(1, 33))] * 200)
+    with pytest.raises(LayoutNotFoundError, match="POOL_TRACKER_BIG_PAGES of build 30000"):
+        read_big_pages(kernel, (PIPO,))
 
 
 def test_missing_pages_of_the_big_page_table_are_counted():

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykdext.kernel.pool.rows import iter_whole_rows
+from pykdext.kernel.structs import iter_whole_rows
 
 BASE = 0xFFFFA00000000010
 

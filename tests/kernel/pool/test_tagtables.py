@@ -203,10 +203,17 @@ def test_an_unknown_row_count_is_derived_and_said():
 
 
 def test_the_targets_own_types_are_used():
-    names = ("Key", "NonPagedAllocs")
-    described = TypeLayout(0x38, {name: FieldLayout(8 * index) for index, name in enumerate(names)})
-    kernel = kernel_of(19041, [table(19041, plain_rows())], layouts={"_POOL_TRACKER_TABLE": described})
-    assert usage(read_pool_snapshot(kernel), b"File").allocs == 900
+    """A row that no shipped table has: 48h bytes, the key in its middle."""
+    names = ("PagedFrees", "PagedAllocs", "PagedBytes", "NonPagedFrees", "NonPagedAllocs", "NonPagedBytes")
+    places = {"Key": FieldLayout(0x30, 4), **{name: FieldLayout(8 * index, 8) for index, name in enumerate(names)}}
+    described = TypeLayout(0x48, places)
+    data = bytearray(ROWS * 0x48)
+    for slot, (tag, counters) in plain_rows().items():
+        na, nf, nb, pa, pf, pb = counters
+        struct.pack_into("<6Q4s", data, slot * 0x48, pf, pa, pb, nf, na, nb, tag)
+    kernel = kernel_of(19041, [bytes(data)], layouts={"_POOL_TRACKER_TABLE": described})
+    found = usage(read_pool_snapshot(kernel), b"File")
+    assert (found.allocs, found.frees, found.bytes) == (900, 400, 64000)
 
 
 def test_tagging_switched_off_is_said():
