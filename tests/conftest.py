@@ -18,6 +18,12 @@ hypothesis.settings.load_profile("patient")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def no_progress_lines(monkeypatch) -> None:
+    """Let no command report its progress by lines: whether one is due depends on the load of the machine."""
+    monkeypatch.setattr("pykdext.cli.progress.LINE_SECONDS", float("inf"))
+
+
 @pytest.fixture(scope="session")
 def evidence() -> Path:
     """The folder of real logs and dumps, or a skip: it is not part of the repository."""

@@ -14,7 +14,7 @@ PACKAGE = PROJECT / "pykdext"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
-GROUND = {"errors", "units", "printable", "wholefile", "work", "progress"}
+GROUND = {"errors", "units", "printable", "wholefile", "work"}
 
 ALLOWED = {
     **{name: set() for name in GROUND},

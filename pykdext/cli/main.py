@@ -61,6 +61,7 @@ def _run(options: argparse.Namespace, screen: Screen) -> int:
     # Imported only now: --help and usage errors answer at once.
     from pykdext.cli.commands import blocks as commands
     from pykdext.cli.origin import find_page_problem
+    from pykdext.work import Work
 
     problem = find_page_problem(options, screen.takes_documents) if options.format == "html" else None
     if problem:
@@ -69,7 +70,7 @@ def _run(options: argparse.Namespace, screen: Screen) -> int:
         options.width = max(MIN_WIDTH, min(MAX_WIDTH, screen.columns))
     options.screen = screen
     with screen.watch() as progress:
-        outcome = getattr(commands, options.command.replace("-", "_"))(options, progress)
+        outcome = getattr(commands, options.command.replace("-", "_"))(options, Work(progress, keeps_results=True))
     if options.output:
         from pykdext.wholefile import write_text
 

@@ -9,11 +9,12 @@ import sys
 import textwrap
 from typing import Any, ContextManager, Protocol
 
+from pykdext.cli.progress import LineProgress, TerminalProgress
 from pykdext.printable import LINE_END, make_printable
-from pykdext.progress import LineProgress, ReportProgress, TerminalProgress
 from pykdext.report.dml import OWN_COMMAND, Dml, iter_pieces
 from pykdext.report.markup import PLAIN, Markup
 from pykdext.targets.session.debugger import find_debugger
+from pykdext.work import ReportProgress
 
 SPARKS = frozenset("\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588")
 """The only characters beyond ASCII that are ever shown, where the terminal can."""

@@ -17,10 +17,9 @@ from pykdext.fleet.inputs import FoundInputs
 from pykdext.fleet.workers import Workers
 from pykdext.model import BatchSummary, DumpRow, DumpStatus
 from pykdext.model.fleet import Answer, DumpInput, Task
-from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.store.batches import Store
 from pykdext.store.database import StoreError
-from pykdext.work import Interruption
+from pykdext.work import UNWATCHED, Work
 
 AHEAD = 2
 """So many times the workers' capacity is on its way: nobody waits, and little is lost when all is ended."""
@@ -51,17 +50,16 @@ def run_batch(
     make_task: MakeTask,
     name_host: NameHost,
     again: bool = False,
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
 ) -> BatchRun:
     """Read all dumps that are not in the store, or with ``again`` all.
 
     An end by the user, a full disk or a scheduler that goes away leaves what was answered until then in the store.
     """
     run = BatchRun(tuple(dumps))
-    reading = _Reading(run, workers, store, make_task, name_host, progress)
+    reading = _Reading(run, workers, store, make_task, name_host, work)
     started = time.monotonic()
-    with (interruption or Interruption()).hold():
+    with work.hold():
         try:
             reading.read_all(dumps if again else reading.iter_new(dumps))
         except StoreError as error:
@@ -82,14 +80,14 @@ class _Reading:
         store: Store,
         make_task: MakeTask,
         name_host: NameHost,
-        progress: ReportProgress,
+        work: Work,
     ) -> None:
         self._run = run
         self._workers = workers
         self._store = store
         self._make_task = make_task
         self._name_host = name_host
-        self._progress = progress
+        self._report = work.report
         self._started = time.monotonic()
         self._on_their_way: Dict[Future[Answer], DumpInput] = {}
 
@@ -125,7 +123,7 @@ class _Reading:
     def _tell_progress(self) -> None:
         minutes = (time.monotonic() - self._started) / 60
         rate = f", {self._run.read / minutes:.0f} a minute" if self._run.read and minutes else ""
-        self._progress(self._run.reused + self._run.read, len(self._run.dumps), f"dumps{rate}")
+        self._report(self._run.reused + self._run.read, len(self._run.dumps), f"dumps{rate}")
 
 
 def _take_answer(future: Future[Answer], dump: DumpInput) -> Answer:

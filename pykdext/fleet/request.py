@@ -15,9 +15,8 @@ from pykdext.fleet.inputs import find_inputs
 from pykdext.fleet.workers import open_dask_workers, open_local_workers
 from pykdext.model import BatchSummary, DumpRow
 from pykdext.model.fleet import Answer, DumpInput, Task
-from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.store.batches import Store, open_store
-from pykdext.work import Interruption
+from pykdext.work import UNWATCHED, Work
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class Batch(NamedTuple):
 @contextmanager
 def open_batch(
     request: BatchRequest,
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
 ) -> Iterator[Batch]:
     """Read all dumps of a request; its answers can be read within the block.
 
@@ -85,8 +83,7 @@ def open_batch(
                 lambda dump: _make_task(request, dump),
                 lambda dump, answer: _name_host(request, dump, answer),
                 request.again,
-                progress,
-                interruption,
+                work,
             )
         yield Batch(summarize_batch(run, found, store), store, found.dumps)
 

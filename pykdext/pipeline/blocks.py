@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 from pykdext.attribution.pointers import read_witness
 from pykdext.errors import MemoryReadError, TargetError
@@ -12,9 +12,8 @@ from pykdext.kernel.pool.smallblocks import MAX_WALK_SECONDS, SmallBlocks, find_
 from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolTag, TagUsage
 from pykdext.model.selection import count_sizes
 from pykdext.pipeline.sources import Source
-from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.session.wholememory import open_whole_memory
-from pykdext.work import Interruption, hold, is_interrupted
+from pykdext.work import UNWATCHED, Work
 
 _HEAD_OF_BLOCK_BYTES = 16
 
@@ -23,12 +22,11 @@ def find_blocks(
     source: Source,
     tag: PoolTag,
     sample: int,
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
 ) -> BlockReport:
     """Where the live blocks of ``tag`` are; ``sample`` of them with their first bytes.
 
-    With an ``interruption`` an end by the user leaves the blocks found before it.
+    An end by the user leaves the blocks found before it, if the work keeps results.
 
     Raises:
         TargetError: the source is a log or snapshot, which holds no memory.
@@ -42,18 +40,18 @@ def find_blocks(
     warnings: List[str] = []
     big: Tuple[Allocation, ...] = ()
     small = SmallBlocks()
-    if not is_interrupted(interruption):
-        with hold(interruption):
-            big = _find_big_blocks(kernel, tag, warnings, interruption)
-    if not is_interrupted(interruption):
-        small = _find_small_blocks(kernel, tag, warnings, progress, interruption)
+    if not work.is_ended:
+        with work.hold():
+            big = _find_big_blocks(kernel, tag, warnings, work)
+    if not work.is_ended:
+        small = _find_small_blocks(kernel, tag, warnings, work)
     found = sorted((*big, *small.allocations), key=lambda block: block.address)
-    views = _view_blocks(kernel, found[:sample], interruption)
+    views = _view_blocks(kernel, found[:sample], work)
     witness = None
-    if found and not is_interrupted(interruption):
-        with hold(interruption):
+    if found and not work.is_ended:
+        with work.hold():
             witness = read_witness(kernel.target, tag, found, kernel.images)
-    if is_interrupted(interruption):
+    if work.is_ended:
         warnings.append("interrupted before the search for blocks was through: some are missing")
     row = next((row for row in source.snapshot.tags if row.tag == tag), TagUsage(tag, UNUSED, UNUSED))
     return BlockReport(
@@ -69,16 +67,14 @@ def find_blocks(
     )
 
 
-def _find_big_blocks(
-    kernel: Kernel, tag: PoolTag, warnings: List[str], interruption: Optional[Interruption]
-) -> Tuple[Allocation, ...]:
+def _find_big_blocks(kernel: Kernel, tag: PoolTag, warnings: List[str], work: Work) -> Tuple[Allocation, ...]:
     """Those of a page and more; what is missing is added to ``warnings``."""
     try:
-        pages = read_big_pages(kernel, (tag,), interruption)
+        pages = read_big_pages(kernel, (tag,), work)
     except TargetError as error:
         warnings.append(f"{error}; big blocks are missing")
         return ()
-    if pages.rows_read < pages.rows_expected and not is_interrupted(interruption):
+    if pages.rows_read < pages.rows_expected and not work.is_ended:
         missing = pages.rows_expected - pages.rows_read
         warnings.append(f"big-page table: {missing:,} of {pages.rows_expected:,} rows are not in the target")
     return pages.allocations
@@ -88,27 +84,24 @@ def _find_small_blocks(
     kernel: Kernel,
     tag: PoolTag,
     warnings: List[str],
-    progress: ReportProgress,
-    interruption: Optional[Interruption],
+    work: Work,
 ) -> SmallBlocks:
     """Those that share pages; what is missing is added to ``warnings``."""
     with open_whole_memory(kernel.target) as memory:
         if memory is None:
             warnings.append("small blocks are searched for in dump files only; in the debugger type !poolfind")
             return SmallBlocks()
-        small = find_small_blocks(memory, tag, progress, interruption)
+        small = find_small_blocks(memory, tag, work)
     if not small.complete:
         warnings.append(f"the search for small blocks ended after {MAX_WALK_SECONDS:.0f} s; some are missing")
     return small
 
 
-def _view_blocks(
-    kernel: Kernel, blocks: Sequence[Allocation], interruption: Optional[Interruption]
-) -> Tuple[BlockView, ...]:
+def _view_blocks(kernel: Kernel, blocks: Sequence[Allocation], work: Work) -> Tuple[BlockView, ...]:
     """The blocks with their first bytes, without any once the user has ended it."""
     views: List[BlockView] = []
-    if not is_interrupted(interruption):
-        with hold(interruption):
+    if not work.is_ended:
+        with work.hold():
             views += (_view(kernel, block) for block in blocks)
     return (*views, *(BlockView(block, b"") for block in blocks[len(views) :]))
 

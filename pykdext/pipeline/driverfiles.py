@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Collection, Dict, Generator, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Collection, Dict, Generator, Iterator, List, NamedTuple, Sequence, Tuple, Union
 
 from pykdext.attribution.places.index import ImageIndex
 from pykdext.errors import PykdextError, TargetError
@@ -18,8 +18,7 @@ from pykdext.images.imagefile import open_image_file
 from pykdext.model import Evidence, PoolTag
 from pykdext.pipeline.imagesearch import SearchedImages, search_index
 from pykdext.pipeline.paths import find_files, read_head
-from pykdext.progress import ReportProgress, ignore_progress
-from pykdext.work import Interruption, hold
+from pykdext.work import UNWATCHED, Work
 
 IMAGE_SUFFIXES = (".sys", ".dll", ".exe")
 """Files of a folder that are looked at; a file that is named itself may have any name."""
@@ -44,8 +43,7 @@ def search_files(
     paths: Sequence[str],
     tags: Sequence[PoolTag],
     jobs: int = 1,
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
     symbol_path: str = "",
     loaded: Collection[str] = (),
 ) -> SearchedImages:
@@ -67,13 +65,13 @@ def search_files(
     if not files:
         reason = f" ({'; '.join(found.warnings)})" if found.warnings else ""
         raise TargetError(f"{', '.join(paths)}: found no image{reason}, expected driver files (.sys, .dll, .exe)")
-    work = [_Job(path, name, tuple(tags), symbol_path) for path, name in zip(files, _name_files(files, loaded))]
+    wanted = [_Job(path, name, tuple(tags), symbol_path) for path, name in zip(files, _name_files(files, loaded))]
     answers: List[_Found] = []
-    with hold(interruption), closing(_iter_found(work, jobs)) as results:
+    with work.hold(), closing(_iter_found(wanted, jobs)) as results:
         for result in results:
             answers.append(result)
-            progress(len(answers), len(work), "driver files")
-    return _merge(answers, len(work), found.warnings)
+            work.report(len(answers), len(wanted), "driver files")
+    return _merge(answers, len(wanted), found.warnings)
 
 
 def _may_be_image(path: str) -> bool:
@@ -93,26 +91,26 @@ def _name_files(files: Sequence[str], loaded: Collection[str]) -> Iterator[str]:
         yield name if counts[name.lower()] == 1 else os.path.abspath(path)
 
 
-def _iter_found(work: Sequence[_Job], jobs: int) -> Generator[_Found, None, None]:
+def _iter_found(wanted: Sequence[_Job], jobs: int) -> Generator[_Found, None, None]:
     """What each file tells, in their order.
 
     If a process ends that searches files, the rest goes to one process alone: then the file is known that ends it.
     """
-    processes = min(jobs, -(-len(work) // FILES_A_TIME))
+    processes = min(jobs, -(-len(wanted) // FILES_A_TIME))
     if processes < 2:
-        yield from map(_search_file, work)
+        yield from map(_search_file, wanted)
         return
     done, is_alone = 0, False
-    while done < len(work):
+    while done < len(wanted):
         try:
             with _open_workers(1 if is_alone else processes) as workers:
                 chunk = 1 if is_alone else FILES_A_TIME
-                for result in workers.map(_search_file, work[done:], chunksize=chunk):
+                for result in workers.map(_search_file, wanted[done:], chunksize=chunk):
                     done += 1
                     yield result
         except BrokenExecutor:
             if is_alone:
-                yield f"{work[done].name}: the process that searched it ended"
+                yield f"{wanted[done].name}: the process that searched it ended"
                 done += 1
             is_alone = True
 

@@ -14,9 +14,8 @@ from pykdext.images.image import Image
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import Evidence, ImageVersion, Module, PoolTag
 from pykdext.pipeline.functionnames import FunctionNames
-from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.protocol import Target
-from pykdext.work import Interruption, hold, is_interrupted
+from pykdext.work import UNWATCHED, Work
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ def search_index(
     index: ImageIndex,
     target: Target,
     tags: Sequence[PoolTag],
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
     symbol_path: str = "",
     folder: Optional[str] = None,
 ) -> SearchedImages:
@@ -59,10 +57,10 @@ def search_index(
     attributors: Tuple[Attributor, ...] = (code, FrameworkAttributor(target, images))
     names = FunctionNames(index, target, code, symbol_path, folder)
     evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
-    if not is_interrupted(interruption):
-        with hold(interruption):
+    if not work.is_ended:
+        with work.hold():
             for number, tag in enumerate(tags):
-                progress(number, len(tags), "tags followed to their calls")
+                work.report(number, len(tags), "tags followed to their calls")
                 evidence[tag] = names.add_to(item for attributor in attributors for item in attributor.evidence(tag))
     for tag in tags[len(evidence) :]:
         evidence[tag] = tuple(ImmediateAttributor(index).evidence(tag))
@@ -87,17 +85,16 @@ def search_index(
 def search_kernel(
     kernel: Kernel,
     tags: Sequence[PoolTag],
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
 ) -> SearchedImages:
     """What the images in memory tell; each is read once. After an interruption: what was searched until then."""
     images: Sequence[Image] = ()
-    if not is_interrupted(interruption):
-        with hold(interruption):
+    if not work.is_ended:
+        with work.hold():
             images = kernel.images
-    index = ImageIndex(images, tags, progress, interruption, open_index_cache())
-    searched = search_index(index, kernel.target, tags, progress, interruption, kernel.symbol_path)
+    index = ImageIndex(images, tags, work, open_index_cache())
+    searched = search_index(index, kernel.target, tags, work, kernel.symbol_path)
     warnings = searched.warnings
-    if is_interrupted(interruption) and not images:
+    if work.is_ended and not images:
         warnings += ("interrupted before the driver images were searched: no owner by code",)
     return replace(searched, modules=kernel.target.modules(), warnings=warnings)

@@ -16,9 +16,8 @@ from pykdext.pipeline.imagesearch import SearchedImages, search_kernel
 from pykdext.pipeline.pointers import NO_CONTENTS, FoundContents, search_contents
 from pykdext.pipeline.sources import choose_symbol_path
 from pykdext.pipeline.taglists import TagLists
-from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.units import format_share
-from pykdext.work import Interruption
+from pykdext.work import UNWATCHED, Work
 
 _NAMED_IMAGES = 5
 
@@ -42,24 +41,23 @@ def find_owners(
     tags: Sequence[PoolTag],
     lists: TagLists,
     jobs: int = 1,
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
     symbol_path: Optional[str] = None,
 ) -> FoundOwners:
     """Who owns each of ``tags``: by the images of ``kernel`` and the blocks in it, by driver files, and by the lists.
 
     The files are those of ``paths`` (see :func:`search_files`); ``symbol_path`` is where their symbols are looked for;
-    None: along the environment's. With an ``interruption`` an end by the user leaves what was searched until then.
+    None: along the environment's. An end by the user leaves what was searched until then.
     """
     searches: List[SearchedImages] = []
     contents = NO_CONTENTS
     if kernel is not None:
-        searches.append(search_kernel(kernel, tags, progress, interruption))
-        contents = search_contents(kernel, tags, progress, interruption)
+        searches.append(search_kernel(kernel, tags, work))
+        contents = search_contents(kernel, tags, work)
     if paths:
         symbols = choose_symbol_path(symbol_path)
         loaded = {module.name for search in searches for module in search.modules}
-        searches.append(search_files(paths, tags, jobs, progress, interruption, symbols, loaded))
+        searches.append(search_files(paths, tags, jobs, work, symbols, loaded))
     return weigh_owners(searches, contents, tags, lists)
 
 

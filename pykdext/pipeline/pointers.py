@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Sequence, Tuple
 
 from pykdext.attribution.pointers import MAX_BLOCKS_TRIED, MIN_BLOCKS, describe_witness, read_witness
 from pykdext.errors import TargetError
@@ -13,11 +13,10 @@ from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.pool.smallblocks import WalkLimits, find_small_blocks
 from pykdext.model import Allocation, Evidence, PoolTag
-from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.dump.base import DumpTarget
 from pykdext.targets.session.wholememory import open_whole_memory
 from pykdext.units import format_bytes
-from pykdext.work import Interruption, hold, is_interrupted
+from pykdext.work import UNWATCHED, Work
 
 MAX_TAGS = 8
 """Tags whose blocks are looked at in one run, the first ones; for the others that is told."""
@@ -43,20 +42,19 @@ NO_CONTENTS = FoundContents({})
 def search_contents(
     kernel: Kernel,
     tags: Sequence[PoolTag],
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
 ) -> FoundContents:
     """The drivers that most blocks of a tag point at. After an interruption: of the tags sampled until then."""
     found: Dict[PoolTag, Tuple[Evidence, ...]] = {}
     warnings: List[str] = []
-    if is_interrupted(interruption):
+    if work.is_ended:
         return FoundContents(found)
-    with hold(interruption), open_whole_memory(kernel.target) as memory:
+    with work.hold(), open_whole_memory(kernel.target) as memory:
         ends_at = time.monotonic() + WALK_SECONDS
         for tag, blocks in _find_big_blocks(kernel, tags[:MAX_TAGS], warnings).items():
             if len(blocks) < MIN_BLOCKS and memory is not None:
                 limits = WalkLimits(ends_at - time.monotonic(), MAX_BLOCKS_TRIED, _max_walked_bytes(kernel))
-                small = find_small_blocks(memory, tag, progress, limits=limits)
+                small = find_small_blocks(memory, tag, work, limits=limits)
                 blocks.extend(small.allocations)
                 if not small.complete and len(blocks) < MAX_BLOCKS_TRIED:
                     searched = format_bytes(small.walked_bytes)

@@ -11,12 +11,11 @@ from pykdext.model import PoolSnapshot, TrendReport
 from pykdext.pipeline.paths import FoundFiles, find_files, read_head
 from pykdext.pipeline.sources import load_states
 from pykdext.pipeline.taglists import TagLists
-from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.records.logs import is_log_head, with_interval
 from pykdext.store.source import is_store_head
 from pykdext.targets.dump.compressed import is_dump_head
 from pykdext.targets.dump.header import DUMP_SUFFIXES
-from pykdext.work import Interruption, hold
+from pykdext.work import UNWATCHED, Work
 
 _NAMED_FILES = 8
 """Files named in one warning."""
@@ -30,18 +29,17 @@ def find_logs(paths: Sequence[str]) -> FoundFiles:
 def load_sides(
     before: str,
     after: Optional[str],
-    progress: ReportProgress = ignore_progress,
+    work: Work = UNWATCHED,
     symbol_path: Optional[str] = None,
-    interruption: Optional[Interruption] = None,
 ) -> Tuple[PoolSnapshot, ...]:
     """The first snapshot of ``before`` and the last one of ``after`` (None: session or machine), to be compared.
 
-    With an ``interruption`` an end by the user leaves the side that was read wholly before it, if any.
+    An end by the user leaves the side that was read wholly before it, if any.
     """
     sides: List[PoolSnapshot] = []
-    with hold(interruption):
-        sides.append(load_states(before, progress, symbol_path)[0])
-        sides.append(load_states(after, progress, symbol_path)[-1])
+    with work.hold():
+        sides.append(load_states(before, work.whole(), symbol_path)[0])
+        sides.append(load_states(after, work.whole(), symbol_path)[-1])
     return tuple(sides)
 
 
@@ -58,13 +56,12 @@ def follow_files(
     lists: TagLists,
     every_seconds: Optional[float] = None,
     allow_mixed: bool = False,
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
 ) -> FollowedSeries:
     """The trend of every tag over all snapshots in files, folders and globs.
 
     ``every_seconds`` dates the snapshots, in the order of the files. A file that cannot be used is left out and named;
-    so are those that were not read before the user ended it, if there is an ``interruption`` that notes it.
+    so are those that were not read before the user ended the work, if it keeps results.
 
     Raises:
         RecordFormatError: no file could be used, or they are of different machines and that is not allowed.
@@ -74,17 +71,17 @@ def follow_files(
     snapshots: List[PoolSnapshot] = []
     unusable = list(found.warnings)
     read = 0
-    with hold(interruption):
+    with work.hold():
         for path in files:
-            progress(read, len(files), "logs")
+            work.report(read, len(files), "logs")
             try:
                 snapshots += load_states(path)
             except (PykdextError, OSError) as error:
                 unusable.append(str(error))
             read += 1
-    if interruption is not None and interruption.cause is not None:
+    if work.cause is not None:
         if not snapshots:
-            raise interruption.cause
+            raise work.cause
         unusable.append(_describe_unread(files[read:]))
     if not snapshots:
         reason = unusable[0] if unusable else f"no log among {found.passed_over:,} files"

@@ -13,7 +13,6 @@ from pykdext.kernel.kernel import Kernel, open_kernel
 from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.model import DumpSummary, PoolSnapshot
 from pykdext.printable import hide_secrets
-from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.records.live import read_live_snapshot
 from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log
 from pykdext.records.snapshotfile import is_snapshot_head
@@ -25,7 +24,7 @@ from pykdext.targets.dump.remote import is_remote
 from pykdext.targets.protocol import Target
 from pykdext.targets.session.debugger import is_in_debugger
 from pykdext.targets.session.session import open_session
-from pykdext.work import Interruption
+from pykdext.work import UNWATCHED, Work
 
 _SESSION_HINT = ". In the debugger type .symfix, then .reload /f nt to load the kernel's symbols, and try again"
 
@@ -55,14 +54,13 @@ class NoTagTablesError(PykdextError):
 @contextmanager
 def open_source(
     path: Optional[str],
-    progress: ReportProgress = ignore_progress,
+    work: Work = UNWATCHED,
     symbol_path: Optional[str] = None,
-    interruption: Optional[Interruption] = None,
 ) -> Iterator[Source]:
     """Recognise ``path`` by its content and read its pools; of a log with several snapshots the last one.
 
     Without a path it is the debugger's session, or else the live machine. ``symbol_path`` is where a dump's PDB is
-    looked for; None: along the environment's ``_NT_SYMBOL_PATH``. With an ``interruption`` an end by the user while the
+    looked for; None: along the environment's ``_NT_SYMBOL_PATH``. An end by the user while the
     tag tables are read leaves what was read of them.
 
     Raises:
@@ -72,14 +70,14 @@ def open_source(
     """
     stored = None if path is None else find_stored_source(path)
     if path is None:
-        yield _open_machine(progress, symbol_path, interruption)
+        yield _open_machine(work, symbol_path)
     elif stored is not None:
         yield Source(_load_stored(stored)[-1], None)
     elif _is_log(path):
         yield Source(load_log(path)[-1], None)
     else:
-        with open_crashdump(path, lambda done, total: progress(done, total, "unpacking")) as target:
-            yield _read_target(target, hide_secrets(path), progress, symbol_path, interruption)
+        with open_crashdump(path, lambda done, total: work.report(done, total, "unpacking")) as target:
+            yield _read_target(target, hide_secrets(path), work, symbol_path)
 
 
 def choose_symbol_path(symbol_path: Optional[str]) -> str:
@@ -88,7 +86,7 @@ def choose_symbol_path(symbol_path: Optional[str]) -> str:
 
 
 def load_states(
-    path: Optional[str], progress: ReportProgress = ignore_progress, symbol_path: Optional[str] = None
+    path: Optional[str], work: Work = UNWATCHED, symbol_path: Optional[str] = None
 ) -> Tuple[PoolSnapshot, ...]:
     """All snapshots of a source, in its order: one of a dump, a session or a machine, any number of a log or store."""
     stored = None if path is None else find_stored_source(path)
@@ -96,7 +94,7 @@ def load_states(
         return _load_stored(stored)
     if path is not None and _is_log(path):
         return load_log(path)
-    with open_source(path, progress, symbol_path) as source:
+    with open_source(path, work, symbol_path) as source:
         return (source.snapshot,)
 
 
@@ -116,10 +114,10 @@ def _is_log(path: str) -> bool:
     return is_log_head(head)
 
 
-def _open_machine(progress: ReportProgress, symbol_path: Optional[str], interruption: Optional[Interruption]) -> Source:
+def _open_machine(work: Work, symbol_path: Optional[str]) -> Source:
     """The debugger's session if there is one around us, else this machine."""
     if is_in_debugger():
-        return _read_target(open_session(), "", progress, symbol_path, interruption)
+        return _read_target(open_session(), "", work, symbol_path)
     if sys.platform != "win32":
         raise TargetError("SOURCE: found none, expected a dump, log or snapshot; only Windows has live pools")
     return Source(read_live_snapshot(), None)
@@ -128,13 +126,12 @@ def _open_machine(progress: ReportProgress, symbol_path: Optional[str], interrup
 def _read_target(
     target: Target,
     path: str,
-    progress: ReportProgress,
+    work: Work,
     symbol_path: Optional[str],
-    interruption: Optional[Interruption],
 ) -> Source:
     kernel = open_kernel(target, choose_symbol_path(symbol_path))
     try:
-        return Source(read_pool_snapshot(kernel, path, progress, interruption), kernel)
+        return Source(read_pool_snapshot(kernel, path, work), kernel)
     except (TargetError, LayoutNotFoundError) as error:
         hint = _SESSION_HINT if not path and isinstance(error, (SymbolNotFoundError, LayoutNotFoundError)) else ""
         raise NoTagTablesError(DumpSummary(path, target.facts, target.modules(), f"{error}{hint}")) from error

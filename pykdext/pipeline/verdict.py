@@ -12,16 +12,14 @@ from pykdext.pipeline.ownership import FoundOwners, weigh_owners
 from pykdext.pipeline.pointers import NO_CONTENTS, search_contents
 from pykdext.pipeline.sources import Source
 from pykdext.pipeline.taglists import TagLists
-from pykdext.progress import ReportProgress, ignore_progress
-from pykdext.work import Interruption
+from pykdext.work import UNWATCHED, Work
 
 
 def analyze(
     source: Source,
     lists: TagLists,
-    progress: ReportProgress = ignore_progress,
+    work: Work = UNWATCHED,
     top: Optional[int] = None,
-    interruption: Optional[Interruption] = None,
 ) -> LeakReport:
     """The verdict on one state: the ``top`` suspects, who owns them, and what to do next.
 
@@ -29,12 +27,12 @@ def analyze(
     """
     snapshot, kernel = source.snapshot, source.kernel
     tags = growth.find_notable(snapshot)
-    searches = [search_kernel(kernel, tags, progress, interruption)] if kernel else []
+    searches = [search_kernel(kernel, tags, work)] if kernel else []
     found = weigh_owners(searches, NO_CONTENTS, tags, lists)
     suspects = _rank(snapshot, found, top)
     if kernel:
         sampled = dict.fromkeys(suspect.tag for suspect in suspects if suspect.role is not Role.OBJECT)
-        contents = search_contents(kernel, tuple(sampled), progress, interruption)
+        contents = search_contents(kernel, tuple(sampled), work)
         found = weigh_owners(searches, contents, tags, lists)
         suspects = _rank(snapshot, found, top)
     images = found.coverage if kernel else None

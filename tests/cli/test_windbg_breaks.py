@@ -10,7 +10,7 @@ import pytest
 
 from pykdext.model import PoolTag
 from pykdext.pipeline import TagLists, find_blocks, follow_files, open_source
-from pykdext.work import Interruption
+from pykdext.work import Work
 from tests.helpers.fakepykd import FakePykd
 from tests.helpers.fakepykd_console import find_broken_markup
 from tests.helpers.windbgscreens import sample_machine, type_command
@@ -97,13 +97,13 @@ def test_blocks_found_before_a_break_are_kept(folder):
         whole = find_blocks(source, tag, 10)
         counts = set()
         for steps in (0, 1, 2, 4, 8, 16):
-            interruption = Interruption()
-            found = find_blocks(source, tag, 10, break_after(steps), interruption)
+            work = Work(break_after(steps), keeps_results=True)
+            found = find_blocks(source, tag, 10, work)
             counts.add(len(found.found))
-            assert isinstance(interruption.cause, SystemExit) or steps == 16
+            assert isinstance(work.cause, SystemExit) or steps == 16
             assert set(found.found) <= set(whole.found)
             interrupted = any("interrupted" in warning for warning in found.warnings)
-            assert interrupted == (interruption.cause is not None)
+            assert interrupted == work.is_ended
     assert len(whole.found) in counts or max(counts) > 0
 
 
@@ -129,9 +129,9 @@ def write_logs(folder, count):
 @pytest.mark.parametrize("read", [1, 3, 5])
 def test_logs_read_before_a_break_are_followed(folder, read):
     paths = write_logs(folder, 6)
-    interruption = Interruption()
-    followed = follow_files(paths, TagLists({}), progress=break_after(read), interruption=interruption)
-    assert isinstance(interruption.cause, SystemExit)
+    work = Work(break_after(read), keeps_results=True)
+    followed = follow_files(paths, TagLists({}), work=work)
+    assert isinstance(work.cause, SystemExit)
     assert followed.report.samples == read
     (warning,) = followed.unusable
     assert warning == "interrupted: not read: " + ", ".join(paths[read:])
@@ -139,7 +139,7 @@ def test_logs_read_before_a_break_are_followed(folder, read):
 
 def test_a_break_before_the_first_log_leaves_nothing(folder):
     with pytest.raises(SystemExit):
-        follow_files(write_logs(folder, 3), TagLists({}), progress=break_after(0), interruption=Interruption())
+        follow_files(write_logs(folder, 3), TagLists({}), work=Work(break_after(0), keeps_results=True))
 
 
 def test_a_break_into_a_trend(folder, monkeypatch):

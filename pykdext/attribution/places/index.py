@@ -24,8 +24,7 @@ from pykdext.attribution.places.search import (
 from pykdext.attribution.places.tagencodings import REVERSED, canonical, is_plausible
 from pykdext.images.image import Image
 from pykdext.model import Confidence, Evidence, ImageCoverage, ImageVersion, PoolTag
-from pykdext.progress import ReportProgress, ignore_progress
-from pykdext.work import Interruption, hold
+from pykdext.work import UNWATCHED, Work
 
 MAX_PLACES = 16
 """Places kept for one tag in one module, the strongest first; the others are counted."""
@@ -189,7 +188,7 @@ class ImageIndex:
     Args:
         images: the loaded images, without unloaded ones. tags: those whose exact bytes are searched for as well, until
         a likely place is found; for another tag without any that is done when it is asked for, which reads the images
-        once more. progress: told before each image, and at the end. interruption: with one, an end by the user leaves
+        once more. work: its report is called before each image and at the end; an end by the user leaves
         the images before it. cache: where the indexes of images are kept from one run to the next.
     """
 
@@ -197,24 +196,23 @@ class ImageIndex:
         self,
         images: Sequence[Image],
         tags: Collection[PoolTag] = (),
-        progress: ReportProgress = ignore_progress,
-        interruption: Optional[Interruption] = None,
+        work: Work = UNWATCHED,
         cache: Optional[IndexCache] = None,
     ) -> None:
         self.modules = [ModuleIndex(image) for image in images]
         self._named = set(tags)
         self._done = 0
-        with hold(interruption):
-            self._index_modules(progress, cache)
+        with work.hold():
+            self._index_modules(work, cache)
         for module in self.modules[self._done :]:
             module.reason = INTERRUPTED
 
-    def _index_modules(self, progress: ReportProgress, cache: Optional[IndexCache]) -> None:
+    def _index_modules(self, work: Work, cache: Optional[IndexCache]) -> None:
         room_bytes, room_places = MAX_INDEXED_BYTES, MAX_INDEXED_PLACES
         unsettled = self._named
         for done, module in enumerate(self.modules):
             self._done = done
-            progress(done, len(self.modules), module.image.module.name)
+            work.report(done, len(self.modules), module.image.module.name)
             if room_bytes <= 0 or room_places <= 0:
                 module.reason = "the images before it reached the limit of bytes or places"
                 continue
@@ -226,7 +224,7 @@ class ImageIndex:
             room_bytes -= module.present_bytes
             room_places -= module.places_found
         self._done = len(self.modules)
-        progress(self._done, len(self.modules), "driver images")
+        work.report(self._done, len(self.modules), "driver images")
 
     def find_places(self, tag: PoolTag) -> Iterator[Tuple[ModuleIndex, TagPlaces]]:
         """Each module with places of ``tag``.

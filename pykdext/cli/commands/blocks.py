@@ -20,7 +20,6 @@ from pykdext.growth import compare_snapshots, rank_deltas
 from pykdext.model import Diff, DumpStatus, DumpSummary, PoolKind, PoolSnapshot, SnapshotSource, TagDelta
 from pykdext.model.selection import Selection, matches_any, select_tags, select_usages
 from pykdext.pipeline import TagLists
-from pykdext.progress import ReportProgress
 from pykdext.records.recipe import render_recipe
 from pykdext.report import csvtext
 from pykdext.report.blocklist import render_blocks_text
@@ -35,7 +34,7 @@ from pykdext.report.tagtable import render_poolmon_text, render_poolused_text
 from pykdext.report.trendtext import render_trend_text
 from pykdext.targets.session.debugger import is_in_debugger
 from pykdext.units import format_bytes
-from pykdext.work import Interruption
+from pykdext.work import Work
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,12 @@ _PATH_OPTIONS = ("source", "before", "after", "output", "file", "pooltags", "sym
 _PATHS_OPTIONS = ("logs", "paths")
 
 
-def analyze(options: Namespace, progress: ReportProgress) -> Outcome:
+def analyze(options: Namespace, work: Work) -> Outcome:
     """``poolleak DUMP``: the verdict."""
     lists = TagLists.load(options.pooltags)
-    interruption = Interruption()
     try:
-        with _open_source(options, progress, interruption) as source:
-            report = pipeline.analyze(source, lists, progress, options.top, interruption)
+        with _open_source(options, work) as source:
+            report = pipeline.analyze(source, lists, work, options.top)
     except pipeline.NoTagTablesError as error:
         return _answer_without_tables(options, error.summary)
     report, origin = _choose_redaction(options)((report, describe_origin(options)))
@@ -81,7 +79,7 @@ def analyze(options: Namespace, progress: ReportProgress) -> Outcome:
         "csv": lambda: csvtext.render_suspects_csv(report.suspects),
         "html": lambda: _import_pages().render_report_page(report, origin),
     }
-    return _answer(options, forms, report.snapshot.coverage.is_complete, interruption)
+    return _answer(options, forms, report.snapshot.coverage.is_complete, work)
 
 
 def _answer_without_tables(options: Namespace, found: DumpSummary) -> Outcome:
@@ -98,12 +96,11 @@ def _answer_without_tables(options: Namespace, found: DumpSummary) -> Outcome:
     return replace(_answer(options, forms, complete=False), usable=False)
 
 
-def used(options: Namespace, progress: ReportProgress) -> Outcome:
+def used(options: Namespace, work: Work) -> Outcome:
     """``poolleak used``: the tag table."""
     pools = (PoolKind(options.pool),) if options.pool else tuple(PoolKind)
     selection = Selection(pools, tuple(options.tag), options.sort, options.top)
-    interruption = Interruption()
-    with _open_source(options, progress, interruption) as source:
+    with _open_source(options, work) as source:
         snapshot = source.snapshot
     forms: _Forms = {
         "text": lambda: _render_used_text(snapshot, selection, TagLists.load(options.pooltags), options),
@@ -114,7 +111,7 @@ def used(options: Namespace, progress: ReportProgress) -> Outcome:
             else csvtext.render_usages_csv(select_usages(snapshot, selection))
         ),
     }
-    return _answer(options, forms, snapshot.coverage.is_complete, interruption)
+    return _answer(options, forms, snapshot.coverage.is_complete, work)
 
 
 def _render_used_json(snapshot: PoolSnapshot, selection: Selection) -> str:
@@ -135,22 +132,19 @@ def _render_used_text(snapshot: PoolSnapshot, selection: Selection, lists: TagLi
     return render_poolmon_text(snapshot, usages, lists.describe_tags(row.tag for row in usages), options.width, markup)
 
 
-def find(options: Namespace, progress: ReportProgress) -> Outcome:
+def find(options: Namespace, work: Work) -> Outcome:
     """``poolleak find``: the owners of tags."""
     lists = TagLists.load(options.pooltags)
     if options.explain:
         return _explain(options, lists)
-    interruption = Interruption()
     in_debugger = is_in_debugger()
     jobs = 1 if in_debugger else options.jobs  # there this Python has no program file to start again
     with ExitStack() as opened:
         kernel, subject = None, SnapshotSource("driver files", ", ".join(options.images))
         if options.source is not None or in_debugger or not options.images:
-            source = opened.enter_context(_open_source(options, progress, interruption))
+            source = opened.enter_context(_open_source(options, work))
             kernel, subject = source.kernel, source.snapshot.source
-        answer = pipeline.find_owners(
-            kernel, options.images, options.tags, lists, jobs, progress, interruption, options.symbols
-        )
+        answer = pipeline.find_owners(kernel, options.images, options.tags, lists, jobs, work, options.symbols)
     forms: _Forms = {
         "text": lambda: render_owners_text(
             subject, answer.tags, answer.warnings, options.width, _choose_markup(options)
@@ -158,7 +152,7 @@ def find(options: Namespace, progress: ReportProgress) -> Outcome:
         "json": lambda: render_owners_json(answer.tags, answer.warnings),
         "csv": lambda: csvtext.render_owners_csv(answer.tags),
     }
-    return _answer(options, forms, answer.complete and interruption.cause is None, interruption)
+    return _answer(options, forms, answer.complete and work.cause is None, work)
 
 
 def _explain(options: Namespace, lists: TagLists) -> Outcome:
@@ -172,28 +166,26 @@ def _explain(options: Namespace, lists: TagLists) -> Outcome:
     return _answer(options, forms, complete=True)
 
 
-def blocks(options: Namespace, progress: ReportProgress) -> Outcome:
+def blocks(options: Namespace, work: Work) -> Outcome:
     """``poolleak blocks``: where a tag's blocks are."""
-    interruption = Interruption()
-    with _open_source(options, progress, interruption) as source:
-        report = pipeline.find_blocks(source, options.tag, options.top, progress, interruption)
+    with _open_source(options, work) as source:
+        report = pipeline.find_blocks(source, options.tag, options.top, work)
     forms: _Forms = {
         "text": lambda: render_blocks_text(report, options.width, _choose_markup(options)),
         "json": lambda: render_blocks_json(report),
         "csv": lambda: csvtext.render_blocks_csv(report),
     }
-    return _answer(options, forms, report.warnings == source.snapshot.warnings, interruption)
+    return _answer(options, forms, report.warnings == source.snapshot.warnings, work)
 
 
-def diff(options: Namespace, progress: ReportProgress) -> Outcome:
+def diff(options: Namespace, work: Work) -> Outcome:
     """``poolleak diff``: what changed between two states. Half of a state is compared with nothing."""
-    interruption = Interruption()
-    sides = pipeline.load_sides(options.before, options.after, progress, options.symbols, interruption)
-    if interruption.cause is not None:
+    sides = pipeline.load_sides(options.before, options.after, work, options.symbols)
+    if work.cause is not None:
         names = options.before, options.after or "the session or machine"
         unread = " and ".join(names[len(sides) :])
         options.screen.write_error(f"poolleak: nothing is compared: interrupted before {unread} was read")
-        raise interruption.cause
+        raise work.cause
     found, origin = _choose_redaction(options)((compare_snapshots(*sides), describe_origin(options)))
     rows = _choose_deltas(found, options)
     forms: _Forms = {
@@ -215,11 +207,10 @@ def _choose_deltas(found: Diff, options: Namespace) -> Tuple[TagDelta, ...]:
     return tuple(wanted[: options.top])
 
 
-def trend(options: Namespace, progress: ReportProgress) -> Outcome:
+def trend(options: Namespace, work: Work) -> Outcome:
     """``poolleak trend``: which tag grows, how fast, until when."""
     lists = TagLists.load(options.pooltags)
-    interruption = Interruption()
-    followed = pipeline.follow_files(options.logs, lists, options.every, options.mixed, progress, interruption)
+    followed = pipeline.follow_files(options.logs, lists, options.every, options.mixed, work)
     report, origin = _choose_redaction(options, pipeline.find_logs(options.logs).files)(
         (
             replace(followed.report, warnings=(*followed.unusable, *followed.report.warnings)),
@@ -236,10 +227,10 @@ def trend(options: Namespace, progress: ReportProgress) -> Outcome:
         "csv": lambda: csvtext.render_trends_csv(report.trends),
         "html": lambda: _import_pages().render_trend_page(report, questions, origin),
     }
-    return _answer(options, forms, not followed.unusable, interruption)
+    return _answer(options, forms, not followed.unusable, work)
 
 
-def record(options: Namespace, _progress: ReportProgress) -> Outcome:
+def record(options: Namespace, _work: Work) -> Outcome:
     """``poolleak record``: samples of a live machine, or the recipe to take them with Windows' own tools."""
     if options.recipe:
         return Outcome(render_recipe(round(options.every), options.count, options.folder), complete=True)
@@ -254,18 +245,17 @@ def record(options: Namespace, _progress: ReportProgress) -> Outcome:
     return Outcome("", complete=True)
 
 
-def snapshot(options: Namespace, progress: ReportProgress) -> Outcome:
+def snapshot(options: Namespace, work: Work) -> Outcome:
     """``poolleak snapshot``: the state as a file. It serves comparisons, so that a half-read state is not written."""
-    interruption = Interruption()
-    with interruption.hold(), _open_source(options, progress) as source:
+    with work.hold(), _open_source(options, work.whole()) as source:
         state = source.snapshot
-    if interruption.cause is not None:
+    if work.cause is not None:
         options.screen.write_error(f"poolleak: interrupted before the state was read: {options.output} is not written")
-        raise interruption.cause
+        raise work.cause
     return Outcome(render_snapshot_json(state), state.coverage.is_complete)
 
 
-def batch(options: Namespace, progress: ReportProgress) -> Outcome:
+def batch(options: Namespace, work: Work) -> Outcome:
     """``poolleak batch``: what many dumps have in common. It is written piece by piece, as it may be large."""
     from pykdext.fleet.request import BatchRequest, open_batch
     from pykdext.report.batchdoc import iter_batch_csv, iter_batch_json
@@ -286,8 +276,7 @@ def batch(options: Namespace, progress: ReportProgress) -> Outcome:
         pooltags=options.pooltags,
         symbols=options.symbols,
     )
-    interruption = Interruption()
-    with open_batch(request, progress, interruption) as found:
+    with open_batch(request, work) as found:
         redact = _choose_redaction(options)
         summary, origin = redact((found.summary, describe_origin(options)))
         rows = map(redact, found.iter_rows())
@@ -307,10 +296,10 @@ def batch(options: Namespace, progress: ReportProgress) -> Outcome:
             for piece in pieces:
                 write(piece)
     complete = summary.by_status[DumpStatus.DONE] == summary.dumps and not summary.warnings
-    return Outcome("", complete, usable=summary.hosts > 0, interrupted_by=interruption.cause)
+    return Outcome("", complete, usable=summary.hosts > 0, interrupted_by=work.cause)
 
 
-def history(options: Namespace, _progress: ReportProgress) -> Outcome:
+def history(options: Namespace, _work: Work) -> Outcome:
     """``poolleak history``: stored tags over the weeks."""
     from pykdext.report.batchdoc import render_history_csv, render_history_json
     from pykdext.report.historytext import render_history_text
@@ -324,7 +313,7 @@ def history(options: Namespace, _progress: ReportProgress) -> Outcome:
     return Outcome(render_history_text(lines, options.width, options.screen.unicode, options.top), complete=True)
 
 
-def schema(options: Namespace, _progress: ReportProgress) -> Outcome:
+def schema(options: Namespace, _work: Work) -> Outcome:
     """``poolleak schema``: the JSON Schema of a document, or the names of all."""
     from pykdext.report.schemas import iter_schema_names, load_schema
 
@@ -337,21 +326,21 @@ def schema(options: Namespace, _progress: ReportProgress) -> Outcome:
     return Outcome(text, complete=True)
 
 
-def setup_windbg(options: Namespace, _progress: ReportProgress) -> Outcome:
+def setup_windbg(options: Namespace, _work: Work) -> Outcome:
     """``poolleak setup-windbg``: what WinDbg needs, by what is found around this Python."""
     surroundings = read_surroundings()
     written = save_script(options.write, surroundings) if options.write else None
     return Outcome(render_setup(surroundings, written), complete=True)
 
 
-def _answer(options: Namespace, forms: _Forms, complete: bool, interruption: Optional[Interruption] = None) -> Outcome:
+def _answer(options: Namespace, forms: _Forms, complete: bool, work: Optional[Work] = None) -> Outcome:
     """The answer in the form that the options ask for."""
     return Outcome(
         forms[options.format](),
         complete,
         marked=options.format == "text",
         is_document=options.format in _DOCUMENTS,
-        interrupted_by=interruption.cause if interruption else None,
+        interrupted_by=work.cause if work else None,
     )
 
 
@@ -376,11 +365,9 @@ def _choose_redaction(options: Namespace, paths: Iterable[str] = ()) -> Callable
 
 
 @contextmanager
-def _open_source(
-    options: Namespace, progress: ReportProgress, interruption: Optional[Interruption] = None
-) -> Iterator[pipeline.Source]:
+def _open_source(options: Namespace, work: Work) -> Iterator[pipeline.Source]:
     """The source of the options; at the end a line tells what it cost over a network."""
-    with pipeline.open_source(options.source, progress, options.symbols, interruption) as source:
+    with pipeline.open_source(options.source, work, options.symbols) as source:
         yield source
         if source.traffic:
             size = format_bytes(source.traffic.dump_bytes)

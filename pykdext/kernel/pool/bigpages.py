@@ -16,7 +16,7 @@ from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
 from pykdext.model.layouts import make_struct
 from pykdext.model.structtables import SOURCE, list_layouts
 from pykdext.targets.protocol import PAGE_BYTES
-from pykdext.work import Interruption, hold, is_interrupted
+from pykdext.work import UNWATCHED, Work
 
 MAX_ROWS = 1 << 24
 """Windows doubles the table as it fills; 16 million entries describe 64 GiB in the smallest big allocations."""
@@ -47,7 +47,7 @@ class BigPages:
     rows_expected: int
 
 
-def read_big_pages(kernel: Kernel, tags: Collection[PoolTag], interruption: Optional[Interruption] = None) -> BigPages:
+def read_big_pages(kernel: Kernel, tags: Collection[PoolTag], work: Work = UNWATCHED) -> BigPages:
     """The big allocations of ``tags`` that are in use; with an ``interruption`` those found before it.
 
     Raises:
@@ -67,14 +67,14 @@ def read_big_pages(kernel: Kernel, tags: Collection[PoolTag], interruption: Opti
     tags_by_key = {key: tag for tag in tags for key in (tag.key, tag.key | PROTECTED_POOL)}
     allocations: List[Allocation] = []
     rows_read = 0
-    with hold(interruption):
+    with work.hold():
         for rows in iter_whole_rows(target.read_present(base, count * form.stride), base, form.stride, count):
             rows_read += len(rows) // form.stride
             for number, (address, key) in enumerate(keys.iter_unpack(rows)):
                 if key in tags_by_key and address and not address & _FREE:
                     row = form.parse(rows[number * form.stride : (number + 1) * form.stride])
                     allocations.append(_allocation(row, tags_by_key[key], target.facts.build))
-    if not rows_read and not is_interrupted(interruption):
+    if not rows_read and not work.is_ended:
         raise TargetError(f"big-page table at 0x{base:x}: found no page of it, expected {count:,} rows")
     return BigPages(tuple(allocations), rows_read, count)
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
-from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.protocol import PAGE_BYTES, Target
-from pykdext.work import Interruption, hold
+from pykdext.work import UNWATCHED, Work
 
 _SPAN_BYTES = 1 << 36
 """Memory is walked in spans of this size: between two of them time is checked and progress told."""
@@ -71,17 +70,16 @@ class SmallBlocks:
 def find_small_blocks(
     target: Target,
     tag: PoolTag,
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
     limits: WalkLimits = _USUAL_LIMITS,
 ) -> SmallBlocks:
     """The blocks of ``tag`` in all kernel memory that the target holds; freed ones are counted, not listed.
 
-    With an ``interruption`` an end by the user leaves those found before it.
+    An end by the user leaves those found before it, if the work keeps results.
     """
     walker = _Walker(target, tag, limits)
-    with hold(interruption):
-        walker.walk(progress)
+    with work.hold():
+        walker.walk(work)
     return walker.found
 
 
@@ -104,14 +102,14 @@ class _Walker:
         self._images = [module for module in target.modules() if not module.unloaded]
         self.found = SmallBlocks()
 
-    def walk(self, progress: ReportProgress) -> None:
+    def walk(self, work: Work) -> None:
         """Search all kernel memory, as far as time allows."""
         ends_at = time.monotonic() + self._limits.seconds
         total = (self._target.facts.pages_present or 0) * PAGE_BYTES
         for start, size in _kernel_spans(self._target.machine):
             for address, data in self._target.read_present(start, size):
                 self.search(address, data)
-                progress(min(self.found.walked_bytes, total), total, "kernel memory")
+                work.report(min(self.found.walked_bytes, total), total, "kernel memory")
                 if self._is_enough(ends_at):
                     break
             if self._is_enough(ends_at):

@@ -7,7 +7,7 @@ taken modulo the counter's width and then read as signed, as the kernel itself d
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Tuple
 
 from pykdext.errors import TargetError
 from pykdext.kernel.kernel import Kernel
@@ -27,9 +27,8 @@ from pykdext.model import (
     TableCoverage,
     TagUsage,
 )
-from pykdext.progress import ReportProgress, ignore_progress
 from pykdext.targets.protocol import PAGE_BYTES
-from pykdext.work import Interruption, hold
+from pykdext.work import UNWATCHED, Work
 
 OVERFLOW_TAG = PoolTag(b"Ovfl")
 """The tag of the last row, where the kernel lumps together what found no row of its own."""
@@ -43,27 +42,26 @@ _MAX_EXPANSION_ROWS = 1 << 20
 def read_pool_snapshot(
     kernel: Kernel,
     path: str = "",
-    progress: ReportProgress = ignore_progress,
-    interruption: Optional[Interruption] = None,
+    work: Work = UNWATCHED,
 ) -> PoolSnapshot:
     """The pools of ``kernel`` as its tag tables have them; ``path`` is what the user called the target.
 
     Parts that cannot be read are counted in ``coverage`` and named in ``warnings``; so are those that were not read
-    yet when the user ended it, if there is an ``interruption`` that notes it.
+    yet when the user ended the work, if it keeps results.
 
     Raises:
         SymbolNotFoundError, TargetError, LayoutNotFoundError: the tables cannot be found or not one row be read.
     """
     location = locate_tag_tables(kernel)
     reader = _TableReader(kernel, location)
-    with hold(interruption):
-        reader.read(progress)
+    with work.hold():
+        reader.read(work)
     tags = reader.tag_usages()
     memory = SystemMemory()
-    if interruption is not None and interruption.cause is not None:
+    if work.cause is not None:
         reader.warnings.append("interrupted while the tag tables were read: the counts are incomplete")
     else:
-        with hold(interruption):
+        with work.hold():
             tagged = (sum(row.usage(pool).bytes or 0 for row in tags) for pool in PoolKind)
             memory = read_system_memory(kernel, *tagged)
     facts = kernel.target.facts  # the last question: its warnings tell of all that was read before
@@ -133,11 +131,11 @@ class _TableReader:
         self.warnings.append(f"the number of rows is not known: {best} were found that read as rows")
         return best
 
-    def read(self, progress: ReportProgress) -> None:
+    def read(self, work: Work) -> None:
         """Add up every table."""
         size = self._row_count * self._layout.row_bytes
         for number, (table, head) in enumerate(zip(self._location.tables, self._heads)):
-            progress(number, len(self._heads), "tag tables")
+            work.report(number, len(self._heads), "tag tables")
             rest = self._target.read_present(table + _HEAD_BYTES, max(0, size - _HEAD_BYTES))
             rows = self._add((*head, *rest), table, self._row_count)
             # The last row is no free one: nothing is ever hashed to it.

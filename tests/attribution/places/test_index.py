@@ -13,6 +13,7 @@ from pykdext.attribution.places import index as immediates
 from pykdext.attribution.places.index import MAX_PLACES, ImageIndex, ImmediateAttributor
 from pykdext.images.image import read_image
 from pykdext.model import Confidence, ImageCoverage, Machine, Module, PoolTag
+from pykdext.work import Work
 from tests.helpers.segments import SegmentsTarget
 from tests.images.test_image import (
     BASE,
@@ -201,7 +202,7 @@ def test_progress_and_one_read_of_each_page():
     target = Counting({BASE: memory}, modules=(Module("made.sys", BASE, len(memory)),))
     calls = []
     images = [read_image(target, module) for module in target.modules()]
-    index = ImageIndex(images, [PIPO], lambda *call: calls.append(call))
+    index = ImageIndex(images, [PIPO], Work(lambda *call: calls.append(call)))
     assert calls == [(0, 1, "made.sys"), (1, 1, "driver images")]
     assert index.coverage.resident_fraction == 1.0
     assert list(ImmediateAttributor(index).evidence(PIPO))

@@ -10,21 +10,14 @@ from typing import TYPE_CHECKING, Callable, Optional, Type
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-ReportProgress = Callable[[int, int, str], None]
-"""Called now and then with what is done, what there is to do (in any unit), and a word for it."""
-
 SILENT_SECONDS = 2.0
 
 LINE_SECONDS = 3.0
 """A command window keeps what is written: so often it gets a line."""
 
 
-def ignore_progress(_done: int, _total: int, _what: str) -> None:
-    """A :data:`ReportProgress` for those who do not watch."""
-
-
 class TerminalProgress:
-    """A :data:`ReportProgress` that draws on standard error, as a context manager.
+    """A report of :class:`pykdext.work.Work` that draws on standard error, as a context manager.
 
     Nothing is drawn, nor the drawing library imported, before ``SILENT_SECONDS`` have passed.
     """
@@ -55,7 +48,7 @@ class TerminalProgress:
 
 
 class LineProgress:
-    """A :data:`ReportProgress` that writes a line every few seconds, as a context manager."""
+    """A report of :class:`pykdext.work.Work` that writes a line every few seconds, as a context manager."""
 
     def __init__(self, write_line: Callable[[str], None]) -> None:
         self._write_line = write_line
