@@ -1,8 +1,9 @@
-"""Numbers as people read them."""
+"""Numbers, moments and lists of names as people read them."""
 
 from __future__ import annotations
 
-from typing import Optional
+from datetime import datetime
+from typing import Optional, Sequence
 
 _UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB")
 
@@ -57,3 +58,41 @@ def format_address(address: int) -> str:
     if address < 1 << 32:
         return f"{address:08x}"
     return f"{address >> 32:08x}`{address & 0xFFFFFFFF:08x}"
+
+
+def format_change(number: Optional[int]) -> str:
+    """``+3,141``, ``-3``, ``0``; ``-`` alone for None."""
+    return "-" if number is None else f"{number:+,}" if number else "0"
+
+
+def format_rate(bytes_per_hour: Optional[float]) -> str:
+    """``+1.20 MB``, ``-300 bytes``; ``-`` alone for None."""
+    if bytes_per_hour is None:
+        return "-"
+    return ("+" if bytes_per_hour > 0 else "") + format_bytes(bytes_per_hour)
+
+
+def format_moment(
+    moment: Optional[datetime], seconds: bool = True, zone: bool = True, unknown: str = "time not known"
+) -> str:
+    """``2024-11-10 16:00:07 UTC``, or without seconds or zone; ``unknown`` for None. All moments are UTC."""
+    if moment is None:
+        return unknown
+    clock = f"{moment:%Y-%m-%d %H:%M:%S}" if seconds else f"{moment:%Y-%m-%d %H:%M}"
+    return f"{clock} UTC" if zone else clock
+
+
+def format_day(moment: Optional[datetime]) -> str:
+    """``2024-11-10``; ``-`` for None."""
+    return f"{moment:%Y-%m-%d}" if moment else "-"
+
+
+def say_rest(total: int, shown: int, what: str = "") -> str:
+    """``and 3 more``, ``and 3 more sizes``: what is left of ``total`` after those ``shown``; empty if nothing is."""
+    return f"and {total - shown:,} more{' ' if what else ''}{what}" if total > shown else ""
+
+
+def name_some(names: Sequence[str], limit: int = 4) -> str:
+    """``a, b, c, d and 3 more``: the first ``limit`` of many names, and how many more there are."""
+    rest = say_rest(len(names), limit)
+    return ", ".join(names[:limit]) + (f" {rest}" if rest else "")

@@ -11,6 +11,7 @@ from typing import Dict, Iterable, Iterator, Optional, Sequence
 
 from pykdext.attribution.owners import canonical_name
 from pykdext.model import Confidence, Evidence, Owner, PoolTag, TagDescription
+from pykdext.units import name_some
 
 LIBRARY_SUFFIX = ".lib"
 
@@ -49,6 +50,5 @@ def describe_sharing(tag: PoolTag, owners: Sequence[Owner]) -> Optional[str]:
     best = [owner for owner in owners if owner.confidence is owners[0].confidence]
     if len(best) < 2:
         return None
-    names = ", ".join(owner.module for owner in best[:_MAX_NAMES])
-    more = f" and {len(best) - _MAX_NAMES} more" if len(best) > _MAX_NAMES else ""
-    return f"tag {tag.text!r} is used by {len(best)} modules, it alone tells none of them: {names}{more}"
+    names = name_some([owner.module for owner in best], _MAX_NAMES)
+    return f"tag {tag.text!r} is used by {len(best)} modules, it alone tells none of them: {names}"

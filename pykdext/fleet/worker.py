@@ -18,7 +18,8 @@ from pykdext.errors import PykdextError
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import DumpStatus
 from pykdext.model.fleet import Answer, Task
-from pykdext.report.jsondoc import render_report_json, render_snapshot_json
+from pykdext.records.snapshotfile import render_snapshot_json
+from pykdext.report.jsondoc import render_report_json
 
 _GRACE_SECONDS = 5.0
 

@@ -6,7 +6,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 
 from pykdext.growth.restart import COUNTER_RANGE, find_restart, is_wrap, seconds_between
 from pykdext.model import UNUSED, Change, Diff, PoolKind, PoolSnapshot, PoolTag, TagDelta, TagUsage
-from pykdext.units import format_duration
+from pykdext.units import format_duration, name_some
 
 _SORT_NUMBERS: Dict[str, Callable[[TagDelta], Optional[float]]] = {
     "bytes": lambda delta: delta.bytes,
@@ -174,9 +174,3 @@ def _counter_warnings(deltas: Sequence[TagDelta]) -> Iterator[str]:
         tags = list(dict.fromkeys(delta.tag.text for delta in deltas if change in delta.changes))
         if tags:
             yield f"{name_some(tags)}: {sentence}"
-
-
-def name_some(names: Sequence[str], limit: int = 4) -> str:
-    """The first few of many names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -6,11 +6,10 @@ import statistics
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from pykdext.growth.compare import name_some
 from pykdext.growth.restart import find_restart, is_same_boot, seconds_between
 from pykdext.growth.trendtests import MIN_EFFECTIVE_SAMPLES
 from pykdext.model import PoolSnapshot, Segment
-from pykdext.units import format_duration
+from pykdext.units import format_duration, format_moment, name_some
 
 GAP_FACTOR = 12
 """An interval so many times the usual one is a gap."""
@@ -162,13 +161,13 @@ def _describe_segments(segments: Sequence[Segment], judged: int) -> List[str]:
     which = "last" if judged == len(segments) - 1 else "longest"
     lines.append(
         f"the series is cut into {len(segments)} parts; the {which} one is judged: {chosen.samples} samples from "
-        f"{chosen.first:%Y-%m-%d %H:%M} to {chosen.last:%Y-%m-%d %H:%M} UTC"
+        f"{format_moment(chosen.first, seconds=False, zone=False)} to {format_moment(chosen.last, seconds=False)}"
     )
     return lines
 
 
 def _moment(segment: Segment) -> str:
-    return f"{segment.last:%Y-%m-%d %H:%M} UTC"
+    return format_moment(segment.last, seconds=False)
 
 
 def _thin_out(piece: Sequence[PoolSnapshot], warnings: List[str]) -> Tuple[PoolSnapshot, ...]:

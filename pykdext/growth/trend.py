@@ -21,6 +21,7 @@ from pykdext.model import (
     TrendReport,
     Verdict,
 )
+from pykdext.units import say_rest
 
 _END_SAMPLES = 3
 """Growth in blocks is the median of the last samples less that of the first, so that one odd sample does not matter."""
@@ -88,7 +89,7 @@ def _iter_sample_warnings(snapshots: Sequence[PoolSnapshot]) -> Iterator[str]:
     ]
     yield from lines[:_SAMPLE_WARNINGS]
     if len(lines) > _SAMPLE_WARNINGS:
-        yield f"and {len(lines) - _SAMPLE_WARNINGS} more warnings about single samples"
+        yield say_rest(len(lines), _SAMPLE_WARNINGS, "warnings about single samples")
 
 
 def _collect_rows(samples: Sequence[PoolSnapshot]) -> Dict[bytes, List[Optional[TagUsage]]]:

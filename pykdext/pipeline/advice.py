@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Iterator, Sequence, Tuple
 
-from pykdext.model import Evidence, ImageCoverage, NextStep, Owner, PoolKind, PoolSnapshot, Role, Suspect
+from pykdext.model import Evidence, NextStep, PoolKind, PoolSnapshot, Role, Suspect
 from pykdext.model.names import find_engine_name
-from pykdext.units import format_address, format_bytes, format_count, format_share
+from pykdext.units import format_address
 
 _CALLS = frozenset({"call", "free", "registration", "reservation"})
 """Kinds of evidence whose place is a call."""
-
-
-def verdict_on(
-    suspects: Sequence[Suspect], images: Optional[ImageCoverage] = None, snapshot: Optional[PoolSnapshot] = None
-) -> str:
-    """One or two sentences: the leading suspect and its owner, or that nothing stands out.
-
-    ``images`` is how much of the driver images was searched; None if the source holds none. ``snapshot`` is what was
-    judged: where it does not tell enough, that is said.
-    """
-    if not suspects:
-        return _verdict_without_suspects(snapshot)
-    first = suspects[0]
-    size = (
-        f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of the "
-        f"{first.pool.value} pool, in {format_count(first.usage.outstanding)} blocks"
-    )
-    if first.role is Role.OBJECT:
-        return (
-            f"{size}. Windows allocates this object for somebody who opens or references it and does not let go: "
-            "the tag names the victim, not the driver that leaks."
-        )
-    if not first.owners:
-        unknown = "No driver in memory could be tied to it." if images else "Only a dump can tell which driver it is."
-        return f"{size}, and looks like a leak. {unknown}"
-    return f"{size}, and looks like a leak of {_name_owners(first.owners)}."
-
-
-def _verdict_without_suspects(snapshot: Optional[PoolSnapshot]) -> str:
-    compare = "One state shows no growth; compare two states of this machine to see a slow leak."
-    if snapshot is not None and not snapshot.tags:
-        return "No verdict: the source lists no tags. Only they can tell which driver uses the pools."
-    usages = [row.usage(pool) for row in snapshot.tags for pool in PoolKind] if snapshot else []
-    if usages and all(usage.freed_share is None for usage in usages):
-        return f"No tag stands out by its size; the source does not tell how often tags were freed. {compare}"
-    return f"Nothing stands out: no tag is at once large, seldom freed and foreign to Windows. {compare}"
-
-
-def _name_owners(owners: Sequence[Owner]) -> str:
-    best = [owner for owner in owners if owner.confidence is owners[0].confidence]
-    names = " or ".join(owner.module for owner in best[:3])
-    more = f" or one of {len(best) - 3} more" if len(best) > 3 else ""
-    return f"{names}{more} ({owners[0].confidence.value})"
 
 
 def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[NextStep, ...]:

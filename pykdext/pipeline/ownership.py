@@ -16,7 +16,7 @@ from pykdext.pipeline.imagesearch import SearchedImages, search_kernel
 from pykdext.pipeline.pointers import NO_CONTENTS, FoundContents, search_contents
 from pykdext.pipeline.sources import choose_symbol_path
 from pykdext.pipeline.taglists import TagLists
-from pykdext.units import format_share
+from pykdext.units import format_share, name_some
 from pykdext.work import UNWATCHED, Work
 
 _NAMED_IMAGES = 5
@@ -103,7 +103,6 @@ def weigh_owners(
 def _describe_incomplete(shares: Sequence[Tuple[str, float]]) -> Iterator[str]:
     """The images that may hide an owner, the least complete first; nothing if there are none."""
     if shares:
-        worst = sorted(shares, key=lambda share: share[1])[:_NAMED_IMAGES]
-        names = ", ".join(f"{name} ({format_share(share)})" for name, share in worst)
-        more = f" and {len(shares) - len(worst)} more" if len(shares) > len(worst) else ""
-        yield f"driver images that are not wholly in memory, a tag may be in what is missing: {names}{more}"
+        worst = sorted(shares, key=lambda share: share[1])
+        names = name_some([f"{name} ({format_share(share)})" for name, share in worst], _NAMED_IMAGES)
+        yield f"driver images that are not wholly in memory, a tag may be in what is missing: {names}"

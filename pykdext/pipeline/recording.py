@@ -8,7 +8,7 @@ from typing import Callable, Iterator, Optional
 
 from pykdext.model import PoolSnapshot
 from pykdext.pipeline.sources import load_states
-from pykdext.report.jsondoc import render_snapshot_json
+from pykdext.records.snapshotfile import render_snapshot_json
 from pykdext.targets.session.debugger import is_in_debugger
 from pykdext.targets.session.session import open_session
 from pykdext.wholefile import write_text

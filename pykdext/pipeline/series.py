@@ -15,6 +15,7 @@ from pykdext.records.logs import is_log_head, with_interval
 from pykdext.store.source import is_store_head
 from pykdext.targets.dump.compressed import is_dump_head
 from pykdext.targets.dump.header import DUMP_SUFFIXES
+from pykdext.units import name_some
 from pykdext.work import UNWATCHED, Work
 
 _NAMED_FILES = 8
@@ -103,6 +104,4 @@ def _may_hold_states(path: str) -> bool:
 
 
 def _describe_unread(paths: Sequence[str]) -> str:
-    names = ", ".join(paths[:_NAMED_FILES])
-    others = f" and {len(paths) - _NAMED_FILES:,} others" if len(paths) > _NAMED_FILES else ""
-    return f"interrupted: not read: {names}{others}"
+    return f"interrupted: not read: {name_some(paths, _NAMED_FILES)}"

@@ -1,11 +1,11 @@
-"""Reading snapshot files: JSON of schema ``poolleak.snapshot/1``, plain or compressed by gzip."""
+"""Snapshot files, read and written: JSON of schema ``poolleak.snapshot/1``, plain or compressed by gzip."""
 
 from __future__ import annotations
 
 import gzip
 import json
 from datetime import datetime, timezone
-from typing import Any, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from pykdext.errors import RecordFormatError
 from pykdext.model import (
@@ -22,12 +22,49 @@ from pykdext.model import (
     TableCoverage,
     TagUsage,
 )
+from pykdext.model.documents import coverage_document, subject_document, tag_document, usage_document
 
 SCHEMA = "poolleak.snapshot/1"
 MAX_FILE_BYTES = 256 << 20
 """More than any snapshot has, compressed or not: the tag tables of a kernel give a few megabytes of JSON."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
+
+
+def render_snapshot_json(snapshot: PoolSnapshot, tags: Optional[Sequence[TagUsage]] = None) -> str:
+    """``poolleak.snapshot/1``, one line a tag, so that any diff tool compares two files sensibly.
+
+    ``tags`` are the rows to list, by default all; the totals are always those of the whole snapshot.
+    """
+    head = {
+        "schema": SCHEMA,
+        **subject_document(snapshot),
+        "totals": {f"{pool.value}_bytes": snapshot.total_bytes(pool) for pool in PoolKind},
+        "stated": {pool.value: _stated_document(snapshot.stated_total(pool)) for pool in PoolKind},
+        "stated_drivers": [
+            {"hex": item.tag.hex, "module": item.module, "told_by": item.told_by, "text": item.text}
+            for item in snapshot.stated_drivers
+        ],
+        "blocks": [
+            {
+                "address": block.address,
+                "size_bytes": block.size_bytes,
+                "hex": block.tag.hex,
+                "pool": block.pool.value if block.pool else None,
+                "big": block.is_big,
+                "certain": block.is_certain,
+            }
+            for block in snapshot.blocks
+        ],
+        "coverage": coverage_document(snapshot.coverage),
+        "warnings": list(snapshot.warnings),
+    }
+    rows = ",\n".join("    " + json.dumps(tag_document(row)) for row in (snapshot.tags if tags is None else tags))
+    return f'{json.dumps(head, indent=2)[:-2]},\n  "tags": [\n{rows}\n  ]\n}}\n'
+
+
+def _stated_document(usage: Optional[PoolUsage]) -> Optional[Dict[str, Any]]:
+    return None if usage is None else {**usage_document(usage), "clamped": usage.clamped}
 
 
 def is_snapshot_head(head: bytes) -> bool:

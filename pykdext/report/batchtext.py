@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Iterable, Iterator, List, Optional, Sequence
 
-from pykdext.model import BatchSummary, CommonCause, DumpRow, DumpStatus, OtherVersion, Role
+from pykdext.model import BatchSummary, CommonCause, DumpRow, DumpStatus
 from pykdext.printable import make_printable
-from pykdext.report.plaintext import format_table, warning_lines, wrap
-from pykdext.units import format_bytes, format_duration
+from pykdext.report.layout import format_table, warning_lines, wrap
+from pykdext.report.sentences.batches import (
+    count_things,
+    describe_counts,
+    describe_other,
+    describe_owner,
+    describe_run,
+    name_hosts,
+    verdict_on_batch,
+)
+from pykdext.units import format_bytes, format_duration, say_rest
 
 CAUSES_SHOWN = 10
 """JSON has all."""
-
-NAMES_SHOWN = 8
 GAPS_SHOWN = 2
 
 MIN_PATH_COLUMNS = 12
@@ -37,7 +44,7 @@ def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int
     for number, cause in enumerate(summary.common[:CAUSES_SHOWN], 1):
         lines += ["", *_cause_lines(number, cause, width)]
     if len(summary.common) > CAUSES_SHOWN:
-        lines += ["", f"and {len(summary.common) - CAUSES_SHOWN} more"]
+        lines += ["", say_rest(len(summary.common), CAUSES_SHOWN)]
     if cells:
         lines += ["", *_dump_table(cells, paths, width)]
     if failures:
@@ -57,53 +64,16 @@ def _gap(row: DumpRow) -> str:
     return "; ".join(row.verdict.warnings[:GAPS_SHOWN])
 
 
-def describe_counts(summary: BatchSummary) -> str:
-    """How many dumps became what."""
-    parts = [f"{count} {status.value}" for status, count in summary.by_status.items() if count]
-    parts += [f"{summary.unfinished} not finished"] if summary.unfinished else []
-    return f"{_number(summary.dumps, 'dump')} ({', '.join(parts) or 'none'}) of {_number(summary.hosts, 'host')}"
-
-
-def verdict_on_batch(summary: BatchSummary) -> str:
-    """One sentence: what leaks on how many hosts."""
-    if not summary.hosts:
-        return "No dump gave a verdict."
-    if not summary.common:
-        return "No tag looks like a leak on any host."
-    first = summary.common[0]
-    driver = f", used by {name_driver(first)}" if first.module else ""
-    where = f"{len(first.hosts)} of {_number(summary.hosts, 'host')}"
-    if first.role is Role.OBJECT:
-        words = "Windows allocates the object for somebody who does not let go"
-        return f"Tag {first.tag} of the {first.pool.value} pool stands out on {where}: {words}."
-    return f"Tag {first.tag} of the {first.pool.value} pool{driver}, looks like a leak on {where}."
-
-
 def _cause_lines(number: int, cause: CommonCause, width: int) -> Iterator[str]:
     yield from _wrap(f"{number}. {cause.tag} {cause.pool.label}  {describe_owner(cause)}", width, "", "   ")
-    held = f"{format_bytes(cause.bytes)} on {_number(len(cause.hosts), 'host')}: {_names(cause.hosts)}"
+    held = f"{format_bytes(cause.bytes)} on {count_things(len(cause.hosts), 'host')}: {name_hosts(cause.hosts)}"
     yield from _wrap(held, width, "   ", "     ")
     if cause.module is None:
         return
     if cause.quiet_hosts:
-        yield from _wrap(f"same driver, no leak: {_names(cause.quiet_hosts)}", width, "   ", "     ")
+        yield from _wrap(f"same driver, no leak: {name_hosts(cause.quiet_hosts)}", width, "   ", "     ")
     for other in cause.other_versions:
         yield from _wrap(describe_other(other), width, "   ", "     ")
-
-
-def describe_owner(cause: CommonCause) -> str:
-    """The driver that uses the tag, and how certain that is."""
-    if cause.role is Role.OBJECT:
-        return "an object of Windows, allocated for others"
-    return f"{name_driver(cause)} ({cause.confidence.value})" if cause.confidence else "no likely owner"
-
-
-def describe_other(other: OtherVersion) -> str:
-    """Another version of a driver, and whether it leaks."""
-    quiet = [host for host in other.hosts if host not in other.leaking_hosts]
-    parts = [f"leaks on {_names(other.leaking_hosts)}"] if other.leaking_hosts else []
-    parts += [f"no leak on {_names(quiet)}"] if quiet else []
-    return f"version {other.version or 'not known'}: {'; '.join(parts)}"
 
 
 def _cells(row: DumpRow) -> Sequence[str]:
@@ -132,33 +102,6 @@ def _dump_table(cells: Sequence[Sequence[str]], paths: Sequence[str], width: int
     return [line.ljust(left) + make_printable(word, frozenset()) for line, word in zip(table, words)]
 
 
-def describe_run(summary: BatchSummary) -> str:
-    """What the run cost."""
-    read = summary.dumps - summary.reused - summary.unfinished
-    parts = [f"{_number(read, 'dump')} read in {format_duration(summary.seconds)}"]
-    if read and summary.seconds:
-        parts.append(f"{60 * read / summary.seconds:.0f} a minute")
-    if summary.reused:
-        parts.append(f"{summary.reused} unchanged since they were stored")
-    if summary.fetched_bytes:
-        parts.append(f"{format_bytes(summary.fetched_bytes)} fetched over the network")
-    return ", ".join(parts)
-
-
 def _wrap(text: str, width: int, indent: str = "", hanging: Optional[str] = None) -> List[str]:
     """``wrap``; names of hosts and drivers are foreign, and may hold anything."""
     return wrap(make_printable(text), width, indent, hanging)
-
-
-def name_driver(cause: CommonCause) -> str:
-    """The driver of a cause with its version."""
-    return f"{cause.module} {cause.version}" if cause.version else str(cause.module)
-
-
-def _names(hosts: Sequence[str]) -> str:
-    more = f" and {len(hosts) - NAMES_SHOWN} more" if len(hosts) > NAMES_SHOWN else ""
-    return ", ".join(hosts[:NAMES_SHOWN]) + more
-
-
-def _number(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Iterator, List, Tuple
 
 from pykdext.model import Allocation, BlockReport, BlockView, ContentsWitness, PointedPlace, PoolKind
+from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, link_words, render_lines
-from pykdext.report.plaintext import format_table, warning_lines, wrap
-from pykdext.units import format_address, format_bytes, format_count, format_share
+from pykdext.units import format_address, format_bytes, format_count, format_share, say_rest
 
 SIZES_SHOWN = 10
 DRIVERS_SHOWN = 10
@@ -58,7 +58,7 @@ def _size_table(report: BlockReport) -> List[str]:
     ]
     lines = format_table(("Block size", "Blocks", "Bytes"), rows, ("right", "right", "right"))
     if len(report.sizes) > SIZES_SHOWN:
-        lines.append(f"and {len(report.sizes) - SIZES_SHOWN} more sizes")
+        lines.append(say_rest(len(report.sizes), SIZES_SHOWN, "sizes"))
     return lines
 
 

@@ -11,10 +11,11 @@ import io
 from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence
 
 from pykdext.model import BlockReport, PoolKind, PoolTag, Suspect, TagDelta, TagOwners, TagUsage, Trend, UsageRow
+from pykdext.model.documents import usage_document
 from pykdext.printable import make_visible
 from pykdext.report.explaintext import Explained, iter_entry_documents
 from pykdext.report.growthdoc import delta_document, trend_document
-from pykdext.report.jsondoc import evidence_document, suspect_document, usage_document
+from pykdext.report.jsondoc import evidence_document, suspect_document
 
 _FORMULA_STARTS = ("=", "+", "-", "@")
 

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, Optional, Sequence
+from typing import Iterator, List, Sequence
 
 from pykdext.model import Diff, PoolKind, PoolSnapshot, TagDelta
+from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, render_lines
-from pykdext.report.plaintext import format_table, warning_lines, wrap
-from pykdext.units import format_bytes, format_duration
-
-
-def format_change(number: Optional[int]) -> str:
-    """``+3,141``, ``-3``, ``0``; ``-`` alone for None."""
-    return "-" if number is None else f"{number:+,}" if number else "0"
-
-
-def format_rate(bytes_per_hour: Optional[float]) -> str:
-    """``+1.20 MB``, ``-300 bytes``; ``-`` alone for None."""
-    if bytes_per_hour is None:
-        return "-"
-    return ("+" if bytes_per_hour > 0 else "") + format_bytes(bytes_per_hour)
+from pykdext.units import format_change, format_duration, format_moment, format_rate
 
 
 def render_diff_text(diff: Diff, rows: Sequence[TagDelta], width: int, markup: Markup = PLAIN) -> str:
@@ -32,7 +20,7 @@ def render_diff_text(diff: Diff, rows: Sequence[TagDelta], width: int, markup: M
 
 
 def _state_lines(word: str, snapshot: PoolSnapshot, width: int) -> List[str]:
-    taken = f"{snapshot.taken_at:%Y-%m-%d %H:%M:%S} UTC" if snapshot.taken_at else "time not known"
+    taken = format_moment(snapshot.taken_at)
     time_from = f" (by the {snapshot.time_from})" if snapshot.taken_at and snapshot.time_from else ""
     host = f", {snapshot.host}" if snapshot.host else ""
     return wrap(f"{word + ':':8}{snapshot.source.path or 'session'}: {taken}{time_from}{host}", width, "", " " * 8)

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import List, Tuple
 
 from pykdext.model import DumpSummary, Module
+from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.markup import PLAIN, Line, Markup, render_lines
-from pykdext.report.plaintext import format_table, machine_lines, warning_lines, wrap
+from pykdext.report.sentences.states import machine_lines
 from pykdext.units import format_address
 
 SUMMARY_SCHEMA = "poolleak.summary/1"

@@ -6,8 +6,8 @@ import json
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from pykdext.model import PoolTag, TagDescription, TagLookup
+from pykdext.report.layout import format_table, wrap
 from pykdext.report.markup import PLAIN, Line, Markup, render_lines
-from pykdext.report.plaintext import format_table, wrap
 
 EXPLANATION_SCHEMA = "poolleak.explanation/1"
 

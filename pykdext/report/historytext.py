@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import List, Optional, Sequence
 
 from pykdext.model import HistoryLine
-from pykdext.report.plaintext import format_table, wrap
+from pykdext.report.layout import format_table, wrap
 from pykdext.report.sparkline import render_sparkline
-from pykdext.units import format_bytes
+from pykdext.units import format_bytes, format_day
 
 SPARKLINE_MIN_COLUMNS, SPARKLINE_MAX_COLUMNS = 6, 30
 
@@ -25,8 +24,8 @@ def render_history_text(lines: Sequence[HistoryLine], width: int, unicode: bool,
             line.tag.text,
             line.pool.label,
             str(len(line.samples)),
-            _day(line.samples[0].taken_at),
-            _day(line.samples[-1].taken_at),
+            format_day(line.samples[0].taken_at),
+            format_day(line.samples[-1].taken_at),
             format_bytes(line.samples[0].usage.bytes),
             format_bytes(line.samples[-1].usage.bytes),
             format_bytes(line.samples[-1].bytes_per_hour),
@@ -47,7 +46,3 @@ def _summary(lines: Sequence[HistoryLine], shown: int) -> str:
     hosts = len({line.host for line in lines})
     word = "host" if hosts == 1 else "hosts"
     return f"{shown} of {len(lines)} rows (tag, pool and host) are shown, of {hosts} {word}; per hour: since boot"
-
-
-def _day(moment: Optional[datetime]) -> str:
-    return f"{moment:%Y-%m-%d}" if moment else "-"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Sequence
 
 from pykdext.model import (
     BlockReport,
@@ -13,52 +13,15 @@ from pykdext.model import (
     ImageVersion,
     LeakReport,
     Owner,
-    PoolKind,
-    PoolSnapshot,
-    PoolUsage,
     Suspect,
-    TableCoverage,
     TagDescription,
     TagOwners,
-    TagUsage,
 )
+from pykdext.model.documents import coverage_document, subject_document, tag_document, usage_document
 from pykdext.model.fleet import REPORT_SCHEMA
 
-SNAPSHOT_SCHEMA = "poolleak.snapshot/1"
 BLOCKS_SCHEMA = "poolleak.blocks/1"
 OWNERS_SCHEMA = "poolleak.owners/1"
-
-
-def render_snapshot_json(snapshot: PoolSnapshot, tags: Optional[Sequence[TagUsage]] = None) -> str:
-    """``poolleak.snapshot/1``, one line a tag, so that any diff tool compares two files sensibly.
-
-    ``tags`` are the rows to list, by default all; the totals are always those of the whole snapshot.
-    """
-    head = {
-        "schema": SNAPSHOT_SCHEMA,
-        **_subject_document(snapshot),
-        "totals": {f"{pool.value}_bytes": snapshot.total_bytes(pool) for pool in PoolKind},
-        "stated": {pool.value: _stated_document(snapshot.stated_total(pool)) for pool in PoolKind},
-        "stated_drivers": [
-            {"hex": item.tag.hex, "module": item.module, "told_by": item.told_by, "text": item.text}
-            for item in snapshot.stated_drivers
-        ],
-        "blocks": [
-            {
-                "address": block.address,
-                "size_bytes": block.size_bytes,
-                "hex": block.tag.hex,
-                "pool": block.pool.value if block.pool else None,
-                "big": block.is_big,
-                "certain": block.is_certain,
-            }
-            for block in snapshot.blocks
-        ],
-        "coverage": _table_coverage_document(snapshot.coverage),
-        "warnings": list(snapshot.warnings),
-    }
-    rows = ",\n".join("    " + json.dumps(_tag_document(row)) for row in (snapshot.tags if tags is None else tags))
-    return f'{json.dumps(head, indent=2)[:-2]},\n  "tags": [\n{rows}\n  ]\n}}\n'
 
 
 def render_owners_json(found: Sequence[TagOwners], warnings: Sequence[str]) -> str:
@@ -82,7 +45,7 @@ def render_report_json(report: LeakReport) -> str:
     images = report.image_coverage
     document = {
         "schema": REPORT_SCHEMA,
-        "subject": _subject_document(report.snapshot),
+        "subject": subject_document(report.snapshot),
         "verdict": report.verdict,
         "pools": {
             total.pool.value: {
@@ -95,7 +58,7 @@ def render_report_json(report: LeakReport) -> str:
         "suspects": [suspect_document(suspect) for suspect in report.suspects],
         "next_steps": [asdict(step) for step in report.next_steps],
         "coverage": {
-            **_table_coverage_document(report.snapshot.coverage),
+            **coverage_document(report.snapshot.coverage),
             "images": asdict(images) if images else None,
         },
         "warnings": list(report.warnings),
@@ -109,7 +72,7 @@ def render_blocks_json(report: BlockReport) -> str:
     document = {
         "schema": BLOCKS_SCHEMA,
         "source": asdict(report.source),
-        "counted": _tag_document(report.counted),
+        "counted": tag_document(report.counted),
         "sizes": [{"size_bytes": size, "blocks": count} for size, count in report.sizes],
         "freed": report.freed,
         "witness": _witness_document(report.witness) if report.witness is not None else None,
@@ -135,53 +98,6 @@ def _witness_document(witness: ContentsWitness) -> Dict[str, Any]:
 
 def _dump(document: Dict[str, Any]) -> str:
     return json.dumps(document, indent=2) + "\n"
-
-
-def _subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
-    return {
-        "source": asdict(snapshot.source),
-        "taken_at": snapshot.taken_at.isoformat() if snapshot.taken_at else None,
-        "time_from": snapshot.time_from,
-        "host": snapshot.host,
-        "os": {
-            "build": snapshot.build,
-            "arch": snapshot.machine.value if snapshot.machine else None,
-            "processors": snapshot.processors,
-        },
-        "uptime_seconds": snapshot.uptime_seconds,
-        "bugcheck": asdict(snapshot.bugcheck) if snapshot.bugcheck else None,
-        "memory": asdict(snapshot.memory),
-    }
-
-
-def _tag_document(row: TagUsage) -> Dict[str, Any]:
-    usages = {pool.value: {**usage_document(row.usage(pool)), "clamped": row.usage(pool).clamped} for pool in PoolKind}
-    return {"tag": row.tag.text, "hex": row.tag.hex, **usages}
-
-
-def _stated_document(usage: Optional[PoolUsage]) -> Optional[Dict[str, Any]]:
-    return None if usage is None else {**usage_document(usage), "clamped": usage.clamped}
-
-
-def usage_document(usage: PoolUsage) -> Dict[str, Any]:
-    """The counters of one tag in one pool."""
-    return {
-        "allocs": usage.allocs,
-        "frees": usage.frees,
-        "outstanding": usage.outstanding,
-        "bytes": usage.bytes,
-    }
-
-
-def _table_coverage_document(coverage: TableCoverage) -> Dict[str, Any]:
-    return {
-        "processor_tables": {
-            "read": coverage.processor_tables_read,
-            "expected": coverage.processor_tables_expected,
-        },
-        "rows": {"read": coverage.rows_read, "expected": coverage.rows_expected},
-        "expansion_table": coverage.expansion_table,
-    }
 
 
 def suspect_document(suspect: Suspect) -> Dict[str, Any]:

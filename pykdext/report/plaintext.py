@@ -2,81 +2,31 @@
 
 from __future__ import annotations
 
-import textwrap
-from typing import Iterable, Iterator, List, Optional, Sequence, Union
-
-import tabulate
+from typing import Iterator, List, Optional, Sequence
 
 from pykdext.model import (
     Evidence,
     ImageCoverage,
-    ImageVersion,
     LeakReport,
     NextStep,
     Owner,
-    PoolSnapshot,
     PoolTotal,
     SnapshotSource,
     Suspect,
-    TableCoverage,
-    TagDescription,
     TagOwners,
-    TargetFacts,
 )
-from pykdext.printable import make_printable
+from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines
-from pykdext.units import format_bytes, format_count, format_duration, format_share
+from pykdext.report.sentences.owners import describe, describe_gap, describe_place, describe_vendor, find_address
+from pykdext.report.sentences.states import describe_coverage, describe_images, subject_lines
+from pykdext.units import format_bytes, format_count, format_share, say_rest
 
 COMMAND_COLUMNS = 48
 """Longer commands (with long paths) stand on a line of their own."""
 
-_MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
-"""Marks that version resources are full of, in ASCII."""
-
 EVIDENCE_SHOWN = 4
 """Places listed for one owner; JSON has them all."""
-
-
-def format_table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str], width: Optional[int] = None
-) -> List[str]:
-    """Lines of a table of ready texts: headers, rule, a line for each row; longer ones are cut at ``width``.
-
-    The blanks of tags are kept, nothing is taken for a number, and no text breaks its line.
-    """
-    tabulate.PRESERVE_WHITESPACE = True
-    tabulate.MIN_PADDING = 0
-    cells = [[make_printable(cell, frozenset()) for cell in row] for row in rows]
-    table: str = tabulate.tabulate(
-        cells,
-        headers=headers,
-        tablefmt="simple",
-        colalign=align if cells else None,
-        disable_numparse=True,
-    )
-    return [_cut(line.rstrip(), width) for line in table.splitlines()]
-
-
-def _cut(line: str, width: Optional[int]) -> str:
-    return line if width is None or len(line) <= width else line[: width - 3] + "..."
-
-
-def wrap(text: str, width: int, indent: str = "", hanging: Optional[str] = None) -> List[str]:
-    """Lines of running text; words that are longer than a line (paths) stay whole."""
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=indent,
-        subsequent_indent=indent if hanging is None else hanging,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def describe(item: TagDescription) -> str:
-    """An entry of a tag list in words; some entries name no module."""
-    return f"{item.module}: {item.text}" if item.module else item.text
 
 
 def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -> str:
@@ -104,31 +54,8 @@ def render_owners_text(
     for owners in found:
         lines += [*_tag_heading(owners, links), *_owner_lines(owners.owners, owners.coverage, width, links)]
         lines += [*_note_lines(owners.notes, width), ""]
-    lines += [f"Coverage: {_image_text(found[0].coverage)}"] if found else []
+    lines += [f"Coverage: {describe_images(found[0].coverage)}"] if found else []
     return render_lines([*lines, *warning_lines(warnings, width)], markup, width)
-
-
-def subject_lines(snapshot: PoolSnapshot) -> Iterator[str]:
-    """What was read: file, system, time."""
-    yield f"{snapshot.source.path or 'session'}: {snapshot.source.kind}"
-    yield from machine_lines(snapshot)
-    if snapshot.source.symbols is not None:
-        yield f"Tag tables located by: {snapshot.source.symbols}"
-
-
-def machine_lines(facts: Union[PoolSnapshot, TargetFacts]) -> Iterator[str]:
-    """The system and the moment."""
-    system = f"Windows build {facts.build}" if facts.build is not None else "Windows, build not known"
-    if facts.machine is not None:
-        system += f" {facts.machine.value}"
-    if facts.processors is not None:
-        system += f", {facts.processors} processor{'s' if facts.processors != 1 else ''}"
-    yield system
-    taken = facts.taken_at.strftime("%Y-%m-%d %H:%M:%S UTC") if facts.taken_at else "time not known"
-    yield f"Taken {taken}, up {format_duration(facts.uptime_seconds)}"
-    if facts.bugcheck is not None:
-        parameters = ", ".join(f"{value:x}" for value in facts.bugcheck.parameters)
-        yield f"Bugcheck {facts.bugcheck.code:08X} ({parameters})"
 
 
 def _pool_table(pools: Sequence[PoolTotal]) -> List[str]:
@@ -214,7 +141,7 @@ def _owner_lines(
             lines = wrap(_evidence_text(owner, item), width, "     ", "       ")
             yield from link_words(lines, describe_place(owner, item), links.place(find_address(owner, item)))
         if len(owner.evidence) > EVIDENCE_SHOWN:
-            yield f"     and {len(owner.evidence) - EVIDENCE_SHOWN} more"
+            yield f"     {say_rest(len(owner.evidence), EVIDENCE_SHOWN)}"
 
 
 def _note_lines(notes: Sequence[str], width: int) -> Iterator[str]:
@@ -222,67 +149,7 @@ def _note_lines(notes: Sequence[str], width: int) -> Iterator[str]:
         yield from wrap(f"Note: {note}", width, "   ", "     ")
 
 
-def describe_gap(coverage: Optional[ImageCoverage]) -> str:
-    """What was looked at in vain: a tag that is not in the part in memory can be in the rest."""
-    if coverage is None or not coverage.modules_total:
-        return "there is no driver image to search, and no tag list has this tag"
-    scanned, total = coverage.modules_scanned, coverage.modules_total
-    if coverage.resident_fraction is None:
-        return f"none of the {total:,} driver images is in memory, and no tag list has this tag"
-    if coverage.resident_fraction < 1 or scanned < total:
-        images = "the driver images" if scanned == total else f"{scanned:,} of {total:,} driver images"
-        share = format_share(coverage.resident_fraction)
-        return f"not in the {share} of {images} that is in memory, nor in a tag list; it may be in the rest"
-    return "no driver image and no tag list has this tag"
-
-
-def describe_vendor(owner: Owner) -> str:
-    """Where an owner comes from, behind its name."""
-    version = owner.version
-    words = [version.company, version.product, version.file_version, _built_text(version)] if version else []
-    known = ", ".join(word for word in words if word).translate(_MARKS)
-    windows = {True: "part of Windows", False: "not part of Windows", None: "vendor not known"}[owner.part_of_windows]
-    return f"{windows} ({known})" if known else windows
-
-
-def _built_text(version: ImageVersion) -> Optional[str]:
-    return f"built {version.built_at:%Y-%m-%d}" if version.built_at else None
-
-
 def _evidence_text(owner: Owner, item: Evidence) -> str:
     place = f"{describe_place(owner, item)}  " if item.rva is not None else ""
     function = f" (in {item.function})" if item.function else ""
     return f"{item.confidence.value:8}  {place}{item.detail}{function}"
-
-
-def describe_place(owner: Owner, item: Evidence) -> str:
-    """``pippo+0x109f``; nothing for what a tag list says."""
-    return "" if item.rva is None else f"{owner.module.rsplit('.', 1)[0]}+0x{item.rva:x}"
-
-
-def find_address(owner: Owner, item: Evidence) -> Optional[int]:
-    """Where the evidence stands in the target's memory."""
-    return None if owner.base is None or item.rva is None else owner.base + item.rva
-
-
-def describe_coverage(tables: TableCoverage, images: Optional[ImageCoverage]) -> str:
-    """How much of the tag tables and of the driver images was read."""
-    parts = []
-    if tables.processor_tables_read is not None:
-        expected = tables.processor_tables_expected
-        parts.append(f"{tables.processor_tables_read} of {expected or 'an unknown number of'} processor tables")
-        parts.append(f"{format_count(tables.rows_read)} of {format_count(tables.rows_expected)} rows")
-        parts.append(f"expansion table {tables.expansion_table}")
-    if images is not None:
-        parts.append(_image_text(images))
-    return "; ".join(parts) or "all rows of the file"
-
-
-def _image_text(images: ImageCoverage) -> str:
-    resident = format_share(images.resident_fraction) if images.resident_fraction is not None else "nothing"
-    return f"{images.modules_scanned} of {images.modules_total} images searched, {resident} of their bytes in memory"
-
-
-def warning_lines(warnings: Sequence[str], width: int) -> List[str]:
-    """Each warning, wrapped."""
-    return [line for warning in warnings for line in wrap(f"Warning: {warning}", width, "", "  ")]

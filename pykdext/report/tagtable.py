@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import List, Mapping, Optional, Sequence
 
 from pykdext.model import PoolKind, PoolSnapshot, PoolTag, TagDescription, TagUsage, UsageRow
+from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, render_lines
-from pykdext.report.plaintext import describe, format_table, subject_lines, warning_lines, wrap
+from pykdext.report.sentences.owners import describe
+from pykdext.report.sentences.states import subject_lines
 from pykdext.units import format_count
 
 Descriptions = Mapping[PoolTag, TagDescription]

@@ -14,6 +14,7 @@ from pykdext.model import HistoryLine, HistorySample, PoolKind, PoolSnapshot, Po
 from pykdext.records.snapshotfile import parse_snapshot_document
 from pykdext.store.database import StoreError, failures_named, open_database
 from pykdext.store.source import SEPARATOR, StoredSource
+from pykdext.units import name_some
 
 _NAMED_HOSTS = 12
 
@@ -133,8 +134,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _name_hosts(hosts: List[str]) -> str:
-    more = f" and {len(hosts) - _NAMED_HOSTS} more" if len(hosts) > _NAMED_HOSTS else ""
-    return (", ".join(hosts[:_NAMED_HOSTS]) or "none") + more
+    return name_some(hosts, _NAMED_HOSTS) or "none"
 
 
 def _rank(line: HistoryLine) -> Tuple[int, str, str, str]:

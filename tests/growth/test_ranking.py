@@ -7,7 +7,8 @@ from hypothesis import given
 
 from pykdext.growth import find_notable, rank_suspects
 from pykdext.model import Confidence, ImageCoverage, PoolKind, PoolTag, PoolUsage, Role, SystemMemory
-from pykdext.pipeline.advice import next_steps, verdict_on
+from pykdext.pipeline.advice import next_steps
+from pykdext.report.sentences.states import verdict_on
 from tests.helpers.builders import owned, row, snapshot, snapshots, usage
 
 MB, GB = 1 << 20, 1 << 30

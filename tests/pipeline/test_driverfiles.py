@@ -15,7 +15,7 @@ from pykdext.cli.main import main
 from pykdext.model import ImageCoverage
 from pykdext.pipeline import driverfiles, paths
 from pykdext.pipeline.driverfiles import _search_file as search_file
-from pykdext.report.plaintext import describe_gap
+from pykdext.report.sentences.owners import describe_gap
 
 IMAGES = Path(__file__).parent.parent.parent / "dumps" / "drivers" / "images" / "x64"
 

@@ -17,8 +17,8 @@ from pykdext.records import live
 from pykdext.records.logs import UNDATED, is_log_head, load_log, with_interval
 from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, find_moment, find_name_moment
 from pykdext.records.quantities import parse_count, parse_size
+from pykdext.records.snapshotfile import render_snapshot_json
 from pykdext.records.tagtable import tag_of_text
-from pykdext.report.jsondoc import render_snapshot_json
 from tests.helpers import recordwriters as writers
 from tests.helpers.builders import row, snapshot, usage
 from tests.helpers.recordwriters import Row

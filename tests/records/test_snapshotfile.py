@@ -8,8 +8,7 @@ from hypothesis import given
 
 from pykdext.errors import RecordFormatError
 from pykdext.model import PoolKind
-from pykdext.records.snapshotfile import is_snapshot_head, load_snapshot, parse_snapshot_document
-from pykdext.report.jsondoc import render_snapshot_json
+from pykdext.records.snapshotfile import is_snapshot_head, load_snapshot, parse_snapshot_document, render_snapshot_json
 from pykdext.wholefile import write_whole
 from tests.helpers.builders import row, snapshot, snapshots, usage
 

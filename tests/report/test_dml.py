@@ -13,9 +13,9 @@ from pykdext.model import PoolTag, SnapshotSource
 from pykdext.model.names import find_engine_name
 from pykdext.printable import make_printable
 from pykdext.report.dml import MAX_MARKED, MAX_PIECE, Dml, iter_pieces
+from pykdext.report.layout import format_table
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Mark, MarkedLine, emphasize, link_cells, link_words, render_lines
-from pykdext.report.plaintext import format_table
 from tests.helpers.fakepykd_console import find_broken_markup, split_arguments, visible_text
 
 DML = Dml()

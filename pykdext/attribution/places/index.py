@@ -24,6 +24,7 @@ from pykdext.attribution.places.search import (
 from pykdext.attribution.places.tagencodings import REVERSED, canonical, is_plausible
 from pykdext.images.image import Image
 from pykdext.model import Confidence, Evidence, ImageCoverage, ImageVersion, PoolTag
+from pykdext.units import name_some
 from pykdext.work import UNWATCHED, Work
 
 MAX_PLACES = 16
@@ -292,8 +293,7 @@ class ImageIndex:
         for name, reason in self.unscanned:
             names_by_reason.setdefault(reason, []).append(name)
         for reason, names in names_by_reason.items():
-            others = f" and {len(names) - MAX_NAMES} others" if len(names) > MAX_NAMES else ""
-            yield f"not searched: {', '.join(names[:MAX_NAMES])}{others}: {reason}"
+            yield f"not searched: {name_some(names, MAX_NAMES)}: {reason}"
 
 
 class ImmediateAttributor:

@@ -21,13 +21,14 @@ from pykdext.model import Diff, DumpStatus, DumpSummary, PoolKind, PoolSnapshot,
 from pykdext.model.selection import Selection, matches_any, select_tags, select_usages
 from pykdext.pipeline import TagLists
 from pykdext.records.recipe import render_recipe
+from pykdext.records.snapshotfile import render_snapshot_json
 from pykdext.report import csvtext
 from pykdext.report.blocklist import render_blocks_text
 from pykdext.report.difftext import render_diff_text
 from pykdext.report.dumpsummary import render_summary_json, render_summary_text
 from pykdext.report.explaintext import render_explanation_json, render_explanation_text
 from pykdext.report.growthdoc import render_diff_json, render_trend_json
-from pykdext.report.jsondoc import render_blocks_json, render_owners_json, render_report_json, render_snapshot_json
+from pykdext.report.jsondoc import render_blocks_json, render_owners_json, render_report_json
 from pykdext.report.markup import PLAIN, Markup
 from pykdext.report.plaintext import render_owners_text, render_report_text
 from pykdext.report.tagtable import render_poolmon_text, render_poolused_text

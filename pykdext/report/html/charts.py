@@ -12,9 +12,8 @@ from typing import AbstractSet, Any, Dict, List, NamedTuple, Optional, Sequence,
 
 from pykdext.model import BatchSummary, PoolKind, PoolSnapshot, PoolTag, TagDelta, Trend, TrendReport
 from pykdext.printable import make_visible
-from pykdext.report.batchtext import name_driver
-from pykdext.report.difftext import format_rate
-from pykdext.units import format_bytes
+from pykdext.report.sentences.batches import name_driver
+from pykdext.units import format_bytes, format_moment, format_rate
 
 TAGS_SHOWN = 8
 """Tags of a pool that get a bar of their own."""
@@ -81,7 +80,7 @@ def draw_growth(report: TrendReport, shown: Sequence[Trend]) -> List[Chart]:
     if not curves:
         return []
     divisor, unit = _choose_unit(max(held for trend in curves for held in trend.bytes if held is not None))
-    moments = [moment.strftime("%Y-%m-%d %H:%M:%S") for moment in report.moments]
+    moments = [format_moment(moment, zone=False) for moment in report.moments]
     data: List[Dict[str, Any]] = [
         {
             "type": "scatter",

@@ -18,9 +18,17 @@ import plotly.offline
 
 from pykdext.model import Origin
 from pykdext.printable import make_visible
-from pykdext.report.difftext import format_change, format_rate
 from pykdext.report.html.charts import Chart
-from pykdext.units import format_address, format_bytes, format_count, format_duration, format_share
+from pykdext.units import (
+    format_address,
+    format_bytes,
+    format_change,
+    format_count,
+    format_duration,
+    format_moment,
+    format_rate,
+    format_share,
+)
 
 
 class _Script(markupsafe.Markup):
@@ -79,7 +87,7 @@ def _finalize(value: Any) -> Any:
 
 
 def _format_moment(moment: Optional[datetime]) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "not known"
+    return format_moment(moment, unknown="not known")
 
 
 def _load_text(environment: jinja2.Environment, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, List, Mapping, Optional, Sequence
+from typing import Iterable, Iterator, List, Mapping, Sequence
 
 from pykdext.model import (
     BatchSummary,
@@ -19,7 +19,9 @@ from pykdext.model import (
     UsageRow,
     Verdict,
 )
-from pykdext.report.batchtext import (
+from pykdext.report.html.charts import draw_causes, draw_changes, draw_composition, draw_growth
+from pykdext.report.html.page import iter_page
+from pykdext.report.sentences.batches import (
     describe_counts,
     describe_other,
     describe_owner,
@@ -27,25 +29,16 @@ from pykdext.report.batchtext import (
     name_driver,
     verdict_on_batch,
 )
-from pykdext.report.html.charts import draw_causes, draw_changes, draw_composition, draw_growth
-from pykdext.report.html.page import iter_page
-from pykdext.report.plaintext import (
-    describe,
-    describe_coverage,
-    describe_gap,
-    describe_place,
-    describe_vendor,
-    find_address,
-    machine_lines,
-)
-from pykdext.report.trendtext import (
+from pykdext.report.sentences.diffs import verdict_on_diff
+from pykdext.report.sentences.owners import describe, describe_gap, describe_place, describe_vendor, find_address
+from pykdext.report.sentences.series import (
     describe_series,
     describe_verdicts,
     format_deadline,
     is_worth_a_row,
     verdict_on_series,
 )
-from pykdext.units import format_bytes, format_duration
+from pykdext.report.sentences.states import describe_coverage, machine_lines
 
 _GROWING = (Verdict.LEAK, Verdict.GROWTH)
 
@@ -98,7 +91,7 @@ def render_diff_page(diff: Diff, rows: Sequence[TagDelta], origin: Origin) -> st
             {"changes": draw_changes(rows), "composition": draw_composition(diff.after, grown)},
             diff=diff,
             rows=rows,
-            headline=_headline_of(diff, rows),
+            headline=verdict_on_diff(diff, rows),
             pools=list(PoolKind),
         )
     )
@@ -155,16 +148,3 @@ def _rank_usages(snapshot: PoolSnapshot) -> List[UsageRow]:
         if not row.usage(pool).is_idle
     ]
     return sorted(rows, key=lambda row: row.usage.bytes or 0, reverse=True)
-
-
-def _headline_of(diff: Diff, rows: Sequence[TagDelta]) -> str:
-    """One sentence: what grew most."""
-    grown: Optional[TagDelta] = max(rows, key=lambda delta: delta.bytes or 0, default=None)
-    if grown is None:
-        return "No tag differs."
-    if not grown.bytes or grown.bytes < 0:
-        return "No tag grew."
-    interval = f" in {format_duration(diff.interval_seconds)}" if (diff.interval_seconds or 0) > 0 else ""
-    rate = f", {format_bytes(grown.bytes_per_hour)} an hour" if grown.bytes_per_hour is not None else ""
-    grew = f"Tag {grown.tag} of the {grown.pool.value} pool grew most: by {format_bytes(grown.bytes)}{interval}{rate}."
-    return f"The machine was restarted in between. {grew}" if diff.restart else grew

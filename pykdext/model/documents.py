@@ -1,0 +1,54 @@
+"""Parts of JSON documents that files and answers share: exact and unrounded; what is not known is null."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Dict
+
+from pykdext.model.pool import PoolKind, PoolSnapshot, PoolUsage, TableCoverage, TagUsage
+
+
+def subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
+    """What a snapshot is of: source, moment, machine and its memory."""
+    return {
+        "source": asdict(snapshot.source),
+        "taken_at": snapshot.taken_at.isoformat() if snapshot.taken_at else None,
+        "time_from": snapshot.time_from,
+        "host": snapshot.host,
+        "os": {
+            "build": snapshot.build,
+            "arch": snapshot.machine.value if snapshot.machine else None,
+            "processors": snapshot.processors,
+        },
+        "uptime_seconds": snapshot.uptime_seconds,
+        "bugcheck": asdict(snapshot.bugcheck) if snapshot.bugcheck else None,
+        "memory": asdict(snapshot.memory),
+    }
+
+
+def tag_document(row: TagUsage) -> Dict[str, Any]:
+    """One tag with the counters of both pools."""
+    usages = {pool.value: {**usage_document(row.usage(pool)), "clamped": row.usage(pool).clamped} for pool in PoolKind}
+    return {"tag": row.tag.text, "hex": row.tag.hex, **usages}
+
+
+def usage_document(usage: PoolUsage) -> Dict[str, Any]:
+    """The counters of one tag in one pool."""
+    return {
+        "allocs": usage.allocs,
+        "frees": usage.frees,
+        "outstanding": usage.outstanding,
+        "bytes": usage.bytes,
+    }
+
+
+def coverage_document(coverage: TableCoverage) -> Dict[str, Any]:
+    """How much of the tag tables was read."""
+    return {
+        "processor_tables": {
+            "read": coverage.processor_tables_read,
+            "expected": coverage.processor_tables_expected,
+        },
+        "rows": {"read": coverage.rows_read, "expected": coverage.rows_expected},
+        "expansion_table": coverage.expansion_table,
+    }

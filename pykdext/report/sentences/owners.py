@@ -1,0 +1,53 @@
+"""What is said of the owners of a tag, and of what tag lists say."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from pykdext.model import Evidence, ImageCoverage, ImageVersion, Owner, TagDescription
+from pykdext.units import format_day, format_share
+
+_MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
+"""Marks that version resources are full of, in ASCII."""
+
+
+def describe(item: TagDescription) -> str:
+    """An entry of a tag list in words; some entries name no module."""
+    return f"{item.module}: {item.text}" if item.module else item.text
+
+
+def describe_gap(coverage: Optional[ImageCoverage]) -> str:
+    """What was looked at in vain: a tag that is not in the part in memory can be in the rest."""
+    if coverage is None or not coverage.modules_total:
+        return "there is no driver image to search, and no tag list has this tag"
+    scanned, total = coverage.modules_scanned, coverage.modules_total
+    if coverage.resident_fraction is None:
+        return f"none of the {total:,} driver images is in memory, and no tag list has this tag"
+    if coverage.resident_fraction < 1 or scanned < total:
+        images = "the driver images" if scanned == total else f"{scanned:,} of {total:,} driver images"
+        share = format_share(coverage.resident_fraction)
+        return f"not in the {share} of {images} that is in memory, nor in a tag list; it may be in the rest"
+    return "no driver image and no tag list has this tag"
+
+
+def describe_vendor(owner: Owner) -> str:
+    """Where an owner comes from, behind its name."""
+    version = owner.version
+    words = [version.company, version.product, version.file_version, _built_text(version)] if version else []
+    known = ", ".join(word for word in words if word).translate(_MARKS)
+    windows = {True: "part of Windows", False: "not part of Windows", None: "vendor not known"}[owner.part_of_windows]
+    return f"{windows} ({known})" if known else windows
+
+
+def _built_text(version: ImageVersion) -> Optional[str]:
+    return f"built {format_day(version.built_at)}" if version.built_at else None
+
+
+def describe_place(owner: Owner, item: Evidence) -> str:
+    """``pippo+0x109f``; nothing for what a tag list says."""
+    return "" if item.rva is None else f"{owner.module.rsplit('.', 1)[0]}+0x{item.rva:x}"
+
+
+def find_address(owner: Owner, item: Evidence) -> Optional[int]:
+    """Where the evidence stands in the target's memory."""
+    return None if owner.base is None or item.rva is None else owner.base + item.rva

@@ -1,0 +1,91 @@
+"""What is said of a series of states: what leaks, how fast, and until when."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from pykdext.model import Role, Trend, TrendReport, Verdict
+from pykdext.units import format_bytes, format_duration, format_moment
+
+DEADLINE_HOURS = 365 * 24
+"""A limit that is farther away is no deadline."""
+
+
+def verdict_on_series(report: TrendReport) -> str:
+    """One or two sentences: what leaks, how fast and until when, or that nothing does."""
+    if report.judged is None or report.newest is None:
+        return "There is no sample to judge."
+    first = report.trends[0] if report.trends else None
+    if first is None or first.verdict not in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES):
+        return "No tag grows beyond its noise."
+    if first.slope is None or first.slope.bytes_per_hour <= 0:
+        return "The samples are too few for a verdict, and no tag grew among them."
+    if first.verdict is Verdict.TOO_FEW_SAMPLES:
+        return f"The samples are too few for a verdict. {_growth_text(first)} among them."
+    note = f". No leak for certain: {first.note}" if first.verdict is Verdict.GROWTH else ""
+    return f"{_growth_text(first)}{_interval_text(first)}{_limit_text(first)}{note}.{_role_text(first)}"
+
+
+def _growth_text(trend: Trend) -> str:
+    assert trend.slope is not None
+    rate = trend.slope.bytes_per_hour
+    return (
+        f"Tag {trend.tag} of the {trend.pool.value} pool grows by {format_bytes(rate)} an hour, "
+        f"{format_bytes(24 * rate)} a day"
+    )
+
+
+def _interval_text(trend: Trend) -> str:
+    assert trend.slope is not None
+    p = trend.monotonic_p
+    chance = "" if p is None else ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
+    return f" (95 %: {format_bytes(trend.slope.low)} to {format_bytes(trend.slope.high)} an hour{chance})"
+
+
+def _limit_text(trend: Trend) -> str:
+    if trend.hours_to_limit is None or trend.hours_to_limit > DEADLINE_HOURS:
+        return ""
+    if trend.hours_to_limit <= 0:
+        return f"; the {trend.limit} is reached already"
+    left = format_duration(3600 * trend.hours_to_limit)
+    return f"; the {trend.limit} is {'full' if trend.limit != 'commit limit' else 'reached'} in {left}"
+
+
+def _role_text(trend: Trend) -> str:
+    if trend.role is Role.OBJECT:
+        return " Windows makes this object on behalf of somebody else, who does not let go of it."
+    if trend.group is None:
+        return ""
+    return f" It grows in lockstep with others (group {trend.group}, role: {trend.role.value})."
+
+
+def is_worth_a_row(trend: Trend) -> bool:
+    """Suspects, and what might be taken for one: sawtooth, plateau."""
+    if trend.verdict is Verdict.TOO_FEW_SAMPLES:
+        return trend.slope is not None and trend.slope.bytes_per_hour > 0
+    return trend.verdict in (Verdict.LEAK, Verdict.GROWTH, Verdict.SAWTOOTH) or bool(trend.note)
+
+
+def describe_series(report: TrendReport) -> str:
+    """How many samples, from when to when."""
+    if report.judged is None:
+        return "No samples"
+    return (
+        f"{report.samples} samples from {format_moment(report.judged.first, seconds=False, zone=False)} to "
+        f"{format_moment(report.judged.last, seconds=False)}, {format_duration(report.span_seconds)}"
+    )
+
+
+def format_deadline(trend: Trend) -> str:
+    """The time until the limit is reached."""
+    hours = trend.hours_to_limit
+    if hours is None:
+        return "-"
+    return "> 1 year" if hours > DEADLINE_HOURS else format_duration(3600 * hours)
+
+
+def describe_verdicts(trends: Sequence[Trend]) -> str:
+    """How many tags have each verdict."""
+    counts = {verdict: sum(trend.verdict is verdict for trend in trends) for verdict in Verdict}
+    parts = [f"{count} {verdict.value}" for verdict, count in counts.items() if count]
+    return f"{len(trends)} rows (tag and pool): {', '.join(parts)}" if parts else "No tag has bytes to follow"
