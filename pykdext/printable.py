@@ -8,8 +8,12 @@ from typing import AbstractSet
 LINE_END = frozenset("\n")
 
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*(?=@)")
+_TOKEN_AS_USER = re.compile(r"(?<=://)(?![a-z][a-z._-]{0,15}@)[^/\s:@*]+(?=@)")
+"""What reads like a person's name stays; capitals, digits and length make a token of it."""
+
 _SECRET_VALUE = re.compile(
-    r"([?&][^=&?\s]{0,64}(?:sig|token|secret|password|credential|key|auth|code)[^=&?\s]{0,64}=)[^&\s'\"]+",
+    r"([?&;#][^=&?;#\s]{0,64}(?:sig|token|secret|passw|passphrase|credential|key|auth|code|jwt|session)[^=&?;#\s]{0,64}="
+    r"|[?&;#](?:pass|pw|pwd|sid|sas)=)[^&;#\s'\"]+",
     re.IGNORECASE,
 )
 
@@ -48,4 +52,5 @@ def hide_secrets(text: str) -> str:
     """``text`` in which URLs have ``***`` for passwords and for what signs a link: reports are handed on."""
     if "://" not in text:
         return text
-    return _SECRET_VALUE.sub(r"\1***", _PASSWORD.sub(r"\1:***", text))
+    without_users = _TOKEN_AS_USER.sub("***", _PASSWORD.sub(r"\1:***", text))
+    return _SECRET_VALUE.sub(r"\1***", without_users)

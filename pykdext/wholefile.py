@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Iterable, Iterator
+from typing import IO, Iterable, Iterator, Tuple
 
 
 def write_whole(path: str, data: bytes) -> None:
@@ -47,9 +47,9 @@ def _write(path: str, pieces: Iterable[bytes]) -> None:
 
 
 def _replace(path: str, pieces: Iterable[bytes]) -> None:
-    partial = f"{path}.{os.getpid()}.partial"
+    file, partial = open_partial(path)
     try:
-        with open(partial, "wb") as file:
+        with file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
@@ -57,9 +57,19 @@ def _replace(path: str, pieces: Iterable[bytes]) -> None:
             os.chmod(partial, stat.S_IMODE(os.stat(path).st_mode))
         os.replace(partial, path)
     except BaseException:
-        if os.path.exists(partial):
-            os.unlink(partial)
+        os.unlink(partial)
         raise
+
+
+def open_partial(path: str) -> Tuple[IO[bytes], str]:
+    """A new file in the folder of ``path``, to be renamed to it once it is complete; the file and its path.
+
+    Nobody can know its name before, and a file or link that is there already is never opened: in a folder that many
+    may write to, no link that somebody planted leads elsewhere, and two machines never write into one file.
+    """
+    partial = os.path.join(os.path.dirname(path), f"poolleak-{os.urandom(12).hex()}.partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(partial, flags, 0o666), "wb"), partial
 
 
 def write_text(path: str, text: str) -> None:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pykdext.wholefile import write_text, write_whole
+from pykdext.wholefile import open_partial, write_text, write_whole
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs links, FIFOs and modes of POSIX")
 
@@ -54,3 +54,26 @@ def test_errors_name_what_was_asked_for(tmp_path, name):
         write_text(str(tmp_path / name), "new")
     assert caught.value.filename == str(tmp_path / name) and caught.value.strerror
     assert os.listdir(tmp_path) == ["folder"] and os.listdir(tmp_path / "folder") == []
+
+
+def test_a_planted_link_leads_nowhere(tmp_path, monkeypatch):
+    """Even one of the very name that the new file is going to have, which nobody can guess."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setattr(os, "urandom", bytes)
+    (shared / f"poolleak-{bytes(12).hex()}.partial").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_text(str(shared / "report.txt"), "new")
+    assert victim.read_text() == "mine" and not (shared / "report.txt").exists()
+
+
+def test_no_two_writers_share_a_file(tmp_path):
+    names = set()
+    for _ in range(100):
+        file, partial = open_partial(str(tmp_path / "report.txt"))
+        file.close()
+        names.add(partial)
+    assert len(names) == 100
+    assert {os.path.dirname(name) for name in names} == {str(tmp_path)}

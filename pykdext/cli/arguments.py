@@ -25,6 +25,9 @@ COMMANDS = (
     "schema",
     "setup-windbg",
 )
+MAX_SECONDS = 366 * 86400
+"""The longest time that an option takes: no system waits for more, and nobody does."""
+
 MIN_WIDTH, MAX_WIDTH = 80, 120
 
 _TABLE_FORMATS = ("text", "json", "csv")
@@ -297,6 +300,8 @@ def _duration(text: str) -> float:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a time such as 90s, 15m, 1h")
+    if seconds > MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a time of at most {MAX_SECONDS // 86400}d")
     return seconds
 
 

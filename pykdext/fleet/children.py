@@ -47,7 +47,7 @@ class Children:
             if self._stopped:
                 raise ChildrenStoppedError
             child = subprocess.Popen(
-                [sys.executable, worker.__file__],
+                [sys.executable, worker.__file__, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

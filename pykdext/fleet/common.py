@@ -4,38 +4,78 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import DefaultDict, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import DefaultDict, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from pykdext.model import CommonCause, Confidence, DumpRow, OtherVersion, PoolKind, PoolTag, Role
-from pykdext.model.fleet import DumpVerdict
+from pykdext.model import CommonCause, Confidence, DumpRow, DumpStatus, OtherVersion, PoolKind, PoolTag, Role
+from pykdext.model.fleet import DumpSuspect, DumpVerdict
 
 _NO_VERSION = ""
+_ROLES = (Role.CAUSE, Role.UNKNOWN, Role.VICTIM, Role.OBJECT)
+"""From the one that names who leaks to the one that does not."""
 
 
-class _Cause(NamedTuple):
-    """What makes two findings the same one; the driver in lower case, as Windows compares names."""
+class _Tie(NamedTuple):
+    """A tag, and the driver that is tied to it: in lower case, as Windows compares names; None: no driver is."""
 
     tag: PoolTag
     pool: PoolKind
-    role: Role
     module: Optional[str]
-    version: Optional[str]
 
 
 @dataclass
 class _Finding:
-    """One cause over all dumps."""
+    """One tie over all dumps in which the driver has the same version."""
 
     module: Optional[str]
+    roles: Set[Role] = field(default_factory=set)
     confidence: Optional[Confidence] = None
     dumps: int = 0
     bytes_by_host: Dict[str, int] = field(default_factory=dict)
 
-    def add(self, host: str, held_bytes: int, confidence: Optional[Confidence]) -> None:
+    def add(self, host: str, suspect: DumpSuspect, confidence: Optional[Confidence]) -> None:
         self.dumps += 1
-        self.bytes_by_host[host] = max(held_bytes, self.bytes_by_host.get(host, 0))
+        self.roles.add(suspect.role)
+        self.bytes_by_host[host] = max(suspect.bytes or 0, self.bytes_by_host.get(host, 0))
         if confidence and (self.confidence is None or confidence.rank < self.confidence.rank):
             self.confidence = confidence
+
+    @property
+    def role(self) -> Role:
+        """The one that leads furthest, where dumps do not agree."""
+        return min(self.roles, key=_ROLES.index)
+
+
+@dataclass
+class _Fleet:
+    """What the rows told, in the form in which it is asked for.
+
+    Attributes:
+        findings: of each tie and version of its driver.
+        leaking: the hosts on which a tag of a pool stands out, whoever owns it there.
+        hosts_by_driver: by the driver's name and version. whole: hosts with a dump that was read wholly.
+    """
+
+    findings: Dict[Tuple[_Tie, Optional[str]], _Finding] = field(default_factory=dict)
+    leaking: DefaultDict[Tuple[PoolTag, PoolKind], Set[str]] = field(default_factory=lambda: defaultdict(set))
+    hosts_by_driver: DefaultDict[str, DefaultDict[Optional[str], Set[str]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(set))
+    )
+    whole: Set[str] = field(default_factory=set)
+
+    def add(self, row: DumpRow, verdict: DumpVerdict) -> None:
+        """Take what one dump tells."""
+        versions = {driver.name.lower(): driver.version for driver in row.drivers}
+        for name, version in versions.items():
+            self.hosts_by_driver[name][version].add(row.host)
+        if row.status is DumpStatus.DONE:
+            self.whole.add(row.host)
+        for suspect in verdict.suspects:
+            self.leaking[suspect.tag, suspect.pool].add(row.host)
+            for module, confidence in _iter_likely_owners(suspect):
+                key = module.lower() if module else None
+                tie = _Tie(suspect.tag, suspect.pool, key)
+                version = versions.get(key) if key else None
+                self.findings.setdefault((tie, version), _Finding(module)).add(row.host, suspect, confidence)
 
 
 def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
@@ -43,74 +83,52 @@ def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
 
     Objects that Windows allocates for others come last: their tags name victims.
 
-    Rows without a verdict say nothing. The rows are read once, and none is kept.
+    Rows without a verdict say nothing. A host is quiet only if a dump of it was read wholly, and the tag stands out in
+    none of its dumps, whoever owns it there. The rows are read once, and none is kept.
     """
-    findings: Dict[_Cause, _Finding] = {}
-    hosts_by_driver: DefaultDict[str, DefaultDict[Optional[str], Set[str]]] = defaultdict(lambda: defaultdict(set))
+    fleet = _Fleet()
     for row in rows:
-        if row.verdict is None:
-            continue
-        versions = {driver.name.lower(): driver.version for driver in row.drivers}
-        for name, version in versions.items():
-            hosts_by_driver[name][version].add(row.host)
-        for cause, module, held_bytes, confidence in _iter_causes(row.verdict, versions):
-            findings.setdefault(cause, _Finding(module)).add(row.host, held_bytes, confidence)
-    hosts_by_cause = {cause: set(finding.bytes_by_host) for cause, finding in findings.items()}
-    found = [
-        _describe(cause, finding, hosts_by_driver.get(cause.module or "", {}), hosts_by_cause)
-        for cause, finding in findings.items()
-    ]
+        if row.verdict is not None:
+            fleet.add(row, row.verdict)
+    found = [_describe(tie, version, finding, fleet) for (tie, version), finding in fleet.findings.items()]
     return tuple(sorted(found, key=_rank))
 
 
-def _iter_causes(
-    verdict: DumpVerdict, versions: Mapping[str, Optional[str]]
-) -> Iterator[Tuple[_Cause, Optional[str], int, Optional[Confidence]]]:
-    """The suspects of a verdict, each with its likely owners, or None where it has none.
+def _iter_likely_owners(suspect: DumpSuspect) -> Sequence[Tuple[Optional[str], Optional[Confidence]]]:
+    """The likely owners of a suspect, or None where it has none.
 
     The driver that allocates an object for others is not the cause either.
     """
-    for suspect in verdict.suspects:
-        role = suspect.role
-        likely: List[Tuple[Optional[str], Optional[Confidence]]] = [
-            (owner.module, owner.confidence)
-            for owner in suspect.owners
-            if role is not Role.OBJECT and owner.confidence is not Confidence.POSSIBLE
-        ]
-        for module, confidence in likely or [(None, None)]:
-            key = module.lower() if module else None
-            version = versions.get(key) if key else None
-            yield _Cause(suspect.tag, suspect.pool, role, key, version), module, suspect.bytes or 0, confidence
+    likely = [
+        (owner.module, owner.confidence)
+        for owner in suspect.owners
+        if suspect.role is not Role.OBJECT and owner.confidence is not Confidence.POSSIBLE
+    ]
+    return likely or [(None, None)]
 
 
-def _describe(
-    cause: _Cause,
-    finding: _Finding,
-    hosts_by_version: Mapping[Optional[str], Set[str]],
-    hosts_by_cause: Mapping[_Cause, Set[str]],
-) -> CommonCause:
-    leaking = hosts_by_cause[cause]
+def _describe(tie: _Tie, version: Optional[str], finding: _Finding, fleet: _Fleet) -> CommonCause:
+    leaking = fleet.leaking[tie.tag, tie.pool]
+    by_version: Mapping[Optional[str], Set[str]] = fleet.hosts_by_driver.get(tie.module or "", {})
     others = [
-        OtherVersion(
-            version,
-            _sorted(hosts),
-            _sorted(hosts & hosts_by_cause.get(cause._replace(version=version), set())),
-        )
-        for version, hosts in hosts_by_version.items()
-        if version != cause.version
+        OtherVersion(other, _sorted(hosts & leaking | (hosts - leaking) & fleet.whole), _sorted(hosts & leaking))
+        for other, hosts in by_version.items()
+        if other != version
     ]
     return CommonCause(
-        tag=cause.tag,
-        pool=cause.pool,
-        role=cause.role,
+        tag=tie.tag,
+        pool=tie.pool,
+        role=finding.role,
         module=finding.module,
-        version=cause.version,
+        version=version,
         confidence=finding.confidence,
-        hosts=_sorted(leaking),
+        hosts=_sorted(finding.bytes_by_host),
         dumps=finding.dumps,
         bytes=sum(finding.bytes_by_host.values()),
-        quiet_hosts=_sorted(hosts_by_version.get(cause.version, set()) - leaking),
-        other_versions=tuple(sorted(others, key=lambda other: other.version or _NO_VERSION)),
+        quiet_hosts=_sorted((by_version.get(version, set()) - leaking) & fleet.whole),
+        other_versions=tuple(
+            sorted((other for other in others if other.hosts), key=lambda other: other.version or _NO_VERSION)
+        ),
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Iterator, NamedTuple, Optional, Tuple
@@ -69,6 +71,7 @@ def open_batch(
         reason = "; ".join(found.warnings) or f"no dump among {found.passed_over:,} files"
         raise PykdextError(f"{', '.join(request.paths)}: found {reason}, expected dumps")
     with ExitStack() as opened:
+        opened.enter_context(_ended_by_signal())
         path = request.store or os.path.join(opened.enter_context(_open_folder()), "batch.sqlite")
         store = opened.enter_context(open_store(path))
         if request.scheduler:
@@ -86,6 +89,23 @@ def open_batch(
                 work,
             )
         yield Batch(summarize_batch(run, found, store), store, found.dumps)
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does: children are ended, folders removed, and what was answered is kept."""
+    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _raise_end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+
+
+def _raise_end(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _open_folder() -> tempfile.TemporaryDirectory[str]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 import signal
 import sys
+import threading
 import time
 from typing import Any, Dict, List, Optional
 
@@ -22,6 +24,7 @@ from pykdext.records.snapshotfile import render_snapshot_json
 from pykdext.report.jsondoc import render_report_json
 
 _GRACE_SECONDS = 5.0
+_PARENT_SECONDS = 0.5
 
 
 def analyze_dump(task: Task) -> Answer:
@@ -58,9 +61,18 @@ def _read_drivers(kernel: Optional[Kernel]) -> List[Dict[str, Any]]:
     ]
 
 
+def _end_with_parent(parent: int) -> None:
+    """End this process as soon as the batch that started it is gone: nobody reads its answer."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(1)
+
+
 def main() -> None:
-    """Read a task, analyze, write the answer."""
+    """Read a task, analyze, write the answer. The argument is the process that waits for it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the batch, which then ends this process
+    if sys.platform != "win32":  # there the limit of time ends it
+        threading.Thread(target=_end_with_parent, args=(int(sys.argv[1]),), daemon=True).start()
     task = Task(**json.load(sys.stdin))
     faulthandler.dump_traceback_later(task.timeout_seconds + _GRACE_SECONDS, exit=True)  # the batch may be gone
     answer = analyze_dump(task)

@@ -17,7 +17,8 @@ from pykdext.report.explaintext import Explained, iter_entry_documents
 from pykdext.report.growthdoc import delta_document, trend_document
 from pykdext.report.jsondoc import evidence_document, suspect_document
 
-_FORMULA_STARTS = ("=", "+", "-", "@")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""The last four are full-width, which some spreadsheets take for the first four."""
 
 _COUNTERS = ("allocs", "frees", "outstanding", "bytes")
 _USAGE_COLUMNS = ("tag", "hex", "pool", *_COUNTERS, "clamped")

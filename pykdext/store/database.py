@@ -130,6 +130,9 @@ def _prepare(connection: sqlite3.Connection, path: str, *, create: bool) -> None
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {VERSION}")
+    elif _is_empty(connection) and _pragma(connection, "application_id") == 0:
+        hint = "the batch that was to make it was ended before; run it again"
+        raise StoreError(f"{path}: found a database without contents, expected a poolleak store. Hint: {hint}")
     if _pragma(connection, "application_id") != _APPLICATION_ID:
         raise StoreError(f"{path}: found a database of another program, expected a poolleak store")
     version = _pragma(connection, "user_version")

@@ -6,19 +6,22 @@ Source: WDK documentation, "HTTP symbol stores": a server answers for the paths 
 from __future__ import annotations
 
 import http.client
+import io
 import os
+import socket
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from typing import Iterator, List
+from typing import Any, Iterator, List, Optional, Type, TypeVar
 
 from pykdext.errors import SymbolFileError
 from pykdext.symbols.folders import store_parts
 from pykdext.symbols.identity import PdbName
 from pykdext.symbols.msf import MAX_FILE_BYTES
 from pykdext.symbols.pdbfile import load_pdb
+from pykdext.wholefile import open_partial
 
 _PIECE_BYTES = 1 << 16
 _REASON_CHARACTERS = 160
@@ -36,6 +39,8 @@ class DownloadLimits:
 
 _LIMITS = DownloadLimits()
 
+_Connection = TypeVar("_Connection", bound=http.client.HTTPConnection)
+
 
 def render_url(server: str, wanted: PdbName) -> str:
     """Where a server keeps a PDB."""
@@ -52,11 +57,12 @@ def download_pdb(server: str, wanted: PdbName, cache: str, limits: DownloadLimit
     """
     url = render_url(server, wanted)
     path = os.path.join(cache, *store_parts(cache, wanted))
-    partial = f"{path}.{os.getpid()}.partial"
+    partial = ""
     new_folders: List[str] = []
     try:
         _make_folders(os.path.dirname(path), new_folders)
-        with open(partial, "wb") as file:
+        file, partial = open_partial(path)
+        with file:
             for piece in _iter_pieces(url, limits):
                 file.write(piece)
         try:
@@ -85,7 +91,7 @@ def _make_folders(folder: str, made: List[str]) -> None:
 
 
 def _remove(partial: str, folders: List[str]) -> None:
-    if os.path.exists(partial):
+    if partial:
         os.unlink(partial)
     for folder in reversed(folders):
         try:
@@ -97,12 +103,12 @@ def _remove(partial: str, folders: List[str]) -> None:
 def _iter_pieces(url: str, limits: DownloadLimits) -> Iterator[bytes]:
     """The body of the answer; SymbolFileError if it is not one, or not whole."""
     deadline = time.monotonic() + limits.total_seconds
+    received = 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": _USER_AGENT})
-        with _opener().open(request, timeout=limits.silence_seconds) as response:
+        with _opener(limits.silence_seconds, deadline).open(request, timeout=limits.silence_seconds) as response:
             announced = response.headers.get("Content-Length", "")
             size_bytes = int(announced) if announced.isdigit() else None
-            received = 0
             if size_bytes is not None and size_bytes > limits.size_bytes:
                 raise SymbolFileError(url, f"{size_bytes} bytes", f"at most {limits.size_bytes}")
             while size_bytes is None or received < size_bytes:
@@ -114,8 +120,7 @@ def _iter_pieces(url: str, limits: DownloadLimits) -> Iterator[bytes]:
                 if received > limits.size_bytes:
                     raise SymbolFileError(url, "no end", f"at most {limits.size_bytes} bytes")
                 if time.monotonic() > deadline:
-                    found = f"{received} bytes in {limits.total_seconds:g} seconds"
-                    raise SymbolFileError(url, found, "the whole PDB in that time")
+                    raise _describe_slowness(url, received, limits)
                 yield piece
             if size_bytes is not None and received < size_bytes:
                 raise SymbolFileError(url, f"{received} bytes", f"{size_bytes} as the server announced")
@@ -123,8 +128,15 @@ def _iter_pieces(url: str, limits: DownloadLimits) -> Iterator[bytes]:
         error.close()
         raise SymbolFileError(url, f"HTTP status {error.code} ({_one_line(error.reason)})", "the PDB") from None
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
+        if time.monotonic() > deadline:
+            raise _describe_slowness(url, received, limits) from None
         reason = _one_line(getattr(error, "reason", error)) or type(error).__name__
         raise SymbolFileError(url, f"no usable answer ({reason})", "the PDB") from None
+
+
+def _describe_slowness(url: str, received: int, limits: DownloadLimits) -> SymbolFileError:
+    found = f"{received} bytes in {limits.total_seconds:g} seconds"
+    return SymbolFileError(url, found, "the whole PDB in that time")
 
 
 def _one_line(reason: object) -> str:
@@ -133,14 +145,77 @@ def _one_line(reason: object) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _opener() -> urllib.request.OpenerDirector:
+class _HurriedStream(io.RawIOBase):
+    """What a server sends, until a moment: a drop now and then, even of the status line or a header, is not enough."""
+
+    def __init__(self, connection: socket.socket, silence_seconds: float, deadline: float) -> None:
+        self._connection = connection
+        self._stream = connection.makefile("rb", buffering=0)
+        self._silence_seconds = silence_seconds
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> Optional[int]:
+        """Wait for some bytes; TimeoutError if none came, or the moment has passed."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._connection.settimeout(min(self._silence_seconds, left))
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._stream.close()
+        super().close()
+
+
+def _hurry(kind: Type[_Connection], silence_seconds: float, deadline: float) -> Type[_Connection]:
+    """A connection of this kind whose answers must have come before a moment, on ``time.monotonic``'s clock."""
+
+    class Response(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+            super().__init__(sock, *arguments, **options)
+            self.fp.close()
+            self.fp = io.BufferedReader(_HurriedStream(sock, silence_seconds, deadline))
+
+    return type(kind.__name__, (kind,), {"response_class": Response})
+
+
+class _HurriedHandler(urllib.request.HTTPHandler):
+    """HTTP, whose answers must have come before a moment."""
+
+    def __init__(self, silence_seconds: float, deadline: float) -> None:
+        super().__init__()
+        self._connection = _hurry(http.client.HTTPConnection, silence_seconds, deadline)
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        """Ask, and read the head of the answer."""
+        return self.do_open(self._connection, request)
+
+
+class _HurriedSecureHandler(urllib.request.HTTPSHandler):
+    """HTTPS, whose answers must have come before a moment."""
+
+    def __init__(self, silence_seconds: float, deadline: float) -> None:
+        super().__init__()
+        self._connection = _hurry(http.client.HTTPSConnection, silence_seconds, deadline)
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        """Ask, and read the head of the answer."""
+        return self.do_open(self._connection, request)
+
+
+def _opener(silence_seconds: float, deadline: float) -> urllib.request.OpenerDirector:
     """HTTP, HTTPS and the system's proxies alone: no server can redirect to files or to another protocol."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        _HurriedHandler(silence_seconds, deadline),
+        _HurriedSecureHandler(silence_seconds, deadline),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPRedirectHandler(),
         urllib.request.HTTPErrorProcessor(),

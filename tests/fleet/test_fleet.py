@@ -201,6 +201,47 @@ def test_a_dump_that_kills_its_process_twice_is_a_row(tmp_path):
     assert evil["error"].endswith("the process that reads it ended 2 times: SIGKILL")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there the limit of time ends them")
+def test_nobody_survives_a_batch_that_is_killed(tmp_path):
+    os.mkfifo(tmp_path / "hanging.dmp")
+    batch = start("batch", tmp_path / "hanging.dmp", "--jobs", 1, "--timeout", "1h")
+    child = wait_until(lambda: children_of(batch.pid))[0]
+    time.sleep(0.2)
+    batch.kill()
+    batch.communicate()
+    wait_until(lambda: not is_running(child))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_a_batch_that_is_asked_to_end_leaves_nothing(tmp_path, monkeypatch):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    os.mkfifo(tmp_path / "hanging.dmp")
+    forge("pipo").save(tmp_path / "good.dmp")
+    out = tmp_path / "batch.json"
+    batch = start(
+        *("batch", tmp_path / "good.dmp", tmp_path / "hanging.dmp", "--jobs", 1, "--format", "json", "-o", out),
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    wait_until(lambda: any(stored_count(path) for path in temporary.glob("*/batch.sqlite")))
+    children = wait_until(lambda: children_of(batch.pid))
+    batch.terminate()
+    _, errors = batch.communicate(timeout=60)
+    assert batch.returncode == 128 + signal.SIGTERM and "Traceback" not in errors
+    assert os.listdir(temporary) == []
+    assert not any(map(is_running, children))
+    assert [row["status"] for row in json.loads(out.read_text())["dumps"]] == ["done"]
+
+
+def is_running(pid):
+    """A process that has ended is none, even if nobody has asked how."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_an_interrupted_batch_keeps_what_is_done(fleet, by_processes, tmp_path):
     store, out = tmp_path / "weeks.sqlite", tmp_path / "batch.json"
     hanging = fleet[1][-1]
@@ -357,6 +398,7 @@ def test_a_folder_that_cannot_be_listed_is_said(tmp_path, capsys, monkeypatch):
         (["missing.dmp"], 3, "No such file"),
         (["nothing*.dmp"], 3, "no file matches"),
         (["."], 3, "no dump among 1 files"),
+        (["x.txt", "--timeout", "100000000h"], 2, "expected a time of at most 366d"),
         (["x.txt", "--host-from", "nonsense"], 2, "expected folder, name, or a pattern"),
         (["x.txt", "--scheduler", "tcp://127.0.0.1:1"], 3, "tcp://127.0.0.1:1"),
         (["x.txt", "--store", "missing/x.sqlite"], 3, "unable to open"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import lzma
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pykdext.fleet.common import find_common
 from pykdext.fleet.hosts import find_host, is_rule
@@ -162,6 +165,60 @@ def test_versions_are_told_apart():
         ("3.0", ("newer", "newer quiet"), ("newer",)),
     ]
     assert (second.version, second.hosts, second.quiet_hosts) == ("3.0", ("newer",), ("newer quiet",))
+
+
+LEAK = [(b"Pipo", 10, PIPPO)]
+NOT_OWNED = [(b"Pipo", 10, [])]
+
+
+def test_a_host_that_leaks_is_never_called_quiet():
+    """Whatever its dump lacks: the version resource, the driver's code, or what would tell its role."""
+    found = find_common(
+        [
+            row("a", LEAK),
+            row("quiet", []),
+            row("no version", LEAK, [("pippo.sys", None)]),
+            row("no owner", NOT_OWNED),
+            row("victim", LEAK, role="victim"),
+            row("both", [], [("pippo.sys", "1.0")]),
+            row("both", LEAK, [("pippo.sys", "2.0")]),
+        ]
+    )
+    leaking = {"a", "no version", "no owner", "victim", "both"}
+    assert {host for cause in found for host in cause.hosts} == leaking
+    first = found[0]
+    assert (first.version, first.role, first.hosts) == ("1.0", Role.CAUSE, ("a", "victim"))
+    for cause in found:
+        quiet = {host for other in cause.other_versions for host in other.hosts if host not in other.leaking_hosts}
+        assert not leaking & {*cause.quiet_hosts, *quiet}
+        if cause.module:
+            assert "quiet" in {*cause.quiet_hosts, *quiet}
+
+
+def test_a_dump_that_was_read_in_part_proves_no_host_quiet():
+    rows = [row("a", LEAK), row("half", [], status=DumpStatus.PARTIAL)]
+    (cause,) = find_common(rows)
+    assert cause.quiet_hosts == ()
+    (cause,) = find_common([*rows, row("half", [])])
+    assert cause.quiet_hosts == ("half",)
+
+
+@given(st.permutations(range(9)), st.data())
+def test_the_order_of_the_dumps_means_nothing(order, data):
+    suspects = st.sampled_from([[], LEAK, NOT_OWNED, [(b"Toke", 5, PIPPO)], [*LEAK, (b"Toke", 7, [])]])
+    drivers = st.sampled_from([[], [("pippo.sys", "1.0")], [("PIPPO.SYS", None)]])
+    statuses = st.sampled_from([DumpStatus.DONE, DumpStatus.PARTIAL])
+    roles = st.sampled_from(["cause", "victim", "object", "unknown"])
+    rows = [
+        row(f"h{n % 5}", data.draw(suspects), data.draw(drivers), data.draw(statuses), data.draw(roles))
+        for n in range(9)
+    ]
+    assert _without_spelling(find_common(rows)) == _without_spelling(find_common([rows[n] for n in order]))
+
+
+def _without_spelling(causes):
+    """The name of a driver as the first dump spells it may be in capitals."""
+    return [replace(cause, module=cause.module and cause.module.lower()) for cause in causes]
 
 
 def test_a_possible_owner_is_not_named():

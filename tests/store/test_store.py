@@ -295,3 +295,16 @@ def test_a_damaged_report_is_no_traceback(tmp_path, answer, report):
     connection.close()
     with open_store(path) as store, pytest.raises(StoreError, match="found damaged contents"):
         list(store.load_rows([dump_of("SRV01")]))
+
+
+def test_a_store_whose_making_was_killed_is_made_by_the_next_batch(tmp_path, answer, capsys):
+    path = tmp_path / "x.sqlite"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    assert path.stat().st_size
+    assert main(["history", "--store", str(path)]) == 3
+    assert "found a database without contents" in capsys.readouterr().err
+    with open_store(str(path)) as store:
+        store.save(dump_of("a"), "a", answer[0])
+    assert len(load_stored_states(find_stored_source(str(path)))) == 1

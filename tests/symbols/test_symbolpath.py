@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import lzma
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -481,6 +483,27 @@ def test_a_server_that_trickles_is_given_up(tmp_path, pdb, server):
     server.dawdle(pdb, pause_seconds=0.05)
     with pytest.raises(SymbolFileError, match=r"bytes in 0\.5 seconds, expected the whole PDB in that time"):
         download_pdb(server.url, WANTED, str(tmp_path / "c"), DownloadLimits(total_seconds=0.5))
+    assert not (tmp_path / "c").exists()
+
+
+@ends_soon
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"], ids=["status line", "headers"])
+def test_a_server_that_trickles_the_head_of_its_answer_is_given_up(tmp_path, sent):
+    """Each drop comes long before silence is given up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip():
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(sent)
+                while True:
+                    connection.sendall(b"x")
+                    time.sleep(0.02)
+
+        threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(SymbolFileError, match=r"0 bytes in 0\.5 seconds, expected the whole PDB in that time"):
+            download_pdb(url, WANTED, str(tmp_path / "c"), DownloadLimits(silence_seconds=30, total_seconds=0.5))
     assert not (tmp_path / "c").exists()
 
 

@@ -70,12 +70,19 @@ def _open_bitmap_dump(file: FileBytes, header: DumpHeader) -> PageBitmap:
     if fields.Signature not in (b"SDMP", b"FDMP"):
         raise _not_a_bitmap(file.path, start, data)
     bitmap_start = start + BITMAP_HEADER_BYTES
-    bitmap_end = bitmap_start + (fields.Pages + 7) // 8
-    if fields.Pages > MAX_BITMAP_PAGES or bitmap_end > file.size or fields.FirstPage > file.size:
+    bits = fields.Pages
+    room_bits = 8 * (fields.FirstPage - bitmap_start)
+    if 0 < room_bits < bits <= MAX_BITMAP_PAGES and fields.FirstPage <= file.size:
+        index = PageIndex(file.read_at(bitmap_start, room_bits // 8), room_bits)
+        if index.present == fields.TotalPresentPages:  # the bitmap is whole: only its length is told wrongly
+            note = f"the header counts {bits:,} bits of its bitmap, which ends after {room_bits:,} at the latest"
+            return PageBitmap(file, fields.FirstPage, index, fields.TotalPresentPages, bitmap_start, (note,))
+    bitmap_end = bitmap_start + (bits + 7) // 8
+    if bits > MAX_BITMAP_PAGES or bitmap_end > file.size or fields.FirstPage > file.size:
         raise DumpFormatError(
             file.path,
             start + 0x20,
-            f"a bitmap of {fields.Pages:,} bits and page data at 0x{fields.FirstPage:x}",
+            f"a bitmap of {bits:,} bits and page data at 0x{fields.FirstPage:x}",
             f"both within the file of {file.size:,} bytes",
             "the copy is cut short, or the header is damaged",
         )
@@ -86,7 +93,7 @@ def _open_bitmap_dump(file: FileBytes, header: DumpHeader) -> PageBitmap:
             f"page data at 0x{fields.FirstPage:x}",
             f"0x{bitmap_end:x} or more: behind the bitmap",
         )
-    index = PageIndex(file.read_at(bitmap_start, bitmap_end - bitmap_start), fields.Pages)
+    index = PageIndex(file.read_at(bitmap_start, bitmap_end - bitmap_start), bits)
     return PageBitmap(file, fields.FirstPage, index, fields.TotalPresentPages, bitmap_start)
 
 

@@ -185,9 +185,21 @@ class PageBitmap(PagesInFile):
     and the file would give wrong bytes: DumpFormatError by whatever counts it.
     """
 
-    def __init__(self, file: FileBytes, data_offset: int, index: PageIndex, announced: int, bitmap_offset: int) -> None:
-        """``announced``: pages that the header counts; ``bitmap_offset``: where in the file the bitmap begins."""
+    def __init__(
+        self,
+        file: FileBytes,
+        data_offset: int,
+        index: PageIndex,
+        announced: int,
+        bitmap_offset: int,
+        notes: Tuple[str, ...] = (),
+    ) -> None:
+        """``announced``: pages that the header counts; ``bitmap_offset``: where in the file the bitmap begins.
+
+        ``notes`` join the warnings.
+        """
         super().__init__(file, data_offset)
+        self._notes = notes
         self._index = index
         self._announced = announced
         self._bitmap_offset = bitmap_offset
@@ -217,9 +229,10 @@ class PageBitmap(PagesInFile):
         """What is wrong with the container."""
         marked = self._count_pages()
         if marked == self._announced:
-            return super().warnings
+            return (*super().warnings, *self._notes)
         return (
             *super().warnings,
+            *self._notes,
             f"the header counts {self._announced:,} pages, its bitmap and the file {marked:,}",
         )
 

@@ -194,6 +194,20 @@ def test_bits_behind_the_announced_ones_are_ignored(open_bytes):
 
 
 @pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("factor", [64, 1 << 20])
+def test_a_bitmap_that_is_whole_is_read_though_its_length_is_told_wrongly(open_bytes, width, factor):
+    whole = bitmap_dump(NUMBERS, 64, width=width)
+    data = bytearray(whole)
+    start = (0x1000 if width == 32 else 0x2000) + 0x30
+    data[start : start + 8] = struct.pack("<Q", 64 * factor)
+    damaged, intact = open_bytes(data), open_bytes(whole)
+    assert damaged.present_pages == intact.present_pages == len(NUMBERS)
+    for number in NUMBERS:
+        assert damaged.read_physical(number << 12, 4096) == intact.read_physical(number << 12, 4096)
+    assert f"the header counts {64 * factor:,} bits of its bitmap" in damaged.warnings[0]
+
+
+@pytest.mark.parametrize("width", [32, 64])
 @pytest.mark.parametrize(
     ("offset", "damage"),
     [

@@ -159,6 +159,14 @@ def test_nothing_secret_of_a_url_is_shown_or_stored(server, tmp_path, capsys, na
         ("https://me@nas:8080/a@b.dmp", "https://me@nas:8080/a@b.dmp"),
         ("https://h/x?X-Amz-Date=1&X-Amz-Signature=ab12&id=7", "https://h/x?X-Amz-Date=1&X-Amz-Signature=***&id=7"),
         ("C:\\dumps\\a?key=1:2@3", "C:\\dumps\\a?key=1:2@3"),
+        ("https://TOKEN@host/a.dmp", "https://***@host/a.dmp"),
+        ("https://ghp_16C7e42F292c6912E7710c838347Ae178B4a@h/a", "https://***@h/a"),
+        ("https://h/x?pass=a1&id=7", "https://h/x?pass=***&id=7"),
+        ("https://h/x?pw=a1;v=2", "https://h/x?pw=***;v=2"),
+        ("https://h/x?a=1&jwt=e30.e30.x", "https://h/x?a=1&jwt=***"),
+        ("https://h/x#access_token=abc&n=1", "https://h/x#access_token=***&n=1"),
+        ("https://h/x;token=abc;v=2/y", "https://h/x;token=***;v=2/y"),
+        ("https://h/x?sid=1&passphrase=b&PWD=c", "https://h/x?sid=***&passphrase=***&PWD=***"),
     ],
 )
 def test_passwords_and_signatures_are_hidden(text, shown):
