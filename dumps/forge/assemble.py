@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import random
-from typing import Dict, Iterable, Optional
+from dataclasses import replace
+from typing import Dict, Iterable, Optional, Tuple
 
 from dumps.forge.architectures import X64
 from dumps.forge.counters import shrink_counters, usual_counters
@@ -14,20 +15,23 @@ from dumps.forge.headers import DumpHeader
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.loader import UnloadedDriver
 from dumps.forge.machine import ForgedMachine, Truth
+from dumps.forge.memorymanager import write_memory_counters
 from dumps.forge.modules import LoadedModules, write_unloaded
 from dumps.forge.objects.damage import lose_pages
 from dumps.forge.objects.population import count_tags, plan_types
 from dumps.forge.objects.truth import ObjectTruth
 from dumps.forge.objects.writer import ObjectWriter
+from dumps.forge.pageframes import write_page_frames
 from dumps.forge.pagetables import AddressSpace
 from dumps.forge.parts import Parts
 from dumps.forge.physical import PAGE_BYTES, FrameAllocator, PhysicalMemory
 from dumps.forge.plan import HEALTHY_DRIVERS, USUAL_BLOCKS, Scenario, Wishes
 from dumps.forge.pool import PoolWriter
-from dumps.forge.pooltotals import Limits, count_totals, nonpaged_limit_bytes, paged_limit_bytes
+from dumps.forge.pooltotals import Limits, PoolTotals, count_totals, nonpaged_limit_bytes, paged_limit_bytes
 from dumps.forge.processors import write_processors
 from dumps.forge.regions import PAGED_POOL_START, plan_regions
 from dumps.forge.system import (
+    PFN_DATABASE,
     memory_runs,
     trim_pages,
     write_shared_user_data,
@@ -91,6 +95,7 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
             pool.blocks.setdefault(tag, []).extend(blocks)
     write_processors(parts, scenario.bugcheck, modules.code_addresses())
     limits = write_variables(parts, totals, encoded=wishes.encoded_kdbg)
+    memory, frames = _write_memory(parts, wishes, totals)
     write_shared_user_data(parts, _NOW, scenario.uptime_seconds)
     trim_pages(parts)
     if objects is not None:
@@ -98,6 +103,7 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
 
     found = None if objects is None else objects.truth
     truth = _tell_truth(scenario, parts, modules, unloaded, tags, pool, limits, found)
+    truth = replace(truth, memory=memory, frames=frames)
     user_frames, free_frames = write_user_pages(parts) if wishes.user_pages else (frozenset(), frozenset())
     machine = ForgedMachine(
         truth=truth,
@@ -150,6 +156,18 @@ def _tell_truth(
         limits=limits,
         objects=objects,
     )
+
+
+def _write_memory(parts: Parts, wishes: Wishes, totals: PoolTotals) -> Tuple[Dict[str, int], Dict[str, int]]:
+    """Return what the memory manager counts beside the pools, and the uses of page frames, as far as wished for."""
+    memory, frames = {}, {}
+    if wishes.memory is not None:
+        memory = write_memory_counters(parts, wishes.memory, totals.committed_pages, totals.nonpaged_pages)
+    if wishes.page_frames is not None:
+        large = parts.addresses["page:large"] = parts.regions.tables.take(1 << 21, alignment=1 << 21)
+        parts.space.map_large(large, parts.space.frames.take_large(0x200))
+        frames = write_page_frames(parts, PFN_DATABASE, wishes.page_frames)
+    return memory, frames
 
 
 def _build_header(scenario: Scenario, parts: Parts) -> DumpHeader:

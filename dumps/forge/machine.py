@@ -9,7 +9,7 @@ import os
 import random
 import zipfile
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Dict, FrozenSet, Iterator, Optional, Sequence, Tuple, Union, cast
@@ -41,7 +41,8 @@ class Truth:
     ``owners`` are the loaded modules whose code or data carries the tag, ``blocks`` the tag's blocks in use
     whose pages exist; the big-page table may know more of them. ``limits`` are (in use, limit) in bytes of the
     pools 'nonpaged' and 'paged' and of 'commit', None where this kernel keeps a number at no known place. ``objects``
-    is what lives on machines of the scenarios of objects.
+    is what lives on machines of the scenarios of objects. ``memory`` are further numbers of the memory manager,
+    ``frames`` says how many page frames have which use; both are empty unless they were wished for.
     """
 
     build: int
@@ -61,6 +62,8 @@ class Truth:
     paged_limit_bytes: int
     limits: Limits
     objects: Optional[ObjectTruth] = None
+    memory: Dict[str, int] = field(default_factory=dict)
+    frames: Dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

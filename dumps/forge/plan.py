@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple
 
+from dumps.forge.memorymanager import MemoryPlan
 from dumps.forge.objects.population import Population
+from dumps.forge.pageframes import FramePlan
 from dumps.forge.trackertables import TagTruth
 
 HEALTHY_DRIVERS: Tuple[str, ...] = ("lookas.sys", "globus.sys", "ctxreg.sys")
@@ -83,3 +85,5 @@ class Wishes:
     leaked: Optional[int] = None
     pages_lost: bool = False
     healthy_share: int = 1
+    memory: Optional[MemoryPlan] = None
+    page_frames: Optional[FramePlan] = None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple
 
 from dumps.forge.architectures import ARCHITECTURES
 from dumps.forge.assemble import assemble_machine
+from dumps.forge.kernels import BUILDS as REAL_BUILDS
 from dumps.forge.kernels import add_totals, disguise_kernel
 from dumps.forge.machine import ForgedMachine
+from dumps.forge.memorymanager import MemoryPlan, add_memory_counters
 from dumps.forge.objects import leaks
+from dumps.forge.pageframes import FramePlan, page_frame_variables
 from dumps.forge.plan import BlockPlan, Scenario, Wishes
 from dumps.forge.privatekernels import choose_kernel
 from dumps.forge.trackertables import TagTruth
@@ -158,6 +162,8 @@ def forge(
     leaked: Optional[int] = None,
     pages_lost: bool = False,
     healthy_share: int = 1,
+    memory: Optional[MemoryPlan] = None,
+    page_frames: Optional[FramePlan] = None,
 ) -> ForgedMachine:
     """Return the machine of a scenario; the same arguments make the same machine, byte for byte.
 
@@ -171,7 +177,8 @@ def forge(
     do), ``user_pages`` adds pages of processes and free ones. ``drivers`` are further driver files of this architecture
     that are loaded; they may import from nt and from every stand-in. ``leaked`` is how many objects leak in a scenario
     of objects, ``pages_lost`` leaves out of its dump what dumps lack most often, and the healthy background of it has
-    one of ``healthy_share`` objects.
+    one of ``healthy_share`` objects. ``memory`` lets kernels of x64 with public symbols also keep what the memory
+    manager counts beside the pools, ``page_frames`` writes their page frame database.
     ValueError for an unknown scenario, architecture or build, and for a wish that the kernel cannot fulfil.
     """
     if scenario not in _BY_NAME:
@@ -180,6 +187,8 @@ def forge(
         raise ValueError(f"architecture {arch!r}: the forge knows {', '.join(ARCHITECTURES)}")
     kernel = choose_kernel(build, ARCHITECTURES[arch], random.Random(f"identity {arch} {build} {seed}"))
     rows = kernel.default_rows if table_rows is None else table_rows
+    if page_frames is not None and (arch != "x64" or build not in REAL_BUILDS):
+        raise ValueError(f"build {build} on {arch}: only x64 kernels with public symbols have a page frame database")
     if rows < 513 or rows - 1 & rows - 2:
         raise ValueError(f"{rows} table rows: wanted a power of two plus one, at least 513")
     if not known_kernel:
@@ -203,5 +212,13 @@ def forge(
         leaked,
         pages_lost,
         healthy_share,
+        memory,
+        page_frames,
     )
-    return assemble_machine(_BY_NAME[scenario], add_totals(kernel) if pool_totals else kernel, wishes)
+    if pool_totals or memory is not None:
+        kernel = add_totals(kernel)
+    if memory is not None:
+        kernel = add_memory_counters(kernel)
+    if page_frames is not None:
+        kernel = replace(kernel, variables={**kernel.variables, **page_frame_variables(kernel)})
+    return assemble_machine(_BY_NAME[scenario], kernel, wishes)

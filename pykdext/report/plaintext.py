@@ -39,7 +39,7 @@ def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -
         for number, suspect in enumerate(report.suspects, 1):
             lines += ["", *_suspect_lines(number, suspect, report.image_coverage, width, links)]
     lines += ["", "Next steps"]
-    lines += _step_lines(report.next_steps, width, links)
+    lines += step_lines(report.next_steps, width, links)
     lines += ["", *wrap(f"Coverage: {describe_coverage(report.snapshot.coverage, report.image_coverage)}", width)]
     lines += warning_lines(report.warnings, width)
     return render_lines(lines, markup, width)
@@ -108,7 +108,8 @@ def _suspect_lines(
     yield from _note_lines(suspect.owner_notes, width)
 
 
-def _step_lines(steps: Sequence[NextStep], width: int, links: Links) -> Iterator[Line]:
+def step_lines(steps: Sequence[NextStep], width: int, links: Links) -> Iterator[Line]:
+    """What to do next: commands, linked where the markup has links, and what they are for."""
     commands = [step.command for step in steps if step.command]
     column = max((len(command) for command in commands if len(command) <= COMMAND_COLUMNS), default=0) + 4
     for step in steps:

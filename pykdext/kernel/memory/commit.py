@@ -1,0 +1,149 @@
+"""The commit sheet: the lines of WinDbg's ``!vm``, read by the names of the memory manager's members.
+
+Up to Windows 8.1 each number is a global variable of nt, since Windows 10 a member of MiState or MiSystemPartition
+(public symbols of 213 x64 kernels, JPCERTCC/Windows-Symbol-Tables). On a real Windows 10 the lines add up to the
+committed pages exactly; what no public counter tells (kernel stacks, session space) stays unexplained here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Optional, Tuple
+
+from pykdext.errors import MemoryReadError
+from pykdext.kernel.kernel import Kernel
+from pykdext.model import CommitLine, CommitPart, CommitSheet, MemoryFailure
+from pykdext.model.layouts import FieldLayout
+from pykdext.targets.protocol import PAGE_BYTES
+
+LARGEST_COUNT_PAGES = 1 << 40
+"""More pages than any Windows can address: a larger number was not read from the right place."""
+
+_STATE, _PARTITION = ("MiState", "_MI_SYSTEM_INFORMATION"), ("MiSystemPartition", "_MI_PARTITION")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a number stands: the global variable of old kernels, and the member of MiState or MiSystemPartition.
+
+    ``width`` is in bytes, of the global variable; None: that of a pointer.
+    """
+
+    variable: Optional[str] = None
+    state: Optional[str] = None
+    partition: Optional[str] = None
+    width: Optional[int] = None
+
+
+_LINES: Tuple[Tuple[str, CommitPart, _Place], ...] = (
+    ("NonPagedPool Commit", CommitPart.POOL, _Place("MmAllocatedNonPagedPool", "Vs.NonPagedPoolCommit")),
+    ("PagedPool Commit", CommitPart.POOL, _Place("MmPagedPoolCommit", "Vs.PagedPoolInfo.AllocatedPagedPool")),
+    ("Special Pool", CommitPart.POOL, _Place("MmSpecialPagesInUse", "Vs.SpecialPagesInUse")),
+    ("Pages For MDLs", CommitPart.DRIVERS, _Place("MmMdlPagesAllocated", "Vs.MdlPagesAllocated")),
+    ("ContigMem Pages", CommitPart.DRIVERS, _Place(state="Vs.ContiguousPagesAllocated")),
+    ("Pages For AWE", CommitPart.DRIVERS, _Place("MmVadPhysicalPages", partition="Vp.VadPhysicalPages")),
+    ("Driver Commit", CommitPart.SYSTEM, _Place("MmDriverCommit", "Vs.DriverCommit", width=4)),
+    ("Boot Commit", CommitPart.SYSTEM, _Place(state="Vs.BootCommit")),
+    ("PFN Array Commit", CommitPart.SYSTEM, _Place(state="Vs.PfnDatabaseCommit")),
+    ("SmallNonPagedPtesCommit", CommitPart.SYSTEM, _Place(state="Vs.SmallNonPagedPtesCommit")),
+    ("SlabAllocatorPages", CommitPart.SYSTEM, _Place(partition="Vp.SlabAllocatorPages")),
+    ("System PageTables", CommitPart.SYSTEM, _Place(state="Vs.SystemPageTableCommit")),
+    ("VAD/PageTable Bitmaps", CommitPart.SYSTEM, _Place(partition="Vp.PageTableBitmapPages")),
+    ("Pagefile Hash Pages", CommitPart.SYSTEM, _Place(state="Vs.PagefileHashPages")),
+    ("ProcessLockedFilePages", CommitPart.PROCESSES, _Place(partition="Vp.ProcessLockedFilePages")),
+    ("Process Commit", CommitPart.PROCESSES, _Place("MmProcessCommit", "Vs.ProcessCommit")),
+    ("Shared Commit", CommitPart.SHARED, _Place("MmSharedCommit", "Vs.SharedCommit", "Vp.SharedCommit")),
+)
+"""WinDbg's words, what the line counts, and where. All of them count pages."""
+
+_TOTALS: Dict[str, _Place] = {
+    "committed_bytes": _Place("MmTotalCommittedPages", partition="Vp.TotalCommittedPages"),
+    "limit_bytes": _Place("MmTotalCommitLimit", partition="Vp.TotalCommitLimit"),
+    "peak_bytes": _Place("MmPeakCommitment", partition="Commit.PeakCommitment"),
+    "physical_bytes": _Place("MmNumberOfPhysicalPages", partition="Vp.NumberOfPhysicalPages"),
+    "available_bytes": _Place("MmAvailablePages", partition="Vp.AvailablePages"),
+    "resident_available_bytes": _Place("MmResidentAvailablePages", partition="Vp.ResidentAvailablePages"),
+    "system_pte_bytes": _Place(state="Vs.SystemPteInfo.TotalSystemPtes"),
+    "system_pte_free_bytes": _Place(state="Vs.SystemPteInfo.TotalFreeSystemPtes"),
+}
+
+_FAILURES: Tuple[Tuple[str, _Place], ...] = (
+    ("pool allocations", _Place("ExPoolFailures", width=4)),
+    ("system PTE allocations", _Place(state="Vs.SystemPteInfo.PteFailures")),
+    ("kernel stack growths", _Place(state="SystemPtes.StackGrowthFailures")),
+)
+
+_OLD_SYSTEM_PTES = ("MiSystemPteInfo", "_MI_SYSTEM_PTE_TYPE")
+
+
+class _Counters:
+    """The memory manager's numbers of one kernel, by their places."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        places = [place for _, _, place in _LINES] + list(_TOTALS.values()) + [place for _, place in _FAILURES]
+        self._state = self._locate(_STATE, [place.state for place in places])
+        self._partition = self._locate(_PARTITION, [place.partition for place in places])
+        old = [f"{path.rpartition('.')[2]}" for place in places if (path := place.state) and "SystemPteInfo" in path]
+        self._system_ptes = self._locate(_OLD_SYSTEM_PTES, list(old))
+
+    def read(self, place: _Place) -> Optional[int]:
+        """The number, None where this kernel has none, where it is, or that cannot be read or believed."""
+        for found in self._iter_places(place):
+            try:
+                value = int.from_bytes(self._kernel.target.read_virtual(*found), "little")
+            except MemoryReadError:
+                continue
+            return value if value < LARGEST_COUNT_PAGES else None
+        return None
+
+    def _iter_places(self, place: _Place) -> Iterator[Tuple[int, int]]:
+        pointer = self._kernel.target.pointer_size
+        for members, path in (
+            (self._state, place.state),
+            (self._partition, place.partition),
+            (self._system_ptes, (place.state or "").rpartition(".")[2]),
+        ):
+            if path and path in members:
+                address, field = members[path]
+                yield address, field.size or pointer
+        located = self._kernel.find_symbol(place.variable) if place.variable else None
+        if located is not None:
+            yield located.address, place.width or pointer
+
+    def _locate(self, where: Tuple[str, str], paths: List[Optional[str]]) -> Dict[str, Tuple[int, FieldLayout]]:
+        """Address and field of the members that this kernel has."""
+        variable, type_name = where
+        located = self._kernel.find_symbol(variable)
+        wanted = [path for path in dict.fromkeys(paths) if path]
+        layout = self._kernel.struct(type_name, *wanted) if located is not None and wanted else None
+        if located is None or layout is None:
+            return {}
+        return {
+            path: (located.address + field.offset, field) for path, field in layout.fields.items() if field is not None
+        }
+
+
+def read_commit_sheet(kernel: Kernel) -> Optional[CommitSheet]:
+    """The commit sheet as far as this kernel tells; None where it tells neither a line nor a total."""
+    counters = _Counters(kernel)
+    totals = {name: _as_bytes(counters.read(place)) for name, place in _TOTALS.items()}
+    committed = totals["committed_bytes"]
+    lines: List[CommitLine] = []
+    doubtful: List[str] = []
+    for name, part, place in _LINES:
+        held = _as_bytes(counters.read(place))
+        if held is None:
+            continue
+        if committed is not None and held > committed:
+            doubtful.append(name)
+        else:
+            lines.append(CommitLine(name, part, held))
+    failures = [MemoryFailure(name, count) for name, place in _FAILURES if (count := counters.read(place)) is not None]
+    if not lines and not any(totals.values()):
+        return None
+    return CommitSheet(tuple(lines), failures=tuple(failures), doubtful=tuple(doubtful), **totals)
+
+
+def _as_bytes(pages: Optional[int]) -> Optional[int]:
+    return None if pages is None else pages * PAGE_BYTES

@@ -1,0 +1,192 @@
+"""Where a machine's memory is: the memory manager's own counts, and its page frames by use. Sizes are in bytes."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+from pykdext.model.pool import PoolSnapshot
+from pykdext.model.report import NextStep
+
+
+class CommitPart(enum.Enum):
+    """What a line of the commit sheet counts."""
+
+    POOL = "pool"
+    """Counted by tags, too."""
+    DRIVERS = "drivers"
+    """Pages that drivers took from the memory manager, past the pools: no tag counts them."""
+    SYSTEM = "system"
+    """What Windows itself needs: page tables, the page frame database, images."""
+    SHARED = "shared"
+    """Memory that processes share by sections."""
+    PROCESSES = "processes"
+    """What processes were charged for themselves."""
+
+
+@dataclass(frozen=True)
+class CommitLine:
+    """A line of WinDbg's ``!vm``: its words there, and the committed bytes that it counts."""
+
+    name: str
+    part: CommitPart
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MemoryFailure:
+    """Requests that the memory manager refused since boot: of what, and how many."""
+
+    name: str
+    count: int
+
+
+@dataclass(frozen=True)
+class CommitSheet:
+    """Committed memory line by line, as far as this kernel tells.
+
+    Attributes:
+        committed_bytes, limit_bytes, peak_bytes: of the whole system.
+        physical_bytes, available_bytes, resident_available_bytes: of physical memory; the last one is what may still be
+            made nonpaged.
+        system_pte_bytes, system_pte_free_bytes: address space for mappings, in all and free.
+        doubtful: lines whose number is larger than what is committed in all; they are not among ``lines``.
+    """
+
+    lines: Tuple[CommitLine, ...]
+    committed_bytes: Optional[int] = None
+    limit_bytes: Optional[int] = None
+    peak_bytes: Optional[int] = None
+    physical_bytes: Optional[int] = None
+    available_bytes: Optional[int] = None
+    resident_available_bytes: Optional[int] = None
+    system_pte_bytes: Optional[int] = None
+    system_pte_free_bytes: Optional[int] = None
+    failures: Tuple[MemoryFailure, ...] = ()
+    doubtful: Tuple[str, ...] = ()
+
+    @property
+    def unexplained_bytes(self) -> Optional[int]:
+        """What is committed and in no line; negative where the lines were read while they changed."""
+        if self.committed_bytes is None:
+            return None
+        return self.committed_bytes - sum(line.bytes for line in self.lines)
+
+    def part_bytes(self, part: CommitPart) -> int:
+        """What the lines of one part add up to."""
+        return sum(line.bytes for line in self.lines if line.part is part)
+
+
+class FrameUse(enum.Enum):
+    """What a page frame is used for."""
+
+    ZEROED = "zeroed"
+    FREE = "free"
+    STANDBY = "standby"
+    MODIFIED = "modified"
+    BAD = "bad"
+    PRIVATE = "process private"
+    SHAREABLE = "shareable"
+    PAGE_TABLES = "page tables"
+    LARGE_PAGES = "large pages"
+    NONPAGED_POOL = "nonpaged pool"
+    PAGED_POOL = "paged pool"
+    FILE_CACHE = "file cache"
+    SYSTEM_PTES = "system PTEs"
+    KERNEL_STACKS = "kernel stacks"
+    DRIVER_IMAGES = "driver images"
+    HYPERSPACE = "hyperspace"
+    SESSION = "session"
+    PAGE_FRAMES = "page frame database"
+    NO_PTE = "no PTE"
+    """No page table entry of the system maps it: locked by a driver, pages of an MDL, AWE."""
+    OTHER = "other system space"
+
+    @property
+    def is_available(self) -> bool:
+        """Whether the frame can be given to whoever asks next."""
+        return self in (FrameUse.ZEROED, FrameUse.FREE, FrameUse.STANDBY)
+
+    @property
+    def is_untagged(self) -> bool:
+        """Whether the kernel or a driver holds it, but no tag counts it."""
+        return self in (FrameUse.SYSTEM_PTES, FrameUse.NO_PTE, FrameUse.PAGE_TABLES, FrameUse.KERNEL_STACKS)
+
+
+@dataclass(frozen=True)
+class UseCount:
+    """Frames of one use. ``error_frames``: half the width of the 95 % interval if they were sampled; else 0."""
+
+    use: FrameUse
+    frames: int
+    error_frames: int = 0
+
+
+@dataclass(frozen=True)
+class PageFrames:
+    """Physical memory by use.
+
+    Attributes:
+        uses: the largest first.
+        expected: frames of the machine's memory. read: frames whose records were read.
+        is_sampled: only ``read`` of the records were looked at; ``uses`` are estimates for all.
+        has_regions: the parts of system space are known; else everything in it is OTHER unless the pools' own ranges
+            tell.
+        frame_bytes: the size of a page.
+    """
+
+    uses: Tuple[UseCount, ...]
+    expected: int
+    read: int
+    is_sampled: bool
+    has_regions: bool
+    frame_bytes: int = 0x1000
+
+    def bytes_of(self, use: FrameUse) -> int:
+        """What frames of ``use`` hold; 0 where none was seen."""
+        return sum(count.frames for count in self.uses if count.use is use) * self.frame_bytes
+
+
+class UntaggedKind(enum.Enum):
+    """A kind of memory that the kernel or a driver holds and no pool tag counts."""
+
+    SYSTEM_PTES = "system PTE mappings"
+    LOCKED = "pages without a PTE (locked by drivers, MDLs, AWE)"
+    MDL = "pages that drivers allocated for MDLs"
+    CONTIGUOUS = "contiguous memory of drivers"
+    AWE = "AWE and physical pages of processes"
+    PAGE_TABLES = "page tables"
+    KERNEL_STACKS = "kernel stacks"
+    HYPERSPACE = "hyperspace and working set lists"
+
+
+@dataclass(frozen=True)
+class UntaggedMemory:
+    """What one kind of untagged memory holds, and by whose count. ``is_estimate``: from a sample, or a part."""
+
+    kind: UntaggedKind
+    bytes: int
+    source: str
+    is_estimate: bool
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Where the memory of a machine is. What could not be read is None, with the reason in ``warnings``.
+
+    Attributes:
+        snapshot: the machine, and its tag tables. untagged: what no tag counts, the largest first.
+        dominant: that of it which fills the machine, None where nothing does.
+        balloons: drivers of hypervisors that are loaded and take memory away by design.
+    """
+
+    snapshot: PoolSnapshot
+    verdict: str
+    sheet: Optional[CommitSheet]
+    frames: Optional[PageFrames]
+    untagged: Tuple[UntaggedMemory, ...]
+    dominant: Optional[UntaggedMemory]
+    balloons: Tuple[str, ...]
+    next_steps: Tuple[NextStep, ...]
+    warnings: Tuple[str, ...]

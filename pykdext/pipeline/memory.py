@@ -1,0 +1,115 @@
+"""Where the memory of a machine is: the question behind ``poolleak memory`` and the memory part of every verdict."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from pykdext.growth.untagged import find_dominant, rank_untagged
+from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.memory.commit import read_commit_sheet
+from pykdext.kernel.memory.frames import read_page_frames
+from pykdext.model import (
+    CommitSheet,
+    MemoryReport,
+    NextStep,
+    PageFrames,
+    PoolKind,
+    PoolSnapshot,
+    UntaggedKind,
+    UntaggedMemory,
+)
+from pykdext.pipeline.sources import Source
+from pykdext.report.sentences.memory import verdict_on_memory
+from pykdext.work import UNWATCHED, Work
+
+_BALLOON_DRIVERS = ("vmmemctl.sys", "balloon.sys", "dmvsc.sys", "xenballoon.sys", "prl_memdev.sys")
+"""Drivers that take memory from a virtual machine at its host's wish: VMware, virtio, Hyper-V, Xen, Parallels."""
+
+_STEPS: Dict[UntaggedKind, Tuple[NextStep, ...]] = {
+    UntaggedKind.SYSTEM_PTES: (
+        NextStep("!sysptes 1", "who maps how much; names drivers where TrackPtes was on at boot"),
+        NextStep(
+            'reg add "HKLM\\SYSTEM\\CurrentControlSet\\Control\\Session Manager\\Memory Management" /v TrackPtes '
+            "/t REG_DWORD /d 1",
+            "on the machine, then restart: the next dump names the driver (!sysptes 4)",
+        ),
+    ),
+    UntaggedKind.LOCKED: (NextStep("!verifier 1", "PagesForMdlBytes and locked pages by driver, if verifier was on"),),
+    UntaggedKind.MDL: (
+        NextStep("!verifier 1", "PagesForMdlBytes by driver, if verifier was on"),
+        NextStep(None, "is a balloon driver of the hypervisor, or a driver with large buffers, on this machine?"),
+    ),
+    UntaggedKind.PAGE_TABLES: (NextStep("!process 0 0", "exited processes that are kept: each keeps its page tables"),),
+    UntaggedKind.HYPERSPACE: (NextStep("!process 0 0", "exited processes that are kept keep these pages, too"),),
+    UntaggedKind.KERNEL_STACKS: (NextStep("!stacks 2", "what the threads wait for, and whose they are"),),
+}
+
+
+def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> MemoryReport:
+    """Where the memory of a machine is; of a source without a kernel what its own totals tell.
+
+    ``sampled``: the page frames are estimated from a part of them, in less than a second.
+    """
+    snapshot, kernel = source.snapshot, source.kernel
+    sheet = read_commit_sheet(kernel) if kernel else None
+    frames = read_page_frames(kernel, work, sampled=sampled) if kernel else None
+    untagged = rank_untagged(sheet, frames)
+    physical = _physical_bytes(snapshot, sheet, frames)
+    dominant = find_dominant(untagged, physical, _pool_bytes(snapshot))
+    balloons = _find_balloons(kernel)
+    return MemoryReport(
+        snapshot=snapshot,
+        verdict=verdict_on_memory(snapshot, sheet, frames, untagged, dominant, balloons),
+        sheet=sheet,
+        frames=frames,
+        untagged=untagged,
+        dominant=dominant,
+        balloons=balloons,
+        next_steps=_STEPS.get(dominant.kind, ()) if dominant else (),
+        warnings=(*snapshot.warnings, *_iter_warnings(kernel, sheet, frames)),
+    )
+
+
+def _pool_bytes(snapshot: PoolSnapshot) -> Optional[int]:
+    known = [held for pool in PoolKind if (held := snapshot.pool_bytes(pool)) is not None]
+    return sum(known) if known else None
+
+
+def _physical_bytes(
+    snapshot: PoolSnapshot, sheet: Optional[CommitSheet], frames: Optional[PageFrames]
+) -> Optional[int]:
+    if sheet is not None and sheet.physical_bytes:
+        return sheet.physical_bytes
+    if snapshot.memory.physical_bytes:
+        return snapshot.memory.physical_bytes
+    return frames.expected * frames.frame_bytes if frames else None
+
+
+def _find_balloons(kernel: Optional[Kernel]) -> Tuple[str, ...]:
+    loaded = kernel.target.modules() if kernel else ()
+    return tuple(module.name for module in loaded if not module.unloaded and module.name.lower() in _BALLOON_DRIVERS)
+
+
+def _iter_warnings(
+    kernel: Optional[Kernel], sheet: Optional[CommitSheet], frames: Optional[PageFrames]
+) -> Sequence[str]:
+    if kernel is None:
+        return ("the source has no memory to look into: only its own totals are known",)
+    found: List[str] = []
+    if sheet is None:
+        found.append("the memory manager's counters of this kernel are not known: no commit sheet")
+    elif sheet.doubtful:
+        found.append(f"{', '.join(sheet.doubtful)}: larger than all that is committed, left out")
+    if frames is None:
+        found.append("the page frame database of this kernel is not known or not in the dump: no pages by use")
+    elif not frames.is_sampled and frames.read < frames.expected:
+        found.append(f"{frames.read:,} of {frames.expected:,} page frames read: the others' records are not there")
+    if frames is not None and not frames.has_regions:
+        found.append("this kernel does not tell the regions of system space: some uses are counted as others")
+    return found
+
+
+def untagged_of(kernel: Kernel, snapshot: PoolSnapshot, work: Work) -> Optional[UntaggedMemory]:
+    """What weighs more than the pools, by the commit sheet and a sample of the page frames; None where nothing does."""
+    sheet, frames = read_commit_sheet(kernel), read_page_frames(kernel, work, sampled=True)
+    return find_dominant(rank_untagged(sheet, frames), _physical_bytes(snapshot, sheet, frames), _pool_bytes(snapshot))

@@ -1,0 +1,90 @@
+"""Where the memory is, as text."""
+
+from __future__ import annotations
+
+from typing import List
+
+from pykdext.model import CommitSheet, MemoryReport, PageFrames, PoolKind
+from pykdext.report.layout import format_table, warning_lines, wrap
+from pykdext.report.links import Links
+from pykdext.report.markup import PLAIN, Line, Markup, emphasize, render_lines
+from pykdext.report.plaintext import step_lines
+from pykdext.report.sentences.states import subject_lines
+from pykdext.units import format_bytes, format_count, format_share
+
+_BAR_COLUMNS = 20
+
+
+def render_memory_text(report: MemoryReport, width: int, markup: Markup = PLAIN) -> str:
+    """The verdict, pages by use, the commit sheet, and what to do next."""
+    lines: List[Line] = [*subject_lines(report.snapshot), "", *emphasize(wrap(report.verdict, width)), ""]
+    if report.frames is not None:
+        lines += [*_frame_table(report.frames, width), ""]
+    if report.sheet is not None:
+        lines += [*_commit_table(report.sheet, width), ""]
+    lines += _pool_lines(report, width)
+    if report.next_steps:
+        lines += ["", "Next steps", *step_lines(report.next_steps, width, Links(report.snapshot.source))]
+    lines += warning_lines(report.warnings, width)
+    return render_lines(lines, markup, width)
+
+
+def _frame_table(frames: PageFrames, width: int) -> List[str]:
+    total = frames.expected or 1
+    rows = []
+    for count in frames.uses:
+        share = count.frames / total
+        error = f"+-{format_bytes(count.error_frames * frames.frame_bytes)}" if count.error_frames else ""
+        bar = "#" * round(_BAR_COLUMNS * min(1.0, share))
+        held = format_bytes(count.frames * frames.frame_bytes)
+        rows.append((count.use.value, format_count(count.frames), held, error, format_share(share), bar))
+    known = f"estimated from {frames.read:,} of {frames.expected:,}" if frames.is_sampled else f"{frames.read:,} frames"
+    headers = ("Pages by use", "Frames", "Bytes", "95 %" if frames.is_sampled else "", "Share", "")
+    return [
+        *format_table(headers, rows, ("left", "right", "right", "right", "right", "left"), width),
+        f"{format_bytes(frames.expected * frames.frame_bytes)} of physical memory, {known}",
+    ]
+
+
+def _commit_table(sheet: CommitSheet, width: int) -> List[str]:
+    committed = sheet.committed_bytes
+    rows = [
+        (
+            line.name,
+            format_bytes(line.bytes),
+            format_share(line.bytes / committed) if committed else "-",
+            line.part.value,
+        )
+        for line in sorted(sheet.lines, key=lambda line: -line.bytes)
+        if line.bytes
+    ]
+    unexplained = sheet.unexplained_bytes
+    if unexplained is not None and committed:
+        share = format_share(max(0, unexplained) / committed)
+        rows.append(("in no counter", format_bytes(unexplained), share, "processes, stacks, session"))
+    lines = format_table(("Committed", "Bytes", "Share", "Of"), rows, ("left", "right", "right", "left"), width)
+    words = [
+        f"committed {format_bytes(committed)}",
+        f"limit {format_bytes(sheet.limit_bytes)}",
+        f"peak {format_bytes(sheet.peak_bytes)}",
+        f"available {format_bytes(sheet.available_bytes)}",
+        f"may still be nonpaged {format_bytes(sheet.resident_available_bytes)}",
+    ]
+    lines += wrap("; ".join(words), width)
+    refused = [f"{failure.count:,} {failure.name}" for failure in sheet.failures if failure.count]
+    lines += wrap(f"Refused since boot: {', '.join(refused)}", width) if refused else []
+    return lines
+
+
+def _pool_lines(report: MemoryReport, width: int) -> List[str]:
+    """The pools' own counters against the sum of their tags."""
+    lines = []
+    for pool in PoolKind:
+        counted, tags = report.snapshot.memory.used_bytes(pool), report.snapshot.total_bytes(pool)
+        if counted is None or tags is None:
+            continue
+        text = f"{pool.value.capitalize()} pool: {format_bytes(counted)} in use, {format_bytes(tags)} in tags"
+        if counted > tags:
+            text += f"; {format_bytes(counted - tags)} are headers, free blocks, special pool or untagged"
+        lines += wrap(f"{text}.", width)
+    return lines
