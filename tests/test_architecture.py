@@ -21,7 +21,7 @@ ALLOWED = {
     "model": GROUND,
     "targets": GROUND | {"images.headers", "model"},
     "symbols": GROUND | {"model"},
-    "images": GROUND | {"model", "symbols", "targets.filebytes", "targets.protocol"},
+    "images": GROUND | {"model", "symbols", "targets.filebytes", "targets.parts", "targets.protocol"},
     "kernel": GROUND | {"images", "model", "symbols", "targets.protocol"},
     "records": GROUND | {"model"},
     "growth": GROUND | {"model"},

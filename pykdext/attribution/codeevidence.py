@@ -14,7 +14,7 @@ from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.calls.sweep import AllocatorCallers
 from pykdext.attribution.flow.values import ImageRead
 from pykdext.attribution.knowntags import load_knowntags
-from pykdext.attribution.owners import ModuleFacts, canonical_name
+from pykdext.attribution.owners import ModuleFacts
 from pykdext.attribution.places.index import ImageIndex, ModuleIndex, TagPlaces, describe_place
 from pykdext.attribution.places.search import Place
 from pykdext.attribution.places.tagencodings import Position
@@ -22,6 +22,7 @@ from pykdext.attribution.registrations import describe_registration
 from pykdext.images.image import Image
 from pykdext.images.imports import read_imports
 from pykdext.model import Confidence, Evidence, PoolTag
+from pykdext.model.names import canonical_name
 
 LONGEST_INSTRUCTION_BYTES = 15
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Dict, Iterable, List, Mapping, Optional, Protocol, Tuple
 
 from pykdext.model import Evidence, ImageVersion, Module, Owner, PoolTag
-
-KERNEL_NAMES = frozenset({"nt", "ntoskrnl.exe", "ntkrnlmp.exe", "ntkrnlpa.exe", "ntkrpamp.exe"})
+from pykdext.model.names import canonical_name
 
 
 class Attributor(Protocol):
@@ -56,12 +55,6 @@ class ModuleFacts:
         if version is not None and version.company:
             return "microsoft" in version.company.lower()
         return True if canonical_name(name) in self._windows_modules else None
-
-
-def canonical_name(name: str) -> str:
-    """A module's name for comparison: lower case, and ``nt`` for the kernel under any of its names."""
-    lower = name.lower()
-    return "nt" if lower in KERNEL_NAMES else lower
 
 
 def weigh_evidence(evidence: Iterable[Evidence], facts: ModuleFacts) -> Tuple[Owner, ...]:

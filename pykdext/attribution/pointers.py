@@ -14,7 +14,6 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from pykdext.attribution.owners import canonical_name
 from pykdext.errors import MemoryReadError
 from pykdext.images.image import Image
 from pykdext.model import (
@@ -27,6 +26,7 @@ from pykdext.model import (
     PointedPlace,
     PoolTag,
 )
+from pykdext.model.names import canonical_name
 from pykdext.targets.protocol import Target
 
 MAX_BLOCKS = 256
@@ -136,7 +136,7 @@ def _overlap(module: Module, other: Module) -> bool:
 def _iter_pointers(target: Target, blocks: Sequence[Allocation]) -> Iterator[Set[int]]:
     """What in each sampled block may be an address of the kernel's; headers of small blocks are left out."""
     width = target.pointer_size
-    code, upper_half = ("I", 0x80000000) if width == 4 else ("Q", 0xFFFF800000000000)
+    code, upper_half = "I" if width == 4 else "Q", target.machine.kernel_start
     sampled = 0
     for block in _spread(blocks, MAX_BLOCKS_TRIED):
         if sampled == MAX_BLOCKS:

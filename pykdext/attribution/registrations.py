@@ -11,7 +11,7 @@ import struct
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from pykdext.images.image import Image
-from pykdext.model import Confidence, Evidence, Machine, PoolTag
+from pykdext.model import Confidence, Evidence, PoolTag
 
 MAX_CONTEXTS = 64
 """Entries of a context registration; there are seven types of contexts, each may have a few sizes."""
@@ -197,4 +197,4 @@ def _is_code(image: Image, address: int) -> bool:
 
 def _is_kernel_address(image: Image, address: int) -> bool:
     """In the upper half of the address space; with /3GB on x86 in its upper quarter, which is less."""
-    return address >= (0x80000000 if image.machine is Machine.X86 else 0xFFFF800000000000)
+    return address >= image.machine.kernel_start

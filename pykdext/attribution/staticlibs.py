@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Iterable, Iterator, Optional, Sequence
 
-from pykdext.attribution.owners import canonical_name
 from pykdext.model import Confidence, Evidence, Owner, PoolTag, TagDescription
+from pykdext.model.names import canonical_name
 from pykdext.units import name_some
 
 LIBRARY_SUFFIX = ".lib"

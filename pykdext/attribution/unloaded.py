@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Iterator, Sequence
 
-from pykdext.attribution.owners import canonical_name
 from pykdext.model import Confidence, Evidence, Module, PoolTag, TagDescription
+from pykdext.model.names import canonical_name
 
 
 def find_unloaded_owners(

@@ -6,13 +6,13 @@ LLVM's documentation of PDB files gives.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Iterator, NamedTuple, Optional
 
 from construct import Bytes, Int32ul, Padding, Struct
 
 from pykdext.images.headers import ReadRange
+from pykdext.symbols.identity import PdbName
 
 MAX_DEBUG_ENTRIES = 32
 MAX_PDB_PATH_BYTES = 1024
@@ -27,24 +27,10 @@ _FIRST_LINK = datetime(1995, 1, 1, tzinfo=timezone.utc)
 _CLOCK_ERROR = timedelta(days=1)
 
 
-@dataclass(frozen=True)
-class PdbIdentity:
-    """What a symbol server files an image's PDB under: file name, GUID as 32 upper-case hex digits, age."""
-
-    name: str
-    guid: str
-    age: int
-
-    @property
-    def key(self) -> str:
-        """The folder on a symbol server: GUID and age without separator."""
-        return f"{self.guid}{self.age:X}"
-
-
 class DebugDirectory(NamedTuple):
     """``is_reproducible``: the linker put a hash where the time stamp belongs (``/Brepro``)."""
 
-    pdb: Optional[PdbIdentity] = None
+    pdb: Optional[PdbName] = None
     is_reproducible: bool = False
 
 
@@ -72,7 +58,7 @@ def _iter_entries(read: ReadRange, rva: int, size: int) -> Iterator[Any]:
             yield _DEBUG_ENTRY.parse(raw)
 
 
-def _read_rsds(read: ReadRange, entry: Any) -> Optional[PdbIdentity]:
+def _read_rsds(read: ReadRange, entry: Any) -> Optional[PdbName]:
     if entry.size <= _RSDS.sizeof():
         return None
     raw = read(entry.rva, min(entry.size, MAX_PDB_PATH_BYTES))
@@ -81,4 +67,4 @@ def _read_rsds(read: ReadRange, entry: Any) -> Optional[PdbIdentity]:
     record = _RSDS.parse(raw)
     path = raw[_RSDS.sizeof() :].split(b"\0")[0].decode("utf-8", "replace")
     groups = (record.guid[3::-1], record.guid[5:3:-1], record.guid[7:5:-1], record.guid[8:])
-    return PdbIdentity(path.replace("/", "\\").rpartition("\\")[2], b"".join(groups).hex().upper(), record.age)
+    return PdbName(path.replace("/", "\\").rpartition("\\")[2], b"".join(groups).hex().upper(), record.age)

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-from pykdext.images.debugdirectory import DebugDirectory, PdbIdentity, link_time, read_debug_directory
+from pykdext.images.debugdirectory import DebugDirectory, link_time, read_debug_directory
 from pykdext.images.headers import PeHeaderError, SectionHeader, read_pe_headers
 from pykdext.images.versioninfo import read_version
 from pykdext.model import ImageVersion, Machine, Module
+from pykdext.symbols.identity import PdbName
+from pykdext.targets.parts import join_parts
 from pykdext.targets.protocol import PAGE_BYTES, Target
 
 MAX_IMAGE_BYTES = 256 << 20
@@ -102,24 +104,17 @@ class Image:
         """What is in memory of a range, as ``iter_present`` gives it."""
         stop = min(rva + size, self.size)
         self._fetch(rva, stop)
-        joined: List[bytes] = []
-        joined_rva = joined_end = -1
+        return join_parts(self._iter_pieces(rva, stop), self.size)
+
+    def _iter_pieces(self, rva: int, stop: int) -> Iterator[Tuple[int, bytes]]:
+        """The parts of a range that were read, as far as they are in memory."""
         index = max(bisect.bisect_left(self._pieces, (rva, b"")) - 1, 0)  # the piece before may reach into the range
         for piece_rva, piece in self._pieces[index:]:
             if piece_rva >= stop:
                 break
             start, end = max(piece_rva, rva), min(piece_rva + len(piece), stop)
-            if start >= end:
-                continue
-            if start != joined_end and joined:
-                yield joined_rva, b"".join(joined)
-                joined = []
-            if not joined:
-                joined_rva = start
-            joined.append(piece[start - piece_rva : end - piece_rva])
-            joined_end = end
-        if joined:
-            yield joined_rva, b"".join(joined)
+            if start < end:
+                yield start, piece[start - piece_rva : end - piece_rva]
 
     def release(self) -> None:
         """Forget the memory that was read; what was parsed from it stays."""
@@ -135,7 +130,7 @@ class Image:
         return read_debug_directory(self.read, *self.directory(_DEBUG_DIRECTORY))
 
     @property
-    def pdb(self) -> Optional[PdbIdentity]:
+    def pdb(self) -> Optional[PdbName]:
         """Identity of the PDB from the debug directory (CodeView record ``RSDS``), or None."""
         return self._debug_directory.pdb
 
@@ -154,8 +149,7 @@ class Image:
 
         The file of a driver that was linked without a word on this says the same.
         """
-        is_in_kernel_half = self.module.base >> (8 * self.machine.pointer_size - 1)
-        return self._subsystem in _NO_KERNEL_SUBSYSTEMS and not is_in_kernel_half
+        return self._subsystem in _NO_KERNEL_SUBSYSTEMS and self.module.base < self.machine.kernel_start
 
     @property
     def has_headers(self) -> bool:

@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import Collection, List, Mapping, Optional, Tuple
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError
-from pykdext.images.debugdirectory import PdbIdentity
 from pykdext.images.image import Image, read_image
 from pykdext.model import Struct, TypeLayout
 from pykdext.model.structtables import StructTable
 from pykdext.symbols.chain import LocatedSymbol, ProfileSymbols, SymbolChain, SymbolSource
+from pykdext.symbols.identity import PdbName
 from pykdext.symbols.profiles import load_profile
 from pykdext.symbols.search import load_symbols
 from pykdext.targets.protocol import SymbolTaker, Target
@@ -67,7 +67,7 @@ class Kernel:
     symbol_path: str = ""
 
     @property
-    def pdb(self) -> Optional[PdbIdentity]:
+    def pdb(self) -> Optional[PdbName]:
         """Identity of the kernel's symbols, from its debug directory; None if that is not in memory."""
         return None if self.nt is None else self.nt.pdb
 
@@ -146,7 +146,7 @@ def open_kernel(target: Target, symbol_path: str = "") -> Kernel:
     sources: List[SymbolSource] = [TargetSymbols(target)]
     notes: Tuple[str, ...] = ()
     if nt is not None and nt.pdb is not None:
-        loaded = load_symbols(nt.pdb.name, nt.pdb.guid, nt.pdb.age, nt.module.base, symbol_path)
+        loaded = load_symbols(nt.pdb, nt.module.base, symbol_path)
         sources += loaded.sources
         notes = loaded.notes
         profile = load_profile(nt.pdb.guid, nt.pdb.age)

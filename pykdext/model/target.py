@@ -20,6 +20,16 @@ class Machine(enum.Enum):
         """Bytes of a pointer in the kernel."""
         return 4 if self is Machine.X86 else 8
 
+    @property
+    def kernel_start(self) -> int:
+        """The lowest address of the kernel's half of the address space (32-bit Windows without /3GB)."""
+        return 0x80000000 if self is Machine.X86 else 0xFFFF8000_00000000
+
+    @property
+    def address_end(self) -> int:
+        """The first number that is no address any more."""
+        return 1 << 8 * self.pointer_size
+
 
 @dataclass(frozen=True)
 class BugCheck:

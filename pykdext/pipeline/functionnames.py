@@ -117,7 +117,7 @@ class FunctionNames:
             return ()
         base = image.module.base
         started = time.monotonic()
-        loaded = load_symbols(pdb.name, pdb.guid, pdb.age, base, self._symbol_path, self._folder)
+        loaded = load_symbols(pdb, base, self._symbol_path, self._folder)
         if not loaded.sources and time.monotonic() - started > MAX_VAIN_SECONDS:
             self._symbol_path = ""
         self.warnings += loaded.refused

@@ -46,19 +46,19 @@ class LoadedSymbols:
     refused: Tuple[str, ...] = ()
 
 
-def load_symbols(
-    pdb_name: str, guid: str, age: int, base: int, symbol_path: str, folder: Optional[str] = None
-) -> LoadedSymbols:
+def load_symbols(pdb: PdbName, base: int, symbol_path: str, folder: Optional[str] = None) -> LoadedSymbols:
     """The symbols of the image at ``base`` along ``symbol_path``; what goes wrong becomes a note, never an error.
 
-    Name, GUID (32 hexadecimal digits) and age are those of the image's RSDS record. ``folder``, that of the image, is
-    looked into before the path, for this PDB alone. The network is used only for a server that the path names, and only
-    while nothing to its left has the symbols.
+    ``pdb`` is the identity in the image's RSDS record; its name may come with a folder. ``folder``, that of the image,
+    is looked into before the path, for this PDB alone. The network is used only for a server that the path names, and
+    only while nothing to its left has the symbols.
     """
-    file_name = re.split(r"[\\/]", pdb_name)[-1]
+    file_name = re.split(r"[\\/]", pdb.file_name)[-1]
     if not _FILE_NAME.fullmatch(file_name) or not file_name.strip(". "):
-        return LoadedSymbols((), (f"symbols of an image: found {pdb_name!r:.80}, expected the file name of a PDB",))
-    search = _Search(PdbName(file_name, guid.upper(), age), base)
+        return LoadedSymbols(
+            (), (f"symbols of an image: found {pdb.file_name!r:.80}, expected the file name of a PDB",)
+        )
+    search = _Search(PdbName(file_name, pdb.guid.upper(), pdb.age), base)
     if folder is not None:
         search.look_beside(folder)
     for element in parse_symbol_path(symbol_path):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from construct import Bytes, Int16ul, Int32ul, Int64ul, Padding, Pointer, Struct
 
+from pykdext.model import Machine
+
 
 class Record(NamedTuple):
     """A structure as far as it is read: its declaration, and how many bytes of it that takes."""
@@ -22,12 +24,21 @@ class KernelFormat(NamedTuple):
     """The structures of a kernel with pointers of one width.
 
     Attributes:
-        pointer_bytes: the width. kernel_start: the lowest address that can be the kernel's; user space lies below.
+        machine: one that has such structures. unloaded_driver: a slot of MmUnloadedDrivers.
     """
 
-    pointer_bytes: int
-    kernel_start: int
+    machine: Machine
     unloaded_driver: Record
+
+    @property
+    def pointer_bytes(self) -> int:
+        """The width."""
+        return self.machine.pointer_size
+
+    @property
+    def kernel_start(self) -> int:
+        """The lowest address that can be the kernel's; user space lies below."""
+        return self.machine.kernel_start
 
 
 _LIST_ENTRY64 = Struct("Flink" / Int64ul, "Blink" / Int64ul)
@@ -36,8 +47,7 @@ _UNICODE_STRING32 = Struct("Length" / Int16ul, "MaximumLength" / Int16ul, "Buffe
 _UNICODE_STRING64 = Struct("Length" / Int16ul, "MaximumLength" / Int16ul, Padding(4), "Buffer" / Int64ul)
 
 KERNEL32 = KernelFormat(
-    pointer_bytes=4,
-    kernel_start=0x80000000,
+    machine=Machine.X86,
     unloaded_driver=Record(
         Struct(
             "Name" / _UNICODE_STRING32,
@@ -50,8 +60,7 @@ KERNEL32 = KernelFormat(
 )
 
 KERNEL64 = KernelFormat(
-    pointer_bytes=8,
-    kernel_start=0xFFFF8000_00000000,
+    machine=Machine.X64,
     unloaded_driver=Record(
         Struct(
             "Name" / _UNICODE_STRING64,

@@ -139,12 +139,11 @@ def _read_entries(
 
 def _find_entry_form(kernel: KernelFormat, build: Optional[int]) -> Struct:
     """The loader entry of a build; of one that is not known the part that all kernels have, without the time stamp."""
-    machine = Machine.X86 if kernel.pointer_bytes == Machine.X86.pointer_size else Machine.X64
-    for known_build in (build, _OLDEST_BUILD[machine]):
-        form = StructTable(machine, known_build).make("_KLDR_DATA_TABLE_ENTRY", *_ENTRY_FIELDS)
+    for known_build in (build, _OLDEST_BUILD[kernel.machine]):
+        form = StructTable(kernel.machine, known_build).make("_KLDR_DATA_TABLE_ENTRY", *_ENTRY_FIELDS)
         if form is not None:
             return form
-    raise LayoutNotFoundError(build, "_KLDR_DATA_TABLE_ENTRY", f"no kernel of {machine.value} in the tables")
+    raise LayoutNotFoundError(build, "_KLDR_DATA_TABLE_ENTRY", f"no kernel of {kernel.machine.value} in the tables")
 
 
 def _module(memory: VirtualMemory, entry: Record) -> Module:

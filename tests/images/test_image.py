@@ -105,10 +105,10 @@ def test_headers_agree_with_pefile(path):
         for section in pe.sections
     ]
     codeview = next(entry.entry for entry in pe.DIRECTORY_ENTRY_DEBUG if entry.struct.Type == 2)
-    assert image.pdb.name == codeview.PdbFileName.rstrip(b"\0").decode().rpartition("\\")[2]
+    assert image.pdb.file_name == codeview.PdbFileName.rstrip(b"\0").decode().rpartition("\\")[2]
     guid = f"{codeview.Signature_Data1:08X}{codeview.Signature_Data2:04X}{codeview.Signature_Data3:04X}"
     assert image.pdb.guid.startswith(guid)
-    assert image.pdb.key == codeview.Signature_String.upper()
+    assert image.pdb.key.upper() == codeview.Signature_String.upper()
 
 
 @pytest.mark.parametrize("path", real_files(), ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -121,7 +121,7 @@ def assert_debug_directory(pe, image):
     assert (image.pdb is None) == (not codeview)
     if codeview:
         name = codeview[0].PdbFileName.rstrip(b"\0").decode().replace("/", "\\").rpartition("\\")[2]
-        assert (image.pdb.key, image.pdb.name) == (codeview[0].Signature_String.upper(), name)
+        assert (image.pdb.key.upper(), image.pdb.file_name) == (codeview[0].Signature_String.upper(), name)
     linked_at = datetime.fromtimestamp(pe.FILE_HEADER.TimeDateStamp, timezone.utc)
     is_reproducible = any(each.struct.Type == REPRODUCIBLE for each in entries)
     in_reach = linked_at.year >= 1995 and linked_at <= datetime.now(timezone.utc)

@@ -56,7 +56,7 @@ def isf_document(guid=GUID):
 
 
 def load(path, name=NAME, guid=GUID, age=1):
-    return load_symbols(name, guid, age, BASE, str(path))
+    return load_symbols(PdbName(name, guid, age), BASE, str(path))
 
 
 def put(path, content) -> Path:

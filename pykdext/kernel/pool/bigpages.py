@@ -104,7 +104,7 @@ def _count_plausible_rows(form: Struct, table: bytes, machine: Machine) -> int:
     """How many rows hold the address of a kernel page, used or free, with a printable tag; 0 if too many do not."""
     rows = [(va, key) for va, key, *_ in form.iter_unpack(table) if va & ~_FREE]
     good = sum(
-        va >> (8 * machine.pointer_size - 1) == 1
+        va >= machine.kernel_start
         and va % PAGE_BYTES in (0, _FREE)
         and all(0x20 <= byte < 0x7F for byte in (key & ~PROTECTED_POOL).to_bytes(4, "little"))
         for va, key in rows

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Dict, List, Optional, Tuple
 
+from pykdext.model import Machine
 from pykdext.targets.protocol import PAGE_BYTES, Target
 
 NEIGHBOURHOOD_BYTES = 0x5000
@@ -26,6 +27,7 @@ class Neighbourhood:
         size = target.pointer_size
         pattern = "<Q" if size == 8 else "<I"
         self._variable = variable
+        self._machine = target.machine
         self._pointer_size = size
         self._words: Dict[int, int] = {}
         start = variable - NEIGHBOURHOOD_BYTES
@@ -51,7 +53,7 @@ class Neighbourhood:
 
     def _table_pointers(self, address: int) -> Tuple[int, ...]:
         run: List[int] = []
-        while len(run) < MAX_PROCESSORS and is_table_pointer(self._words.get(address, 0), self._pointer_size):
+        while len(run) < MAX_PROCESSORS and is_table_pointer(self._words.get(address, 0), self._machine):
             run.append(self._words[address])
             address += self._pointer_size
         return tuple(run)
@@ -63,9 +65,9 @@ class Neighbourhood:
         return tuple(count for count in counts if count in values and count - 2 in values)
 
 
-def is_table_pointer(word: int, pointer_size: int) -> bool:
+def is_table_pointer(word: int, machine: Machine) -> bool:
     """Tag tables lie on whole pages of system space."""
-    return word >> (8 * pointer_size - 1) == 1 and word % PAGE_BYTES == 0
+    return word >= machine.kernel_start and word % PAGE_BYTES == 0
 
 
 def is_row_count(value: int) -> bool:

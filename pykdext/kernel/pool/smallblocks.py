@@ -84,9 +84,9 @@ def find_small_blocks(
 
 
 def _kernel_spans(machine: Machine) -> Iterator[Tuple[int, int]]:
-    """The kernel's half of the address space (Windows without /3GB), piece by piece."""
-    first, end = (0x80000000, 1 << 32) if machine is Machine.X86 else (0xFFFF800000000000, 1 << 64)
-    return ((start, min(_SPAN_BYTES, end - start)) for start in range(first, end, _SPAN_BYTES))
+    """The kernel's half of the address space, piece by piece."""
+    end = machine.address_end
+    return ((start, min(_SPAN_BYTES, end - start)) for start in range(machine.kernel_start, end, _SPAN_BYTES))
 
 
 class _Walker:

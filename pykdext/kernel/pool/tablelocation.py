@@ -65,7 +65,7 @@ def locate_tag_tables(kernel: Kernel) -> TableLocation:
 def _symbol_hint(kernel: Kernel) -> str:
     if kernel.pdb is None:
         return "the debugger data block and the kernel's debug directory are both unreadable in this target"
-    return f"give the kernel's PDB with --symbols: {kernel.pdb.name} {kernel.pdb.key}"
+    return f"give the kernel's PDB with --symbols: {kernel.pdb.file_name} {kernel.pdb.key}"
 
 
 class _Locator:
@@ -129,7 +129,7 @@ class _Locator:
                 word = self._kernel.read_pointer(array + slot * pointer_size)
             except MemoryReadError:
                 break
-            if is_table_pointer(word, pointer_size):
+            if is_table_pointer(word, self._kernel.target.machine):
                 tables.append(word)
             elif word != 0 or slot >= (self._processors or 1):
                 break

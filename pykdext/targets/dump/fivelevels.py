@@ -14,7 +14,6 @@ from pykdext.targets.paging.modes import X64
 from pykdext.targets.paging.virtual import VirtualMemory
 from pykdext.targets.protocol import PhysicalMemory
 
-_KERNEL_HALF_48 = 0xFFFF8000_00000000
 _KERNEL_HALF_57 = 0xFF000000_00000000
 
 _ENTRY = Struct("<Q")
@@ -34,7 +33,7 @@ def refuse_five_levels(path: str, header: DumpHeader, memory: PhysicalMemory) ->
         return
     modules, data = header.loaded_module_list, header.debugger_data_block
     for offset, address in ((_LIST_OFFSET, modules), (_DEBUGGER_DATA_OFFSET, data)):
-        if address is not None and _KERNEL_HALF_57 <= address < _KERNEL_HALF_48:
+        if address is not None and _KERNEL_HALF_57 <= address < Machine.X64.kernel_start:
             raise _five_levels(path, offset, address)
     if modules is None or _is_list_head(memory, header.directory_table_base, modules):
         return

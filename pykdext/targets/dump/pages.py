@@ -10,11 +10,12 @@ from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
 from itertools import accumulate, islice
-from typing import Iterator, List, Sequence, Tuple
+from typing import Iterator, Sequence, Tuple
 
-from pykdext.errors import DumpFormatError, MemoryReadError
+from pykdext.errors import DumpFormatError
 from pykdext.targets.dump.pageindex import PageIndex
 from pykdext.targets.filebytes import FileBytes
+from pykdext.targets.parts import join_whole
 from pykdext.targets.protocol import PAGE_BYTES
 
 PHYSICAL_ADDRESS_BITS = 52
@@ -86,16 +87,9 @@ class PagesInFile(ABC):
 
     def _read_extents(self, address: int, size: int) -> bytes:
         """``read_physical`` for a range that is not contiguous in the file."""
-        pieces: List[bytes] = []
-        reached = address
-        for start, offset, length in self.iter_extents(address, size):
-            if start != reached:
-                break
-            pieces.append(self._file.read_at(offset, length))
-            reached += len(pieces[-1])
-        if reached != address + size:
-            raise MemoryReadError(address, size, "physical memory that is not in the dump")
-        return b"".join(pieces)
+        extents = self.iter_extents(address, size)
+        parts = ((start, self._file.read_at(offset, length)) for start, offset, length in extents)
+        return join_whole(parts, address, size, "is physical memory that is not in the dump")
 
 
 def check_runs(path: str, offset: int, pages: Sequence[int], counts: Sequence[int]) -> None:

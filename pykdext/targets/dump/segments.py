@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import Iterable, Iterator, List, Tuple
 
-from pykdext.errors import MemoryReadError
 from pykdext.targets.filebytes import FileBytes
+from pykdext.targets.parts import join_parts, join_whole
 
 Segment = Tuple[int, int, int]
 """A piece of memory: its address, its file offset, its size in bytes."""
@@ -45,27 +45,11 @@ class FileSegments:
 
     def read(self, address: int, size: int) -> bytes:
         """All ``size`` bytes at ``address``, or MemoryReadError."""
-        pieces: List[bytes] = []
-        reached = address
-        for start, offset, length in self._iter_held(address, size):
-            if start != reached:
-                break
-            pieces.append(self._file.read_at(offset, length))
-            reached += len(pieces[-1])
-        if reached != address + size:
-            raise MemoryReadError(address, size, "memory that is not in the dump")
-        return b"".join(pieces)
+        return join_whole(self._iter_parts(address, size), address, size, "is memory that is not in the dump")
 
     def read_present(self, address: int, size: int) -> Iterator[Tuple[int, bytes]]:
         """The parts of a range that the file holds, as ``(address, bytes)``, ascending and disjoint."""
-        start = reached = address
-        pieces: List[bytes] = []
-        for part, offset, length in self._iter_held(address, size):
-            if part != reached:
-                if pieces:
-                    yield start, b"".join(pieces)
-                start, pieces = part, []
-            pieces.append(self._file.read_at(offset, length))
-            reached = part + len(pieces[-1])
-        if pieces:
-            yield start, b"".join(pieces)
+        return join_parts(self._iter_parts(address, size), size)
+
+    def _iter_parts(self, address: int, size: int) -> Iterator[Tuple[int, bytes]]:
+        return ((start, self._file.read_at(offset, length)) for start, offset, length in self._iter_held(address, size))

@@ -13,7 +13,7 @@ from typing import Optional
 from pykdext.model import Machine
 from pykdext.targets.paging.addressspace import PagingMode, TableLevel
 
-_KERNEL_HALF = (0xFFFF8000_00000000, 1 << 64)
+_KERNEL_HALF = (Machine.X64.kernel_start, 1 << 64)
 _USER_HALF = (0, 1 << 47)
 _ALL_32_BITS = (0, 1 << 32)
 

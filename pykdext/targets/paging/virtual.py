@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, Tuple
+from typing import Iterator, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.targets.paging.addressspace import DEMAND_ZERO, AddressSpace
-from pykdext.targets.parts import MAX_READ_BYTES, PIECE_BYTES, join_parts
+from pykdext.targets.parts import MAX_READ_BYTES, PIECE_BYTES, join_parts, join_whole
 from pykdext.targets.protocol import PAGE_BYTES, PhysicalMemory
 
 _ZEROS = bytes(PIECE_BYTES)
@@ -28,16 +28,9 @@ class VirtualMemory:
             if physical is None:
                 raise MemoryReadError(address, size, "it does not translate")
             return self._read_mapped(physical, size, address, size)
-        pieces: List[bytes] = []
-        reached = address
-        for start, physical, length in self._space.iter_mappings(address, size):
-            if start != reached:
-                break
-            pieces.append(self._read_mapped(physical, length, address, size))
-            reached += length
-        if reached != address + size:
-            raise MemoryReadError(address, size, f"0x{reached:x} does not translate")
-        return b"".join(pieces)
+        mappings = self._space.iter_mappings(address, size)
+        parts = ((start, self._read_mapped(physical, length, address, size)) for start, physical, length in mappings)
+        return join_whole(parts, address, size, "does not translate")
 
     def _read_mapped(self, physical: int, length: int, address: int, size: int) -> bytes:
         if physical == DEMAND_ZERO:

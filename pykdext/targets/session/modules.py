@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Any, List, Optional, Set
 
 from pykdext.model import Machine, Module
-from pykdext.targets.kernelformat import KERNEL32, KERNEL64
 from pykdext.targets.loader import MAX_IMAGE_BYTES, MAX_MODULES, ModuleList
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.targets.session.words import parse_unloaded, run_command
@@ -25,7 +24,6 @@ def read_modules(pykd: Any, machine: Machine) -> ModuleList:
     except pykd.DbgException as error:
         reason = str(error).partition("\n")[0]
         return ModuleList((), (f"the debugger cannot list the modules ({reason}). Hint: type .reload",))
-    kernel_start = (KERNEL32 if machine is Machine.X86 else KERNEL64).kernel_start
     modules: List[Module] = []
     seen: Set[int] = set()
     damaged = repeated = 0
@@ -48,7 +46,7 @@ def read_modules(pykd: Any, machine: Machine) -> ModuleList:
     loaded = [module for module in modules if not module.unloaded]
     loaded.sort(key=lambda module: module.name != _KERNEL_FILE)
     unloaded = [module for module in modules if module.unloaded] or parse_unloaded(run_command(pykd, "lm"))
-    of_kernel = tuple(module for module in (*loaded, *unloaded) if module.base >= kernel_start)
+    of_kernel = tuple(module for module in (*loaded, *unloaded) if module.base >= machine.kernel_start)
     return ModuleList(of_kernel, tuple(warnings))
 
 
