@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from pykdext.model import PoolKind, PoolTag, PoolUsage
-from pykdext.records.quantities import parse_count, parse_size
+from pykdext.model import PoolKind, PoolTag, PoolUsage, StatedDriver
+from pykdext.records.quantities import find_decimal_mark, parse_count, parse_size
+from pykdext.records.stateddrivers import find_drivers
 from pykdext.records.tagtable import tag_of_bytes, tag_of_text, unwrap_counts
+from pykdext.records.titlewords import english_words
 
 MEMORY_FIELDS = {
     "systemnonpagedbytes": "nonpaged_bytes",
@@ -20,15 +22,22 @@ MEMORY_FIELDS = {
 """Titles of the capture recipe for the memory manager's totals."""
 
 POOL_UNNAMED = "the table does not say which pool it counts; its numbers are shown as nonpaged"
+SESSION_POOL = "the table is of a session pool, not of the system's pools"
 
-_FACTS = {
+_TAG_FACTS = {
     "tag": "tag",
     "pooltag": "tag",
     "tagname": "tag",
+    "pooltagname": "tag",
     "hex": "hex",
+    "taghex": "hex",
+}
+_FACTS = {
+    **_TAG_FACTS,
     "type": "pool",
     "pool": "pool",
     "pooltype": "pool",
+    "typepool": "pool",
     "datetimeutc": "utc",
     "timeutc": "utc",
     "utc": "utc",
@@ -45,34 +54,51 @@ _FACTS = {
     "machinename": "host",
     "server": "host",
     "uptimeseconds": "uptime",
+    "driver": "driver",
+    "drivername": "driver",
+    "mappeddriver": "driver",
+    "source": "driver",
+    "image": "driver",
+    "imagename": "driver",
+    "module": "driver",
+    "binary": "driver",
+    "description": "text",
+    "sourcedescription": "text",
 }
-_COUNTERS = (
-    ("outstanding", re.compile(r"outstanding|\bdiff|\blive\b|leaked|current alloc|in ?use|\bcount\b|blocks")),
-    ("frees", re.compile(r"free")),
-    ("bytes", re.compile(r"byte|used|usage|size")),
-    ("allocs", re.compile(r"alloc")),
+_SIZE = re.compile(r"\bbytes?\b|\bsize\b|\bused\b|\busage\b")
+_OUTSTANDING = re.compile(
+    r"outstanding|\bdiff|\blive\b|\bleaked\b|\bcurrent\b|\bin ?use\b|\bcount\b|\bblocks\b|\bobjects\b|\bout\b"
 )
+_CALLS = re.compile(r"alloc|free")
 _NO_COUNTER = re.compile(
-    r"\b(?:per|each|avg|average|mean|share|percent|total|peak|max|rate|growth|grew|change|delta|before|after|limit)\b|[/%]"
+    r"\b(?:per|each|avg|average|mean|share|percent|peak|max|rate|growth|grew|change|delta|before|after|limit)\b|[/%]"
 )
-_NONPAGED = re.compile(r"non ?paged|\bnonp\b|\bnp\b|\bnpp\b")
-_PAGED = re.compile(r"\bpaged|\bpp\b")
+_NONPAGED = re.compile(r"\b(?:non|un|n) ?paged\w*|\bnonp\b|\bnp\b|\bnpp\b|\bnpaged\w*")
+_PAGED = re.compile(r"\bpaged\w*|\bpp\b|\bpg\b|\bpgd\b")
 _BINARY_PREFIX = re.compile(r"(?<=[KMGT])i(?=B)")
-_UNIT = re.compile(r"\b([kmgt])b(?:ytes?)?\b|\bbytes\b")
+_UNIT = re.compile(r"\b([kmgtкмгт])[bб](?:ytes?)?\b")
+_FRENCH_UNIT = re.compile(r"[(\[]\s*([KMGTkmgt])o\s*[)\]]")
+_CYRILLIC_UNITS = {"к": "k", "м": "m", "г": "g", "т": "t"}
 _PARENTHESES = re.compile(r"\([^)]{0,80}\)")
-_HEX_TAG = re.compile(r"(?:[0-9a-fA-F]{2}){4}")
+_HEX_TAG = re.compile(r"(?:0x)?([0-9a-fA-F]{8})")
 _DIGITS = 20
-_NOTHING = frozenset(("", "-", "n/a", "N/A"))
-_WORD_BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|[_\W]+")
+_NOTHING = frozenset(("", "-", "n/a", "N/A", "--"))
+
+_FIELDS = ("allocs", "frees", "outstanding", "bytes")
+_UNSAID = PoolUsage(None, None, None, None)
 
 
 class _Counter(NamedTuple):
-    """A column of numbers: which cell, a field of ``PoolUsage``, the pool if the title names it, the unit of sizes."""
+    """A column of numbers: which cell, a field of ``PoolUsage``, the pool if the title names it, the unit of sizes.
+
+    ``is_weak``: another column of this field and pool says it better (``Alloc KB`` beside ``Out Alloc KB``).
+    """
 
     cell: int
     field: str
     pool: Optional[PoolKind]
     unit: str
+    is_weak: bool = False
 
 
 class TaggedUsage(NamedTuple):
@@ -89,15 +115,50 @@ class Columns:
     Attributes:
         count: how many cells a row has at least.
         has_rounded_sizes: a size was given in KB, MB or GB, by the titles or by a row that was read.
+        is_session_pool: a row that was read is of a session pool.
     """
 
     def __init__(self, facts: Dict[str, int], counters: Sequence[_Counter]) -> None:
         self._facts = facts
+        self._counters = tuple(counters)
         self._sides: Dict[Optional[PoolKind], List[_Counter]] = {}
         for counter in counters:
             self._sides.setdefault(counter.pool, []).append(counter)
-        self.count = 1 + max([*facts.values(), *(counter.cell for counter in counters)])
+        self._marks: Dict[int, str] = {}
+        self.count = 1 + max(*(counter.cell for counter in counters), self._facts.get("tag", 0))
         self.has_rounded_sizes = any(counter.unit != "bytes" for counter in counters)
+        self.is_session_pool = False
+
+    @property
+    def names_pool(self) -> bool:
+        """Whether a title names a pool, or a column does row by row."""
+        return "pool" in self._facts or any(self._sides)
+
+    @property
+    def has_unnamed_sides_only(self) -> bool:
+        """No title names a pool."""
+        return set(self._sides) == {None}
+
+    def study(self, rows: Iterable[Sequence[str]]) -> None:
+        """Look at rows before they are read: which decimal mark a column has, and whether ``Type`` is of pools."""
+        place = self._facts.get("pool")
+        names_pool = False
+        texts: Dict[int, Set[str]] = {counter.cell: set() for counter in self._counters if counter.field == "bytes"}
+        seen_rows = False
+        for cells in rows:
+            seen_rows = True
+            names_pool = names_pool or (place is not None and place < len(cells) and bool(find_pool(cells[place])))
+            for cell, seen in texts.items():
+                if cell < len(cells) and ("." in cells[cell] or "," in cells[cell]):
+                    seen.add(cells[cell])
+        if place is not None and seen_rows and not names_pool:
+            del self._facts["pool"]
+        marks = {cell: find_decimal_mark(seen) for cell, seen in texts.items()}
+        told = {mark for mark in marks.values() if mark}
+        for cell, mark in marks.items():
+            chosen = mark or (next(iter(told)) if len(told) == 1 else None)
+            if chosen:
+                self._marks[cell] = chosen
 
     def read_fact(self, fact: str, cells: Sequence[str]) -> str:
         """The text of a column that is no counter (``time``, ``host`` ...); empty if there is none."""
@@ -105,27 +166,48 @@ class Columns:
         return cells[place].strip() if place is not None and place < len(cells) else ""
 
     def read_row(self, cells: Sequence[str]) -> Tuple[TaggedUsage, ...]:
-        """The tag's usage in each pool that the row tells about; empty if a cell is missing or cannot be read."""
+        """The tag's usage in each pool that the row tells about; empty if a cell is missing or cannot be read.
+
+        A cell of the column for the pool that names none is such a cell: a damaged row never becomes the other pool.
+        """
         tag = self._read_tag(cells)
         if tag is None or len(cells) < self.count:
             return ()
-        usages = []
-        for pool, counters in self._sides.items():
-            try:
-                numbers = {counter.field: self._read_number(cells[counter.cell], counter) for counter in counters}
-            except ValueError:
-                return ()
-            named = pool or find_pool(self.read_fact("pool", cells))
-            usages.append(TaggedUsage(tag, named, _make_usage(**numbers)))
-        return tuple(usages)
+        said = self.read_fact("pool", cells)
+        named = find_pool(said) if said else None
+        if said and named is None:
+            return ()
+        self.is_session_pool = self.is_session_pool or ("ession" in said)
+        try:
+            sides = {pool: self._read_usage(cells, counters) for pool, counters in self._sides.items()}
+        except ValueError:
+            return ()
+        if None in sides:
+            sides = _place_unnamed(sides, named)
+        return tuple(TaggedUsage(tag, pool, usage) for pool, usage in sides.items())
+
+    def read_drivers(self, cells: Sequence[str]) -> Tuple[StatedDriver, ...]:
+        """The drivers that the row names for its tag."""
+        said = self.read_fact("driver", cells)
+        tag = self._read_tag(cells) if said else None
+        if tag is None:
+            return ()
+        text = self.read_fact("text", cells)
+        return find_drivers(tag, said, "a column of the table", f"{said}: {text}" if text else said)
 
     def _read_tag(self, cells: Sequence[str]) -> Optional[PoolTag]:
-        digits = self.read_fact("hex", cells)
-        if _HEX_TAG.fullmatch(digits):
-            return tag_of_bytes(bytes.fromhex(digits))
+        digits = _HEX_TAG.fullmatch(self.read_fact("hex", cells))
+        if digits:
+            return tag_of_bytes(bytes.fromhex(digits[1]))
         place = self._facts.get("tag")
         shown = cells[place] if place is not None and place < len(cells) else ""
         return tag_of_text(shown) or tag_of_text(_plain(shown)) or tag_of_text(shown.strip())
+
+    def _read_usage(self, cells: Sequence[str], counters: Sequence[_Counter]) -> PoolUsage:
+        numbers: Dict[str, Optional[int]] = dict.fromkeys(_FIELDS)
+        for counter in counters:
+            numbers[counter.field] = self._read_number(cells[counter.cell], counter)
+        return _make_usage(numbers["allocs"], numbers["frees"], numbers["outstanding"], numbers["bytes"])
 
     def _read_number(self, text: str, counter: _Counter) -> Optional[int]:
         """The number in a cell; None if it is empty, ValueError if it is something else."""
@@ -136,7 +218,7 @@ class Columns:
             return None
         number = parse_count(text) if counter.unit == "bytes" else None
         if number is None and counter.field == "bytes":
-            number = parse_size(text, counter.unit)
+            number = parse_size(text, counter.unit, self._marks.get(counter.cell))
             self.has_rounded_sizes = True
         if number is None:
             raise ValueError(text)
@@ -146,41 +228,122 @@ class Columns:
 def find_columns(titles: Sequence[str]) -> Optional[Columns]:
     """The columns that a line of titles announces; None unless there is a tag and something counted."""
     facts: Dict[str, int] = {}
-    counters: List[_Counter] = []
+    found: List[_Counter] = []
     for index, title in enumerate(titles):
-        name = re.sub(r"[\W_]", "", title).lower()
-        fact = _FACTS.get(name) or MEMORY_FIELDS.get(name)
+        fact = find_fact(title)
         counter = None if fact else _find_counter(index, title)
         if fact:
             facts.setdefault(fact, index)
-        elif counter and not any((counter.field, counter.pool) == (other.field, other.pool) for other in counters):
-            counters.append(counter)
-    return Columns(facts, counters) if counters and not facts.keys().isdisjoint(("tag", "hex")) else None
+        elif counter:
+            found.append(counter)
+    if not found or facts.keys().isdisjoint(_TAG_FACTS.values()):
+        return None
+    counters: Dict[Tuple[str, Optional[PoolKind]], _Counter] = {}
+    for counter in sorted(found, key=lambda counter: counter.is_weak):
+        counters.setdefault((counter.field, counter.pool), counter)
+    return Columns(facts, sorted(counters.values()))
+
+
+def find_fact(title: str) -> Optional[str]:
+    """What a title other than a counter's announces: ``tag``, ``pool``, ``time``, ``driver`` ...; None: nothing."""
+    name = re.sub(r"[\W_]", "", title).lower()
+    return _FACTS.get(name) or MEMORY_FIELDS.get(name) or _FACTS.get(english_words(title).replace(" ", ""))
+
+
+def find_pools(text: str) -> Tuple[PoolKind, ...]:
+    """Every pool that a text names, in its order."""
+    words = english_words(text)
+    found = [(match.start(), PoolKind.NONPAGED) for match in _NONPAGED.finditer(words)]
+    rest = _NONPAGED.sub(lambda match: " " * len(match[0]), words)
+    found += [(match.start(), PoolKind.PAGED) for match in _PAGED.finditer(rest)]
+    return tuple(pool for _, pool in sorted(found, key=lambda entry: entry[0]))
 
 
 def find_pool(text: str) -> Optional[PoolKind]:
-    """The pool that a title or cell names: ``Nonp``, ``Non Paged``, ``NP_MB``, ``PagedAllocs``."""
-    words = _split_words(text)
-    if _NONPAGED.search(words):
-        return PoolKind.NONPAGED
-    return PoolKind.PAGED if _PAGED.search(words) else None
+    """The pool that a title or cell names: ``Nonp``, ``Non Paged``, ``NP_MB``, ``PagedAllocs``; None: none, or both."""
+    rest, count = _NONPAGED.subn(" ", english_words(text))
+    is_paged = _PAGED.search(rest)
+    if count:
+        return None if is_paged else PoolKind.NONPAGED
+    return PoolKind.PAGED if is_paged else None
 
 
 def _find_counter(index: int, title: str) -> Optional[_Counter]:
-    unit = _UNIT.search(_split_words(_BINARY_PREFIX.sub("", title)))
-    title = _PARENTHESES.sub("", title)
-    words = _split_words(title)
-    if _NO_COUNTER.search(title) or _NO_COUNTER.search(words):
+    unit = find_unit(title)
+    bare = _PARENTHESES.sub("", title)
+    words = english_words(bare)
+    pool = find_pool(words)
+    if _NO_COUNTER.search(bare) or _NO_COUNTER.search(words) or (pool is None and _NONPAGED.search(words)):
         return None
-    field = next((field for field, pattern in _COUNTERS if pattern.search(words)), "bytes" if unit else None)
+    if re.search(r"\btotal\b", words) and pool is None:
+        return None
+    field = _find_field(words, unit is not None)
     if field is None:
         return None
-    return _Counter(index, field, find_pool(title), f"{unit[1]}b" if unit and unit[1] else "bytes")
+    is_outstanding = bool(_OUTSTANDING.search(words) or re.search(r"\bused\b|\busage\b", words))
+    is_weak = field == "bytes" and "alloc" in words and not is_outstanding
+    return _Counter(index, field, pool, unit or "bytes", is_weak)
 
 
-def _split_words(title: str) -> str:
-    """Lower-case words with one blank between them: ``NonPagedUsedBytes`` is ``non paged used bytes``."""
-    return _WORD_BORDER.sub(" ", title).lower().strip()
+def _find_field(words: str, has_unit: bool) -> Optional[str]:
+    is_call = _CALLS.search(words)
+    if has_unit or _SIZE.search(words):
+        return None if "free" in words else "bytes"
+    if is_call and not re.search(r"outstanding|\bdiff|\blive\b|\bcurrent\b|\bleaked\b|\bout\b|\bin ?use\b", words):
+        return "frees" if "free" in words else "allocs"
+    return "outstanding" if _OUTSTANDING.search(words) else None
+
+
+def find_unit(title: str) -> Optional[str]:
+    """``kb``, ``mb``, ``gb``, ``tb`` or ``bytes``; None if the title names no unit."""
+    french = _FRENCH_UNIT.search(title)
+    if french:
+        return f"{french[1].lower()}b"
+    words = english_words(_BINARY_PREFIX.sub("", title))
+    unit = _UNIT.search(words)
+    if unit:
+        return f"{_CYRILLIC_UNITS.get(unit[1], unit[1])}b"
+    return "bytes" if re.search(r"\bbytes\b", words) else None
+
+
+def _place_unnamed(
+    sides: Dict[Optional[PoolKind], PoolUsage], named: Optional[PoolKind]
+) -> Dict[Optional[PoolKind], PoolUsage]:
+    """The sides of a row with the numbers of no named pool put to a pool, where the row tells to which.
+
+    It is the pool of the row's own column, or the only one in which the tag holds bytes; the others hold no blocks
+    then. Numbers that may be of both pools are of neither.
+    """
+    unnamed = sides.pop(None)
+    if not sides:
+        return {named: unnamed}
+    holders = [pool for pool, usage in sides.items() if usage.bytes]
+    owner = named if named in sides else holders[0] if len(holders) == 1 else None
+    if owner is None:
+        return sides
+    placed = dict(sides)
+    for pool, usage in sides.items():
+        added = unnamed if pool is owner else _UNUSED_BLOCKS
+        placed[pool] = _merge(usage, added if pool is owner or usage.bytes == 0 else _UNSAID)
+    return placed
+
+
+_UNUSED_BLOCKS = PoolUsage(None, None, 0, None)
+
+
+def _merge(one: PoolUsage, other: PoolUsage) -> PoolUsage:
+    """The numbers of ``one``, those that it does not say from ``other``."""
+
+    def first(left: Optional[int], right: Optional[int]) -> Optional[int]:
+        return right if left is None else left
+
+    return PoolUsage(
+        first(one.allocs, other.allocs),
+        first(one.frees, other.frees),
+        first(one.outstanding, other.outstanding),
+        first(one.bytes, other.bytes),
+        one.clamped or other.clamped,
+    )
 
 
 def _plain(cell: str) -> str:
@@ -190,14 +353,11 @@ def _plain(cell: str) -> str:
 
 
 def _make_usage(
-    allocs: Optional[int] = None,
-    frees: Optional[int] = None,
-    outstanding: Optional[int] = None,
-    bytes: Optional[int] = None,  # noqa: A002 - the field's name in PoolUsage
+    allocs: Optional[int], frees: Optional[int], outstanding: Optional[int], used_bytes: Optional[int]
 ) -> PoolUsage:
     """The usage of the numbers that are known; blocks outstanding follow from allocations and frees."""
     if allocs is not None and frees is not None:
         outstanding = allocs - frees
     blocks, clamped = (None, False) if outstanding is None else unwrap_counts(outstanding)
-    below_zero = bytes is not None and bytes < 0
-    return PoolUsage(allocs, frees, blocks, 0 if below_zero else bytes, clamped or below_zero)
+    below_zero = used_bytes is not None and used_bytes < 0
+    return PoolUsage(allocs, frees, blocks, 0 if below_zero else used_bytes, clamped or below_zero)

@@ -11,13 +11,18 @@ from typing import Callable, Iterator, Sequence, Tuple
 
 from pykdext.errors import RecordFormatError
 from pykdext.model import PoolSnapshot
+from pykdext.records.blocklists import parse_poolfind, parse_verifier
 from pykdext.records.csvlog import parse_csv
+from pykdext.records.keyedrecords import parse_format_list, parse_json_records
 from pykdext.records.moments import find_name_moment
 from pykdext.records.pastedtable import parse_pasted_tables
+from pykdext.records.perfcounters import parse_perf_counters
 from pykdext.records.poolmon import parse_poolmon
 from pykdext.records.poolused import parse_poolused
 from pykdext.records.snapshotfile import is_snapshot_head, load_snapshot
+from pykdext.records.textclean import clean_text
 from pykdext.records.textfile import TextFile, is_text_head, read_text_file
+from pykdext.records.untitled import parse_untitled_rows
 from pykdext.records.vmtotals import parse_vm_text
 
 HEAD_BYTES = 4096
@@ -30,7 +35,19 @@ _TAGGING_OFF = b"Query pooltags Failed"
 _SHOWN_CHARACTERS = 60
 
 _Parse = Callable[[TextFile], Tuple[PoolSnapshot, ...]]
-_PARSERS: Tuple[_Parse, ...] = (parse_poolmon, parse_csv, parse_poolused, parse_pasted_tables, parse_vm_text)
+_PARSERS: Tuple[_Parse, ...] = (
+    parse_poolmon,
+    parse_csv,
+    parse_poolused,
+    parse_json_records,
+    parse_format_list,
+    parse_pasted_tables,
+    parse_poolfind,
+    parse_verifier,
+    parse_untitled_rows,
+    parse_perf_counters,
+    parse_vm_text,
+)
 """From the form that is told most surely to that which is told least so; the first that finds a snapshot reads all."""
 
 
@@ -54,7 +71,7 @@ def load_log(path: str) -> Tuple[PoolSnapshot, ...]:
         head = file.read(HEAD_BYTES)
     if is_snapshot_head(head):
         return (load_snapshot(path),)
-    text = read_text_file(path)
+    text = clean_text(read_text_file(path))
     with _collector_paused():
         for parse in _PARSERS:
             snapshots = parse(text)

@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import datetime, timedelta, timezone
 from typing import Mapping, NamedTuple, Optional, Tuple
 
 ZONE_UNKNOWN = "the log does not name the zone of its times; they are taken as UTC"
 MONTH_FIRST = "dates such as 4/5/2024 are read as month/day/year"
 
+DATE_OF_FILE = "the log names times of day without a date; the date of the file is taken"
+
 _YEARS = range(1990, 2100)
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTHS: Tuple[Tuple[str, ...], ...] = (
+    ("jan", "ene", "gen", "янв"),
+    ("feb", "fev", "фев"),
+    ("mar", "мар"),
+    ("apr", "abr", "avr", "апр"),
+    ("may", "mai", "mag", "май", "мая"),
+    ("jun", "juin", "giu", "июн"),
+    ("jul", "juil", "lug", "июл"),
+    ("aug", "ago", "aou", "авг"),
+    ("sep", "set", "сен"),
+    ("oct", "okt", "ott", "out", "окт"),
+    ("nov", "ноя"),
+    ("dec", "dez", "dic", "дек"),
+)
+"""How the names of months begin, without accents: en, de, fr, es, it, pt, ru."""
+
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_FOREIGN_WEEKDAYS = re.compile(
+    r"mo|di|mi|do|fr|sa|so|lun|mar|mer|jeu|ven|sam|dim|lu|ma|me|je|ve|mi[eé]|jue|vie|s[aá]b|dom|gio|seg|ter|qua|qui|sex"
+    r"|пн|вт|ср|чт|пт|сб|вс|za|zo|wo|vr|(?:mon|diens|donners|frei|sams|sonn)tag|mittwoch|(?:lun|mar|mercre|jeu|vendre|same)di"
+    r"|dimanche|lunes|martes|mi[eé]rcoles|jueves|viernes|s[aá]bado|domingo|(?:lune|marte|mercole|giove|vener)d[iì]"
+    r"|sabato|domenica|(?:segunda|ter[cç]a|quarta|quinta|sexta)\w*"
+)
+"""Days of the week of consoles that write the day first."""
+
+_AFTERNOON = frozenset(("p", "下", "午後", "오후"))
 
 
 class Moment(NamedTuple):
@@ -22,30 +49,40 @@ class Moment(NamedTuple):
 
 
 _GAP = r"\s{1,3}"
+_HALF = r"(?:(?P<before>上午|下午|午前|午後|오전|오후|[AaPp]\.?[Mm]\.?)\s{0,2})?"
 _CLOCK = (
-    r"(?P<hour>\d{1,2})[:.](?P<minute>\d\d)(?:[:.](?P<second>\d\d)(?:[.,]\d{1,9})?)?(?:\s*(?P<half>[AaPp])\.?[Mm]\b)?"
+    _HALF + r"(?P<hour>\d{1,2})[:.時时시]\s?(?P<minute>\d\d)(?:[:.分분]\s?(?P<second>\d\d)(?:[.,]\d{1,9})?)?[秒초分분]?"
+    r"(?:\s*(?P<half>[AaPp])\.?\s?[Mm]\b)?"
 )
 _ZONE = r"(?:\s*(?P<zone>Z\b|GMT\b|\(?UTC(?:\s*[+-]\s*\d{1,2}:\d\d)?\)?|[+-]\d\d:?\d\d(?!\d)))?"
 _YEAR = r"(?P<year>\d{4})"
 _DAY = r"(?P<day>\d{1,2})"
-_MONTH_NAME = r"(?P<month>[A-Z][a-z]{2,8})"
-_WEEKDAY = rf"(?:(?P<weekday>[A-Za-z]{{3,9}})[.,]{{0,2}}{_GAP})?"
+_MONTH_NAME = r"(?P<month>[^\W\d_]{3,10})\.?"
+_WEEKDAY = rf"(?:(?P<weekday>[^\W\d_]{{2,13}})[.,]{{0,2}}{_GAP})?"
+_WEEKDAY_BEHIND = (
+    r"(?:[\s.,]{0,3}[(（]?(?!上午|下午|午前|午後|오전|오후|[AaPp]\.?[Mm])"
+    r"(?:[^\W\d_]{1,3}|[^\W\d_]{1,2}曜日|星期[^\W\d_]|[^\W\d_]요일)\.?[)）]?)?"
+)
 _TWO_NUMBERS = r"(?<![\d.])(?P<first>\d{1,2})(?P<mark>[./-])(?P<other>\d{1,2})(?P=mark)"
+_AT = rf"(?:,?{_GAP}|\s(?:um|at|à|a las|alle|alle ore|às|в)\s)"
 _FORMS = tuple(
     re.compile(form + _ZONE)
     for form in (
-        # 2024-11-12T03:41:27Z, 2024/11/12 03:41
-        rf"(?<!\d){_YEAR}[-/.](?P<month>\d{{1,2}})[-/.]{_DAY}(?:T|,?{_GAP}){_CLOCK}",
+        # 2024-11-12T03:41:27Z, 2024/11/12 03:41; 2026/06/13 周六  8:00:01.23, 2026-06-13 오전 8:00:01
+        rf"(?<!\d){_YEAR}[-/.]\s?(?P<month>\d{{1,2}})[-/.]\s?{_DAY}(?:T|\.?{_WEEKDAY_BEHIND},?{_GAP}){_CLOCK}",
+        # 2026年6月13日 8:00:01, 2026년 6월 13일 토요일 오전 8:00:01
+        rf"(?<!\d){_YEAR}\s?[年년]\s?(?P<month>\d{{1,2}})\s?[月월]\s?{_DAY}\s?[日일号]{_WEEKDAY_BEHIND},?\s{{0,3}}{_CLOCK}",
         # Tue 11/12/2024  3:41:27.53 (%date% %time%), 12.11.2024 03:41
         rf"{_WEEKDAY}{_TWO_NUMBERS}{_YEAR},?{_GAP}{_CLOCK}",
         # Tue Nov 12 03:41:27.123 2024 (UTC + 1:00), as WinDbg writes
         rf"{_MONTH_NAME}{_GAP}{_DAY}{_GAP}{_CLOCK}{_GAP}{_YEAR}",
         # Tuesday, November 12, 2024 3:41:27 AM, as Get-Date writes
         rf"{_MONTH_NAME}{_GAP}{_DAY},{_GAP}{_YEAR},?{_GAP}{_CLOCK}",
-        # 12 November 2024 03:41:27
-        rf"(?<!\d){_DAY}{_GAP}{_MONTH_NAME}{_GAP}{_YEAR},?{_GAP}{_CLOCK}",
+        # 12 November 2024 03:41:27; Samstag, 13. Juni 2026 08:00; 13 de junio de 2026 8:00; 13 июня 2026 г. 8:00
+        rf"(?<!\d){_DAY}\.?{_GAP}(?:de{_GAP})?{_MONTH_NAME}{_GAP}(?:del?{_GAP})?{_YEAR}(?:\sг\.)?{_AT}{_CLOCK}",
     )
 )
+_TIME_OF_DAY = re.compile(rf"^\s*{_CLOCK}\s*$")
 
 _NAME_DAY = r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<mark>[-_.]?)(?P<month>\d\d)(?P=mark)(?P<day>\d\d)"
 _NAME_CLOCK = r"[-_.T ]{0,2}(?P<hour>\d\d)[-_.:h]?(?P<minute>\d\d)(?:[-_.:m]?(?P<second>\d\d))?(?P<zone>Z)?"
@@ -81,10 +118,7 @@ def _read_moment(parts: Mapping[str, Optional[str]]) -> Optional[Moment]:
         month, day, doubts = _order_day_and_month(parts, year)
     else:
         month, day, doubts = _month_number(parts["month"] or ""), int(parts["day"] or 0), ()
-    hour = int(parts.get("hour") or 0)
-    half = (parts.get("half") or "").lower()
-    if half:
-        hour = hour % 12 + (12 if half == "p" else 0)
+    hour = _read_hour(parts)
     try:
         at = datetime(year, month, day, hour, int(parts.get("minute") or 0), int(parts.get("second") or 0))
     except ValueError:
@@ -97,6 +131,39 @@ def _read_moment(parts: Mapping[str, Optional[str]]) -> Optional[Moment]:
     return Moment(at.replace(tzinfo=timezone.utc) - _zone_offset(zone or ""), doubts)
 
 
+def find_time_of_day(text: str, day: datetime) -> Optional[Moment]:
+    """The moment of a text that is a time of day only, on the given day (in UTC)."""
+    match = _TIME_OF_DAY.match(text)
+    if match is None:
+        return None
+    parts = match.groupdict()
+    try:
+        at = day.replace(
+            hour=_read_hour(parts), minute=int(parts["minute"]), second=int(parts["second"] or 0), microsecond=0
+        )
+    except ValueError:
+        return None
+    return Moment(at, (DATE_OF_FILE,))
+
+
+def swap_day_and_month(at: datetime) -> Optional[datetime]:
+    """The same digits read the other way: 6 July for 7 June; None if there is no such day."""
+    try:
+        return at.replace(month=at.day, day=at.month)
+    except ValueError:
+        return None
+
+
+def _read_hour(parts: Mapping[str, Optional[str]]) -> int:
+    """The hour of 24."""
+    hour = int(parts.get("hour") or 0)
+    half = (parts.get("half") or parts.get("before") or "").lower()
+    if not half:
+        return hour
+    is_afternoon = half in _AFTERNOON or half[0] in _AFTERNOON
+    return hour % 12 + (12 if is_afternoon else 0)
+
+
 def _order_day_and_month(parts: Mapping[str, Optional[str]], year: int) -> Tuple[int, int, Tuple[str, ...]]:
     """Month and day of two numbers: told by a number above 12, the weekday, the mark; else as in the USA."""
     first, other = int(parts["first"] or 0), int(parts["other"] or 0)
@@ -104,7 +171,10 @@ def _order_day_and_month(parts: Mapping[str, Optional[str]], year: int) -> Tuple
         return other, first, ()
     if other > 12:
         return first, other, ()
-    weekday = (parts["weekday"] or "")[:3].lower()
+    weekday = (parts["weekday"] or "").lower()
+    if weekday and weekday[:3] not in _WEEKDAYS and _FOREIGN_WEEKDAYS.fullmatch(weekday):
+        return other, first, ()
+    weekday = weekday[:3]
     if weekday in _WEEKDAYS and first != other:
         fits = [
             (month, day)
@@ -119,11 +189,20 @@ def _order_day_and_month(parts: Mapping[str, Optional[str]], year: int) -> Tuple
 
 
 def _month_number(month: str) -> int:
-    """1 to 12; 0 for a word that is no English month."""
+    """1 to 12; 0 for a word that is no month."""
     if month.isdigit():
         return int(month)
-    start = month[:3].lower()
-    return _MONTHS.index(start) + 1 if start in _MONTHS else 0
+    start = "".join(unicodedata.normalize("NFD", letter)[0] for letter in month.lower())
+    longest = max(
+        (
+            (len(name), number)
+            for number, names in enumerate(_MONTHS, start=1)
+            for name in names
+            if start.startswith(name)
+        ),
+        default=(0, 0),
+    )
+    return longest[1]
 
 
 def _zone_offset(zone: str) -> timedelta:

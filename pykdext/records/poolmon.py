@@ -22,7 +22,7 @@ from pykdext.records.tagtable import (
     tag_of_bytes,
     unwrap_counts,
 )
-from pykdext.records.textfile import TextFile
+from pykdext.records.textfile import TextFile, decode_words
 from pykdext.records.windbgtext import find_host
 
 _POOLS = {b"Nonp": PoolKind.NONPAGED, b"Paged": PoolKind.PAGED}
@@ -153,7 +153,7 @@ def _read_screen(file: TextFile, screen: _Screen, preamble_start: int, first_lin
         faults += (f"poolmon showed a session pool ({session[1].decode()}), not the system's pools",)
     else:
         faults += tuple(check_against_memory(tags, memory))
-    preamble = data[preamble_start : screen.rows].decode("latin-1")
+    preamble = decode_words(data[preamble_start : screen.rows])
     moment = find_moment(preamble)
     return PoolSnapshot(
         source=SnapshotSource("poolmon log", file.path),

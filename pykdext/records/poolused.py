@@ -11,6 +11,7 @@ import re
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, StatedDriver, SystemMemory
+from pykdext.records.joining import join_sorted_tables
 from pykdext.records.stateddrivers import find_binary
 from pykdext.records.tagtable import LineFaults, TagTable, check_against_memory, tag_of_text
 from pykdext.records.textfile import TextFile
@@ -24,6 +25,7 @@ _TITLE = re.compile(r"Allocs|Frees|Diff|Used")
 _TABLE_END = re.compile(r"^\s{0,40}(?:\d{0,4}:? ?l?kd(?::\w{1,8})?>|```|Sorting by\b)")
 _TOTAL = re.compile(r"^\s{0,40}TOTAL(?=\s)", re.IGNORECASE)
 _NO_ROW = re.compile(r"^[\s.=-]*$")
+_SORT = re.compile(r"\s{0,40}Sorting by\s{1,9}([^\n]{1,40}?)\s*$", re.IGNORECASE)
 _SESSION_POOL = re.compile(r"Sorting by[^\n]{0,40}\bSession\b", re.IGNORECASE)
 
 # A number with a zero before it is the number 0 and the first digits of the description.
@@ -103,11 +105,19 @@ def parse_poolused(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     starts = [0, *(table.end for table in tables[:-1])]
     ends = [*(table.titles for table in tables[1:]), len(lines)]
     snapshots = []
+    sorts = []
     for table, start, end in zip(tables, starts, ends):
         is_last = end == len(lines)
         around = [*lines[start : table.titles], *(lines[table.end : end] if is_last else ())]
         snapshots.append(_make_snapshot(file.path, table, "\n".join(around)))
-    return tuple(snapshots)
+        sorts.append(_find_sort(lines[start : table.titles]))
+    return join_sorted_tables(snapshots, sorts)
+
+
+def _find_sort(above: Sequence[str]) -> str:
+    """By what a table is sorted, as the line above it says; empty if none does."""
+    found = [sort[1].lower() for line in above if (sort := _SORT.match(line))]
+    return found[-1] if found else ""
 
 
 def _iter_tables(lines: Sequence[str]) -> Iterator[_Table]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Optional
+from typing import Iterable, Optional
 
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:([.,' \xa0\xff])\d{3})(?:\1\d{3})*")
 _PLAIN = re.compile(r"[+-]?\d{1,24}")
 _SIZE = re.compile(
-    r"~?\s*(?P<number>[+-]?\d[\d.,' \xa0\xff]{0,40}?)\s*(?P<unit>[KMGT]?i?B(?:ytes)?|bytes|[KMGT])?", re.IGNORECASE
+    r"~?\s*(?P<number>[+-]?\d[\d.,' \xa0\xff]{0,40}?)\s*"
+    r"(?P<unit>[KMGTКМГТ]?i?[BБ](?:ytes?)?|bytes|[KMGT]o|octets?|байт\w{0,2}|字节|[KMGT])?",
+    re.IGNORECASE,
 )
 _MARKS = re.compile(r"[.,' \xa0\xff]")
-_SHIFTS = {"k": 10, "m": 20, "g": 30, "t": 40}
+_NUMBER = re.compile(r"\d[\d.,' \xa0\xff]{0,40}")
+_SHIFTS = {"k": 10, "m": 20, "g": 30, "t": 40, "к": 10, "м": 20, "г": 30, "т": 40}
 
 
 def parse_count(text: str) -> Optional[int]:
@@ -23,30 +26,58 @@ def parse_count(text: str) -> Optional[int]:
     return int(_MARKS.sub("", text)) if _GROUPED.fullmatch(text) and len(text) <= 40 else None
 
 
-def parse_size(text: str, unit: str = "bytes") -> Optional[int]:
+def parse_size(text: str, unit: str = "bytes", decimal: Optional[str] = None) -> Optional[int]:
     """Bytes of a size such as ``7,695.3 MB``; ``unit`` is meant where the text names none; None if it is no size.
 
-    1 KB is 1024 bytes. A single mark before three digits is a decimal point only if it is a dot and the unit is not
-    the byte; where two different marks stand, the last one is the decimal point.
+    1 KB is 1024 bytes. ``decimal`` is the decimal mark of the column (``find_decimal_mark``). Without it a single mark
+    before three digits is a decimal point only if it is a dot and the unit is not the byte; where two different marks
+    stand, the last one is the decimal point.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         return None
     shift = _SHIFTS.get((match["unit"] or unit)[:1].lower(), 0)
-    number = _read_decimal(match["number"].strip(), has_fraction=shift > 0)
+    number = _read_decimal(match["number"].strip(), has_fraction=shift > 0, decimal=decimal)
     return None if number is None else round(number * (1 << shift))
 
 
-def _read_decimal(text: str, *, has_fraction: bool) -> Optional[Fraction]:
+def find_decimal_mark(texts: Iterable[str]) -> Optional[str]:
+    """The decimal mark of a column, ``.`` or ``,``; None where its numbers do not tell, or contradict each other."""
+    votes = {vote for text in texts if (vote := _tell_decimal_mark(text))}
+    return votes.pop() if len(votes) == 1 else None
+
+
+def _tell_decimal_mark(text: str) -> Optional[str]:
+    """What one number tells: two kinds of marks, one mark twice, or one that parts no three digits."""
+    number = _NUMBER.search(text)
+    if number is None:
+        return None
+    digits = number[0].rstrip(".,' \xa0\xff")
+    marks = [mark for mark in digits if mark in ".,"]
+    if not marks:
+        return None
+    last = marks[-1]
+    whole, _, fraction = digits.rpartition(last)
+    if len(set(marks)) > 1:
+        return last if marks.count(last) == 1 else None
+    if len(marks) > 1:
+        return "," if last == "." else "."
+    return last if len(fraction) != 3 or whole in ("", "0") or len(_MARKS.sub("", whole)) > 3 else None
+
+
+def _read_decimal(text: str, *, has_fraction: bool, decimal: Optional[str]) -> Optional[Fraction]:
     marks = _MARKS.findall(text)
     if not marks:
         return Fraction(int(text))
     whole, _, fraction = text.rpartition(marks[-1])
-    is_decimal = (
-        marks[-1] in ".,"
-        and marks.count(marks[-1]) == 1
-        and (len(set(marks)) > 1 or len(fraction) != 3 or (has_fraction and marks[-1] == "."))
-    )
+    if decimal is None or not has_fraction:
+        is_decimal = (
+            marks[-1] in ".,"
+            and marks.count(marks[-1]) == 1
+            and (len(set(marks)) > 1 or len(fraction) != 3 or (has_fraction and marks[-1] == "."))
+        )
+    else:
+        is_decimal = marks[-1] == decimal
     if not is_decimal:
         grouped = parse_count(text)
         return None if grouped is None else Fraction(grouped)

@@ -120,8 +120,39 @@ class LineFaults:
         return (self._first + more,) if self._count else ()
 
 
+def check_memory(memory: SystemMemory) -> Iterator[str]:
+    """A sentence for each total that cannot be: more nonpaged pool than memory, more in use than there may be."""
+    nonpaged, physical = memory.nonpaged_bytes, memory.physical_bytes
+    if nonpaged is not None and physical and nonpaged > physical:
+        yield (
+            f"a nonpaged pool of {format_bytes(nonpaged)} exceeds the {format_bytes(physical)} of physical memory: "
+            "the number cannot be right"
+        )
+    for pool in PoolKind:
+        used, limit = memory.used_bytes(pool), memory.limit_bytes(pool)
+        if (
+            used is not None
+            and limit
+            and used > limit
+            and not (pool is PoolKind.NONPAGED and used > (physical or used))
+        ):
+            yield (
+                f"a {pool.value} pool of {format_bytes(used)} exceeds its limit of {format_bytes(limit)}: "
+                "one of the numbers cannot be right"
+            )
+    if physical and memory.available_bytes is not None and memory.available_bytes > physical:
+        yield (
+            f"{format_bytes(memory.available_bytes)} of memory available exceed the {format_bytes(physical)} that "
+            "there are: the number cannot be right"
+        )
+
+
 def check_against_memory(tags: Sequence[TagUsage], memory: SystemMemory) -> Iterator[str]:
-    """Compare the sum of the rows with what the memory manager says a pool holds; a sentence where they differ."""
+    """Compare the sum of the rows with what the memory manager says a pool holds; a sentence where they differ.
+
+    Another one for each total of the memory manager that cannot be.
+    """
+    yield from check_memory(memory)
     sides = {PoolKind.NONPAGED: [row.nonpaged for row in tags], PoolKind.PAGED: [row.paged for row in tags]}
     for pool, usages in sides.items():
         said = memory.used_bytes(pool)

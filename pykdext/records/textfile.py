@@ -10,11 +10,18 @@ from functools import cached_property
 from typing import Optional
 
 from pykdext.errors import RecordFormatError
+from pykdext.records.titlewords import count_foreign_words
 
 MAX_TEXT_BYTES = 256 << 20
 """More than thousands of poolmon logs in one file; a larger file is no log."""
 
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_CODE_PAGES = ("cp1252", "cp1251", "gb18030", "cp932", "cp949", "cp950", "cp850", "cp866")
+"""Of Windows and of its console, in the languages of ``titlewords``."""
+
+_FEWEST_WORDS = 3
+"""So many known words no tags of any bytes hold by chance."""
+
 _DUMP_MAGICS = (b"PAGEDU", b"MDMP")
 _HEAD_BYTES = 4096
 _TEXT_CONTROLS = frozenset(b"\t\n\r\f\x1a")
@@ -50,7 +57,7 @@ class TextFile:
     @cached_property
     def text(self) -> str:
         r"""The characters; bytes of no known encoding are UTF-8 if they can be, else Latin-1. Lines end with ``\n``."""
-        return _decode(self.raw, self.encoding).translate(_PLAIN_MARKS).replace("\r\n", "\n")
+        return decode_text(self.raw, self.encoding).translate(_PLAIN_MARKS).replace("\r\n", "\n")
 
 
 def read_text_file(path: str) -> TextFile:
@@ -78,13 +85,32 @@ def is_text_head(head: bytes) -> bool:
     return controls <= _MAX_CONTROL_SHARE * len(head)
 
 
-def _decode(raw: bytes, encoding: Optional[str]) -> str:
+def decode_text(raw: bytes, encoding: Optional[str]) -> str:
+    """The characters of bytes: of the encoding, or with None UTF-8 if they can be.
+
+    Else of the code page of a Windows whose words for pools, dates and columns stand in them, or Latin-1.
+    """
     if encoding:
         return raw.decode(encoding, "replace")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
-        return raw.decode("latin-1")
+        return raw.decode(_find_code_page(raw[:_HEAD_BYTES], _FEWEST_WORDS) or "latin-1", "replace")
+
+
+def decode_words(raw: bytes) -> str:
+    """The characters of bytes that hold no tags, of which every byte counts: one known word tells the code page."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode(_find_code_page(raw, 1) or "latin-1", "replace")
+
+
+def _find_code_page(head: bytes, fewest_words: int) -> Optional[str]:
+    """The code page in which the most words are known; None if they are too few in all."""
+    counts = {page: count_foreign_words(head.decode(page, "ignore")) for page in _CODE_PAGES}
+    best = max(counts, key=counts.__getitem__)
+    return best if counts[best] >= fewest_words else None
 
 
 def _find_unicode_encoding(data: bytes) -> Optional[str]:

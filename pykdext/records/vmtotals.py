@@ -10,6 +10,7 @@ import re
 from typing import Dict, List, NamedTuple, Tuple
 
 from pykdext.model import PoolSnapshot, SnapshotSource, SystemMemory
+from pykdext.records.tagtable import check_memory
 from pykdext.records.textfile import TextFile
 from pykdext.records.windbgtext import parse_session_facts
 
@@ -19,7 +20,8 @@ _LINE = re.compile(
     r"[ \t]{1,40}(?P<pages>\d{1,20})[ \t]{1,20}\([ \t]{0,20}(?P<kilobytes>\d{1,20})[ \t]?Kb\)",
     re.IGNORECASE | re.MULTILINE,
 )
-_ALARM = re.compile(r"\*{3,}[ \t]*(\d{1,20} pool allocations have failed|Excessive \w{1,20} Pool Usage)[ \t]*\*{3,}")
+_ALARM = re.compile(r"\*{3,}[ \t]*(?!Virtual Memory Usage)(\w[^*\n]{3,120}?)[ \t]*\*{3,}")
+"""Whatever the extension prints between asterisks but the heading: it has more alarms than are documented."""
 _FIELDS = {
     "physical memory": "physical_bytes",
     "available pages": "available_bytes",
@@ -84,4 +86,6 @@ def _read_block(lines: List[re.Match[str]], text: str) -> VmTotals:
     nonpaged = [sizes[name] for name in ("nonpagedpool usage", "nonpagedpoolnx usage") if name in sizes]
     if nonpaged:
         fields["nonpaged_bytes"] = sum(nonpaged)
-    return VmTotals(SystemMemory(**fields), tuple(f"!vm says: {alarm}" for alarm in _ALARM.findall(text)))
+    memory = SystemMemory(**fields)
+    alarms = dict.fromkeys(f"!vm says: {alarm}" for alarm in _ALARM.findall(text))
+    return VmTotals(memory, (*alarms, *check_memory(memory)))

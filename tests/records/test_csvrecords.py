@@ -11,8 +11,9 @@ from pykdext.records.columns import POOL_UNNAMED, find_columns, find_pool
 from pykdext.records.csvlog import parse_csv
 from pykdext.records.logs import load_log
 from pykdext.records.moments import ZONE_UNKNOWN
-from pykdext.records.pastedtable import ROUNDED, parse_pasted_tables
+from pykdext.records.pastedtable import parse_pasted_tables
 from pykdext.records.recipe import render_recipe
+from pykdext.records.samples import ROUNDED
 from pykdext.records.tagtable import UNSAID
 from pykdext.records.textfile import TextFile
 from tests.helpers import recordwriters as writers

@@ -76,13 +76,18 @@ class TestEvidence:
         assert "!vm says: Excessive NonPaged Pool Usage" in snapshot.warnings
 
     def test_two_tables_of_one_session(self, evidence):
-        nonpaged, paged = self.load(evidence, "poolused2-4-win8-x64-notes.txt")
-        assert usage(nonpaged, "Cont") == (1094, 6525216)
-        assert usage(nonpaged, "EtwB", PoolKind.PAGED) == (4, 163840)
-        assert usage(paged, "CM31", PoolKind.PAGED) == (19797, 91705344)
-        assert usage(paged, "Ntff") == (5, 1600)
-        assert (len(nonpaged.tags), len(paged.tags)) == (5, 7)
-        assert not any("cannot be read" in warning for warning in (*nonpaged.warnings, *paged.warnings))
+        (both,) = self.load(evidence, "poolused2-4-win8-x64-notes.txt")
+        assert usage(both, "Cont") == (1094, 6525216)
+        assert usage(both, "EtwB", PoolKind.PAGED) == (4, 163840)
+        assert usage(both, "CM31", PoolKind.PAGED) == (19797, 91705344)
+        assert usage(both, "Ntff") == (5, 1600)
+        assert not any("cannot be read" in warning for warning in both.warnings)
+
+    def test_old_search_for_blocks(self, evidence):
+        (snapshot,) = load_log(str(evidence / "poolused/windows-driver-docs/-poolfind.md.txt"))
+        assert usage(snapshot, "SeSd", PoolKind.PAGED) == (4, 0xD0 * 2 + 0xA0 * 2)
+        assert usage(snapshot, "SeSd") == (17, 0xC0 * 3 + 0xA0 * 11 + 0x60 * 2 + 0x100)
+        assert any("ended at e1224000" in warning for warning in snapshot.warnings)
 
     def test_verbose_with_its_total(self, evidence):
         (snapshot,) = self.load(evidence, "verbose-single-tag-total.txt")
@@ -143,7 +148,7 @@ class TestEvidence:
             available_bytes=22172 << 10,
         )
 
-    @pytest.mark.parametrize("page", ["-for-each-module", "-pool", "-poolfind", "-poolval"])
+    @pytest.mark.parametrize("page", ["-for-each-module", "-pool", "-poolval"])
     def test_pages_without_a_table_are_refused(self, evidence, page):
         with pytest.raises(RecordFormatError, match="expected a poolmon log, !poolused text") as caught:
             self.load(evidence, f"windows-driver-docs/{page}.md.txt")

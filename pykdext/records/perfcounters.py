@@ -1,0 +1,274 @@
+"""Performance counters of the pools: totals without tags, as ``typeperf``, ``relog``, ``logman`` and PowerShell write.
+
+The counters are those of the object Memory (``Pool Nonpaged Bytes``, ``Pool Paged Bytes``, ``Available MBytes``,
+``Committed Bytes``, ``Commit Limit``), in the languages of Windows. The log files' first title names the zone and its
+bias in minutes, UTC less local time, and their dates are month/day/year in every language (PDH: "PDH-CSV 4.0").
+A table that people write, with a time a row and totals or tags as titles, is read alike.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+from datetime import timedelta
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from pykdext.model import PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory
+from pykdext.records.columns import POOL_UNNAMED, find_fact, find_pool, find_unit
+from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, Moment, find_moment, find_time_of_day
+from pykdext.records.quantities import find_decimal_mark, parse_size
+from pykdext.records.samples import ROUNDED
+from pykdext.records.tagtable import LineFaults, TagTable, check_memory, tag_of_text
+from pykdext.records.textfile import TextFile
+from pykdext.records.titlewords import english_words
+
+TOTALS_ONLY = "the text holds totals only, no tags"
+
+_PDH = re.compile(r'^\ufeff?"?\(PDH-[CT]SV [\d.]{1,9}\)[^"\n]*')
+_BIAS = re.compile(r"\((-?\d{1,4})\)\"?$")
+_PATH = re.compile(r"^(?:\\\\(?P<host>[^\\]{1,255}))?\\(?P<object>[^\\]{1,255})\\(?P<counter>[^\\]{1,255})$")
+_LISTED_PATH = re.compile(r"(\\\\[^\n]{1,600}?\\[^\\\n]{1,255}?)\s*:\s*$")
+_VALUE = re.compile(r"^\s*([\d.,' \xa0]{1,40})\s*$")
+_PAIR = re.compile(r"^\s{0,8}(\w[\w ]{0,60}?)\s*:\s(.*)$")
+_NOT_CURRENT = re.compile(r"alloc|free|fail|peak|max|resident|cache|per\b|%|/")
+_KEYED = ("poolnonpagedbytes", "poolpagedbytes", "committedbytes", "commitlimit", "availablebytes")
+_MOST_COLUMNS = 4000
+_LINE_CHARACTERS = 200_000
+
+
+class _Total(NamedTuple):
+    """A column: which field of ``SystemMemory`` it is, in which unit, and of which host."""
+
+    cell: int
+    field: str
+    unit: str
+    host: Optional[str]
+
+
+def parse_perf_counters(file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """A snapshot of totals for each sample of performance counters, in the file's order; empty if there are none."""
+    return _parse_log(file) or _parse_listing(file) or _parse_timeline(file)
+
+
+def _parse_log(file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """The CSV or TSV of ``typeperf``, ``relog``, ``logman`` and ``Export-Counter``."""
+    text = file.text.lstrip("\ufeff\n ")
+    header = _PDH.match(text)
+    if header is None:
+        return ()
+    lines = text.split("\n")
+    delimiter = "\t" if "\t" in lines[0] else ";" if lines[0].count(";") > lines[0].count(",") else ","
+    titles = _split(lines[0], delimiter)
+    bias = _BIAS.search(titles[0].strip())
+    totals = list(_find_totals(titles))
+    unreadable = LineFaults("cannot be read and is left out")
+    samples = []
+    for number, line in enumerate(lines[1:], start=2):
+        cells = _split(line, delimiter)
+        if not any(cell.strip() for cell in cells):
+            continue
+        moment = find_moment(cells[0])
+        if moment is None:
+            unreadable.add(number, line)
+            continue
+        samples.append((_settle_zone(moment, bias), cells))
+    return _make_snapshots(file.path, totals, samples, unreadable.warnings)
+
+
+def _settle_zone(moment: Moment, bias: Optional[re.Match[str]]) -> Moment:
+    """The moment in UTC; such logs write the month first, and name their zone's bias."""
+    doubts = tuple(doubt for doubt in moment.doubts if doubt != MONTH_FIRST)
+    if bias is None:
+        return Moment(moment.at, doubts)
+    known = tuple(doubt for doubt in doubts if doubt != ZONE_UNKNOWN)
+    return Moment(moment.at + timedelta(minutes=int(bias[1])), known)
+
+
+def _find_totals(titles: Sequence[str]) -> Iterator[_Total]:
+    for cell, title in enumerate(titles[:_MOST_COLUMNS]):
+        found = find_total(title)
+        if found:
+            yield _Total(cell, *found)
+
+
+def find_total(title: str) -> Optional[Tuple[str, str, Optional[str]]]:
+    r"""The field of ``SystemMemory``, the unit and the host of a counter's path or name; None if it is another one.
+
+    ``\\SRV\Memory\Pool Nonpaged Bytes``; counters of single processes have the same names, but an instance.
+    """
+    path = _PATH.match(title.strip().strip('"'))
+    if path and ("(" in path["object"] or "memory" not in english_words(path["object"])):
+        return None
+    name = path["counter"] if path else title
+    words = english_words(name)
+    field = _find_field(words)
+    if field is None or _NOT_CURRENT.search(words.replace("free", "", 0)) or "%" in name or "/" in name:
+        return None
+    return field, find_unit(name) or "bytes", path["host"] if path else None
+
+
+def _find_field(words: str) -> Optional[str]:
+    pool = find_pool(words)
+    if pool and "pagefile" not in words:
+        return f"{pool.value}_bytes" if re.search(r"byte|pool|memory|\b[kmg]b\b", words) else None
+    if "limit" in words:
+        return "commit_limit_bytes" if re.search(r"commit|^limit$", words) else None
+    if re.search(r"\bcommit", words):
+        return "commit_bytes"
+    return "available_bytes" if re.search(r"\bavailable\b", words) else None
+
+
+def _make_snapshots(
+    path: str,
+    totals: Sequence[_Total],
+    samples: Sequence[Tuple[Moment, Sequence[str]]],
+    warnings: Tuple[str, ...],
+) -> Tuple[PoolSnapshot, ...]:
+    """A snapshot for each row and host in which a pool's total stands."""
+    if not any(total.field in ("nonpaged_bytes", "paged_bytes") for total in totals):
+        return ()
+    marks = {
+        total.cell: find_decimal_mark(cells[total.cell] for _, cells in samples if total.cell < len(cells))
+        for total in totals
+    }
+    hosts = dict.fromkeys(total.host for total in totals)
+    snapshots = []
+    for moment, cells in samples:
+        for host in hosts:
+            memory = SystemMemory(**_read_totals(totals, cells, host, marks))
+            if memory != SystemMemory():
+                snapshots.append(_make_snapshot(path, moment, host, memory, warnings))
+    return tuple(snapshots)
+
+
+def _read_totals(
+    totals: Sequence[_Total], cells: Sequence[str], host: Optional[str], marks: Dict[int, Optional[str]]
+) -> Dict[str, Optional[int]]:
+    return {
+        total.field: parse_size(cells[total.cell], total.unit, marks[total.cell])
+        for total in reversed(totals)
+        if total.host == host and total.cell < len(cells)
+    }
+
+
+def _make_snapshot(
+    path: str, moment: Optional[Moment], host: Optional[str], memory: SystemMemory, warnings: Tuple[str, ...]
+) -> PoolSnapshot:
+    return PoolSnapshot(
+        source=SnapshotSource("performance counters", path),
+        tags=(),
+        taken_at=moment.at if moment else None,
+        host=host,
+        memory=memory,
+        time_from="header" if moment else None,
+        warnings=(*(moment.doubts if moment else ()), TOTALS_ONLY, *warnings, *check_memory(memory)),
+    )
+
+
+def _parse_listing(file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """The text of ``Get-Counter``, with a path and its value in lines of their own, and lists of objects of CIM."""
+    if "\\" not in file.text and "ool" not in file.text:
+        return ()
+    values: Dict[Tuple[Optional[str], str], int] = {}
+    snapshots: List[PoolSnapshot] = []
+    moment: Optional[Moment] = None
+    pending: Optional[Tuple[str, str, Optional[str]]] = None
+
+    def flush() -> None:
+        for host in dict.fromkeys(host for host, _ in values):
+            memory = SystemMemory(**{field: value for (owner, field), value in values.items() if owner == host})
+            if any(memory.used_bytes(pool) is not None for pool in PoolKind):
+                snapshots.append(_make_snapshot(file.path, moment, host, memory, ()))
+        values.clear()
+
+    for line in file.text.split("\n"):
+        found = find_moment(line)
+        path = _LISTED_PATH.search(line)
+        pair = _PAIR.match(line)
+        if found and not (path and path.start() < 12):
+            flush()
+            moment = found
+        if path:
+            pending = find_total(path[1])
+        elif pending and _VALUE.match(line):
+            values[pending[2], pending[0]] = parse_size(line.strip(), pending[1]) or 0
+            pending = None
+        elif pair and pair[1].replace(" ", "").lower() in _KEYED:
+            key = find_total(" ".join(re.findall(r"[A-Z][a-z]+", pair[1])) or pair[1])
+            size = parse_size(pair[2].strip(), key[1]) if key else None
+            if key and size is not None:
+                if (None, key[0]) in values:
+                    flush()
+                values[None, key[0]] = size
+    flush()
+    return tuple(snapshots)
+
+
+def _parse_timeline(file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """A table with a time a row: totals of the pools, and tags as titles of columns."""
+    lines = file.text.split("\n")
+    for index, line in enumerate(lines):
+        if len(line) > _LINE_CHARACTERS:
+            continue
+        for delimiter in ("|", "\t", ";", ","):
+            titles = _split(line, delimiter)
+            if len(titles) > 1 and _is_time_title(titles[0]):
+                snapshots = _read_timeline(file, lines[index + 1 :], titles, delimiter)
+                if snapshots:
+                    return snapshots
+    return ()
+
+
+def _is_time_title(title: str) -> bool:
+    return find_fact(title) in ("time", "utc", "date") or english_words(title).split()[-1:] == ["time"]
+
+
+def _read_timeline(
+    file: TextFile, lines: Sequence[str], titles: Sequence[str], delimiter: str
+) -> Tuple[PoolSnapshot, ...]:
+    totals = list(_find_totals(titles))
+    if not any(total.field in ("nonpaged_bytes", "paged_bytes") for total in totals):
+        return ()
+    known = {0, *(total.cell for total in totals)}
+    tags = {
+        cell: tag
+        for cell, title in enumerate(titles)
+        if cell not in known and (tag := tag_of_text(title.strip().strip("`*"))) is not None
+    }
+    texts: Dict[int, List[str]] = {cell: [] for cell in (*known, *tags)}
+    rows: List[Tuple[Moment, List[str]]] = []
+    for line in lines:
+        cells = _split(line, delimiter)
+        moment = find_moment(cells[0]) or find_time_of_day(cells[0], file.written_at) if cells else None
+        if moment is None or len(cells) < len(titles):
+            if rows:
+                break
+            continue
+        rows.append((moment, cells))
+        for cell, seen in texts.items():
+            seen.append(cells[cell])
+    marks = {cell: find_decimal_mark(seen) for cell, seen in texts.items()}
+    snapshots = []
+    for moment, cells in rows:
+        table = TagTable()
+        for cell, tag in tags.items():
+            size = parse_size(cells[cell], find_unit(titles[cell]) or "bytes", marks[cell])
+            table.add(tag, PoolKind.NONPAGED, PoolUsage(None, None, None, size))
+        memory = SystemMemory(**_read_totals(totals, cells, None, marks))
+        snapshot = _make_snapshot(file.path, moment, None, memory, (ROUNDED,))
+        if tags:
+            warnings = (*(warning for warning in snapshot.warnings if warning != TOTALS_ONLY), POOL_UNNAMED)
+            source = SnapshotSource("table of times", file.path)
+            snapshot = replace(snapshot, source=source, tags=table.usages, warnings=warnings)
+        snapshots.append(snapshot)
+    return tuple(snapshots)
+
+
+def _split(line: str, delimiter: str) -> List[str]:
+    if delimiter == "|":
+        return [cell.strip() for cell in line.strip().strip("|").split("|")] if "|" in line else []
+    try:
+        return next(csv.reader([line.rstrip("\r")], delimiter=delimiter), [])
+    except csv.Error:
+        return [line]
