@@ -105,6 +105,7 @@ KDDEBUGGER_DATA64_VARIABLES = Struct(
     "PspCidTable" / Pointer(0x058, Int64ul),
     "KeTimeIncrement" / Pointer(0x078, Int64ul),
     "KiBugcheckData" / Pointer(0x088, Int64ul),
+    "ObpTypeObjectType" / Pointer(0x0A0, Int64ul),
     "MmPfnDatabase" / Pointer(0x0C0, Int64ul),
     "MmNumberOfPhysicalPages" / Pointer(0x0F8, Int64ul),
     "MmMaximumNonPagedPoolInBytes" / Pointer(0x100, Int64ul),

@@ -19,10 +19,14 @@ from pykdext.targets.dump.triageformat import (
     HAS_DATA_PAGE,
     HAS_DEBUGGER_DATA,
     HAS_DRIVERS,
+    HAS_PROCESS,
+    HAS_PROCESSOR,
     HAS_STACK,
+    HAS_THREAD,
     TRIAGE32,
     TRIAGE64,
     VALID_MARK,
+    RunningOffsets,
 )
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.kernelformat import (
@@ -145,7 +149,28 @@ class TriageDump(DumpTarget):
             segments.append((fields.DataPageAddress, fields.DataPageOffset, fields.DataPageSize))
         if self._has(HAS_DEBUGGER_DATA) and self._header.debugger_data_block is not None:
             segments.append((self._header.debugger_data_block, fields.DebuggerDataOffset, fields.DebuggerDataSize))
+            segments += self._find_running()
         return segments
+
+    def _find_running(self) -> List[Segment]:
+        """The copies of the thread that crashed and of its process; their addresses stand in one another."""
+        if not (self._has(HAS_PROCESSOR) and self._has(HAS_THREAD) and self._has(HAS_PROCESS)):
+            return []
+        fields, kernel, offsets = self._fields, self._format.kernel, RunningOffsets()
+        thread = self._read_number(fields.PrcbOffset + self._told(offsets.processor_thread), kernel.pointer_bytes)
+        process = self._read_number(fields.ThreadOffset + self._told(offsets.thread_process), kernel.pointer_bytes)
+        copies = (
+            (thread, fields.ThreadOffset, self._told(offsets.thread_bytes)),
+            (process, fields.ProcessOffset, self._told(offsets.process_bytes)),
+        )
+        return [copy for copy in copies if copy[0] >= kernel.kernel_start and copy[2]]
+
+    def _told(self, offset: int) -> int:
+        """A number of two bytes in the debugger data."""
+        return self._read_number(self._fields.DebuggerDataOffset + offset, 2)
+
+    def _read_number(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._file.read_at(offset, size), "little")
 
     def _sane_count(self, count: int, limit: int, what: str) -> int:
         """``count``, or 0 and a warning if it is absurd."""

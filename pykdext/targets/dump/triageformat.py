@@ -16,12 +16,26 @@ from pykdext.targets.kernelformat import KERNEL32, KERNEL64, KernelFormat, Recor
 VALID_MARK = b"TRGD"
 """What stands at ValidOffset, at the end of a dump that was written to its end."""
 
+HAS_PROCESSOR = 0x4
+HAS_PROCESS = 0x8
+HAS_THREAD = 0x10
 HAS_STACK = 0x20
 HAS_DRIVERS = 0x40
 HAS_DATA_PAGE = 0x200
 HAS_DEBUGGER_DATA = 0x400
 HAS_DATA_BLOCKS = 0x800
 """Bits of the dump header's MiniDumpFields: the parts that the dump has. Fields of other parts mean nothing."""
+
+
+class RunningOffsets(NamedTuple):
+    """Where the debugger data tells offsets and sizes of what runs: of KTHREAD its process, sizes of EPROCESS and
+    ETHREAD, of KPRCB its thread.
+    """
+
+    thread_process: int = 0x2A0
+    process_bytes: int = 0x2A8
+    processor_thread: int = 0x2B4
+    thread_bytes: int = 0x2C0
 
 
 class TriageFormat(NamedTuple):

@@ -1,0 +1,238 @@
+"""The processes of the kernel's list, those that have exited and are still held among them.
+
+The list (nt!PsActiveProcessHead) needs no symbols; EPROCESS is known by build, else it is recognised by the System
+process: number 4, of that name, whose handle table bears the same number. A process leaves the list when its object is
+deleted, not when it exits (ReactOS, PspDeleteProcess).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+
+from pykdext.errors import MemoryReadError
+from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.objects.forms import find_form
+from pykdext.kernel.objects.handletables import HandleTableReader
+from pykdext.kernel.objects.headers import HeaderReader
+from pykdext.kernel.objects.pages import PageReader
+from pykdext.model import Struct
+from pykdext.model.objects import Process, ProcessList
+from pykdext.targets.linkedlists import walk_list
+from pykdext.work import UNWATCHED, Work
+
+MAX_PROCESSES = 262_144
+"""Machines with 71,268 exited processes have been seen."""
+
+_SYSTEM_PID = 4
+_PROCESS_OBJECT = 3  # DISPATCHER_HEADER.Type
+_EXITING = 4
+_DELETED = 8
+_NAME_BYTES = 15
+_MAX_PID = 1 << 26
+_FILETIME_ORIGIN = datetime(1601, 1, 1, tzinfo=timezone.utc)
+_MAX_FILETIME = 0x0300_0000_0000_0000
+_PATHS = (
+    "UniqueProcessId",
+    "ActiveProcessLinks",
+    "CreateTime",
+    "ExitTime",
+    "Flags",
+    "InheritedFromUniqueProcessId",
+    "Session",
+    "ObjectTable",
+    "ImageFileName",
+    "ActiveThreads",
+    "CommitCharge",
+    "ProcessQuotaUsage[0]",
+    "ProcessQuotaUsage[1]",
+    "QuotaUsage",
+)
+_SIZES = {"ImageFileName": _NAME_BYTES, "CreateTime": 8, "ExitTime": 8, "Flags": 4, "ActiveThreads": 4}
+_OLD_QUOTA = "QuotaUsage"
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Where members of EPROCESS stand; ``span`` is the first byte and the end of what is read, from the body."""
+
+    struct: Struct
+    links: int
+    old_quota: Optional[int]
+
+
+class ProcessReader:
+    """Reads the processes of one kernel."""
+
+    def __init__(self, kernel: Kernel, pages: PageReader, headers: HeaderReader, tables: HandleTableReader) -> None:
+        self._kernel = kernel
+        self._target = kernel.target
+        self._width = kernel.target.pointer_size
+        self._pages = pages
+        self._headers = headers
+        self._tables = tables
+        self._found: Dict[int, Process] = {}
+
+    def read(self, work: Work = UNWATCHED) -> ProcessList:
+        """The whole list; where it is torn, what could be reached from both ends."""
+        head = self._kernel.find_symbol("PsActiveProcessHead")
+        if head is None:
+            return ProcessList(lost=None, warnings=("processes: nothing in this source tells where their list is",))
+        first = self._pages.pointer(head.address)
+        if first is None:
+            return ProcessList(
+                lost=None, warnings=(f"processes: the head of their list at 0x{head.address:x} is not in memory",)
+            )
+        if first == head.address:
+            return ProcessList(warnings=("processes: the kernel's list is empty",))
+        form = self._find_form(first)
+        if form is None:
+            return ProcessList(
+                lost=None, warnings=("processes: the structure of this kernel's processes fits no known layout",)
+            )
+        return self._walk(head.address, form, work)
+
+    def _find_form(self, first_link: int) -> Optional[_Form]:
+        struct = find_form(
+            self._kernel,
+            "_EPROCESS",
+            _PATHS,
+            lambda form: self._fits(form, first_link),
+            {name: size for name, size in _SIZES.items() if name != "ImageFileName"},
+        )
+        if struct is None:
+            return None
+        links = struct.offset("ActiveProcessLinks")
+        assert links is not None
+        quota = None if struct.has("ProcessQuotaUsage[0]") else struct.offset(_OLD_QUOTA)
+        return _Form(struct, links, quota)
+
+    def _fits(self, form: Struct, first_link: int) -> bool:
+        """Whether the first process is System: its number, its name, and the number in its handle table."""
+        places = {name: form.offset(name) for name in ("UniqueProcessId", "ActiveProcessLinks", "ImageFileName")}
+        links, pid, name = places["ActiveProcessLinks"], places["UniqueProcessId"], places["ImageFileName"]
+        table = form.offset("ObjectTable")
+        if links is None or pid is None or name is None or table is None:
+            return False
+        body = first_link - links
+        if self._pages.number(body, 1) != _PROCESS_OBJECT or self._pages.pointer(body + pid) != _SYSTEM_PID:
+            return False
+        try:
+            if self._pages.read(body + name, 7) != b"System\0":
+                return False
+        except MemoryReadError:
+            return False
+        address = self._pages.pointer(body + table)
+        owner = self._tables.owner(address) if address else None
+        return owner in (None, _SYSTEM_PID)
+
+    def _walk(self, head: int, form: _Form, work: Work) -> ProcessList:
+        unreadable: Set[int] = set()
+        start, end = self._span(form)
+
+        def read(address: int, size: int) -> bytes:
+            if address == head or address in unreadable:
+                return self._target.read_virtual(address, size)
+            if work.is_ended:
+                raise MemoryReadError(address, size)
+            body = address - form.links
+            data = self._read_body(body, start, end)
+            if data is None:
+                unreadable.add(address)
+                return self._target.read_virtual(address, size)
+            self._found[address] = self._parse(body, data, start, form)
+            at = form.links - start
+            return data[at : at + size]
+
+        walk = walk_list(read, self._width, head, MAX_PROCESSES)
+        processes = tuple(self._found[link] for link in walk.entries if link in self._found)
+        warnings: List[str] = []
+        if walk.torn_at is not None:
+            missing = "some may be missing" if walk.lost is None else f"{walk.lost:,} missing"
+            warnings.append(
+                f"processes: their list is torn at 0x{walk.torn_at:x} ({walk.reason}); {len(processes):,} read from "
+                f"both ends, {missing}"
+            )
+        if len(processes) < len(walk.entries):
+            lost = len(walk.entries) - len(processes)
+            warnings.append(f"processes: {lost:,} of {len(walk.entries):,} are only partly in memory")
+        return ProcessList(processes, walk.lost, form.struct.source, tuple(warnings))
+
+    def _read_body(self, body: int, start: int, end: int) -> Optional[bytes]:
+        """The bytes of a process with its header; without it (as zeros) where small dumps hold none."""
+        try:
+            return self._target.read_virtual(body + start, end - start)
+        except MemoryReadError:
+            pass
+        try:
+            return bytes(-start) + self._target.read_virtual(body, end)
+        except MemoryReadError:
+            return None
+
+    def _span(self, form: _Form) -> Tuple[int, int]:
+        """First byte and end of what is read of a process, from its body: the header before it among them."""
+        end = max(form.struct.end, (form.struct.offset("ImageFileName") or 0) + _NAME_BYTES)
+        if form.old_quota is not None:
+            end = max(end, form.old_quota + 3 * self._width)
+        return -self._headers.body_offset, end
+
+    def _parse(self, body: int, data: bytes, start: int, form: _Form) -> Process:
+        struct, width = form.struct, self._width
+        record: Mapping[str, Any] = struct.parse(data[struct.start - start :], struct.start)
+        header = self._headers.parse(body + start, data[: self._headers.body_offset])
+        image_at = (struct.offset("ImageFileName") or 0) - start
+        charges: Tuple[Optional[int], Optional[int]] = (
+            record["ProcessQuotaUsage[0]"],
+            record["ProcessQuotaUsage[1]"],
+        )
+        if form.old_quota is not None:
+            at = form.old_quota - start
+            # QuotaUsage of XP to Vista: nonpaged and paged pool, page file
+            charges = (
+                int.from_bytes(data[at : at + width], "little"),
+                int.from_bytes(data[at + width : at + 2 * width], "little"),
+            )
+        exit_time, flags = record["ExitTime"], record["Flags"] or 0
+        exited_at = self._as_time(exit_time)
+        has_exited = bool(exited_at) or bool(flags & (_EXITING | _DELETED) and not record["ActiveThreads"])
+        table = record["ObjectTable"] or None
+        counted = self._tables.count(table) if table else None
+        return Process(
+            address=body,
+            pid=record["UniqueProcessId"],
+            parent_pid=_as_pid(record["InheritedFromUniqueProcessId"]),
+            image=_as_name(data[image_at : image_at + _NAME_BYTES]),
+            session_address=record["Session"] or None,
+            started_at=self._as_time(record["CreateTime"]),
+            exited_at=exited_at,
+            has_exited=has_exited,
+            active_threads=record["ActiveThreads"],
+            handle_table=table,
+            handles=None if counted is None else counted.handles,
+            handle_slots=None if counted is None else counted.slots,
+            nonpaged_charge_bytes=charges[0],
+            paged_charge_bytes=charges[1],
+            commit_pages=record["CommitCharge"],
+            object_handles=header.handle_count if header.is_plausible else None,
+            object_references=self._headers.references(header) if header.is_plausible else None,
+        )
+
+    def _as_time(self, filetime: Optional[int]) -> Optional[datetime]:
+        """A FILETIME as a time; None for 0, and for what is no time up to the moment of the dump."""
+        if not filetime or not 0 < filetime < _MAX_FILETIME:
+            return None
+        moment = _FILETIME_ORIGIN + timedelta(microseconds=filetime // 10)
+        taken_at = self._target.facts.taken_at
+        if taken_at is not None and moment > taken_at + timedelta(days=1):
+            return None
+        return moment
+
+
+def _as_pid(number: Optional[int]) -> Optional[int]:
+    return number if number is not None and number < _MAX_PID else None
+
+
+def _as_name(data: bytes) -> str:
+    """Letters up to the first zero; others than printable ASCII as a question mark."""
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "?" for byte in data.split(b"\0", 1)[0])

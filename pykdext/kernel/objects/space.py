@@ -1,0 +1,67 @@
+"""Everything that a kernel's memory tells of its objects, read when it is first asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Dict
+
+from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.objects.census import CensusTaker
+from pykdext.kernel.objects.contents import ContentsReader
+from pykdext.kernel.objects.handletables import HandleTableReader
+from pykdext.kernel.objects.headers import HeaderReader
+from pykdext.kernel.objects.lookasides import read_lookasides
+from pykdext.kernel.objects.pages import PageReader
+from pykdext.kernel.objects.processes import ProcessReader
+from pykdext.kernel.objects.types import TypeReader, TypeTable
+from pykdext.kernel.objects.verifier import read_verifier
+from pykdext.model.objects import HandleCensus, LookasideLists, Process, ProcessList, VerifierReport
+from pykdext.work import UNWATCHED, Work
+
+
+class ObjectSpace:
+    """The objects of one kernel. An end of the ``work`` by the user leaves what was read until then."""
+
+    def __init__(self, kernel: Kernel, work: Work = UNWATCHED) -> None:
+        self.kernel = kernel
+        self._work = work
+        self.pages = PageReader(kernel.target)
+        self.headers = HeaderReader(self.pages, kernel.target.pointer_size, kernel.target.facts.build or 0)
+        self.contents = ContentsReader(kernel, self.pages)
+
+    @cached_property
+    def types(self) -> TypeTable:
+        """The object types; the headers' cookie is known afterwards."""
+        return TypeReader(self.kernel, self.pages, self.headers).read()
+
+    @cached_property
+    def processes(self) -> ProcessList:
+        """The processes of the kernel's list."""
+        return ProcessReader(self.kernel, self.pages, self.headers, self.tables).read(self._work)
+
+    @cached_property
+    def zombies(self) -> Dict[int, Process]:
+        """The exited processes by the address of their object's header."""
+        offset = self.headers.body_offset
+        return {process.address - offset: process for process in self.processes.processes if process.is_zombie}
+
+    @cached_property
+    def lookasides(self) -> LookasideLists:
+        """The lookaside lists of drivers."""
+        return read_lookasides(self.kernel, self.pages)
+
+    @cached_property
+    def verifier(self) -> VerifierReport:
+        """What Driver Verifier counts."""
+        return read_verifier(self.kernel, self.pages)
+
+    def take_census(self, process: Process) -> HandleCensus:
+        """What the handles of a process lead to."""
+        types = self.types
+        taker = CensusTaker(self.tables, self.headers, types, self.contents)
+        return taker.take(process, self.zombies, self._work)
+
+    @cached_property
+    def tables(self) -> HandleTableReader:
+        """The reader of handle tables."""
+        return HandleTableReader(self.kernel, self.pages)
