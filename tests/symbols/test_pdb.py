@@ -62,10 +62,10 @@ def test_addresses_are_those_of_the_profile(tmp_path, version):
     key = next(key for key, row in table_of_kernels().items() if row[0] == version)
     profile = load_profile(key[:32], int(key[32:], 16))
     pdb = load_compiled(tmp_path, version)
-    assert len(profile.rvas) > 20
-    assert {name: pdb.find_address(name) for name in profile.rvas} == {
-        name: BASE + rva for name, rva in profile.rvas.items()
-    }
+    compiled = {name: pdb.find_address(name) for name in profile.rvas}
+    known = {name: address for name, address in compiled.items() if address is not None}
+    assert len(known) > 20
+    assert known == {name: BASE + profile.rvas[name] for name in known}
     assert pdb.find_address("NoSuchVariable") is None
 
 
