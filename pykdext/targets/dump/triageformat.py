@@ -28,8 +28,9 @@ HAS_DATA_BLOCKS = 0x800
 
 
 class RunningOffsets(NamedTuple):
-    """Where the debugger data tells offsets and sizes of what runs: of KTHREAD its process, sizes of EPROCESS and
-    ETHREAD, of KPRCB its thread.
+    """Where the debugger data tells of the thread that ran.
+
+    Offsets of KTHREAD's process and KPRCB's thread, sizes of EPROCESS and ETHREAD: two bytes each.
     """
 
     thread_process: int = 0x2A0
