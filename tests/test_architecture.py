@@ -22,7 +22,7 @@ ALLOWED = {
     "targets": GROUND | {"images.headers", "model"},
     "symbols": GROUND | {"model"},
     "images": GROUND | {"model", "symbols", "targets.filebytes", "targets.parts", "targets.protocol"},
-    "kernel": GROUND | {"images", "model", "symbols", "targets.protocol"},
+    "kernel": GROUND | {"images", "model", "symbols", "targets.linkedlists", "targets.protocol"},
     "records": GROUND | {"model"},
     "growth": GROUND | {"model"},
     "attribution": GROUND | {"images", "kernel", "model", "targets.protocol"},

@@ -1,8 +1,8 @@
 """The table of object types: names, tags and counters, by the kernel's own table or the list behind the type of types.
 
 nt!ObTypeIndexTable lists all types by index (Windows 7 and later, symbols needed). The debugger data block alone leads
-to the type of types, whose list links the creator parts of all type objects. Where that list is torn, blocks of the
-tag ``ObjT`` are such objects. Sources: public symbols; volatility3 and MemProcFS for the table; ReactOS for the list.
+to the type of types, whose list links the creator parts of all type objects. Sources: public symbols; volatility3 and
+MemProcFS for the table; ReactOS for the list.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Tuple, Union
 
-from pykdext.errors import MemoryReadError, StructSizeError, TargetError
+from pykdext.errors import MemoryReadError, StructSizeError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.forms import find_form
-from pykdext.kernel.objects.headers import CREATOR, NAME, HeaderReader
+from pykdext.kernel.objects.headers import HeaderReader
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.model import PROTECTED_POOL, PoolKind, PoolTag, Struct
 from pykdext.model.objects import ObjectType
@@ -171,7 +171,7 @@ class TypeReader:
         return found
 
     def _walk_type_list(self, type_of_types: int) -> Tuple[List[int], str, bool]:
-        """The types whose creator parts the type of types links; else those in blocks of their tag."""
+        """The types whose creator parts the type of types links."""
         form, width = self._form, self._kernel.target.pointer_size
         assert form is not None
         start = form.offset("TypeList")
@@ -187,36 +187,7 @@ class TypeReader:
         if walk.torn_at is None:
             return found, "TypeList", True
         self._warnings.append(f"object types: their list is torn at 0x{walk.torn_at:x} ({walk.reason})")
-        for address in self._find_in_blocks(type_of_types):
-            if address not in found:
-                found.append(address)
-        return found, "TypeList and blocks of ObjT", False
-
-    def _find_in_blocks(self, type_of_types: int) -> List[int]:
-        from pykdext.kernel.pool.smallblocks import WalkLimits, find_small_blocks
-        from pykdext.targets.session.wholememory import open_whole_memory
-
-        width = self._kernel.target.pointer_size
-        parts = 8 * width + self._headers.body_offset
-        tag = PoolTag.from_key(int.from_bytes(TYPE_TAG, "little"))
-        try:
-            with open_whole_memory(self._kernel.target) as memory:
-                if memory is None:
-                    return []
-                blocks = find_small_blocks(memory, tag, limits=WalkLimits(2.0, _MAX_TYPES, 64 << 20)).allocations
-        except TargetError:
-            return []
-        bodies = [block.address + 2 * width + parts for block in blocks]
-        expected = self._headers.index_byte(type_of_types - self._headers.body_offset)
-        return [
-            body
-            for body in bodies
-            if expected in (None, self._headers.index_byte(body - self._headers.body_offset)) and self._has_parts(body)
-        ]
-
-    def _has_parts(self, body: int) -> bool:
-        header = self._headers.read(body - self._headers.body_offset)
-        return header is not None and header.mask & (CREATOR | NAME) == CREATOR | NAME
+        return found, "TypeList", False
 
     def _find_cookie(self, types: List[ObjectType]) -> None:
         """The cookie by which the headers of all type objects name the type of types; the symbol's, if that agrees."""
