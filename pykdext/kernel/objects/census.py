@@ -13,7 +13,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 from pykdext.kernel.objects.contents import ContentsReader
 from pykdext.kernel.objects.handletables import HandleTableReader
 from pykdext.kernel.objects.headers import HeaderReader
-from pykdext.kernel.objects.types import TypeTable
+from pykdext.kernel.objects.objecttypes import TypeTable
 from pykdext.model.objects import CommonTarget, HandleCensus, Process, TypeShare
 from pykdext.work import UNWATCHED, Work
 

@@ -11,9 +11,9 @@ from pykdext.kernel.objects.contents import ContentsReader
 from pykdext.kernel.objects.handletables import HandleTableReader
 from pykdext.kernel.objects.headers import HeaderReader
 from pykdext.kernel.objects.lookasides import read_lookasides
+from pykdext.kernel.objects.objecttypes import TypeReader, TypeTable
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.kernel.objects.processes import ProcessReader
-from pykdext.kernel.objects.types import TypeReader, TypeTable
 from pykdext.kernel.objects.verifier import read_verifier
 from pykdext.model.objects import HandleCensus, LookasideLists, Process, ProcessList, VerifierReport
 from pykdext.work import UNWATCHED, Work

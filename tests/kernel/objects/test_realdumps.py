@@ -10,8 +10,8 @@ import pytest
 
 from pykdext.kernel.kernel import open_kernel
 from pykdext.kernel.objects.lookasides import read_list
+from pykdext.kernel.objects.objecttypes import TypeReader
 from pykdext.kernel.objects.space import ObjectSpace
-from pykdext.kernel.objects.types import TypeReader
 from pykdext.targets.dump.crashdump import open_crashdump
 
 GOLDEN = json.loads(Path(__file__).with_name("realdumps.json").read_text("utf-8"))
