@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def no_progress_lines(monkeypatch) -> None:
     """Let no command report its progress by lines: whether one is due depends on the load of the machine."""
-    monkeypatch.setattr("pykdext.cli.progress.LINE_SECONDS", float("inf"))
+    monkeypatch.setattr("pykdext.cli.screen.LINE_SECONDS", float("inf"))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from pykdext.cli.commands import COMMANDS
 from pykdext.cli.main import main
 from tests.conftest import PROJECT
 from tests.helpers.windbgscreens import windbg_session
@@ -53,21 +54,7 @@ def test_there_is_one_command_to_try_and_one_to_test(name):
 
 
 def test_every_command_and_option_is_documented_in_help(capsys):
-    for words in (
-        [],
-        ["analyze"],
-        ["used"],
-        ["find"],
-        ["blocks"],
-        ["diff"],
-        ["trend"],
-        ["record"],
-        ["snapshot"],
-        ["batch"],
-        ["history"],
-        ["setup-windbg"],
-        ["schema"],
-    ):
+    for words in ([], *([name] for name in COMMANDS)):
         with pytest.raises(SystemExit):
             main([*words, "--help"])
         text = capsys.readouterr().out

@@ -1,18 +1,31 @@
-"""The command line: exit status, choice of output, errors in one line. No analysis."""
+"""The command line: the parser, the command that was typed, exit status, errors in one line. No analysis."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import List, Optional, Sequence
+from contextlib import ExitStack
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Optional, Sequence
 
-from pykdext.cli.arguments import COMMANDS, MAX_WIDTH, MIN_WIDTH, build_parser
+from pykdext import __version__
+from pykdext.cli.commands import COMMANDS
 from pykdext.cli.screen import Screen, open_screen, silence_output
 from pykdext.errors import PykdextError
 from pykdext.printable import hide_secrets
 from pykdext.targets.session.debugger import is_in_debugger
 
+if TYPE_CHECKING:
+    from pykdext.cli.answers import Command
+    from pykdext.cli.arguments import SharedOptions
+
 DONE, PARTIAL, USAGE, UNUSABLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+_DEFAULT = "analyze"
+_OF_NO_COMMAND = ("-h", "--help", "--version")
+
+_EXIT_STATUS = """\
+exit status: 0 done; 1 done, but part of the input could not be used; 2 wrong usage; 3 the input is not usable"""
 
 _ARGUMENTS_LOST = (
     "arguments: found only empty ones, expected a command or a source. Hint: pykd.pyd was loaded without its "
@@ -27,14 +40,18 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     in_debugger = is_in_debugger()
     if in_debugger and words and not any(words):
         return _fail(screen, _ARGUMENTS_LOST, USAGE)
-    parser = build_parser()
     if not words and not in_debugger:
-        parser.print_help()
+        build_parser().print_help()
         return USAGE
-    options = parser.parse_args(_with_default_command(words))
-    options.words = words
+    if words and words[0] in _OF_NO_COMMAND:
+        build_parser().parse_args(words)
+    from pykdext.cli.arguments import read_options  # only now: --help answers at once
+
+    name, *own = words if words and words[0] in COMMANDS else [_DEFAULT, *words]
+    command = load_command(name)
+    options = read_options(command.options, build_command_parser(name).parse_args(own))
     try:
-        return _run(options, screen)
+        return _run(command, options, words, screen)
     except BrokenPipeError:
         silence_output()
         return DONE
@@ -49,41 +66,51 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         raise
 
 
-def _with_default_command(words: List[str]) -> List[str]:
-    """``poolleak MEMORY.DMP`` means ``poolleak analyze MEMORY.DMP``; in the debugger no words mean its session."""
-    first = words[0] if words else ""
-    if first in COMMANDS or first in ("-h", "--help", "--version"):
-        return words
-    return ["analyze", *words]
+def build_parser() -> argparse.ArgumentParser:
+    """The parser that lists the commands; each has one of its own, :func:`build_command_parser`."""
+    parser = argparse.ArgumentParser(
+        prog="poolleak",
+        description="Find the driver behind a Windows kernel pool memory leak.",
+        epilog=f"poolleak MEMORY.DMP is short for poolleak analyze MEMORY.DMP. {_EXIT_STATUS}",
+    )
+    parser.add_argument("--version", action="version", version=f"poolleak {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, listed in COMMANDS.items():
+        commands.add_parser(name, help=listed.summary)
+    return parser
 
 
-def _run(options: argparse.Namespace, screen: Screen) -> int:
-    # Imported only now: --help and usage errors answer at once.
-    from pykdext.cli.commands import blocks as commands
-    from pykdext.cli.origin import find_page_problem
+def load_command(name: str) -> Command[Any]:
+    """The command that is registered with this word."""
+    command: Command[Any] = import_module(COMMANDS[name].module).COMMAND
+    return command
+
+
+def build_command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of what stands behind a command's word."""
+    command = load_command(name)
+    parser = argparse.ArgumentParser(prog=f"poolleak {name}", usage=command.usage, epilog=_EXIT_STATUS)
+    command.declare(parser)
+    return parser
+
+
+def _run(command: Command[Any], options: SharedOptions, words: Sequence[str], screen: Screen) -> int:
+    from pykdext.cli.answers import FORMS, Invocation, show
     from pykdext.work import Work
 
-    problem = find_page_problem(options, screen.takes_documents) if options.format == "html" else None
+    problem = FORMS[options.format].find_problem(options, screen.takes_documents)
     if problem:
         return _fail(screen, problem, USAGE)
-    if options.width is None:
-        options.width = max(MIN_WIDTH, min(MAX_WIDTH, screen.columns))
-    options.screen = screen
-    with screen.watch() as progress:
-        outcome = getattr(commands, options.command.replace("-", "_"))(options, Work(progress, keeps_results=True))
-    if options.output:
-        from pykdext.wholefile import write_text
-
-        write_text(options.output, outcome.text)
-    elif outcome.is_document:
-        screen.write_document(outcome.text)
-    else:
-        screen.write(outcome.text, outcome.marked)
-    if outcome.interrupted_by is not None:
-        raise outcome.interrupted_by
-    if not outcome.usable:
+    with ExitStack() as opened:
+        with screen.watch() as report:
+            work = Work(report, keeps_results=True)
+            outcome = command.run(options, Invocation(tuple(words), screen, work, opened))
+        show(outcome, options, screen)
+    if work.cause is not None:
+        raise work.cause
+    if not outcome.is_usable:
         return UNUSABLE
-    return DONE if outcome.complete else PARTIAL
+    return DONE if outcome.is_complete else PARTIAL
 
 
 def _describe(error: Exception) -> str:

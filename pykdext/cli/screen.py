@@ -7,19 +7,28 @@ import os
 import shutil
 import sys
 import textwrap
-from typing import Any, ContextManager, Protocol
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Optional, Protocol, Type
 
-from pykdext.cli.progress import LineProgress, TerminalProgress
 from pykdext.printable import LINE_END, make_printable
 from pykdext.report.dml import OWN_COMMAND, Dml, iter_pieces
 from pykdext.report.markup import PLAIN, Markup
 from pykdext.targets.session.debugger import find_debugger
 from pykdext.work import ReportProgress
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
 SPARKS = frozenset("\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588")
 """The only characters beyond ASCII that are ever shown, where the terminal can."""
 
 _WINDOW_COLUMNS = 100
+
+SILENT_SECONDS = 2.0
+
+LINE_SECONDS = 3.0
+"""A command window keeps what is written: so often it gets a line."""
 
 
 class Screen(Protocol):
@@ -124,3 +133,66 @@ def silence_output() -> None:
 def _find_own_command() -> str:
     """What was typed to start this: ``!py -m pykdext`` works without the scripts folder on PATH."""
     return "!py -m pykdext" if ntpath.basename(sys.argv[0]) == "__main__.py" else OWN_COMMAND
+
+
+class TerminalProgress:
+    """A report of :class:`pykdext.work.Work` that draws on standard error, as a context manager.
+
+    Nothing is drawn, nor the drawing library imported, before ``SILENT_SECONDS`` have passed.
+    """
+
+    def __init__(self) -> None:
+        self._enabled = sys.stderr is not None and sys.stderr.isatty()
+        self._started = time.monotonic()
+        self._bar: Optional[Progress] = None
+        self._task: Optional[TaskID] = None
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Draw or move the bar, once the work has taken long enough to need one."""
+        if not self._enabled or time.monotonic() - self._started < SILENT_SECONDS:
+            return
+        if self._bar is None or self._task is None:
+            self._bar = _open_bar()
+            self._task = self._bar.add_task(what)
+        self._bar.update(self._task, completed=done, total=total, description=what)
+
+    def __enter__(self) -> TerminalProgress:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class LineProgress:
+    """A report of :class:`pykdext.work.Work` that writes a line every few seconds, as a context manager."""
+
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        self._write_line = write_line
+        self._due = time.monotonic() + LINE_SECONDS
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Write how far the work is, if it is time."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + LINE_SECONDS
+            self._write_line(f"{done:,} of {total:,} ({what}) ...")
+
+    def __enter__(self) -> LineProgress:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        """Lines stay."""
+
+
+def _open_bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    bar.start()
+    return bar

@@ -12,7 +12,7 @@ import pytest
 
 from dumps.forge import SCENARIOS, forge
 from pykdext.cli.main import main
-from pykdext.cli.progress import LineProgress
+from pykdext.cli.screen import LineProgress
 from tests.helpers.fakepykd import FakeModule, FakePykd
 from tests.helpers.fakepykd_console import DEBUGGER, find_broken_markup, visible_text
 from tests.helpers.windbgscreens import sample_machine, type_command, windbg_session
@@ -263,14 +263,14 @@ class TestEntry:
 class TestManners:
     def test_progress_is_a_line_every_few_seconds(self, fake, monkeypatch):
         seconds = iter(range(1_000_000))
-        monkeypatch.setattr("pykdext.cli.progress.LINE_SECONDS", 3.0)
+        monkeypatch.setattr("pykdext.cli.screen.LINE_SECONDS", 3.0)
         monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
         text = check_screen(type_command("poolleak", fake))
         assert re.search(r"(?m)^\d+ of \d+ \(.*\) \.\.\.$", text)
 
     def test_progress_keeps_its_pace(self, monkeypatch):
         now, lines = [0.0], []
-        monkeypatch.setattr("pykdext.cli.progress.LINE_SECONDS", 3.0)
+        monkeypatch.setattr("pykdext.cli.screen.LINE_SECONDS", 3.0)
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
         with LineProgress(lines.append) as progress:
             for step in range(100):

@@ -10,6 +10,7 @@ import threading
 import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
@@ -165,9 +166,12 @@ def _sub_interpreter(path, arguments, fake, as_module):
         stdout=fake.console,
         stderr=fake.console,
     )
+    pace = getattr(sys.modules.get("pykdext.cli.screen"), "LINE_SECONDS", None)
     with surroundings, patch.dict(sys.modules, pykd=fake):
         for name in [name for name in sys.modules if _package(name) in ("pykdext", *REFUSING_SUBINTERPRETERS)]:
             del sys.modules[name]
+        if pace is not None:  # what a test has set holds in the modules that are imported anew, too
+            import_module("pykdext.cli.screen").LINE_SECONDS = pace
         yield
 
 

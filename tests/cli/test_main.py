@@ -239,12 +239,16 @@ def test_a_reader_that_goes_away_is_no_error(dump):
     assert done.stderr == ""
 
 
-def test_help_imports_nothing_heavy():
+def test_help_and_usage_errors_import_nothing_heavy():
     code = (
         "import sys, pykdext.cli.main\n"
-        "try: pykdext.cli.main.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'construct', 'tabulate', 'rich', 'json', 'pykdext.pipeline'} & set(sys.modules)\n"
+        "from pykdext.cli.commands import COMMANDS\n"
+        "for words in [['--help'], *([name, '--help'] for name in COMMANDS), ['used', '--top', 'x']]:\n"
+        "    try: pykdext.cli.main.main(words)\n"
+        "    except SystemExit: pass\n"
+        "    else: raise AssertionError(words)\n"
+        "    if len(words) == 1: assert not {'dataclasses', 'pykdext.model'} & set(sys.modules)\n"
+        "heavy = {'construct', 'tabulate', 'rich', 'json', 'pykdext.pipeline', 'pykdext.kernel'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,0 +1,205 @@
+"""What commands answer, and the forms in which an answer is written.
+
+A form is added by one line in :data:`FORMS`: every command whose answers have the part that it is made from offers it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import (
+    TYPE_CHECKING,
+    Callable,
+    Dict,
+    Generic,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
+
+from pykdext.cli.arguments import MAX_WIDTH, MIN_WIDTH, RedactOptions, SharedOptions, SourceOptions, iter_typed_paths
+from pykdext.cli.screen import Screen
+from pykdext.report.markup import PLAIN, Markup
+from pykdext.work import Work
+
+if TYPE_CHECKING:
+    from pykdext.pipeline import Source
+
+_Value = TypeVar("_Value")
+_Options = TypeVar("_Options", bound=SharedOptions)
+
+Written = Union[str, Iterable[str]]
+"""Text whole, or in pieces where it may be large."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How text is laid out: in so many columns, in the markup of its place, with or without signs beyond ASCII."""
+
+    width: int
+    markup: Markup
+    unicode: bool
+
+
+class Part(enum.Enum):
+    """What forms are made from: text for people, a JSON document, rows as CSV, a page of HTML."""
+
+    TEXT = enum.auto()
+    DOCUMENT = enum.auto()
+    ROWS = enum.auto()
+    PAGE = enum.auto()
+
+
+TABLE = (Part.TEXT, Part.DOCUMENT, Part.ROWS)
+REPORT = (*TABLE, Part.PAGE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The answer of a command: its parts, of which the one that is wanted is made.
+
+    Attributes:
+        has_marks: the text is in the markup of its look. is_complete: all of the input could be used.
+        is_usable: what was asked for is in it.
+    """
+
+    text: Callable[[Look], Written]
+    document: Optional[Callable[[], Written]] = None
+    rows: Optional[Callable[[], Written]] = None
+    page: Optional[Callable[[], Written]] = None
+    has_marks: bool = True
+    is_complete: bool = True
+    is_usable: bool = True
+
+    @classmethod
+    def of_text(cls, text: str, *, is_complete: bool = True) -> Outcome:
+        """Text without marks, as it is."""
+        return cls(lambda _look: text, has_marks=False, is_complete=is_complete)
+
+    def make(self, part: Part) -> Written:
+        """A part that is not laid out."""
+        made = {Part.DOCUMENT: self.document, Part.ROWS: self.rows, Part.PAGE: self.page}[part]
+        if made is None:
+            raise ValueError(f"this answer has no {part.name.lower()}")
+        return made()
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to write answers.
+
+    Attributes:
+        part: what it is made from. render: makes it. is_file: it is the contents of a file, with line ends of its own.
+        find_problem: why it cannot be made or shown, in one line, by the options and whether the screen takes files;
+        None: it can.
+    """
+
+    part: Part
+    render: Callable[[Outcome, Look], Written]
+    is_file: bool = False
+    find_problem: Callable[[SharedOptions, bool], Optional[str]] = lambda _options, _takes_documents: None
+
+
+def _find_page_problem(options: SharedOptions, takes_documents: bool) -> Optional[str]:
+    from pykdext.cli.origin import find_page_problem
+
+    return find_page_problem(options.output, takes_documents)
+
+
+FORMS: Dict[str, Form] = {
+    "text": Form(Part.TEXT, lambda outcome, look: outcome.text(look)),
+    "json": Form(Part.DOCUMENT, lambda outcome, _look: outcome.make(Part.DOCUMENT)),
+    "csv": Form(Part.ROWS, lambda outcome, _look: outcome.make(Part.ROWS), is_file=True),
+    "html": Form(
+        Part.PAGE, lambda outcome, _look: outcome.make(Part.PAGE), is_file=True, find_problem=_find_page_problem
+    ),
+}
+"""By the word that ``--format`` takes."""
+
+
+def list_forms(parts: Sequence[Part]) -> List[str]:
+    """The forms that can be made from these parts."""
+    return [name for name, form in FORMS.items() if form.part in parts]
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What surrounds the run of a command.
+
+    Attributes:
+        words: as they were typed. screen: for what is said beside the answer. work: how far it is, and its end by the
+        user. opened: closed once the answer is shown, for what is read while it is written.
+    """
+
+    words: Tuple[str, ...]
+    screen: Screen
+    work: Work
+    opened: ExitStack
+
+
+@dataclass(frozen=True)
+class Command(Generic[_Options]):
+    """A command: ``declare`` adds its words to a parser, which become ``options``; ``run`` gives the answer.
+
+    ``usage``: the line of its help, where argparse's would mislead.
+    """
+
+    declare: Callable[[argparse.ArgumentParser], None]
+    options: Type[_Options]
+    run: Callable[[_Options, Invocation], Outcome]
+    usage: Optional[str] = None
+
+
+def show(outcome: Outcome, options: SharedOptions, screen: Screen) -> None:
+    """Write the answer in the form and to the place that the options ask for."""
+    form = FORMS[options.format]
+    markup: Markup = PLAIN if options.output else screen.markup
+    written = form.render(outcome, Look(_choose_width(options, screen), markup, screen.unicode))
+    pieces = (written,) if isinstance(written, str) else written
+    if options.output:
+        from pykdext.wholefile import write_pieces
+
+        write_pieces(options.output, pieces)
+        return
+    for piece in pieces:
+        if form.is_file:
+            screen.write_document(piece)
+        else:
+            screen.write(piece, form.part is Part.TEXT and outcome.has_marks)
+
+
+def _choose_width(options: SharedOptions, screen: Screen) -> int:
+    return options.width or max(MIN_WIDTH, min(MAX_WIDTH, screen.columns))
+
+
+def choose_redaction(options: RedactOptions, paths: Iterable[str] = ()) -> Callable[[_Value], _Value]:
+    """What takes the names of machines and folders out of values, if the options ask for it.
+
+    ``paths`` are names that texts may mention, beside those that were typed.
+    """
+    if not options.redact:
+        return lambda value: value
+    from pykdext.cli.redaction import Redactor
+
+    return Redactor([*iter_typed_paths(options), *paths]).redact
+
+
+@contextmanager
+def open_source(options: SourceOptions, call: Invocation, work: Optional[Work] = None) -> Iterator[Source]:
+    """The source of the options; at the end a line tells what it cost over a network. ``work``: the invocation's."""
+    from pykdext import pipeline
+    from pykdext.units import format_bytes
+
+    with pipeline.open_source(options.source, work or call.work, options.symbols) as source:
+        yield source
+        if source.traffic:
+            size = format_bytes(source.traffic.dump_bytes)
+            call.screen.write_error(f"{format_bytes(source.traffic.fetched_bytes)} of {size} were fetched")

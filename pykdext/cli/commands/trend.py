@@ -1,0 +1,72 @@
+"""``poolleak trend LOG...``: which tag grows, how fast, until when."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from typing import Optional, Tuple
+
+from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_redaction, list_forms
+from pykdext.cli.arguments import (
+    RedactOptions,
+    add_format_option,
+    add_output_option,
+    add_redact_option,
+    add_shared_options,
+    parse_duration,
+)
+
+
+@dataclass(frozen=True)
+class TrendOptions(RedactOptions):
+    """``every``: seconds between samples that bear no time. ``mixed``: different machines are one series."""
+
+    PATHS = ("logs",)
+
+    logs: Tuple[str, ...]
+    every: Optional[float]
+    mixed: bool
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("logs", metavar="LOG", nargs="+", help="logs, snapshots or dumps: files, folders or patterns")
+    parser.add_argument(
+        "--every", type=parse_duration, metavar="TIME", help="time between samples without one, e.g. 15m"
+    )
+    parser.add_argument("--mixed", action="store_true", help="take samples of different machines as one series")
+    add_format_option(parser, list_forms(REPORT))
+    add_output_option(parser)
+    add_redact_option(parser)
+    add_shared_options(parser)
+
+
+def _follow(options: TrendOptions, call: Invocation) -> Outcome:
+    from pykdext import pipeline
+    from pykdext.cli.origin import describe_origin
+    from pykdext.report.csvtext import render_trends_csv
+    from pykdext.report.growthdoc import render_trend_json
+    from pykdext.report.trendtext import render_trend_text
+
+    lists = pipeline.TagLists.load(options.pooltags)
+    followed = pipeline.follow_files(options.logs, lists, options.every, options.mixed, call.work)
+    found = replace(followed.report, warnings=(*followed.unusable, *followed.report.warnings))
+    redact = choose_redaction(options, pipeline.find_logs(options.logs).files)
+    report, origin = redact((found, describe_origin(call.words)))
+    described = lists.describe_tags(trend.tag for trend in report.trends)
+    questions = {tag: item.next_question for tag, item in described.items() if item.next_question}
+
+    def render_page() -> str:
+        from pykdext.report.html import render_trend_page
+
+        return render_trend_page(report, questions, origin)
+
+    return Outcome(
+        text=lambda look: render_trend_text(report, look.width, look.unicode, questions, look.markup),
+        document=lambda: render_trend_json(report),
+        rows=lambda: render_trends_csv(report.trends),
+        page=render_page,
+        is_complete=not followed.unusable,
+    )
+
+
+COMMAND = Command(_declare, TrendOptions, _follow)

@@ -1,0 +1,100 @@
+"""``poolleak used SOURCE``: the tag table."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pykdext.cli.answers import TABLE, Command, Invocation, Look, Outcome, list_forms, open_source
+from pykdext.cli.arguments import (
+    RowOptions,
+    SourceOptions,
+    add_format_option,
+    add_output_option,
+    add_row_options,
+    add_shared_options,
+    add_source,
+)
+
+if TYPE_CHECKING:
+    from pykdext.model import PoolSnapshot
+    from pykdext.model.selection import Selection
+
+_POOLMON, _POOLUSED = "poolmon", "poolused"
+
+
+@dataclass(frozen=True)
+class UsedOptions(SourceOptions, RowOptions):
+    """``sort``: a counter, or the tag. ``view``: a line for each tag and pool as poolmon has it, or for each tag."""
+
+    sort: str
+    view: str
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    from pykdext.model.selection import SORT_KEYS
+
+    add_source(parser)
+    add_row_options(parser)
+    parser.add_argument("--sort", choices=SORT_KEYS, default="bytes", help="largest first by this (default: bytes)")
+    parser.add_argument(
+        "--view",
+        choices=(_POOLMON, _POOLUSED),
+        default=_POOLMON,
+        help="a line for each tag and pool, or one for each tag (default: poolmon)",
+    )
+    add_format_option(parser, list_forms(TABLE))
+    add_output_option(parser)
+    add_shared_options(parser)
+
+
+def _show_usage(options: UsedOptions, call: Invocation) -> Outcome:
+    from pykdext.model import PoolKind
+    from pykdext.model.selection import Selection, select_tags, select_usages
+    from pykdext.report.csvtext import render_tags_csv, render_usages_csv
+
+    pools = (PoolKind(options.pool),) if options.pool else tuple(PoolKind)
+    selection = Selection(pools, options.tag, options.sort, options.top)
+    with open_source(options, call) as source:
+        snapshot = source.snapshot
+    return Outcome(
+        text=lambda look: _render_text(snapshot, selection, options, look),
+        document=lambda: _render_json(snapshot, selection),
+        rows=lambda: (
+            render_tags_csv(select_tags(snapshot, selection))
+            if options.view == _POOLUSED
+            else render_usages_csv(select_usages(snapshot, selection))
+        ),
+        is_complete=snapshot.coverage.is_complete,
+    )
+
+
+def _render_json(snapshot: PoolSnapshot, selection: Selection) -> str:
+    """The chosen rows as a snapshot, which says so where it lacks others: it may be read again."""
+    from pykdext.model.selection import Selection, select_tags
+    from pykdext.records.snapshotfile import render_snapshot_json
+
+    chosen, in_use = select_tags(snapshot, selection), len(select_tags(snapshot, Selection()))
+    if len(chosen) < in_use:
+        choice = f"{len(chosen):,} of {in_use:,} tags in use were chosen: whoever reads this again knows no others"
+        snapshot = replace(snapshot, warnings=(*snapshot.warnings, choice))
+    return render_snapshot_json(snapshot, chosen)
+
+
+def _render_text(snapshot: PoolSnapshot, selection: Selection, options: UsedOptions, look: Look) -> str:
+    from pykdext.model.selection import select_tags, select_usages
+    from pykdext.pipeline import TagLists
+    from pykdext.report.tagtable import render_poolmon_text, render_poolused_text
+
+    lists = TagLists.load(options.pooltags)
+    if options.view == _POOLUSED:
+        tags = select_tags(snapshot, selection)
+        described = lists.describe_tags(row.tag for row in tags)
+        return render_poolused_text(snapshot, tags, described, look.width, look.markup)
+    usages = select_usages(snapshot, selection)
+    described = lists.describe_tags(row.tag for row in usages)
+    return render_poolmon_text(snapshot, usages, described, look.width, look.markup)
+
+
+COMMAND = Command(_declare, UsedOptions, _show_usage)
