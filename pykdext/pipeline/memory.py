@@ -29,9 +29,9 @@ _STEPS: Dict[UntaggedKind, Tuple[NextStep, ...]] = {
     UntaggedKind.SYSTEM_PTES: (
         NextStep("!sysptes 1", "who maps how much; names drivers where TrackPtes was on at boot"),
         NextStep(
-            'reg add "HKLM\\SYSTEM\\CurrentControlSet\\Control\\Session Manager\\Memory Management" /v TrackPtes '
-            "/t REG_DWORD /d 1",
-            "on the machine, then restart: the next dump names the driver (!sysptes 4)",
+            None,
+            "set TrackPtes (REG_DWORD) to 1 below HKLM\\SYSTEM\\CurrentControlSet\\Control\\Session Manager\\Memory "
+            "Management, then restart the machine: the next dump names the driver (!sysptes 4)",
         ),
     ),
     UntaggedKind.LOCKED: (NextStep("!verifier 1", "PagesForMdlBytes and locked pages by driver, if verifier was on"),),

@@ -13,7 +13,10 @@ from tests.conftest import PROJECT
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema (extra test) is not installed")
 
 LOGS = PROJECT / "dumps" / "samples" / "poolmon"
-DOCUMENTS = ("batch", "blocks", "diff", "explanation", "history", "owners", "report", "snapshot", "summary", "trend")
+DOCUMENTS = (
+    *("batch", "blocks", "diff", "explanation", "history", "memory"),
+    *("owners", "report", "snapshot", "summary", "trend"),
+)
 CALM_POOLS = ("quiet", "handles", "zombies", "keys")
 """Scenarios in which no tag is large: what leaks there stands in other tables of the kernel."""
 

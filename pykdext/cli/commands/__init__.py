@@ -22,6 +22,7 @@ COMMANDS: Dict[str, Listed] = {
     "used": Listed("the tag table, like poolmon and !poolused", f"{__name__}.used"),
     "find": Listed("who owns these tags", f"{__name__}.find"),
     "blocks": Listed("where a tag's blocks are", f"{__name__}.blocks"),
+    "memory": Listed("where the memory is, and what no tag counts", f"{__name__}.memory"),
     "diff": Listed("growth between any two sources", f"{__name__}.diff"),
     "trend": Listed("a series of logs: which tag grows, how fast, until when", f"{__name__}.trend"),
     "record": Listed("sample a live machine or session", f"{__name__}.record"),

@@ -125,7 +125,11 @@ class _Counters:
 
 
 def read_commit_sheet(kernel: Kernel) -> Optional[CommitSheet]:
-    """The commit sheet as far as this kernel tells; None where it tells neither a line nor a total."""
+    """The commit sheet as far as this kernel tells; None where it tells neither a line nor a total.
+
+    Zeros everywhere tell nothing: no running kernel has them.
+
+    """
     counters = _Counters(kernel)
     totals = {name: _as_bytes(counters.read(place)) for name, place in _TOTALS.items()}
     committed = totals["committed_bytes"]
@@ -140,7 +144,7 @@ def read_commit_sheet(kernel: Kernel) -> Optional[CommitSheet]:
         else:
             lines.append(CommitLine(name, part, held))
     failures = [MemoryFailure(name, count) for name, place in _FAILURES if (count := counters.read(place)) is not None]
-    if not lines and not any(totals.values()):
+    if not any(line.bytes for line in lines) and not any(totals.values()):
         return None
     return CommitSheet(tuple(lines), failures=tuple(failures), doubtful=tuple(doubtful), **totals)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pykdext.report.html.pages import (
     iter_batch_page,
     render_diff_page,
+    render_memory_page,
     render_report_page,
     render_summary_page,
     render_trend_page,
@@ -16,6 +17,7 @@ from pykdext.report.html.pages import (
 __all__ = [
     "iter_batch_page",
     "render_diff_page",
+    "render_memory_page",
     "render_report_page",
     "render_summary_page",
     "render_trend_page",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, List, Mapping, Sequence
+from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Union
 
 from pykdext.model import (
     BatchSummary,
@@ -10,7 +10,9 @@ from pykdext.model import (
     DumpRow,
     DumpSummary,
     LeakReport,
+    MemoryReport,
     Origin,
+    PageFrames,
     PoolKind,
     PoolSnapshot,
     PoolTag,
@@ -39,8 +41,22 @@ from pykdext.report.sentences.series import (
     verdict_on_series,
 )
 from pykdext.report.sentences.states import describe_coverage, machine_lines
+from pykdext.units import format_bytes
 
 _GROWING = (Verdict.LEAK, Verdict.GROWTH)
+
+_BAR_COLORS = (
+    "#2f6fb5",
+    "#d9822b",
+    "#3f9b61",
+    "#b5473c",
+    "#7d5fb2",
+    "#8a6d4f",
+    "#c470a5",
+    "#7f7f7f",
+    "#a3a336",
+    "#3aa6b0",
+)
 
 
 def render_report_page(report: LeakReport, origin: Origin) -> str:
@@ -120,6 +136,34 @@ def render_trend_page(report: TrendReport, questions: Mapping[PoolTag, str], ori
             format_deadline=format_deadline,
         )
     )
+
+
+def render_memory_page(report: MemoryReport, origin: Origin) -> str:
+    """Where the memory is: one bar of all page frames, the commit sheet, and what to do next."""
+    return "".join(
+        iter_page(
+            "memory.html",
+            origin,
+            {},
+            report=report,
+            machine=list(machine_lines(report.snapshot)),
+            bar=_lay_out_bar(report.frames) if report.frames else [],
+        )
+    )
+
+
+def _lay_out_bar(frames: PageFrames) -> List[Dict[str, Union[str, float]]]:
+    """The parts of a bar of 1,000 units, the largest use first."""
+    whole = max(frames.expected, sum(count.frames for count in frames.uses), 1)
+    parts: List[Dict[str, Union[str, float]]] = []
+    start = 0.0
+    for number, count in enumerate(frames.uses):
+        width = round(1000 * count.frames / whole, 2)
+        words = f"{count.use.value}: {format_bytes(count.frames * frames.frame_bytes)}"
+        color = _BAR_COLORS[number % len(_BAR_COLORS)]
+        parts.append({"start": start, "width": width, "color": color, "words": words})
+        start = round(start + width, 2)
+    return parts
 
 
 def iter_batch_page(summary: BatchSummary, rows: Iterable[DumpRow], origin: Origin) -> Iterator[str]:

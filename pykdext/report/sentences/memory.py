@@ -26,22 +26,20 @@ def verdict_on_memory(
     balloons: Sequence[str],
 ) -> str:
     """One or two sentences: what fills the machine, or that the largest holder is none that tags miss."""
-    if sheet is None and frames is None:
-        return "No verdict: neither the memory manager's counters nor the page frames of this kernel can be read."
     if dominant is not None:
         said = describe_untagged(dominant)
         if balloons:
             said += f" {' and '.join(balloons)}, loaded here, takes memory at the wish of the host (possible)."
         return said
+    if not untagged:
+        return "No verdict: what is outside the pools cannot be read here; the tag tables are all that is told."
     pools = ", ".join(
         f"{format_bytes(held)} of {pool.value} pool"
         for pool in PoolKind
         if (held := snapshot.pool_bytes(pool)) is not None
     )
-    largest = (
-        f"; the largest kind of it are {untagged[0].kind.value}, {format_bytes(untagged[0].bytes)}" if untagged else ""
-    )
-    said = f"No memory that tags miss weighs more than the pools ({pools or 'of unknown size'}){largest}."
+    largest = f"the largest kind of it are {untagged[0].kind.value}, {format_bytes(untagged[0].bytes)}"
+    said = f"No memory that tags miss weighs more than the pools ({pools or 'of unknown size'}); {largest}."
     unexplained = sheet.unexplained_bytes if sheet else None
     if sheet is not None and unexplained is not None and sheet.committed_bytes:
         share = format_share(max(0, unexplained) / sheet.committed_bytes)

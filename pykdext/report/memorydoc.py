@@ -1,0 +1,97 @@
+"""Where the memory is, as ``poolleak.memory/1`` and as CSV."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Dict, Iterator, Optional
+
+from pykdext.model import CommitSheet, MemoryReport, PageFrames
+from pykdext.model.documents import subject_document
+from pykdext.report.csvtext import iter_csv
+
+MEMORY_SCHEMA = "poolleak.memory/1"
+
+_COLUMNS = ("table", "name", "bytes", "error_bytes", "of")
+
+
+def render_memory_json(report: MemoryReport) -> str:
+    """``poolleak.memory/1``."""
+    return json.dumps(_memory_document(report), indent=2) + "\n"
+
+
+def render_memory_csv(report: MemoryReport) -> str:
+    """A line for each use of page frames and each line of the commit sheet."""
+    return "".join(iter_csv(_COLUMNS, _iter_rows(report)))
+
+
+def _memory_document(report: MemoryReport) -> Dict[str, Any]:
+    return {
+        "schema": MEMORY_SCHEMA,
+        "subject": subject_document(report.snapshot),
+        "verdict": report.verdict,
+        "frames": _frames_document(report.frames),
+        "commit": _commit_document(report.sheet),
+        "untagged": [
+            {
+                "kind": holding.kind.value,
+                "bytes": holding.bytes,
+                "source": holding.source,
+                "is_estimate": holding.is_estimate,
+            }
+            for holding in report.untagged
+        ],
+        "dominant": report.dominant.kind.value if report.dominant else None,
+        "balloon_drivers": list(report.balloons),
+        "next_steps": [asdict(step) for step in report.next_steps],
+        "warnings": list(report.warnings),
+    }
+
+
+def _frames_document(frames: Optional[PageFrames]) -> Optional[Dict[str, Any]]:
+    if frames is None:
+        return None
+    return {
+        "expected": frames.expected,
+        "read": frames.read,
+        "frame_bytes": frames.frame_bytes,
+        "is_sampled": frames.is_sampled,
+        "has_regions": frames.has_regions,
+        "uses": [
+            {
+                "use": count.use.value,
+                "frames": count.frames,
+                "bytes": count.frames * frames.frame_bytes,
+                "error_bytes": count.error_frames * frames.frame_bytes,
+            }
+            for count in frames.uses
+        ],
+    }
+
+
+def _commit_document(sheet: Optional[CommitSheet]) -> Optional[Dict[str, Any]]:
+    if sheet is None:
+        return None
+    return {
+        "lines": [{"name": line.name, "part": line.part.value, "bytes": line.bytes} for line in sheet.lines],
+        "committed_bytes": sheet.committed_bytes,
+        "limit_bytes": sheet.limit_bytes,
+        "peak_bytes": sheet.peak_bytes,
+        "unexplained_bytes": sheet.unexplained_bytes,
+        "physical_bytes": sheet.physical_bytes,
+        "available_bytes": sheet.available_bytes,
+        "resident_available_bytes": sheet.resident_available_bytes,
+        "system_pte_bytes": sheet.system_pte_bytes,
+        "system_pte_free_bytes": sheet.system_pte_free_bytes,
+        "failures": [asdict(failure) for failure in sheet.failures],
+        "doubtful": list(sheet.doubtful),
+    }
+
+
+def _iter_rows(report: MemoryReport) -> Iterator[Dict[str, Any]]:
+    for row in (_frames_document(report.frames) or {"uses": []})["uses"]:
+        yield {"table": "pages by use", "name": row["use"], "bytes": row["bytes"], "error_bytes": row["error_bytes"]}
+    for line in report.sheet.lines if report.sheet else ():
+        yield {"table": "committed", "name": line.name, "bytes": line.bytes, "of": line.part.value}
+    if report.sheet and report.sheet.unexplained_bytes is not None:
+        yield {"table": "committed", "name": "in no counter", "bytes": report.sheet.unexplained_bytes}

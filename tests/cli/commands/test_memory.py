@@ -1,0 +1,84 @@
+"""``poolleak memory``: where the memory is, in every form."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import pytest
+
+from dumps.forge import forge
+from dumps.forge.memorymanager import MemoryPlan
+from dumps.forge.pageframes import plan_frames
+from pykdext.cli.main import main
+
+jsonschema = pytest.importorskip("jsonschema", reason="jsonschema (extra test) is not installed")
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory):
+    """A machine whose system PTEs map more than the pools hold."""
+    path = tmp_path_factory.mktemp("memory") / "mapped.dmp"
+    machine = forge("quiet", build=22000, memory=MemoryPlan(), page_frames=plan_frames(0x40000, PTEs=6000))
+    machine.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    path = tmp_path_factory.mktemp("memory") / "plain.dmp"
+    forge("quiet", build=22000, memory=MemoryPlan()).save(path)
+    return path
+
+
+def test_the_verdict_says_what_fills_the_machine(mapped, capsys):
+    assert main(["memory", str(mapped), "--whole", "--width", "80"]) == 0
+    text = capsys.readouterr().out
+    words = " ".join(text.split())
+    assert re.search("The pools are not what fills this machine: about [0-9]{3} MB are system PTE mappings", words)
+    assert "TrackPtes" in words and "!sysptes" in words
+    assert max(map(len, text.splitlines()[1:])) <= 80
+
+
+def test_nothing_is_said_to_fill_a_machine_that_is_not_full(plain, capsys):
+    assert main(["memory", str(plain)]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "No memory that tags miss weighs more than the pools" in words
+    assert "no pages by use" in words
+
+
+def test_json_follows_its_schema_and_has_the_numbers_of_the_text(mapped, capsys):
+    main(["schema", "memory/1"])
+    schema = json.loads(capsys.readouterr().out)
+    main(["memory", str(mapped), "--whole", "--format", "json"])
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, schema)
+    assert document["dominant"] == "system PTE mappings"
+    uses = {row["use"]: row["bytes"] for row in document["frames"]["uses"]}
+    assert document["untagged"][0]["bytes"] == uses["system PTEs"]
+    assert document["commit"]["unexplained_bytes"] == document["commit"]["committed_bytes"] - sum(
+        line["bytes"] for line in document["commit"]["lines"]
+    )
+
+
+def test_csv_has_a_line_for_each_use_and_each_counter(mapped, capsys):
+    main(["memory", str(mapped), "--format", "csv"])
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert {row["table"] for row in rows} == {"pages by use", "committed"}
+    assert any(row["name"] == "Pages For MDLs" and row["of"] == "drivers" for row in rows)
+
+
+def test_the_page_has_one_bar(mapped, tmp_path):
+    pytest.importorskip("jinja2", reason="jinja2 (extra html) is not installed")
+    page = tmp_path / "memory.html"
+    assert main(["memory", str(mapped), "--format", "html", "-o", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<svg") == 1 and "system PTEs" in text
+
+
+def test_a_log_tells_that_it_has_no_memory(tmp_path, capsys):
+    main(["snapshot", "dumps/samples/pipo-19041.dmp.xz", "-o", str(tmp_path / "s.json")])
+    assert main(["memory", str(tmp_path / "s.json")]) == 1
+    words = " ".join(capsys.readouterr().out.split())
+    assert "No verdict" in words and "no memory to look into" in words
