@@ -27,6 +27,7 @@ from typing import (
 
 from pykdext.cli.arguments import MAX_WIDTH, MIN_WIDTH, RedactOptions, SharedOptions, SourceOptions, iter_typed_paths
 from pykdext.cli.screen import Screen
+from pykdext.printable import hide_secrets
 from pykdext.report.markup import PLAIN, Markup
 from pykdext.work import Work
 
@@ -68,7 +69,7 @@ class Outcome:
 
     Attributes:
         has_marks: the text is in the markup of its look. is_complete: all of the input could be used.
-        is_usable: what was asked for is in it.
+        is_usable: what was asked for is in it. lacks: what it lacks, in lines for those who do not see the text.
     """
 
     text: Callable[[Look], Written]
@@ -78,11 +79,12 @@ class Outcome:
     has_marks: bool = True
     is_complete: bool = True
     is_usable: bool = True
+    lacks: Tuple[str, ...] = ()
 
     @classmethod
-    def of_text(cls, text: str, *, is_complete: bool = True) -> Outcome:
+    def of_text(cls, text: str, *, is_complete: bool = True, lacks: Tuple[str, ...] = ()) -> Outcome:
         """Text without marks, as it is."""
-        return cls(lambda _look: text, has_marks=False, is_complete=is_complete)
+        return cls(lambda _look: text, has_marks=False, is_complete=is_complete, lacks=lacks)
 
     def make(self, part: Part) -> Written:
         """A part that is not laid out."""
@@ -168,12 +170,15 @@ def show(outcome: Outcome, options: SharedOptions, screen: Screen) -> None:
         from pykdext.wholefile import write_pieces
 
         write_pieces(options.output, pieces)
-        return
-    for piece in pieces:
-        if form.is_file:
-            screen.write_document(piece)
-        else:
-            screen.write(piece, form.part is Part.TEXT and outcome.has_marks)
+    else:
+        for piece in pieces:
+            if form.is_file:
+                screen.write_document(piece)
+            else:
+                screen.write(piece, form.part is Part.TEXT and outcome.has_marks)
+    if (options.output or form.is_file) and not outcome.is_complete:  # nobody sees the warnings of the answer
+        for line in outcome.lacks:
+            screen.write_error(f"poolleak: {hide_secrets(line)}")
 
 
 def _choose_width(options: SharedOptions, screen: Screen) -> int:

@@ -96,11 +96,15 @@ def build_command_parser(name: str) -> argparse.ArgumentParser:
 
 def _run(command: Command[Any], options: SharedOptions, words: Sequence[str], screen: Screen) -> int:
     from pykdext.cli.answers import FORMS, Invocation, show
+    from pykdext.cli.outputs import find_overwritten_input
     from pykdext.work import Work
 
     problem = FORMS[options.format].find_problem(options, screen.takes_documents)
     if problem:
         return _fail(screen, problem, USAGE)
+    overwritten = find_overwritten_input(options)
+    if overwritten:
+        return _fail(screen, f"-o: found {overwritten}, which this command reads, expected another file", USAGE)
     with ExitStack() as opened:
         with screen.watch() as report:
             work = Work(report, keeps_results=True)

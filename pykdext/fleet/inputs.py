@@ -43,6 +43,11 @@ def find_inputs(paths: Sequence[str]) -> FoundInputs:
     return FoundInputs(tuple(search.found.values()), tuple(search.warnings), search.passed_over)
 
 
+def find_dump_files(paths: Sequence[str]) -> Tuple[str, ...]:
+    """The files of this machine among what ``paths`` stand for."""
+    return find_files([path for path in paths if not is_remote(path)], _may_be_input).files
+
+
 class _Search:
     """Collects the inputs of one batch, in the order of the paths."""
 

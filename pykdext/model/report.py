@@ -85,6 +85,7 @@ class BlockReport:
 
     ``sizes`` counts blocks by size in bytes, the size that holds the most bytes first. ``freed`` counts small blocks
     that bear the tag but are not in use. ``witness``: what they point at, None if that was not looked at.
+    ``is_complete``: neither the tables that count the blocks nor those that list them lack anything.
     """
 
     tag: PoolTag
@@ -96,6 +97,7 @@ class BlockReport:
     freed: int
     warnings: Tuple[str, ...]
     witness: Optional[ContentsWitness] = None
+    is_complete: bool = True
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def find_blocks(
         freed=small.freed,
         warnings=(*source.snapshot.warnings, *warnings),
         witness=witness,
+        is_complete=source.snapshot.coverage.is_complete and not warnings,
     )
 
 

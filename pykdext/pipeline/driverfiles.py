@@ -17,7 +17,7 @@ from pykdext.images.image import read_image
 from pykdext.images.imagefile import open_image_file
 from pykdext.model import Evidence, PoolTag
 from pykdext.pipeline.imagesearch import SearchedImages, search_index
-from pykdext.pipeline.paths import find_files, read_head
+from pykdext.pipeline.paths import FoundFiles, find_files, read_head
 from pykdext.work import UNWATCHED, Work
 
 IMAGE_SUFFIXES = (".sys", ".dll", ".exe")
@@ -57,7 +57,7 @@ def search_files(
     Raises:
         TargetError: a path does not exist, or there is no image among them.
     """
-    found = find_files(paths, _may_be_image)
+    found = find_image_files(paths)
     missing = [path for path in found.files if not os.path.exists(path)]
     if missing:
         raise TargetError(f"{missing[0]}: found nothing, expected a driver file or a folder of them")
@@ -72,6 +72,11 @@ def search_files(
             answers.append(result)
             work.report(len(answers), len(wanted), "driver files")
     return _merge(answers, len(wanted), found.warnings)
+
+
+def find_image_files(paths: Sequence[str]) -> FoundFiles:
+    """The files that ``paths`` stand for: of a folder all below it that are named and begin like images."""
+    return find_files(paths, _may_be_image)
 
 
 def _may_be_image(path: str) -> bool:

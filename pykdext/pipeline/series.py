@@ -46,10 +46,11 @@ def load_sides(
 
 @dataclass(frozen=True)
 class FollowedSeries:
-    """The trends of a series, and the files of it that could not be used, one line each."""
+    """The trends of a series, the files of it that could not be used, one line each, and whether all else was read."""
 
     report: TrendReport
     unusable: Tuple[str, ...]
+    is_complete: bool
 
 
 def follow_files(
@@ -92,7 +93,8 @@ def follow_files(
         report = growth.follow_series(dated, lists.is_object, allow_mixed)
     except growth.MixedMachinesError as error:
         raise RecordFormatError(", ".join(paths), None, str(error), "one machine, or --mixed") from None
-    return FollowedSeries(report, tuple(unusable))
+    is_complete = not unusable and all(snapshot.coverage.is_complete for snapshot in snapshots)
+    return FollowedSeries(report, tuple(unusable), is_complete)
 
 
 def _may_hold_states(path: str) -> bool:

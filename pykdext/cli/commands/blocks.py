@@ -40,6 +40,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 
 def _find_blocks(options: BlocksOptions, call: Invocation) -> Outcome:
     from pykdext import pipeline
+    from pykdext.cli.outputs import describe_lacks
     from pykdext.report.blocklist import render_blocks_text
     from pykdext.report.csvtext import render_blocks_csv
     from pykdext.report.jsondoc import render_blocks_json
@@ -50,7 +51,8 @@ def _find_blocks(options: BlocksOptions, call: Invocation) -> Outcome:
         text=lambda look: render_blocks_text(report, look.width, look.markup),
         document=lambda: render_blocks_json(report),
         rows=lambda: render_blocks_csv(report),
-        is_complete=report.warnings == source.snapshot.warnings,
+        is_complete=report.is_complete,
+        lacks=describe_lacks((), report.warnings),
     )
 
 

@@ -63,6 +63,7 @@ def _compare(options: DiffOptions, call: Invocation) -> Outcome:
     """Half of a state is compared with nothing."""
     from pykdext import pipeline
     from pykdext.cli.origin import describe_origin
+    from pykdext.cli.outputs import describe_lacks
     from pykdext.growth import compare_snapshots
     from pykdext.report.csvtext import render_deltas_csv
     from pykdext.report.difftext import render_diff_text
@@ -76,6 +77,7 @@ def _compare(options: DiffOptions, call: Invocation) -> Outcome:
         raise call.work.cause
     found, origin = choose_redaction(options)((compare_snapshots(*sides), describe_origin(call.words)))
     rows = _choose_deltas(found, options)
+    coverages = [side.coverage for side in sides]
 
     def render_page() -> str:
         from pykdext.report.html import render_diff_page
@@ -87,6 +89,8 @@ def _compare(options: DiffOptions, call: Invocation) -> Outcome:
         document=lambda: render_diff_json(found, rows),
         rows=lambda: render_deltas_csv(rows),
         page=render_page,
+        is_complete=all(coverage.is_complete for coverage in coverages),
+        lacks=describe_lacks(coverages, found.warnings),
     )
 
 

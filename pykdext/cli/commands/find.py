@@ -93,6 +93,7 @@ def _is_source(word: str) -> bool:
 
 def _find(options: FindOptions, call: Invocation) -> Outcome:
     from pykdext import pipeline
+    from pykdext.cli.outputs import describe_lacks
     from pykdext.model import SnapshotSource
     from pykdext.report.csvtext import render_owners_csv
     from pykdext.report.jsondoc import render_owners_json
@@ -115,6 +116,7 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
         document=lambda: render_owners_json(answer.tags, answer.warnings),
         rows=lambda: render_owners_csv(answer.tags),
         is_complete=answer.complete and not call.work.is_ended,
+        lacks=describe_lacks((), answer.warnings),
     )
 
 

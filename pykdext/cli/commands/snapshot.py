@@ -16,6 +16,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 
 def _keep(options: SourceOptions, call: Invocation) -> Outcome:
     """It serves comparisons, so that a half-read state is not written."""
+    from pykdext.cli.outputs import describe_lacks_of
     from pykdext.records.snapshotfile import render_snapshot_json
 
     with call.work.hold(), open_source(options, call, call.work.whole()) as source:
@@ -23,7 +24,8 @@ def _keep(options: SourceOptions, call: Invocation) -> Outcome:
     if call.work.cause is not None:
         call.screen.write_error(f"poolleak: interrupted before the state was read: {options.output} is not written")
         raise call.work.cause
-    return Outcome.of_text(render_snapshot_json(state), is_complete=state.coverage.is_complete)
+    lacks = describe_lacks_of(state)
+    return Outcome.of_text(render_snapshot_json(state), is_complete=state.coverage.is_complete, lacks=lacks)
 
 
 COMMAND = Command(_declare, SourceOptions, _keep)

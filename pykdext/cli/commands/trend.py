@@ -43,6 +43,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 def _follow(options: TrendOptions, call: Invocation) -> Outcome:
     from pykdext import pipeline
     from pykdext.cli.origin import describe_origin
+    from pykdext.cli.outputs import describe_lacks
     from pykdext.report.csvtext import render_trends_csv
     from pykdext.report.growthdoc import render_trend_json
     from pykdext.report.trendtext import render_trend_text
@@ -65,7 +66,8 @@ def _follow(options: TrendOptions, call: Invocation) -> Outcome:
         document=lambda: render_trend_json(report),
         rows=lambda: render_trends_csv(report.trends),
         page=render_page,
-        is_complete=not followed.unusable,
+        is_complete=followed.is_complete,
+        lacks=describe_lacks((), report.warnings),
     )
 
 

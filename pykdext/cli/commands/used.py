@@ -50,6 +50,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 
 
 def _show_usage(options: UsedOptions, call: Invocation) -> Outcome:
+    from pykdext.cli.outputs import describe_lacks_of
     from pykdext.model import PoolKind
     from pykdext.model.selection import Selection, select_tags, select_usages
     from pykdext.report.csvtext import render_tags_csv, render_usages_csv
@@ -67,6 +68,7 @@ def _show_usage(options: UsedOptions, call: Invocation) -> Outcome:
             else render_usages_csv(select_usages(snapshot, selection))
         ),
         is_complete=snapshot.coverage.is_complete,
+        lacks=describe_lacks_of(snapshot),
     )
 
 

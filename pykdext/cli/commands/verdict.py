@@ -41,6 +41,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:
     from pykdext import pipeline
     from pykdext.cli.origin import describe_origin
+    from pykdext.cli.outputs import describe_lacks_of
     from pykdext.report.csvtext import render_suspects_csv
     from pykdext.report.jsondoc import render_report_json
     from pykdext.report.plaintext import render_report_text
@@ -64,6 +65,7 @@ def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:
         rows=lambda: render_suspects_csv(report.suspects),
         page=render_page,
         is_complete=report.snapshot.coverage.is_complete,
+        lacks=describe_lacks_of(report.snapshot),
     )
 
 
@@ -74,8 +76,6 @@ def _answer_without_tables(options: AnalyzeOptions, call: Invocation, found: Dum
     from pykdext.report.dumpsummary import render_summary_json, render_summary_text
 
     summary, origin = choose_redaction(options)((found, describe_origin(call.words)))
-    if options.format == "csv":
-        call.screen.write_error(f"poolleak: no verdict: {summary.reason}")
 
     def render_page() -> str:
         from pykdext.report.html import render_summary_page
@@ -89,6 +89,7 @@ def _answer_without_tables(options: AnalyzeOptions, call: Invocation, found: Dum
         page=render_page,
         is_complete=False,
         is_usable=False,
+        lacks=(f"no verdict: {summary.reason}",),
     )
 
 

@@ -1,0 +1,42 @@
+"""``python -m tests.fuzz [--minutes N | --cases N] [--seed N] [--target NAME]``: fuzz without end, or a case again."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+
+from tests.fuzz.run import TARGETS, Tally, render, run_case
+
+
+def parse():
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--minutes", type=float, help="how long (default: until --cases)")
+    parser.add_argument("--cases", type=int, default=sys.maxsize, help="how many cases of each target")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="only this target, may repeat")
+    return parser.parse_args()
+
+
+def fuzz():
+    options = parse()
+    tally = Tally()
+    ends_at = time.time() + options.minutes * 60 if options.minutes else float("inf")
+    try:
+        for number in itertools.islice(itertools.count(options.seed), options.cases):
+            for target in options.target or TARGETS:
+                if time.time() > ends_at:
+                    raise KeyboardInterrupt
+                seen = len(tally.findings)
+                run_case(target, number, tally)
+                for finding in tally.findings[seen:]:
+                    print(f"{finding.kind}: {target} {number}: {finding.damage}: {finding.detail}", file=sys.stderr)
+    except KeyboardInterrupt:
+        pass
+    print(render(tally))
+    return 1 if tally.findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(fuzz())
