@@ -117,4 +117,14 @@ def test_top_level_holds_nothing_else():
         pytest.skip("not a git checkout")
     top = {Path(name).parts[0] for name in listed}
     visible = {name for name in top if not name.startswith(".")}
-    assert visible <= {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "pykdext", "dumps", "tests"}
+    assert visible <= {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "docs",
+        "pykdext",
+        "dumps",
+        "tests",
+    }

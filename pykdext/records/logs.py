@@ -35,7 +35,7 @@ _TAGGING_OFF = b"Query pooltags Failed"
 _SHOWN_CHARACTERS = 60
 
 _Parse = Callable[[TextFile], Tuple[PoolSnapshot, ...]]
-_PARSERS: Tuple[_Parse, ...] = (
+PARSERS: Tuple[_Parse, ...] = (
     parse_poolmon,
     parse_csv,
     parse_poolused,
@@ -73,7 +73,7 @@ def load_log(path: str) -> Tuple[PoolSnapshot, ...]:
         return (load_snapshot(path),)
     text = clean_text(read_text_file(path))
     with _collector_paused():
-        for parse in _PARSERS:
+        for parse in PARSERS:
             snapshots = parse(text)
             if snapshots:
                 return _date_snapshots(snapshots, text)
