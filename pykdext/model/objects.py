@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Optional, Tuple
 
@@ -200,6 +200,10 @@ class VerifiedDriver:
     paged_bytes: int
     callers: Tuple[TrackedCaller, ...] = ()
 
+    def with_callers(self, callers: Tuple[TrackedCaller, ...]) -> VerifiedDriver:
+        """The driver with some of its callers only."""
+        return replace(self, callers=callers)
+
 
 @dataclass(frozen=True)
 class VerifierReport:
@@ -222,6 +226,16 @@ class HolderKind(enum.Enum):
     TABLES = "handle-tables"
     NORMAL = "normal"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why objects are still there: the sentence, how sure it is, and a command that shows it."""
+
+    kind: HolderKind
+    sentence: str
+    grade: str
+    next_step: str
 
 
 @dataclass(frozen=True)
@@ -275,11 +289,16 @@ class HolderReport:
 
 @dataclass(frozen=True)
 class ProcessReport:
-    """The processes of a machine, in the order asked for, with the sentence on them."""
+    """The processes of a machine that live, in the order asked for, with the sentence on them.
+
+    ``held_zombies``: PIDs of those that hold exited processes, with how many, where that was asked for.
+    """
 
     processes: Tuple[Process, ...]
+    found: int
     zombies: int
     zombie_images: Tuple[Tuple[str, int], ...]
+    held_zombies: Tuple[Tuple[int, int], ...]
     handles: int
     sentence: str
     lost: Optional[int]

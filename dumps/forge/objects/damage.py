@@ -24,8 +24,8 @@ def lose_pages(machine: ForgedMachine, population: Population, truth: ObjectTrut
             gone = [process.pid for process in truth.processes if process.va & -PAGE_BYTES == page]
             truth.lost_processes = tuple(gone)
     if population.referenced is not None:
-        for va in truth.referenced[::2]:
-            machine.omit(va, 1)
+        for page in sorted({va & -PAGE_BYTES for va in truth.referenced})[::2]:
+            machine.omit(page, PAGE_BYTES)
     for number in range(1, 1000, 3):
         for driver in population.verified:
             name = f"verifier:{driver.driver}:{number}"

@@ -1,0 +1,152 @@
+"""Who holds the objects of a tag, and what the processes of a machine hold: ``poolleak holders`` and ``processes``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from pykdext.errors import TargetError
+from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.objects.space import ObjectSpace
+from pykdext.model import UNUSED, PoolTag, TagUsage
+from pykdext.model.objects import (
+    HandleCensus,
+    HolderReport,
+    ObjectSample,
+    ObjectType,
+    Process,
+    ProcessReport,
+    ReferencingDriver,
+    VerifiedDriver,
+)
+from pykdext.pipeline.holderverdict import HolderFacts, judge_holders
+from pykdext.pipeline.objectsample import find_references, sample_objects
+from pykdext.pipeline.sources import Source
+from pykdext.report.sentences.holders import describe_processes
+from pykdext.work import UNWATCHED, Work
+
+MAX_CENSUSES = 8
+"""Processes whose handles are looked through: those with most."""
+
+_CENSUS_SHARE = 0.01
+PROCESS_ORDERS = ("handles", "pool", "commit", "zombies")
+_TABLE_TAG = PoolTag.from_text("Obtb")
+
+
+def find_holders(source: Source, tag: PoolTag, work: Work = UNWATCHED) -> HolderReport:
+    """Who holds the objects of ``tag``: processes, references of the kernel, lookaside lists.
+
+    Raises:
+        TargetError: the source is a log or snapshot, which holds no memory.
+    """
+    kernel = _kernel_of(source, "holders")
+    row = next((row for row in source.snapshot.tags if row.tag == tag), TagUsage(tag, UNUSED, UNUSED))
+    return weigh_holders(ObjectSpace(kernel, work), source, row, work)
+
+
+def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work = UNWATCHED) -> HolderReport:
+    """The same for one row of the tag table, with what was read of the kernel's objects before."""
+    types = space.types.of_tag(row.tag)
+    names = tuple(kind.name or f"type {kind.index}" for kind in types)
+    lookasides = tuple(item for item in space.lookasides.lists if item.tag == row.tag)
+    verified = _verified(space, row)
+    censuses: Tuple[HandleCensus, ...] = ()
+    sample: Optional[ObjectSample] = None
+    referencing: Tuple[ReferencingDriver, ...] = ()
+    if types or row.tag == _TABLE_TAG:
+        censuses = _take_censuses(space, names)
+    unheld = _unheld(types)
+    if types and unheld > sum(kind.handles for kind in types):
+        found = sample_objects(space, row.tag, work)
+        sample = found.sample
+        if found.without_handles:
+            referencing = find_references(space, source, row, found.without_handles, work)
+    facts = HolderFacts(
+        row=row,
+        types=types,
+        processes=space.processes,
+        zombies=tuple(space.zombies.values()) if "Process" in names else (),
+        censuses=censuses,
+        sample=sample,
+        referencing=referencing,
+        lookasides=lookasides,
+        verified=verified,
+    )
+    warnings = [*space.types.warnings, *space.processes.warnings]
+    warnings += [warning for census in censuses for warning in census.warnings]
+    warnings += [*space.lookasides.warnings, *space.verifier.warnings]
+    return judge_holders(facts, tuple(dict.fromkeys(warnings)))
+
+
+def list_processes(source: Source, order: str, top: Optional[int], work: Work = UNWATCHED) -> ProcessReport:
+    """The processes of a machine, by one of ``PROCESS_ORDERS``; for ``zombies`` those that hold most of them first.
+
+    Raises:
+        TargetError: the source is a log or snapshot, which holds no memory.
+    """
+    space = ObjectSpace(_kernel_of(source, "processes"), work)
+    found = space.processes
+    zombies = list(space.zombies.values())
+    images = Counter(zombie.image for zombie in zombies)
+    alive = [process for process in found.processes if not process.is_zombie]
+    held: Dict[int, int] = {}
+    if order == "zombies" and zombies:
+        held = {census.process.address: census.zombies for census in _take_censuses(space, ("Process",))}
+    keys: Mapping[str, Callable[[Process], int]] = {
+        "handles": lambda process: process.handles or 0,
+        "pool": lambda process: (process.nonpaged_charge_bytes or 0) + (process.paged_charge_bytes or 0),
+        "commit": lambda process: process.commit_pages or 0,
+        "zombies": lambda process: held.get(process.address, 0),
+    }
+    shown = sorted(alive, key=lambda process: (-keys[order](process), process.pid))[:top]
+    handles = sum(process.handles or 0 for process in alive)
+    return ProcessReport(
+        processes=tuple(shown),
+        found=len(found.processes),
+        zombies=len(zombies),
+        zombie_images=tuple(images.most_common()),
+        held_zombies=tuple((process.pid, held[process.address]) for process in shown if held.get(process.address)),
+        handles=handles,
+        sentence=describe_processes(found, alive, zombies, handles),
+        lost=found.lost,
+        layout=found.layout,
+        warnings=found.warnings,
+    )
+
+
+def _kernel_of(source: Source, command: str) -> Kernel:
+    if source.kernel is None:
+        kind = source.snapshot.source.kind
+        raise TargetError(
+            f"{command}: found a source without memory ({kind}), expected a dump. Hint: only it holds objects"
+        )
+    return source.kernel
+
+
+def _unheld(types: Sequence[ObjectType]) -> int:
+    """Objects that cannot have a handle of their own."""
+    return sum(max(0, kind.objects - kind.handles) for kind in types)
+
+
+def _take_censuses(space: ObjectSpace, names: Tuple[str, ...]) -> Tuple[HandleCensus, ...]:
+    """What the handles of the processes with most of them lead to; those with most to objects of ``names`` first."""
+    holders = [process for process in space.processes.processes if process.handle_table is not None]
+    total = sum(process.handles or 0 for process in holders)
+    ranked = sorted(holders, key=lambda process: -(process.handles or process.handle_slots or 0))[:MAX_CENSUSES]
+    chosen = [process for process in ranked if (process.handles or 0) >= _CENSUS_SHARE * total or process is ranked[0]]
+    censuses = [space.take_census(process) for process in chosen]
+    return tuple(sorted(censuses, key=lambda census: -census.handles_of(names)))
+
+
+def _verified(space: ObjectSpace, row: TagUsage) -> Tuple[VerifiedDriver, ...]:
+    """The drivers that Driver Verifier saw allocate with a tag; without its records those of about as many bytes."""
+    drivers: List[VerifiedDriver] = []
+    size = (row.nonpaged.bytes or 0) + (row.paged.bytes or 0)
+    for driver in space.verifier.drivers:
+        callers = tuple(caller for caller in driver.callers if caller.tag == row.tag)
+        total = driver.nonpaged_bytes + driver.paged_bytes
+        if callers:
+            drivers.append(driver.with_callers(callers))
+        elif not driver.callers and size and abs(total - size) <= 0.02 * size:
+            drivers.append(driver)
+    return tuple(drivers)

@@ -1,0 +1,194 @@
+"""Why the objects of a tag are still there: the rules, one by one, on what was counted and read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Callable, Optional, Sequence, Tuple
+
+from pykdext.model import TagUsage
+from pykdext.model.objects import (
+    Finding,
+    HandleCensus,
+    HolderReport,
+    LookasideList,
+    ObjectSample,
+    ObjectType,
+    Process,
+    ProcessList,
+    ReferencingDriver,
+    VerifiedDriver,
+)
+from pykdext.report.sentences import holders as say
+
+LEAKING_HANDLES = 3_000
+"""Healthy processes have fewer handles to objects of one type, lsass and services among them."""
+
+LEAKING_SHARE = 0.5
+MANY_ZOMBIES = 100
+UNHELD_EXCESS = 60_000
+"""Objects without a handle are normal for files, sections and threads: a healthy machine has some ten thousand."""
+
+NOT_THE_OBJECTS = 2.0
+"""Blocks of a tag for each object of its types: with more, the tag is used for something else."""
+
+FEW_BLOCKS = 1_000
+LIST_SHARE = 0.5
+MOST_UNHELD = 0.9
+_TABLE_TAG = b"Obtb"
+
+
+@dataclass(frozen=True)
+class HolderFacts:
+    """What is known of one tag. ``zombies``: the exited processes, for the tag of processes only."""
+
+    row: TagUsage
+    types: Tuple[ObjectType, ...]
+    processes: ProcessList
+    zombies: Tuple[Process, ...]
+    censuses: Tuple[HandleCensus, ...]
+    sample: Optional[ObjectSample]
+    referencing: Tuple[ReferencingDriver, ...]
+    lookasides: Tuple[LookasideList, ...]
+    verified: Tuple[VerifiedDriver, ...]
+
+    @property
+    def outstanding(self) -> Optional[int]:
+        """Blocks of the tag in both pools; None: not counted."""
+        counts = [pool.outstanding for pool in (self.row.nonpaged, self.row.paged) if pool.outstanding is not None]
+        return sum(counts) if counts else None
+
+    @property
+    def bytes(self) -> Optional[int]:
+        """Bytes of the tag in both pools."""
+        sizes = [pool.bytes for pool in (self.row.nonpaged, self.row.paged) if pool.bytes is not None]
+        return sum(sizes) if sizes else None
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        """The types' names."""
+        return tuple(kind.name or f"type {kind.index}" for kind in self.types)
+
+    @property
+    def objects(self) -> int:
+        """Objects of all these types."""
+        return sum(kind.objects for kind in self.types)
+
+    @property
+    def handles(self) -> int:
+        """Handles to them."""
+        return sum(kind.handles for kind in self.types)
+
+
+def judge_holders(facts: HolderFacts, warnings: Tuple[str, ...]) -> HolderReport:
+    """The report on one tag: the first rule that applies gives the verdict."""
+    finding = next(found for found in (rule(facts) for rule in _RULES) if found is not None)
+    images = Counter(zombie.image for zombie in facts.zombies)
+    return HolderReport(
+        tag=facts.row.tag,
+        outstanding=facts.outstanding,
+        bytes=facts.bytes,
+        kind=finding.kind,
+        sentence=finding.sentence,
+        grade=finding.grade,
+        next_step=finding.next_step,
+        types=facts.types,
+        holders=facts.censuses,
+        zombies=len(facts.zombies),
+        zombie_images=tuple(images.most_common()),
+        sample=facts.sample,
+        referencing=facts.referencing,
+        lookasides=facts.lookasides,
+        verified=facts.verified,
+        processes_read=len(facts.processes.processes),
+        warnings=warnings,
+    )
+
+
+def _judge_verified(facts: HolderFacts) -> Optional[Finding]:
+    """Driver Verifier's own records stand above all else."""
+    return say.name_verified(facts.row.tag, facts.verified[0]) if facts.verified else None
+
+
+def _judge_lookasides(facts: HolderFacts) -> Optional[Finding]:
+    """A list of a known driver took about as many blocks as are outstanding."""
+    owned = [item for item in facts.lookasides if item.is_proven]
+    outstanding = facts.outstanding
+    if not owned or not outstanding:
+        return None
+    first = max(owned, key=lambda item: item.taken)
+    if first.taken < LIST_SHARE * outstanding or first.taken < 1:
+        return None
+    return say.name_list_owner(facts.row.tag, first, outstanding)
+
+
+def _judge_tables(facts: HolderFacts) -> Optional[Finding]:
+    """The handle tables themselves: the process with the largest one."""
+    if facts.row.tag.raw != _TABLE_TAG or not facts.censuses:
+        return None
+    first = max(facts.censuses, key=lambda census: census.process.handle_slots or 0)
+    return say.name_table_owner(facts.row.tag, first)
+
+
+def _judge_foreign_use(facts: HolderFacts) -> Optional[Finding]:
+    """The tag of no type, or of far more blocks than its types have objects."""
+    outstanding = facts.outstanding
+    if not facts.types:
+        return None
+    if outstanding is not None and outstanding > NOT_THE_OBJECTS * facts.objects + FEW_BLOCKS:
+        return say.tell_other_use(facts.row.tag, facts.names, facts.objects, outstanding)
+    return None
+
+
+def _judge_zombies(facts: HolderFacts) -> Optional[Finding]:
+    """Exited processes: by whom they are held, else that nobody has a handle."""
+    zombies = facts.zombies
+    if len(zombies) < MANY_ZOMBIES or 2 * len(zombies) < facts.objects:
+        return None
+    images = Counter(zombie.image for zombie in zombies)
+    holder = max(facts.censuses, key=lambda census: census.zombies, default=None)
+    if holder is not None and 2 * holder.zombies >= len(zombies):
+        return say.name_zombie_holder(facts.row.tag, facts.bytes, len(zombies), images.most_common(1)[0], holder)
+    without = sum(zombie.object_handles == 0 for zombie in zombies)
+    if without > MOST_UNHELD * len(zombies):
+        return say.tell_referenced_zombies(facts.row.tag, len(zombies), images.most_common(1)[0], facts.referencing)
+    return say.tell_zombies(facts.row.tag, len(zombies), images.most_common(1)[0], holder)
+
+
+def _judge_handles(facts: HolderFacts) -> Optional[Finding]:
+    """One process has most of the handles to these objects, and more than any healthy one."""
+    first = max(facts.censuses, key=lambda census: census.handles_of(facts.names), default=None)
+    if first is None or not facts.types:
+        return None
+    held = first.handles_of(facts.names)
+    if held < LEAKING_HANDLES or held < LEAKING_SHARE * min(facts.handles, max(facts.objects, 1)):
+        return None
+    return say.name_handle_holder(facts.row.tag, facts.names, held, facts.handles, first)
+
+
+def _judge_references(facts: HolderFacts) -> Optional[Finding]:
+    """Far more objects than handles: the others have none, whatever the objects are that could be looked at."""
+    unheld = facts.objects - facts.handles
+    if unheld < UNHELD_EXCESS or unheld < facts.handles:
+        return None
+    seen = facts.sample if facts.sample is not None and facts.sample.without_handles else None
+    return say.tell_references(facts.row.tag, facts.names, unheld, seen, facts.referencing)
+
+
+def _judge_nothing(facts: HolderFacts) -> Finding:
+    if not facts.types:
+        return say.tell_no_objects(facts.row.tag, facts.lookasides, has_types=bool(facts.processes.processes))
+    first = max(facts.censuses, key=lambda census: census.handles_of(facts.names), default=None)
+    return say.tell_usual(facts.row.tag, facts.names, facts.objects, facts.handles, first)
+
+
+_RULES: Sequence[Callable[[HolderFacts], Optional[Finding]]] = (
+    _judge_verified,
+    _judge_lookasides,
+    _judge_tables,
+    _judge_foreign_use,
+    _judge_zombies,
+    _judge_handles,
+    _judge_references,
+    _judge_nothing,
+)

@@ -1,0 +1,172 @@
+"""Objects of a tag found by its blocks, and whose data and blocks point at those that nobody has a handle to."""
+
+from __future__ import annotations
+
+from array import array
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
+
+from pykdext.errors import MemoryReadError, TargetError
+from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.objects.contents import count_descriptions
+from pykdext.kernel.objects.space import ObjectSpace
+from pykdext.kernel.pool.bigpages import read_big_pages
+from pykdext.kernel.pool.smallblocks import WalkLimits, find_small_blocks
+from pykdext.model import Allocation, PoolTag, TagUsage
+from pykdext.model.objects import ObjectSample, ReferencingDriver
+from pykdext.pipeline.imagesearch import search_kernel
+from pykdext.pipeline.ownership import weigh_owners
+from pykdext.pipeline.pointers import NO_CONTENTS
+from pykdext.pipeline.sources import Source
+from pykdext.pipeline.taglists import TagLists
+from pykdext.targets.session.wholememory import open_whole_memory
+from pykdext.work import UNWATCHED, Work
+
+MAX_BLOCKS = 4_096
+WALK_SECONDS = 2.0
+MAX_PARTS_BYTES = 0x90
+MAX_TAGS_COMPARED = 4
+"""Tags with about as many blocks as there are objects: whoever keeps a reference usually keeps a block for it."""
+
+_ALIKE = 0.05
+_NOTABLE_SHARE = 0.1
+_MAX_BLOCK_BYTES = 0x1000
+_MAX_SECTION_BYTES = 4 << 20
+_MAX_DATA_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class SampledObjects:
+    """The sample in numbers, and the bodies of its objects without a handle."""
+
+    sample: ObjectSample
+    without_handles: FrozenSet[int]
+
+
+def sample_objects(space: ObjectSpace, tag: PoolTag, work: Work = UNWATCHED) -> SampledObjects:
+    """The objects in up to ``MAX_BLOCKS`` blocks of a tag."""
+    blocks = _find_blocks(space.kernel, tag, work)
+    types = {kind.address: kind for kind in space.types.of_tag(tag)}
+    unheld: List[int] = []
+    found = 0
+    described: List[Optional[str]] = []
+    for block in blocks:
+        place = _find_header(space, block, frozenset(types))
+        if place is None:
+            continue
+        header, address = place
+        found += 1
+        body = header + space.headers.body_offset
+        described.append(space.contents.describe(types[address].name or "", body))
+        read = space.headers.read(header)
+        if read is not None and read.handle_count == 0:
+            unheld.append(body)
+    sample = ObjectSample(len(blocks), found, len(unheld), count_descriptions(described)[:8])
+    return SampledObjects(sample, frozenset(unheld))
+
+
+def find_references(
+    space: ObjectSpace, source: Source, row: TagUsage, bodies: FrozenSet[int], work: Work = UNWATCHED
+) -> Tuple[ReferencingDriver, ...]:
+    """The drivers whose data, or blocks of a tag of their own, point at objects; those that point at most first."""
+    found = list(_search_images(space.kernel, bodies))
+    found += _search_tags(space, source, row, bodies, work)
+    return tuple(sorted(found, key=lambda driver: -driver.objects))
+
+
+def _find_blocks(kernel: Kernel, tag: PoolTag, work: Work) -> List[Allocation]:
+    """Blocks of a tag: big ones by their table, small ones by a walk that ends soon."""
+    blocks: List[Allocation] = []
+    with work.hold():
+        with suppress(TargetError):
+            blocks += read_big_pages(kernel, (tag,)).allocations[:MAX_BLOCKS]
+        if len(blocks) < MAX_BLOCKS:
+            with open_whole_memory(kernel.target) as memory:
+                if memory is not None:
+                    limits = WalkLimits(WALK_SECONDS, MAX_BLOCKS - len(blocks))
+                    blocks += find_small_blocks(memory, tag, UNWATCHED, limits).allocations
+    return blocks[:MAX_BLOCKS]
+
+
+def _find_header(space: ObjectSpace, block: Allocation, types: FrozenSet[int]) -> Optional[Tuple[int, int]]:
+    """The header in a block and the address of its type: behind parts of the very size that the header tells."""
+    width = space.kernel.target.pointer_size
+    start = block.address if block.is_big else block.address + 2 * width
+    for parts in range(0, MAX_PARTS_BYTES, width):
+        header = space.headers.read(start + parts)
+        if header is None:
+            return None
+        if header.parts_bytes != parts or not header.is_plausible:
+            continue
+        kind = space.types.of_header(header.type_index, header.type_address)
+        if kind is not None and kind.address in types:
+            return start + parts, kind.address
+    return None
+
+
+def _search_images(kernel: Kernel, bodies: FrozenSet[int]) -> Iterator[ReferencingDriver]:
+    """Modules, nt left out, whose writable data hold addresses of objects."""
+    read_bytes = 0
+    for image in kernel.images[1:]:
+        if not image.has_headers:
+            continue
+        hits: Set[int] = set()
+        for section in image.sections:
+            if section.writable and not section.executable and read_bytes < _MAX_DATA_BYTES:
+                size = min(section.size, _MAX_SECTION_BYTES)
+                read_bytes += size
+                for _, data in kernel.target.read_present(image.module.base + section.rva, size):
+                    hits |= _pointers_in(data, kernel.target.pointer_size, bodies)
+        if hits:
+            yield ReferencingDriver(image.module.name, len(hits), len(bodies), "the data")
+
+
+def _search_tags(
+    space: ObjectSpace, source: Source, row: TagUsage, bodies: FrozenSet[int], work: Work
+) -> Iterator[ReferencingDriver]:
+    """Owners of the tags that have about as many blocks, if these blocks point at the objects."""
+    tags = _alike_tags(space, source, row)
+    pointing: Dict[PoolTag, int] = {}
+    for tag in tags:
+        hits: Set[int] = set()
+        for block in _find_blocks(space.kernel, tag, work):
+            hits |= _read_pointers(space.kernel, block, bodies)
+        if len(hits) >= _NOTABLE_SHARE * len(bodies):
+            pointing[tag] = len(hits)
+    if not pointing:
+        return
+    searched = search_kernel(space.kernel, tuple(pointing), work)
+    owners = weigh_owners([searched], NO_CONTENTS, tuple(pointing), TagLists({}))
+    for found in owners.tags:
+        for owner in found.owners[:1]:
+            place = f"what is in blocks of tag {found.tag}"
+            yield ReferencingDriver(owner.module, pointing[found.tag], len(bodies), place)
+
+
+def _alike_tags(space: ObjectSpace, source: Source, row: TagUsage) -> List[PoolTag]:
+    wanted = sum(pool.outstanding or 0 for pool in (row.nonpaged, row.paged))
+    alike = []
+    for other in source.snapshot.tags:
+        count = sum(pool.outstanding or 0 for pool in (other.nonpaged, other.paged))
+        if other.tag != row.tag and abs(count - wanted) <= _ALIKE * wanted and not space.types.of_tag(other.tag):
+            alike.append((abs(count - wanted), other.tag))
+    return [tag for _, tag in sorted(alike, key=lambda item: item[0])[:MAX_TAGS_COMPARED]]
+
+
+def _read_pointers(kernel: Kernel, block: Allocation, bodies: FrozenSet[int]) -> FrozenSet[int]:
+    width = kernel.target.pointer_size
+    start = 0 if block.is_big else 2 * width
+    size = min(block.size_bytes - start, _MAX_BLOCK_BYTES)
+    try:
+        data = kernel.target.read_virtual(block.address + start, size) if size >= width else b""
+    except MemoryReadError:
+        return frozenset()
+    return _pointers_in(data, width, bodies)
+
+
+def _pointers_in(data: bytes, width: int, bodies: FrozenSet[int]) -> FrozenSet[int]:
+    """The objects whose addresses are in a piece of memory; the low bits may be a count of references."""
+    words = array("I" if width == 4 else "Q", data[: len(data) - len(data) % width])
+    mask = ~(2 * width - 1)
+    return bodies.intersection([word & mask for word in words])

@@ -1,0 +1,228 @@
+"""What is said of those who hold objects: the sentence, how sure it is, and the next step."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence, Tuple
+
+from pykdext.model import PoolTag
+from pykdext.model.objects import (
+    Finding,
+    HandleCensus,
+    HolderKind,
+    LookasideList,
+    ObjectSample,
+    Process,
+    ProcessList,
+    ReferencingDriver,
+    VerifiedDriver,
+)
+from pykdext.units import format_bytes, format_count, format_share
+
+_PROVEN, _LIKELY, _POSSIBLE, _UNKNOWN = "proven", "likely", "possible", "unknown"
+
+
+def name_verified(tag: PoolTag, driver: VerifiedDriver) -> Finding:
+    """Driver Verifier saw who allocates."""
+    if driver.callers:
+        blocks = sum(caller.blocks for caller in driver.callers)
+        first = driver.callers[0]
+        sentence = (
+            f"Tag {tag}: Driver Verifier tracked {format_count(blocks)} outstanding allocations to {driver.name}, most "
+            f"of them at {first.module}+0x{first.rva:x}: a leak of that driver."
+        )
+        return Finding(HolderKind.VERIFIER, sentence, _PROVEN, f"!verifier 3 {driver.name}")
+    count, size = driver.nonpaged_allocations + driver.paged_allocations, driver.nonpaged_bytes + driver.paged_bytes
+    sentence = (
+        f"Tag {tag}: Driver Verifier counts {format_count(count)} outstanding allocations ({format_bytes(size)}) of "
+        f"{driver.name}, as many bytes as this tag has."
+    )
+    return Finding(HolderKind.VERIFIER, sentence, _LIKELY, f"!verifier 3 {driver.name}")
+
+
+def name_list_owner(tag: PoolTag, item: LookasideList, outstanding: int) -> Finding:
+    """A driver's lookaside list took the blocks."""
+    place = "" if item.rva is None else f"+0x{item.rva:x}"
+    sentence = (
+        f"Tag {tag}: a lookaside list of {item.module} ({item.module}{place}, {item.proof}) took "
+        f"{format_count(item.taken)} of the {format_count(outstanding)} outstanding blocks and has given out "
+        f"{format_count(item.in_use)}: {item.module} does not return them."
+    )
+    return Finding(HolderKind.LOOKASIDE, sentence, _PROVEN, f"dt nt!_GENERAL_LOOKASIDE {item.address:x}")
+
+
+def name_table_owner(tag: PoolTag, census: HandleCensus) -> Finding:
+    """The handle tables are the memory."""
+    process = census.process
+    sentence = (
+        f"Tag {tag}: handle tables; the largest is that of {process.label}: {_handles_of(census)}, room for "
+        f"{format_count(process.handle_slots)}."
+    )
+    return Finding(HolderKind.TABLES, sentence, _PROVEN, _look_at_handles(process))
+
+
+def tell_other_use(tag: PoolTag, names: Sequence[str], objects: int, outstanding: int) -> Finding:
+    """Far more blocks than objects."""
+    sentence = (
+        f"Tag {tag}: {format_count(outstanding)} blocks are outstanding, but there are only {format_count(objects)} "
+        f"{_kinds(names)} objects: the tag is used for something else, too."
+    )
+    return Finding(HolderKind.NOT_OBJECTS, sentence, _LIKELY, f"!poolfind {tag}")
+
+
+def name_zombie_holder(
+    tag: PoolTag, size: Optional[int], zombies: int, image: Tuple[str, int], holder: HandleCensus
+) -> Finding:
+    """One process has handles to the exited ones."""
+    of_them = "" if image[1] == zombies else f", {format_count(image[1])} of them {image[0]},"
+    who = f"{format_count(zombies)} exited processes" + (of_them or f", all {image[0]},")
+    part = "" if holder.zombies >= zombies else f"; it has handles to {format_count(holder.zombies)} of them"
+    sentence = (
+        f"Tag {tag}{_size(size)}: {who} are held by {holder.process.label}: a handle leak of that process{part}"
+        f"{_coverage(holder)}."
+    )
+    return Finding(HolderKind.ZOMBIES, sentence, _PROVEN, _look_at_handles(holder.process))
+
+
+def tell_referenced_zombies(
+    tag: PoolTag, zombies: int, image: Tuple[str, int], referencing: Sequence[ReferencingDriver]
+) -> Finding:
+    """Nobody has a handle to the exited processes."""
+    sentence = (
+        f"Tag {tag}: {format_count(zombies)} exited processes, {format_count(image[1])} of them {image[0]}, and nobody "
+        f"has a handle to them: something in the kernel keeps references{_candidates(referencing)}."
+    )
+    return Finding(HolderKind.REFERENCES, sentence, _LIKELY, "!process 0 0")
+
+
+def tell_zombies(tag: PoolTag, zombies: int, image: Tuple[str, int], holder: Optional[HandleCensus]) -> Finding:
+    """Exited processes whose holder is not known."""
+    most = ""
+    if holder is not None and holder.zombies:
+        most = f"; most handles that were read are those of {holder.process.label}: {format_count(holder.zombies)}"
+    sentence = (
+        f"Tag {tag}: {format_count(zombies)} exited processes, {format_count(image[1])} of them {image[0]}, are still "
+        f"held, by whom cannot be read{most}."
+    )
+    return Finding(HolderKind.ZOMBIES, sentence, _UNKNOWN, "!process 0 0")
+
+
+def name_handle_holder(tag: PoolTag, names: Sequence[str], held: int, handles: int, census: HandleCensus) -> Finding:
+    """One process has most of the handles."""
+    sampled = census.sampled < census.read
+    about = "about " if sampled else ""
+    target = census.common_target
+    where = ""
+    if target is not None and target.type_name in names and 2 * target.handles >= target.of:
+        where = f", {format_share(target.handles / target.of)} of them to {target.name}"
+    share = f" ({format_share(held / handles)})" if handles else ""
+    sentence = (
+        f"Tag {tag}: {census.process.label} holds {about}{format_count(held)} of the {format_count(handles)} handles "
+        f"to {_kinds(names)} objects{share}{where}: a handle leak of that process{_coverage(census)}."
+    )
+    return Finding(HolderKind.HANDLES, sentence, _PROVEN, _look_at_handles(census.process))
+
+
+def tell_references(
+    tag: PoolTag,
+    names: Sequence[str],
+    unheld: int,
+    sample: Optional[ObjectSample],
+    referencing: Sequence[ReferencingDriver],
+) -> Finding:
+    """Objects that nobody has a handle to."""
+    seen = ""
+    if sample is not None:
+        none = format_count(sample.without_handles)
+        seen = f"; of {format_count(sample.objects)} that were looked at {none} have none"
+        if sample.creators:
+            seen += f", most made by {sample.creators[0][0]}"
+    sentence = (
+        f"Tag {tag}: {format_count(unheld)} {_kinds(names)} objects without a handle{seen}: a driver keeps references "
+        f"to them{_candidates(referencing)}."
+    )
+    grade = _LIKELY if sample is not None else _POSSIBLE
+    return Finding(HolderKind.REFERENCES, sentence, grade, "!obtrace, or gflags: object reference tracing")
+
+
+def tell_no_objects(tag: PoolTag, lookasides: Sequence[LookasideList], *, has_types: bool) -> Finding:
+    """No type of objects bears the tag."""
+    if not has_types:
+        sentence = f"Tag {tag}: this source does not tell its objects; who holds them is not known."
+        return Finding(HolderKind.UNKNOWN, sentence, _UNKNOWN, f"poolleak find {tag}")
+    sentence = f"Tag {tag}: no type of objects bears it; its owner is the driver that allocates it."
+    if lookasides:
+        first = max(lookasides, key=lambda item: item.in_use)
+        sentence = (
+            f"Tag {tag}: no type of objects bears it; a lookaside list at 0x{first.address:x} has given out "
+            f"{format_count(first.in_use)} blocks, whose it is does not follow."
+        )
+    return Finding(HolderKind.NOT_OBJECTS, sentence, _UNKNOWN, f"poolleak find {tag}")
+
+
+def tell_usual(
+    tag: PoolTag, names: Sequence[str], objects: int, handles: int, census: Optional[HandleCensus]
+) -> Finding:
+    """Nothing out of the ordinary."""
+    most = ""
+    if census is not None and census.handles_of(tuple(names)):
+        most = f"; {census.process.label} has most of them: {format_count(census.handles_of(tuple(names)))}"
+    sentence = (
+        f"Tag {tag}: {format_count(objects)} {_kinds(names)} objects and {format_count(handles)} handles to "
+        f"them{most}. Nobody stands out."
+    )
+    return Finding(HolderKind.NORMAL, sentence, _UNKNOWN, "poolleak processes: all processes by handles")
+
+
+def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Sequence[Process], handles: int) -> str:
+    """The sentence on all processes of a machine."""
+    if not found.processes:
+        return "No process could be read."
+    most = max(alive, key=lambda process: process.handles or 0, default=None)
+    words = f"{format_count(len(alive))} processes with {format_count(handles)} handles"
+    if most is not None and most.handles:
+        share = f" ({format_share(most.handles / handles)})" if handles else ""
+        words += f", most of them those of {most.label}: {format_count(most.handles)}{share}"
+    if zombies:
+        images = sorted({zombie.image for zombie in zombies})
+        counts = {image: sum(zombie.image == image for zombie in zombies) for image in images[:64]}
+        first = max(counts, key=lambda image: counts[image])
+        words += (
+            f". {format_count(len(zombies))} more have exited and are still held, {format_count(counts[first])} of "
+            f"them {first}"
+        )
+    return words + "."
+
+
+def _kinds(names: Sequence[str]) -> str:
+    return " or ".join(names)
+
+
+def _size(size: Optional[int]) -> str:
+    return "" if size is None else f" ({format_bytes(size)})"
+
+
+def _handles_of(census: HandleCensus) -> str:
+    counted = census.counted if census.counted is not None else census.read
+    return f"{format_count(counted)} handles"
+
+
+def _coverage(census: HandleCensus) -> str:
+    """How much of the process's handles was read, where that was not all."""
+    words = []
+    if not census.is_whole:
+        of = "" if census.counted is None else f" of {format_count(census.counted)}"
+        words.append(f"{format_count(census.read)}{of} handles read")
+    if census.sampled < census.read:
+        words.append(f"a sample of {format_count(census.sampled)} handles")
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _candidates(referencing: Sequence[ReferencingDriver]) -> str:
+    if not referencing:
+        return "; no driver's data that point at them were found"
+    first = referencing[0]
+    return f"; {first.place} of {first.module} points at {format_count(first.objects)} of {format_count(first.of)}"
+
+
+def _look_at_handles(process: Process) -> str:
+    return f"!handle 0 3 0n{process.pid}"
