@@ -42,6 +42,19 @@ class NotKernelTargetError(TargetError):
     """The target is a user-mode process or its dump: it has no kernel pool."""
 
 
+class UnknownMachineError(PykdextError):
+    """A processor that a part of the tool has no row for.
+
+    Attributes:
+        machine: the processor. room: the part, in words.
+    """
+
+    def __init__(self, machine: object, room: str, known: str) -> None:
+        super().__init__(f"{room}: found processor {machine}, expected one of {known}")
+        self.machine = machine
+        self.room = room
+
+
 class FileFormatError(PykdextError):
     """A binary file is not of the form it was taken for, or is damaged where it must not be.
 

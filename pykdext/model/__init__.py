@@ -79,7 +79,7 @@ from pykdext.model.report import (
     Role,
     Suspect,
 )
-from pykdext.model.target import BugCheck, Machine, Module, TargetFacts
+from pykdext.model.target import BugCheck, Machine, MachineTable, Module, TargetFacts
 
 __all__ = [
     "PROTECTED_POOL",
@@ -115,6 +115,7 @@ __all__ = [
     "Machine",
     "MemoryFailure",
     "MemoryReport",
+    "MachineTable",
     "Module",
     "NextStep",
     "Origin",

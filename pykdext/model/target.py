@@ -5,7 +5,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Optional, Tuple
+from typing import Generic, Mapping, Optional, Tuple, TypeVar
+
+from pykdext.errors import UnknownMachineError
+
+Row = TypeVar("Row")
 
 
 class Machine(enum.Enum):
@@ -29,6 +33,24 @@ class Machine(enum.Enum):
     def address_end(self) -> int:
         """The first number that is no address any more."""
         return 1 << 8 * self.pointer_size
+
+
+class MachineTable(Generic[Row]):
+    """What one part of the tool knows of each processor: one row for each, looked up by ``table[machine]``.
+
+    ``room`` names the part. A processor without a row is an UnknownMachineError, never another one's row.
+    """
+
+    def __init__(self, room: str, rows: Mapping[Machine, Row]) -> None:
+        self._room = room
+        self._rows = dict(rows)
+
+    def __getitem__(self, machine: Machine) -> Row:
+        try:
+            return self._rows[machine]
+        except KeyError:
+            known = ", ".join(sorted(known.value for known in self._rows))
+            raise UnknownMachineError(getattr(machine, "value", machine), self._room, known) from None
 
 
 @dataclass(frozen=True)

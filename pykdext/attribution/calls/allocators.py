@@ -110,6 +110,12 @@ def find_allocator(name: str) -> Optional[Allocator]:
     return _BY_NAME.get(match.group(1)) if match else None
 
 
+def find_removed_bytes(name: str) -> Optional[int]:
+    """What the function of this name takes from the stack on x86, in bytes; None where nothing is known of it."""
+    allocator = find_allocator(name)
+    return None if allocator is None else allocator.removed_bytes
+
+
 def allocator_names() -> Tuple[str, ...]:
     """All functions that are known, without decoration."""
     return tuple(_BY_NAME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, Optional
 
+from pykdext.attribution.calls.allocators import find_removed_bytes
 from pykdext.attribution.flow.calls import FunctionFlow
 from pykdext.attribution.flow.function import follow_function
 from pykdext.images.exports import Exports, read_exports
@@ -66,7 +67,7 @@ class FollowedImage:
         self._room_bytes -= bounds.size_bytes
         self._room.left_bytes -= bounds.size_bytes
         try:
-            return follow_function(self.image, bounds)
+            return follow_function(self.image, bounds, find_removed_bytes)
         except ImportError as error:  # capstone's library is made for each system: an installation can lack it
             self._warn(f"{name}: its functions cannot be decoded ({error}). Hint: pip install capstone")
             return None

@@ -25,6 +25,12 @@ def signed(number: int, size: int) -> int:
     return number - (1 << bits) if number >> (bits - 1) else number
 
 
+def signed_field(field: int, bits: int) -> int:
+    """The lowest ``bits`` of ``field`` as two's complement."""
+    field &= (1 << bits) - 1
+    return field - (1 << bits) if field >> (bits - 1) else field
+
+
 def displace(value: Value, offset: int, size: int) -> Value:
     """``value`` plus the number ``offset``, of ``size`` bytes. What is no number or stack address becomes UNKNOWN."""
     if value is UNKNOWN:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Mapping, Optional, Protocol, Tuple
+from typing import Callable, Mapping, Optional, Protocol, Tuple
 
 from pykdext.attribution.flow.values import Location, Value
+
+FindRemovedBytes = Callable[[str], Optional[int]]
+"""By the name of an imported function: the bytes of arguments that it takes from the stack on x86; None: not known."""
+
+
+def know_no_function(_name: str) -> Optional[int]:
+    """The answer where nothing is known of imported functions."""
+    return None
 
 
 class FrameReader(Protocol):

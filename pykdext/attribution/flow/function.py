@@ -11,14 +11,14 @@ import heapq
 import itertools
 from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Set, Tuple
 
-from pykdext.attribution.flow.calls import CallSite, FunctionFlow
+from pykdext.attribution.flow.calls import CallSite, FindRemovedBytes, FunctionFlow, know_no_function
 from pykdext.attribution.flow.cells import part
 from pykdext.attribution.flow.controlflow import ControlFlow
+from pykdext.attribution.flow.processors import PROCESSORS
 from pykdext.attribution.flow.state import NOTHING_TO_TELL, Call, Instruction, InstructionSet, State, Step
 from pykdext.attribution.flow.values import UNKNOWN, Location, Value, constant
 from pykdext.images.functiontable import FunctionBounds
 from pykdext.images.image import Image
-from pykdext.model import Machine
 
 MAX_STEPS = 100_000
 """Instructions that are followed, repetitions included; joining two states counts by their size."""
@@ -34,20 +34,15 @@ _STATES_COMPARED = 16
 """Calls looked at for what is the same at all of them."""
 
 
-def follow_function(image: Image, bounds: FunctionBounds) -> FunctionFlow:
-    """The calls of the function at ``bounds``. Bounded and never fails: what was cut is said in ``lost``."""
-    return _FunctionWalk(image, bounds).follow()
+def follow_function(
+    image: Image, bounds: FunctionBounds, find_removed_bytes: FindRemovedBytes = know_no_function
+) -> FunctionFlow:
+    """The calls of the function at ``bounds``. Bounded and never fails: what was cut is said in ``lost``.
 
-
-def open_instruction_set(image: Image) -> InstructionSet[Any]:
-    """What knows the instructions of the image's machine."""
-    if image.machine is Machine.ARM64:
-        from pykdext.attribution.flow.arm64.instructionset import Arm64InstructionSet
-
-        return Arm64InstructionSet(image)
-    from pykdext.attribution.flow.intel.instructionset import IntelInstructionSet
-
-    return IntelInstructionSet(image)
+    ``find_removed_bytes`` knows the functions that the image imports.
+    """
+    instruction_set = PROCESSORS[image.machine].open_instruction_set(image, find_removed_bytes)
+    return _FunctionWalk(image, bounds, instruction_set).follow()
 
 
 class CallFrame:
@@ -73,10 +68,10 @@ class CallFrame:
 class _FunctionWalk:
     """The fixpoint over one function: the states at the leaders of its control flow."""
 
-    def __init__(self, image: Image, bounds: FunctionBounds) -> None:
+    def __init__(self, image: Image, bounds: FunctionBounds, instruction_set: InstructionSet[Any]) -> None:
         self._base = image.module.base
         self._start_rva = bounds.start_rva
-        self._instruction_set = open_instruction_set(image)
+        self._instruction_set = instruction_set
         self._code = ControlFlow(image, bounds, self._instruction_set)
         self._states: Dict[int, State] = {}
         self._joins: Dict[int, int] = {}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable, FrozenSet, NamedTuple, Optional, Set, Union
 
+from pykdext.images.image import Image
+
 MAX_ATOMS = 8
 """Possibilities kept of one value; more of them are UNKNOWN."""
 
@@ -95,6 +97,11 @@ UNKNOWN: Value = frozenset({UNKNOWN_ATOM})
 def constant(number: int, origin_rva: Optional[int] = None) -> Value:
     """The value that is only this number."""
     return frozenset({Constant(number, origin_rva)})
+
+
+def address_in(image: Image, rva: int) -> Constant:
+    """The virtual address of ``rva``, which may lie outside of the image."""
+    return Constant((image.module.base + rva) % (1 << 8 * image.machine.pointer_size))
 
 
 def join(*values: Value) -> Value:

@@ -7,8 +7,8 @@ import itertools
 import re
 from typing import Dict, Optional
 
-from pykdext.attribution.calls.allocators import find_allocator
 from pykdext.attribution.flow.arithmetic import displace
+from pykdext.attribution.flow.calls import FindRemovedBytes
 from pykdext.attribution.flow.intel.decoder import (
     DECODED_BYTES,
     GeneralRegister,
@@ -55,8 +55,11 @@ _SAVED_BY_FRAME_HELPER = 24
 class CallEffects:
     """The effects of calls in one function."""
 
-    def __init__(self, image: Image, decoder: IntelDecoder, operands: Operands) -> None:
+    def __init__(
+        self, image: Image, decoder: IntelDecoder, operands: Operands, find_removed_bytes: FindRemovedBytes
+    ) -> None:
         self._image = image
+        self._find_removed_bytes = find_removed_bytes
         self._decoder = decoder
         self._operands = operands
         self._base = image.module.base
@@ -101,7 +104,7 @@ class CallEffects:
             return
         removed = self._find_returned_bytes(callee) if callee is not None else None
         if removed is None:
-            removed = self._find_allocator_bytes(state, instruction, callee)
+            removed = self._find_imported_bytes(state, instruction, callee)
         if removed is None:
             pushed = rest - top if rest is not None and rest > top else 0
             adjustment = self._find_adjustment(instruction)
@@ -113,21 +116,19 @@ class CallEffects:
         if rest is None or top + removed > rest:
             state.registers[RESTING_STACK] = pointer
 
-    def _find_allocator_bytes(
-        self, state: State, instruction: IntelInstruction, callee: Optional[int]
-    ) -> Optional[int]:
-        """What an imported allocator removes from the stack, called through its pointer, a register or a thunk."""
+    def _find_imported_bytes(self, state: State, instruction: IntelInstruction, callee: Optional[int]) -> Optional[int]:
+        """What an imported function removes from the stack, called through its pointer, a register or a thunk."""
         pointers = self._operands.read(state, instruction, 0)
         if callee is not None:
             pointers = frozenset({read_thunk(self._image, callee) or UNKNOWN_ATOM})
-        removed = {self._allocator_bytes.get(atom.rva) if isinstance(atom, ImageRead) else None for atom in pointers}
+        removed = {self._imported_bytes.get(atom.rva) if isinstance(atom, ImageRead) else None for atom in pointers}
         return removed.pop() if len(removed) == 1 else None
 
     @functools.cached_property
-    def _allocator_bytes(self) -> Dict[int, int]:
-        """By the RVA of the pointer in the import tables."""
-        allocators = {slot.rva: find_allocator(slot.name) for slot in read_imports(self._image) if slot.name}
-        return {rva: allocator.removed_bytes for rva, allocator in allocators.items() if allocator is not None}
+    def _imported_bytes(self) -> Dict[int, int]:
+        """By the RVA of the pointer in the import tables, of the functions that are known."""
+        known = ((slot.rva, self._find_removed_bytes(slot.name)) for slot in read_imports(self._image) if slot.name)
+        return {rva: removed for rva, removed in known if removed is not None}
 
     def _find_adjustment(self, instruction: IntelInstruction) -> int:
         """What the caller adds to the stack pointer right behind the call; 0 if it leaves it alone."""
