@@ -5,21 +5,19 @@ Pure functions on the model.
 
 from __future__ import annotations
 
-from pykdext.growth.compare import DIFF_SORT_KEYS, compare_snapshots, rank_deltas
-from pykdext.growth.lockstep import find_lockstep, iter_delta_blocks, iter_outstanding_blocks
+from pykdext.growth.compare import compare_snapshots, rank_deltas
+from pykdext.growth.lockstep import find_lockstep, iter_delta_blocks
 from pykdext.growth.ranking import find_notable, rank_suspects
 from pykdext.growth.series import MixedMachinesError
 from pykdext.growth.trend import follow_series
 
 __all__ = [
-    "DIFF_SORT_KEYS",
     "MixedMachinesError",
     "compare_snapshots",
     "find_lockstep",
     "find_notable",
     "follow_series",
     "iter_delta_blocks",
-    "iter_outstanding_blocks",
     "rank_deltas",
     "rank_suspects",
 ]

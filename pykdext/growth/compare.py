@@ -16,8 +16,6 @@ _SORT_NUMBERS: Dict[str, Callable[[TagDelta], Optional[float]]] = {
     "rate": lambda delta: delta.bytes_per_hour,
 }
 
-DIFF_SORT_KEYS = (*_SORT_NUMBERS, "tag")
-
 
 def compare_snapshots(before: PoolSnapshot, after: PoolSnapshot) -> Diff:
     """All tags whose counters differ, those whose bytes grew most first.
@@ -47,8 +45,9 @@ def compare_snapshots(before: PoolSnapshot, after: PoolSnapshot) -> Diff:
 
 
 def rank_deltas(deltas: Iterable[TagDelta], sorts: Sequence[str] = ("bytes",)) -> Tuple[TagDelta, ...]:
-    """Sorted by each of ``sorts`` (of ``DIFF_SORT_KEYS``) in turn, at last by tag.
+    """Sorted by each of ``sorts`` in turn, at last by tag.
 
+    A sort is ``bytes``, ``outstanding``, ``allocs``, ``frees``, ``rate`` or ``tag``.
     What grew most comes first, what shrank most last, unknown numbers after all others; tags ascend.
     """
 

@@ -16,7 +16,6 @@ from pykdext.model import (
     LockstepGroup,
     LockstepMember,
     PoolKind,
-    PoolSnapshot,
     PoolTag,
     PoolUsage,
     Role,
@@ -26,7 +25,6 @@ IsObject = Callable[[PoolTag], bool]
 """Tells the tags of kernel objects, which Windows allocates on behalf of somebody else."""
 
 MIN_GROWN_BLOCKS = 500
-MIN_OUTSTANDING_BLOCKS = 100_000
 """Smaller counts are equal by chance."""
 
 EQUAL_TOLERANCE = 0.025
@@ -46,7 +44,7 @@ SELDOM_FREED = 0.10
 
 @dataclass(frozen=True)
 class BlockCount:
-    """A tag in one pool with its ``blocks``: those it grew by, or those outstanding. ``usage`` is since boot."""
+    """A tag in one pool with its ``blocks``: those it grew by. ``usage`` is since boot."""
 
     tag: PoolTag
     pool: PoolKind
@@ -58,15 +56,6 @@ def no_objects(tag: PoolTag) -> bool:
     """Knows no tag of a kernel object."""
     del tag
     return False
-
-
-def iter_outstanding_blocks(snapshot: PoolSnapshot) -> Iterator[BlockCount]:
-    """What stands out in one snapshot, for ``find_lockstep`` where growth is not known."""
-    for row in snapshot.tags:
-        for pool in PoolKind:
-            usage = row.usage(pool)
-            if usage.outstanding is not None and usage.outstanding >= MIN_OUTSTANDING_BLOCKS:
-                yield BlockCount(row.tag, pool, usage.outstanding, usage)
 
 
 def iter_delta_blocks(diff: Diff) -> Iterator[BlockCount]:
