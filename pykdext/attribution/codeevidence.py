@@ -13,15 +13,15 @@ from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
 from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.calls.sweep import AllocatorCallers
 from pykdext.attribution.flow.values import ImageRead
-from pykdext.attribution.knowntags import load_knowntags
 from pykdext.attribution.owners import ModuleFacts
 from pykdext.attribution.places.index import ImageIndex, ModuleIndex, TagPlaces, describe_place
 from pykdext.attribution.places.search import Place
 from pykdext.attribution.places.tagencodings import Position
 from pykdext.attribution.registrations import describe_registration
+from pykdext.attribution.taglists import load_knowntags
 from pykdext.images.image import Image
 from pykdext.images.imports import read_imports
-from pykdext.model import Confidence, Evidence, PoolTag
+from pykdext.model import Confidence, Evidence, EvidenceKind, PoolTag
 from pykdext.model.names import canonical_name
 
 LONGEST_INSTRUCTION_BYTES = 15
@@ -32,7 +32,7 @@ MAX_SWEPT_BYTES = 2 << 20
 _CONSTANT_BYTES = (4, 8, 16)
 """Sizes of constants in data that may hold a tag: code refers to their start, at a multiple of the size."""
 
-_IN_CODE = frozenset({"immediate", "bytes"})
+_IN_CODE = frozenset({EvidenceKind.IMMEDIATE, EvidenceKind.BYTES})
 
 _IN_MEMORY = frozenset({Position.FRAME, Position.GLOBAL, Position.STRUCTURE})
 """Values there can reach a call in ways that are not followed."""
@@ -41,16 +41,16 @@ _IN_MEMORY = frozenset({Position.FRAME, Position.GLOBAL, Position.STRUCTURE})
 class _Meaning(NamedTuple):
     """What a call with the tag is called: the evidence's kind, and a comment on the call."""
 
-    kind: str
+    kind: EvidenceKind
     comment: str = ""
 
 
 _MEANINGS = {
-    Action.ALLOCATES: _Meaning("call"),
-    Action.INITIALISES: _Meaning("call"),
-    Action.REGISTERS: _Meaning("registration", ", in the structure that it gets"),
-    Action.RESERVES: _Meaning("reservation", ": reserves addresses"),
-    Action.FREES: _Meaning("free", ": frees"),
+    Action.ALLOCATES: _Meaning(EvidenceKind.CALL),
+    Action.INITIALISES: _Meaning(EvidenceKind.CALL),
+    Action.REGISTERS: _Meaning(EvidenceKind.REGISTRATION, ", in the structure that it gets"),
+    Action.RESERVES: _Meaning(EvidenceKind.RESERVATION, ": reserves addresses"),
+    Action.FREES: _Meaning(EvidenceKind.FREE, ": frees"),
 }
 
 
@@ -202,7 +202,7 @@ def _describe_unproven(
 ) -> Evidence:
     """A place that no allocator call is known for; less than likely where its function shows another use."""
     encoding = place.encoding
-    if not is_followed or encoding.kind != "immediate" or encoding.position in _IN_MEMORY:
+    if not is_followed or encoding.kind is not EvidenceKind.IMMEDIATE or encoding.position in _IN_MEMORY:
         return describe_place(tag, module, place, total)
     other = [use.callee for use in uses]
     names = sorted({callee.name for callee in other if callee is not None and callee.name})
@@ -215,7 +215,7 @@ def _describe_unproven(
 
 
 def _is_data(place: Place) -> bool:
-    return place.encoding.kind == "data"
+    return place.encoding.kind is EvidenceKind.DATA
 
 
 def _find_origin(use: TagUse, places: Sequence[Place]) -> Optional[int]:

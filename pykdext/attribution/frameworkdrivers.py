@@ -15,7 +15,7 @@ from pykdext.attribution.calls.kmdf import FrameworkTable, find_framework_table
 from pykdext.attribution.places.tagencodings import is_plausible
 from pykdext.errors import MemoryReadError
 from pykdext.images.image import Image
-from pykdext.model import Confidence, Evidence, Machine, Module, PoolTag
+from pykdext.model import Confidence, Evidence, EvidenceKind, Machine, Module, PoolTag
 from pykdext.targets.protocol import Target
 
 FRAMEWORK_TAG = PoolTag(b"FxDr")
@@ -152,7 +152,7 @@ def _describe_live(tag: PoolTag, driver: _FrameworkDriver) -> Optional[Evidence]
         f"the framework (KMDF) allocates for service {found.service!r} with tag {tag.text!r}, as it keeps it in the"
         f" driver's globals, to which +0x{found.rva:x} points"
     )
-    return Evidence(tag, driver.image.module.name, "kmdf", Confidence.LIKELY, detail, found.rva)
+    return Evidence(tag, driver.image.module.name, EvidenceKind.KMDF, Confidence.LIKELY, detail, found.rva)
 
 
 def _describe_named(tag: PoolTag, driver: _FrameworkDriver) -> Optional[Evidence]:
@@ -162,7 +162,7 @@ def _describe_named(tag: PoolTag, driver: _FrameworkDriver) -> Optional[Evidence
         return None
     detail = "the framework (KMDF) makes a driver's default tag of its service's name, which is often the file's name"
     confidence = Confidence.LIKELY if made == tag else Confidence.POSSIBLE
-    return Evidence(tag, module, "kmdf", confidence, detail)
+    return Evidence(tag, module, EvidenceKind.KMDF, confidence, detail)
 
 
 def _stem(file_name: str) -> str:

@@ -1,15 +1,37 @@
-"""From evidence to owners: what every attributor says of a tag, put together module by module."""
+"""From evidence to owners: what every attributor says of a tag, put together module by module.
+
+Two kinds of tags have owners of their own sort. Those of static libraries name no driver: every driver that links
+wdmsec.lib (WDK: WdmlibIoCreateDeviceSecure, IoCreateDeviceSecure) has the tags of its code, and nt has the same code;
+other libraries are those that a tag list gives instead of a module (``kmcl.lib``). And a driver may be gone: it was
+unloaded, and what it did not free is still there.
+"""
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Mapping, Optional, Protocol, Tuple
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
 
-from pykdext.model import Evidence, ImageVersion, Module, Owner, PoolTag
+from pykdext.images.image import Image
+from pykdext.model import Confidence, Evidence, EvidenceKind, ImageVersion, Module, Owner, PoolTag, TagDescription
 from pykdext.model.names import canonical_name
+from pykdext.targets.protocol import Target
+from pykdext.units import name_some
+
+LIBRARY_SUFFIX = ".lib"
+
+_WDMSEC = "wdmsec.lib"
+_LIBRARY_BY_TAG: Dict[bytes, str] = dict.fromkeys((b"SeSd", b"SeAl", b"SeTs", b"PpRb", b"PpUc"), _WDMSEC)
+
+_MAX_NAMES = 4
 
 
 class Attributor(Protocol):
-    """One way to find out who uses a tag."""
+    """One way to find out who uses a tag.
+
+    To add one from outside of this package: a class with ``name`` and ``evidence``, whose items have a kind of
+    :class:`~pykdext.model.EvidenceKind` (``OTHER`` where no other fits), and :func:`register_attributor`.
+    """
 
     @property
     def name(self) -> str:
@@ -17,6 +39,31 @@ class Attributor(Protocol):
 
     def evidence(self, tag: PoolTag) -> Iterable[Evidence]:
         """Everything this way tells of ``tag``."""
+
+
+OpenAttributor = Callable[[Target, Sequence[Image]], Attributor]
+"""Makes an attributor for the images that are searched, which are in the target."""
+
+_REGISTERED: List[OpenAttributor] = []
+
+
+@contextmanager
+def register_attributor(open_attributor: OpenAttributor) -> Iterator[None]:
+    """Ask the attributor, too, inside of the block, of every tag whose owners are looked for.
+
+    It is opened once for the images of a kernel, and once for each driver file. What it says is weighed with all other
+    evidence. Other processes do not know it: search files with one job.
+    """
+    _REGISTERED.append(open_attributor)
+    try:
+        yield
+    finally:
+        _REGISTERED.remove(open_attributor)
+
+
+def open_registered(target: Target, images: Sequence[Image]) -> Tuple[Attributor, ...]:
+    """The attributors that were registered, opened for ``images``."""
+    return tuple(open_attributor(target, images) for open_attributor in _REGISTERED)
 
 
 class ModuleFacts:
@@ -83,3 +130,52 @@ def _precedence(owner: Owner) -> Tuple[int, int, float, str]:
     foreign = {False: 0, None: 1, True: 2}[owner.part_of_windows]
     built_at = owner.version.built_at if owner.version is not None else None
     return owner.confidence.rank, foreign, -built_at.timestamp() if built_at else 0.0, owner.module.lower()
+
+
+def find_static_library(tag: PoolTag, descriptions: Sequence[TagDescription] = ()) -> Optional[str]:
+    """The static library that allocates with ``tag``, by its file name, or None.
+
+    ``descriptions`` are those of tag lists, the best first: the first that names a module decides.
+    """
+    named = next((text.module for text in descriptions if text.module), "")
+    return _LIBRARY_BY_TAG.get(tag.raw, named if named.lower().endswith(LIBRARY_SUFFIX) else None)
+
+
+def limit_library_evidence(evidence: Iterable[Evidence], library: str) -> Iterator[Evidence]:
+    """The evidence of a tag that ``library`` allocates with: of any driver but nt no more than possible.
+
+    A library is no owner: evidence that names one is left out.
+    """
+    for item in evidence:
+        if item.module.lower().endswith(LIBRARY_SUFFIX):
+            continue
+        if canonical_name(item.module) == "nt":
+            yield item
+        else:
+            why = f"from the static library {library}; every driver that links it has this tag"
+            yield replace(item, confidence=Confidence.POSSIBLE, detail=f"{item.detail}; {why}")
+
+
+def describe_sharing(tag: PoolTag, owners: Sequence[Owner]) -> Optional[str]:
+    """One line where several modules have the best grade for ``tag``, in the order of ``owners``; else None."""
+    best = [owner for owner in owners if owner.confidence is owners[0].confidence]
+    if len(best) < 2:
+        return None
+    names = name_some([owner.module for owner in best], _MAX_NAMES)
+    return f"tag {tag.text!r} is used by {len(best)} modules, it alone tells none of them: {names}"
+
+
+def find_unloaded_owners(
+    tag: PoolTag, descriptions: Sequence[TagDescription], modules: Sequence[Module]
+) -> Iterator[Evidence]:
+    """The unloaded drivers that a tag list gives for ``tag``, if they are not loaded again; each once."""
+    loaded = {canonical_name(module.name) for module in modules if not module.unloaded}
+    unloaded = {canonical_name(module.name): module.name for module in modules if module.unloaded}
+    named = dict.fromkeys(canonical_name(description.module.partition("!")[0]) for description in descriptions)
+    for name in named:
+        if name in unloaded and name not in loaded:
+            detail = (
+                f"{unloaded[name]}, which tag lists give for {tag.text!r}, was unloaded: what it allocated and did not"
+                " free stays until the machine restarts"
+            )
+            yield Evidence(tag, unloaded[name], EvidenceKind.UNLOADED, Confidence.POSSIBLE, detail)

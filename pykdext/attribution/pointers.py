@@ -22,6 +22,7 @@ from pykdext.model import (
     ContentsWitness,
     DriverPointers,
     Evidence,
+    EvidenceKind,
     Module,
     PointedPlace,
     PoolTag,
@@ -126,7 +127,7 @@ def describe_witness(witness: ContentsWitness) -> Iterator[Evidence]:
         else:
             text += f": {'; '.join(map(_describe_place, driver.places))}"
         rva = next((place.rva for place in driver.places if place.rva is not None), None)
-        yield Evidence(witness.tag, driver.module, "contents", Confidence.POSSIBLE, text, rva)
+        yield Evidence(witness.tag, driver.module, EvidenceKind.CONTENTS, Confidence.POSSIBLE, text, rva)
 
 
 def _overlap(module: Module, other: Module) -> bool:

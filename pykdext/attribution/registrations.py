@@ -11,7 +11,7 @@ import struct
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from pykdext.images.image import Image
-from pykdext.model import Confidence, Evidence, PoolTag
+from pykdext.model import Confidence, Evidence, EvidenceKind, PoolTag
 
 MAX_CONTEXTS = 64
 """Entries of a context registration; there are seven types of contexts, each may have a few sizes."""
@@ -87,7 +87,12 @@ def describe_registration(image: Image, tag: PoolTag, rva: int) -> Optional[Evid
         meaning = describe(image, words) if words is not None else None
         if meaning is not None:
             return Evidence(
-                tag, image.module.name, "registration", Confidence.LIKELY, f"tag {tag.text!r} of {meaning}", rva
+                tag,
+                image.module.name,
+                EvidenceKind.REGISTRATION,
+                Confidence.LIKELY,
+                f"tag {tag.text!r} of {meaning}",
+                rva,
             )
     return None
 

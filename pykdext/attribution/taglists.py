@@ -1,20 +1,24 @@
 """Tag lists: the pooltag.txt of Debugging Tools for Windows and the WDK, and the localtag.txt that poolmon writes.
 
 The form of a line is ``<tag> - <binary> - <description>`` (as the file's own heading says); in a tag ``?`` stands for
-any character and ``*`` for any end. Microsoft's file is not part of this package: the user's own copy is read.
+any character and ``*`` for any end. Microsoft's file is not part of this package: the user's own copy is read. For
+machines without one the package has a table of well-known tags of its own.
 """
 
 from __future__ import annotations
 
 import codecs
+import functools
+import importlib.resources
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
+from pykdext.attribution.owners import Attributor
 from pykdext.errors import RecordFormatError
-from pykdext.model import Confidence, Evidence, PoolTag, TagDescription
+from pykdext.model import Confidence, Evidence, EvidenceKind, PoolTag, TagClass, TagDescription, TagLookup
 
 MAX_LIST_BYTES = 16 << 20
 """A longer file is not a tag list; Microsoft's has about 300 KB."""
@@ -25,6 +29,9 @@ _COMMENT = re.compile(r"rem(?:\W|$)|//", re.IGNORECASE)
 _ENTRY = re.compile(r"(?P<tag>\S.{0,3}?)\s*-\s+(?P<rest>\S.*)")
 _DASH = re.compile(r"\s+-\s*")
 _CTRL_Z = "\x1a"
+
+_SEPARATOR = " | "
+_THIRD_PARTY = "(third party)"
 
 _DEBUGGER_FOLDERS = (
     ("ProgramFiles(x86)", "Windows Kits/*/Debuggers/*/triage"),
@@ -73,10 +80,11 @@ class PoolTagList:
 
 
 class TagListAttributor:
-    """Names the module that a tag list gives; ``name`` is the kind of its evidence."""
+    """Names the module that a tag list gives; ``kind`` is that of its evidence."""
 
-    def __init__(self, name: str, tags: PoolTagList) -> None:
-        self.name = name
+    def __init__(self, kind: EvidenceKind, tags: PoolTagList) -> None:
+        self.name: str = kind.value
+        self._kind = kind
         self._tags = tags
 
     def evidence(self, tag: PoolTag) -> Iterator[Evidence]:
@@ -85,7 +93,7 @@ class TagListAttributor:
             module, _, _ = description.module.partition("!")
             if module:
                 detail = f"{description.pattern.strip()} - {description.module} - {description.text}"
-                yield Evidence(tag, module, self.name, Confidence.POSSIBLE, f"{detail} ({description.source})")
+                yield Evidence(tag, module, self._kind, Confidence.POSSIBLE, f"{detail} ({description.source})")
 
 
 def parse_pooltags(text: str, source: str) -> Iterator[TagDescription]:
@@ -132,6 +140,51 @@ def find_pooltags(folder: Path, environment: Mapping[str, str] = os.environ) -> 
     return tuple(path for path in found if path.is_file())
 
 
+@functools.cache
+def load_knowntags() -> PoolTagList:
+    """The table, parsed once: ``tag | module | class | what it is | what to ask next`` a line, ``#`` for comments."""
+    table = importlib.resources.files("pykdext.attribution") / "data" / "knowntags.txt"
+    return PoolTagList(_parse_table(table.read_text(encoding="utf-8")))
+
+
+class TagLists:
+    """Everything that is written about tags: the user's pooltag.txt, then the built-in table."""
+
+    def __init__(self, lists: Mapping[EvidenceKind, PoolTagList]) -> None:
+        self._lists = lists
+
+    @classmethod
+    def load(cls, pooltags: Optional[str] = None) -> TagLists:
+        """Read ``pooltags``, or the list that Windows tools brought along; RecordFormatError if it is none."""
+        found = Path(pooltags) if pooltags else next(iter(find_pooltags(Path.cwd())), None)
+        own = {EvidenceKind.POOLTAG_TXT: load_pooltags(found)} if found else {}
+        return cls({**own, EvidenceKind.BUILTIN: load_knowntags()})
+
+    @property
+    def attributors(self) -> List[Attributor]:
+        """One for each list."""
+        return [TagListAttributor(kind, tags) for kind, tags in self._lists.items()]
+
+    def find_descriptions(self, tag: PoolTag) -> Tuple[TagDescription, ...]:
+        """What the lists say of ``tag``, the best of each list first."""
+        return tuple(description for lookup in self.look_up(tag) for description in lookup.matches)
+
+    def look_up(self, tag: PoolTag) -> Tuple[TagLookup, ...]:
+        """What each list says of ``tag``; the first list with a match is the one that is believed."""
+        return tuple(
+            TagLookup(kind.value, len(tags), tags.find_descriptions(tag)) for kind, tags in self._lists.items()
+        )
+
+    def describe_tags(self, tags: Iterable[PoolTag]) -> Dict[PoolTag, TagDescription]:
+        """The best description of each tag that any list knows."""
+        found = ((tag, self.find_descriptions(tag)) for tag in tags)
+        return {tag: descriptions[0] for tag, descriptions in found if descriptions}
+
+    def is_object(self, tag: PoolTag) -> bool:
+        """Whether the tag is that of a kernel object, allocated for whoever opens or references it."""
+        return any(description.tag_class is TagClass.OBJECT for description in self.find_descriptions(tag))
+
+
 def _parse_entry(line: str, source: str) -> Optional[TagDescription]:
     match = _ENTRY.match(line)
     if match is None:
@@ -161,3 +214,11 @@ def _decode(data: bytes) -> str:
     if data.startswith(codecs.BOM_UTF8):
         return data.decode("utf-8-sig", "replace")
     return data.decode("cp1252", "replace")
+
+
+def _parse_table(text: str) -> Iterator[TagDescription]:
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            module, tag_class, what, next_question = line[4 + len(_SEPARATOR) :].split(_SEPARATOR)
+            named = "" if module == _THIRD_PARTY else module
+            yield TagDescription(line[:4], named, what, "built-in table", TagClass(tag_class), next_question)

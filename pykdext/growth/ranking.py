@@ -17,6 +17,7 @@ from pykdext.model import (
     PoolUsage,
     Role,
     Suspect,
+    TagClass,
     TagOwners,
 )
 from pykdext.units import format_bytes, format_count, format_share
@@ -133,14 +134,14 @@ def _owner_traits(known: Optional[TagOwners]) -> Iterator[Tuple[int, str]]:
 
 def _habit_traits(known: Optional[TagOwners], share: float) -> Iterator[Tuple[int, str]]:
     habits = {description.tag_class for description in known.descriptions} if known else set()
-    if "cache" in habits and share < OVERWHELMING_SHARE:
+    if TagClass.CACHE in habits and share < OVERWHELMING_SHARE:
         yield -2, "but this tag is large on healthy systems too"
 
 
 def _role(known: Optional[TagOwners]) -> Role:
     if known is None:
         return Role.UNKNOWN
-    if any(description.tag_class == "object" for description in known.descriptions):
+    if any(description.tag_class is TagClass.OBJECT for description in known.descriptions):
         return Role.OBJECT
     foreign = (owner for owner in known.owners if owner.part_of_windows is False)
     if any(owner.confidence.rank <= Confidence.LIKELY.rank for owner in foreign):

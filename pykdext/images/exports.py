@@ -35,10 +35,6 @@ class Exports:
         for name, rva in rvas.items():
             self._names.setdefault(rva, name)
 
-    def rva_of(self, name: str) -> Optional[int]:
-        """Where the function or variable ``name`` begins."""
-        return self.rvas.get(name)
-
     def name_at(self, rva: int) -> Optional[str]:
         """The name of what begins exactly at ``rva``; of several names the first of the table."""
         return self._names.get(rva)

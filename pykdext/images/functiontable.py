@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from functools import cached_property
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from pykdext.images.functionstarts import (
     Pieces,
@@ -19,8 +19,8 @@ from pykdext.images.functionstarts import (
     read_code,
 )
 from pykdext.images.image import Image
-from pykdext.images.unwindtables import UnwindTable, read_unwind_table
-from pykdext.model import Machine
+from pykdext.images.unwindtables import CodeRange, read_unwind_table
+from pykdext.model import Machine, MachineTable
 
 
 class FunctionBounds(NamedTuple):
@@ -52,7 +52,7 @@ class FunctionTable:
 
     def find(self, rva: int) -> Optional[FunctionBounds]:
         """The function whose code is at ``rva``; None where there is no code, or it is not in memory."""
-        ranges = self._unwind_table.ranges
+        ranges = self._ranges
         index = bisect.bisect_right(self._range_starts, rva) - 1
         if index >= 0 and rva < ranges[index].end:
             start = ranges[index].function_start
@@ -61,24 +61,19 @@ class FunctionTable:
         gap_end = ranges[index + 1].start if index + 1 < len(ranges) else self.image.size
         return self._find_by_flow(rva, gap_start, gap_end)
 
-    @property
-    def rejected_entries(self) -> int:
-        """Entries of the unwind table that lie: outside of code, or over one another."""
-        return self._unwind_table.rejected
-
     @cached_property
-    def _unwind_table(self) -> UnwindTable:
+    def _ranges(self) -> Tuple[CodeRange, ...]:
         return read_unwind_table(self.image)
 
     @cached_property
     def _range_starts(self) -> List[int]:
-        return [code.start for code in self._unwind_table.ranges]
+        return [code.start for code in self._ranges]
 
     @cached_property
     def _fragments(self) -> Dict[int, Tuple[Tuple[int, int], ...]]:
         """All ranges of each function by its start."""
         fragments: Dict[int, List[Tuple[int, int]]] = {}
-        for start, end, function_start in self._unwind_table.ranges:
+        for start, end, function_start in self._ranges:
             fragments.setdefault(function_start, []).append((start, end))
         return {function_start: tuple(ranges) for function_start, ranges in fragments.items()}
 
@@ -114,9 +109,24 @@ class FunctionTable:
 
     def _find_starts(self, code: bytes, rva: int) -> List[int]:
         """Where functions begin in a gap of the unwind table, ascending."""
-        if self.image.machine is Machine.ARM64:
-            return find_arm64_starts(code, rva)
-        if self.image.machine is Machine.X64:
-            return find_x64_leaves(code, rva, self._call_targets)
+        return _FIND_STARTS[self.image.machine](self, code, rva)
+
+    def _find_arm64_starts(self, code: bytes, rva: int) -> List[int]:
+        return find_arm64_starts(code, rva)
+
+    def _find_x64_starts(self, code: bytes, rva: int) -> List[int]:
+        return find_x64_leaves(code, rva, self._call_targets)
+
+    def _find_x86_starts(self, code: bytes, rva: int) -> List[int]:
         starts = self._x86_starts
         return starts[bisect.bisect_left(starts, rva) : bisect.bisect_left(starts, rva + len(code))]
+
+
+_FIND_STARTS: MachineTable[Callable[[FunctionTable, bytes, int], List[int]]] = MachineTable(
+    "functions of images",
+    {
+        Machine.X64: FunctionTable._find_x64_starts,
+        Machine.X86: FunctionTable._find_x86_starts,
+        Machine.ARM64: FunctionTable._find_arm64_starts,
+    },
+)

@@ -11,7 +11,6 @@ import struct
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from pykdext.images.image import Image
-from pykdext.model import Machine
 
 MAX_LIBRARIES = 512
 MAX_SLOTS = 0x10000
@@ -100,7 +99,7 @@ def _tell_missing(image: Image, rva: int) -> None:
 
 def _iter_slots(image: Image, library: _Library, limit: int) -> Iterator[ImportSlot]:
     """The slots of a library up to the zero that ends its lookup table."""
-    width = 4 if image.machine is Machine.X86 else 8
+    width = image.machine.pointer_size
     by_ordinal = 1 << (8 * width - 1)
     for index, entry in enumerate(_iter_lookup_entries(image, library.lookup_rva, width, limit)):
         name: Optional[str] = None

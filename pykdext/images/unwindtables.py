@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import bisect
 import struct
-from typing import Container, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Callable, Container, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.images.image import Image
-from pykdext.model import Machine
+from pykdext.model import Machine, MachineTable
 
 MAX_ENTRIES = 1 << 20
 """Of one image; the largest drivers (display) have about 200,000."""
@@ -47,24 +47,18 @@ class CodeRange(NamedTuple):
     function_start: int
 
 
-class UnwindTable(NamedTuple):
-    """Ranges by ascending start, disjoint; ``rejected`` counts entries that lie outside code or overlap."""
+def read_unwind_table(image: Image) -> Tuple[CodeRange, ...]:
+    """The code that the unwind table of an image tells of, by ascending start, disjoint. Never fails.
 
-    ranges: Tuple[CodeRange, ...]
-    rejected: int
-
-
-def read_unwind_table(image: Image) -> UnwindTable:
-    """The unwind table of an image, as far as it is in memory; empty for x86, which has none. Never fails."""
-    if image.machine is Machine.X86:
-        return UnwindTable((), 0)
-    is_x64 = image.machine is Machine.X64
-    spans = _iter_x64_spans(image) if is_x64 else _iter_arm64_spans(image)
-    usable, rejected = _clip(image, sorted(span for span in spans if span.start))
-    parents = _find_x64_parents(image, usable) if is_x64 else _find_arm64_parents(image, usable)
+    It is as much as is in memory; nothing for x86, which has no such table.
+    """
+    reader = _READERS[image.machine]
+    if reader is None:
+        return ()
+    usable = _clip(image, sorted(span for span in reader.iter_spans(image) if span.start))
+    parents = reader.find_parents(image, usable)
     starts = {span.start for span in usable}
-    ranges = (CodeRange(start, end, _follow_chain(start, parents, starts)) for start, end, _ in usable)
-    return UnwindTable(tuple(ranges), rejected)
+    return tuple(CodeRange(start, end, _follow_chain(start, parents, starts)) for start, end, _ in usable)
 
 
 class _Span(NamedTuple):
@@ -97,23 +91,20 @@ def _iter_entries(image: Image, layout: struct.Struct) -> Iterator[Tuple[int, ..
         yield from layout.iter_unpack(piece[skipped:usable])
 
 
-def _clip(image: Image, spans: Sequence[_Span]) -> Tuple[List[_Span], int]:
-    """The spans that lie in code, each ending where the next begins at the latest; and how many are wrong."""
+def _clip(image: Image, spans: Sequence[_Span]) -> List[_Span]:
+    """The spans that lie in code, each ending where the next begins at the latest."""
     sections = [section for section in image.sections if section.executable]
     section_starts = [section.rva for section in sections]
     usable: List[_Span] = []
-    rejected = 0
     for span in spans:
         index = bisect.bisect_right(section_starts, span.start) - 1
         in_code = index >= 0 and span.start < span.end <= section_starts[index] + sections[index].size
         if not in_code or (usable and usable[-1].start == span.start):
-            rejected += 1
             continue
         if usable and usable[-1].end > span.start:
-            rejected += 1
             usable[-1] = usable[-1]._replace(end=span.start)
         usable.append(span)
-    return usable, rejected
+    return usable
 
 
 def _follow_chain(start: int, parents: Mapping[int, int], starts: Container[int]) -> int:
@@ -126,7 +117,7 @@ def _follow_chain(start: int, parents: Mapping[int, int], starts: Container[int]
     return start
 
 
-def _find_x64_parents(image: Image, spans: Iterable[_Span]) -> Dict[int, int]:
+def _find_x64_parents(image: Image, spans: Sequence[_Span]) -> Dict[int, int]:
     """Where the entry begins that an entry is chained to, by the start of its own."""
     parents: Dict[int, int] = {}
     for start, _, unwind in spans:
@@ -166,3 +157,20 @@ def _is_arm64_fragment(image: Image, unwind: int) -> bool:
     if word & _SINGLE_EPILOG:
         epilogs = 0  # the field is an index then, and no epilog scopes follow
     return image.read(unwind + header_bytes + 4 * epilogs, 1) == _END_OF_CHAINED_SCOPE
+
+
+class _Reader(NamedTuple):
+    """How a processor's table is read: its entries, and where the entry begins that one is chained to."""
+
+    iter_spans: Callable[[Image], Iterator[_Span]]
+    find_parents: Callable[[Image, Sequence[_Span]], Dict[int, int]]
+
+
+_READERS: MachineTable[Optional[_Reader]] = MachineTable(
+    "unwind tables",
+    {
+        Machine.X64: _Reader(_iter_x64_spans, _find_x64_parents),
+        Machine.ARM64: _Reader(_iter_arm64_spans, _find_arm64_parents),
+        Machine.X86: None,
+    },
+)

@@ -5,6 +5,7 @@ Counts are exact integers; sizes are in bytes, times in seconds, moments are awa
 
 from __future__ import annotations
 
+from pykdext.model.evidencekinds import EvidenceKind, Shown, TagClass
 from pykdext.model.fleet import (
     BatchSummary,
     CommonCause,
@@ -103,6 +104,7 @@ __all__ = [
     "DumpStatus",
     "DumpSummary",
     "Evidence",
+    "EvidenceKind",
     "FieldLayout",
     "FrameUse",
     "HistoryLine",
@@ -113,9 +115,9 @@ __all__ = [
     "LockstepGroup",
     "LockstepMember",
     "Machine",
+    "MachineTable",
     "MemoryFailure",
     "MemoryReport",
-    "MachineTable",
     "Module",
     "NextStep",
     "Origin",
@@ -131,6 +133,7 @@ __all__ = [
     "Record",
     "Role",
     "Segment",
+    "Shown",
     "Slope",
     "SnapshotSource",
     "StatedDriver",
@@ -138,6 +141,7 @@ __all__ = [
     "Suspect",
     "SystemMemory",
     "TableCoverage",
+    "TagClass",
     "TagDelta",
     "TagDescription",
     "TagLookup",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional, Tuple
 
+from pykdext.model.evidencekinds import EvidenceKind, TagClass
 from pykdext.model.pool import PoolTag
 
 
@@ -41,15 +42,13 @@ class Confidence(enum.Enum):
 class Evidence:
     """One reason to name ``module`` as an owner of ``tag``.
 
-    ``kind`` is a stable word: ``call``, ``free``, ``registration``, ``reservation``, ``immediate``, ``data``,
-    ``bytes``, ``reversed``, ``kmdf``, ``contents``, ``unloaded``, ``pooltag.txt``, ``builtin``. ``rva`` is the place in
-    the image, of a call the call itself; ``function`` the name of the function there, where symbols allow; ``detail``
-    one line for a reader.
+    ``rva`` is the place in the image, of a call the call itself; ``function`` the name of the function there, where
+    symbols allow; ``detail`` one line for a reader.
     """
 
     tag: PoolTag
     module: str
-    kind: str
+    kind: EvidenceKind
     confidence: Confidence
     detail: str
     rva: Optional[int] = None
@@ -89,15 +88,14 @@ class Owner:
 class TagDescription:
     """What a tag list says: the entry's own pattern, the module, the words, and where it stands.
 
-    ``tag_class`` is ``object``, ``cache``, ``component``, ``generic`` or None (pooltag.txt has no classes);
-    ``next_question`` tells what to ask next.
+    ``tag_class`` is None where the list has no classes (pooltag.txt); ``next_question`` says what to ask next.
     """
 
     pattern: str
     module: str
     text: str
     source: str
-    tag_class: Optional[str] = None
+    tag_class: Optional[TagClass] = None
     next_question: Optional[str] = None
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from pykdext.attribution.taglists import TagLists
 from pykdext.pipeline.blocks import find_blocks
 from pykdext.pipeline.ownership import FoundOwners, find_owners
 from pykdext.pipeline.recording import record_samples
 from pykdext.pipeline.series import FollowedSeries, find_logs, follow_files, load_sides
 from pykdext.pipeline.sources import NoTagTablesError, Source, load_states, open_source
-from pykdext.pipeline.taglists import TagLists
 from pykdext.pipeline.verdict import analyze
 
 __all__ = [

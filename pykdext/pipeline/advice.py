@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Iterator, Sequence, Tuple
 
-from pykdext.model import Evidence, NextStep, PoolKind, PoolSnapshot, Role, Suspect
+from pykdext.model import Evidence, NextStep, PoolKind, PoolSnapshot, Role, Shown, Suspect
 from pykdext.model.names import find_engine_name
 from pykdext.units import format_address
-
-_CALLS = frozenset({"call", "free", "registration", "reservation"})
-"""Kinds of evidence whose place is a call."""
 
 
 def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[NextStep, ...]:
@@ -28,9 +25,9 @@ def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[Nex
 
 def _look_at(address: int, place: Evidence) -> NextStep:
     """The command that shows a place: what leads to a call, or the instruction that an immediate ends."""
-    if place.kind in _CALLS:
+    if place.kind.shown is Shown.CALL:
         return NextStep(f"ub {format_address(address)} L6", f"the code that passes {place.tag} to the call there")
-    if place.kind == "immediate":
+    if place.kind.shown is Shown.INSTRUCTION:
         return NextStep(f"ub {format_address(address + 4)} L4", f"the code that uses {place.tag}")
     return NextStep(f"db {format_address(address)} L20", f"the bytes of {place.tag}")
 

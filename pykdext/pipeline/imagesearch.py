@@ -7,7 +7,7 @@ from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 from pykdext.attribution.codeevidence import CodeAttributor
 from pykdext.attribution.frameworkdrivers import FrameworkAttributor
-from pykdext.attribution.owners import Attributor
+from pykdext.attribution.owners import Attributor, open_registered
 from pykdext.attribution.places.cache import open_index_cache
 from pykdext.attribution.places.index import INTERRUPTED, ImageIndex, ImmediateAttributor
 from pykdext.images.image import Image
@@ -54,7 +54,7 @@ def search_index(
     """
     images = [entry.image for entry in index.modules]
     code = CodeAttributor(index)
-    attributors: Tuple[Attributor, ...] = (code, FrameworkAttributor(target, images))
+    attributors: Tuple[Attributor, ...] = (code, FrameworkAttributor(target, images), *open_registered(target, images))
     names = FunctionNames(index, target, code, symbol_path, folder)
     evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
     if not work.is_ended:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-from pykdext.attribution.knowntags import load_knowntags
-from pykdext.attribution.owners import ModuleFacts, weigh_evidence
-from pykdext.attribution.staticlibs import describe_sharing, find_static_library, limit_library_evidence
-from pykdext.attribution.unloaded import find_unloaded_owners
+from pykdext.attribution.owners import (
+    ModuleFacts,
+    describe_sharing,
+    find_static_library,
+    find_unloaded_owners,
+    limit_library_evidence,
+    weigh_evidence,
+)
+from pykdext.attribution.taglists import TagLists, load_knowntags
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import ImageCoverage, PoolTag, TagOwners
 from pykdext.pipeline.driverfiles import search_files
 from pykdext.pipeline.imagesearch import SearchedImages, search_kernel
 from pykdext.pipeline.pointers import NO_CONTENTS, FoundContents, search_contents
 from pykdext.pipeline.sources import choose_symbol_path
-from pykdext.pipeline.taglists import TagLists
 from pykdext.units import format_share, name_some
 from pykdext.work import UNWATCHED, Work
 

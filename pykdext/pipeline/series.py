@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from pykdext import growth
+from pykdext.attribution.taglists import TagLists
 from pykdext.errors import PykdextError, RecordFormatError
 from pykdext.model import PoolSnapshot, TrendReport
 from pykdext.pipeline.paths import FoundFiles, find_files, read_head
 from pykdext.pipeline.sources import load_states
-from pykdext.pipeline.taglists import TagLists
 from pykdext.records.logs import is_log_head, with_interval
 from pykdext.store.source import is_store_head
 from pykdext.targets.dump.compressed import is_dump_head

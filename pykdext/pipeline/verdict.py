@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Optional, Tuple
 
 from pykdext import growth
+from pykdext.attribution.taglists import TagLists
 from pykdext.model import LeakReport, PoolKind, PoolSnapshot, PoolTotal, Role, Suspect
 from pykdext.pipeline.advice import next_steps
 from pykdext.pipeline.imagesearch import search_kernel
 from pykdext.pipeline.ownership import FoundOwners, weigh_owners
 from pykdext.pipeline.pointers import NO_CONTENTS, search_contents
 from pykdext.pipeline.sources import Source
-from pykdext.pipeline.taglists import TagLists
 from pykdext.report.sentences.states import verdict_on
 from pykdext.work import UNWATCHED, Work
 

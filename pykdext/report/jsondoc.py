@@ -138,7 +138,7 @@ def _version_document(version: ImageVersion) -> Dict[str, Any]:
 def evidence_document(item: Evidence) -> Dict[str, Any]:
     """One reason to name an owner."""
     return {
-        "kind": item.kind,
+        "kind": item.kind.value,
         "confidence": item.confidence.value,
         "rva": item.rva,
         "function": item.function,
@@ -152,6 +152,6 @@ def _description_document(item: TagDescription) -> Dict[str, Any]:
         "module": item.module,
         "text": item.text,
         "source": item.source,
-        "class": item.tag_class,
+        "class": item.tag_class.value if item.tag_class else None,
         "next_question": item.next_question,
     }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pykdext.attribution.staticlibs import describe_sharing, find_static_library, limit_library_evidence
+from pykdext.attribution.owners import describe_sharing, find_static_library, limit_library_evidence
 from pykdext.attribution.taglists import PoolTagList, parse_pooltags
-from pykdext.model import Confidence, Evidence, Owner, PoolTag
+from pykdext.model import Confidence, Evidence, EvidenceKind, Owner, PoolTag
 
 SESD, VMBK, PIPO = PoolTag(b"SeSd"), PoolTag(b"VmbK"), PoolTag(b"Pipo")
 TAGS = PoolTagList(parse_pooltags("VmbK - kmcl.lib - virtual bus\nPipo - pippo.sys - packets\n", "pooltag.txt"))
 
 
 def evidence(tag, module, confidence=Confidence.PROVEN):
-    return Evidence(tag, module, "call", confidence, f"call ExAllocatePoolWithTag with tag {tag.text!r}", 0x1234)
+    return Evidence(
+        tag, module, EvidenceKind.CALL, confidence, f"call ExAllocatePoolWithTag with tag {tag.text!r}", 0x1234
+    )
 
 
 def test_libraries_by_their_tags():

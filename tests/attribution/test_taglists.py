@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykdext.attribution.knowntags import load_knowntags
 from pykdext.attribution.taglists import (
     MAX_LIST_BYTES,
     PoolTagList,
     TagListAttributor,
     find_pooltags,
+    load_knowntags,
     load_pooltags,
     parse_pooltags,
 )
 from pykdext.errors import RecordFormatError
-from pykdext.model import Confidence, PoolTag, TagDescription
+from pykdext.model import Confidence, EvidenceKind, PoolTag, TagDescription
 
 LIST = """\
 rem
@@ -177,10 +177,12 @@ def test_usual_places(tmp_path):
 
 
 def test_evidence_of_a_list(tags):
-    (item,) = TagListAttributor("pooltag.txt", tags).evidence(PoolTag(b"CMAl"))
+    (item,) = TagListAttributor(EvidenceKind.POOLTAG_TXT, tags).evidence(PoolTag(b"CMAl"))
     assert (item.kind, item.module, item.confidence) == ("pooltag.txt", "nt", Confidence.POSSIBLE)
     assert "nt!cm - internal registry" in item.detail
-    assert list(TagListAttributor("pooltag.txt", tags).evidence(PoolTag(b"Irp "))) == [], "no module, no owner"
+    assert list(TagListAttributor(EvidenceKind.POOLTAG_TXT, tags).evidence(PoolTag(b"Irp "))) == [], (
+        "no module, no owner"
+    )
 
 
 def test_builtin_table():
@@ -195,4 +197,6 @@ def test_builtin_table():
         assert entry.next_question
         assert not entry.module.startswith("(")
     assert len({entry.pattern for entry in tags}) == len(tags) > 250
-    assert {item.kind for item in TagListAttributor("builtin", tags).evidence(PoolTag(b"NtFs"))} <= {"builtin"}
+    assert {item.kind for item in TagListAttributor(EvidenceKind.BUILTIN, tags).evidence(PoolTag(b"NtFs"))} <= {
+        "builtin"
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pykdext.attribution.unloaded import find_unloaded_owners
+from pykdext.attribution.owners import find_unloaded_owners
 from pykdext.model import Confidence, Module, PoolTag, TagDescription
 
 OLDN = PoolTag(b"OldN")

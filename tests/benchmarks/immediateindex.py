@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from pykdext.attribution.knowntags import load_knowntags
 from pykdext.attribution.places.cache import IndexCache
 from pykdext.attribution.places.index import ImageIndex, ImmediateAttributor
 from pykdext.attribution.places.search import CODE_TABLES, Piece, iter_immediates
+from pykdext.attribution.taglists import load_knowntags
 from pykdext.images.image import Image, Section
 from pykdext.model import Evidence, Machine, PoolTag
 from tests.benchmarks.peimages import (

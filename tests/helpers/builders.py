@@ -12,6 +12,7 @@ from pykdext.model import (
     BugCheck,
     Confidence,
     Evidence,
+    EvidenceKind,
     ImageCoverage,
     Machine,
     Owner,
@@ -23,6 +24,7 @@ from pykdext.model import (
     StatedDriver,
     SystemMemory,
     TableCoverage,
+    TagClass,
     TagDescription,
     TagOwners,
     TagUsage,
@@ -52,13 +54,15 @@ def owned(tag, *modules, windows=False, confidence=Confidence.LIKELY, tag_class=
         Owner(
             module,
             confidence,
-            (Evidence(name, module, "immediate", confidence, f"mov r8d, '{tag}'", rva=0x1010),),
+            (Evidence(name, module, EvidenceKind.IMMEDIATE, confidence, f"mov r8d, '{tag}'", rva=0x1010),),
             part_of_windows=windows,
             base=0xFFFFF80000000000,
         )
         for module in modules
     )
-    described = (TagDescription(tag, "nt", "what it is", "builtin", tag_class, "ask this"),) if tag_class else ()
+    described = (
+        (TagDescription(tag, "nt", "what it is", "builtin", TagClass(tag_class), "ask this"),) if tag_class else ()
+    )
     return name, TagOwners(name, owners, NO_IMAGES, described)
 
 

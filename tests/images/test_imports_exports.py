@@ -153,8 +153,8 @@ def test_exports_by_name_and_place():
     place = export_table(tables, ["Alpha", "Beta", "Gamma", "Same"], [PAGE, PAGE + 8, 0], ordinals=[1, 0, 2, 1])
     exports = read_exports(tables.image(exports=place))
     assert exports.rvas == {"Alpha": PAGE + 8, "Beta": PAGE, "Same": PAGE + 8}
-    assert exports.rva_of("Alpha") == PAGE + 8
-    assert exports.rva_of("Gamma") is None, "no function stands there"
+    assert exports.rvas["Alpha"] == PAGE + 8
+    assert "Gamma" not in exports.rvas, "no function stands there"
     assert exports.name_at(PAGE + 8) == "Alpha", "the first of two"
     assert exports.name_at(PAGE + 1) is None, "exact places only"
     assert exports.warnings == ()
@@ -203,4 +203,4 @@ def test_tables_of_any_bytes_never_fail(data):
     image = tables.image(machine=data.draw(st.sampled_from([X86, X64])), **places)
     assert len(read_imports(image)) <= MAX_SLOTS
     found = read_exports(image)
-    assert all(name.isprintable() and found.rva_of(name) == rva for name, rva in found.rvas.items())
+    assert all(name.isprintable() and found.rvas[name] == rva for name, rva in found.rvas.items())

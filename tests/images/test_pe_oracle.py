@@ -143,9 +143,8 @@ def assert_function_table(pe, image):
     entries = [each.struct for each in getattr(pe, "DIRECTORY_ENTRY_EXCEPTION", ())]
     if image.machine is Machine.X64:
         expected = sorted((each.BeginAddress, each.EndAddress) for each in entries)
-        assert [(code.start, code.end) for code in table.ranges] == [span for span in expected if span[0] < span[1]]
+        assert [(code.start, code.end) for code in table] == [span for span in expected if span[0] < span[1]]
     elif image.machine is Machine.X86:
-        assert table.ranges == ()
+        assert table == ()
     else:
-        assert table.rejected == 0
-        assert 8 * len(table.ranges) == image.directory(EXCEPTION)[1], "pefile does not know ARM64's"
+        assert 8 * len(table) == image.directory(EXCEPTION)[1], "pefile does not know ARM64's"

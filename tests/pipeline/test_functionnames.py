@@ -15,7 +15,7 @@ from pykdext.attribution.places.index import ImageIndex
 from pykdext.cli.main import main
 from pykdext.images.image import read_image
 from pykdext.images.imagefile import open_image_file
-from pykdext.model import Confidence, Evidence, PoolTag
+from pykdext.model import Confidence, Evidence, EvidenceKind, PoolTag
 from pykdext.pipeline.functionnames import ENTRY_POINT, MAX_NAMED, FunctionNames
 from pykdext.targets.session.session import Session
 from pykdext.targets.session.words import parse_nearest
@@ -191,7 +191,7 @@ def names():
 
 
 def some_evidence(rva, confidence=Confidence.PROVEN, module="pippo.sys"):
-    return Evidence(PoolTag(b"Pipo"), module, "call", confidence, "", rva)
+    return Evidence(PoolTag(b"Pipo"), module, EvidenceKind.CALL, confidence, "", rva)
 
 
 def test_the_entry_point_is_known_without_symbols(names):

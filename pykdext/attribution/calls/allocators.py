@@ -8,22 +8,42 @@ conventions for x64 and ARM64, and of stdcall on x86.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass
 from typing import Dict, NamedTuple, Optional, Tuple
 
 from pykdext.attribution.flow.values import Location
-from pykdext.model import Machine
+from pykdext.model import Machine, MachineTable
+
+_WIDE_BYTES = 8
+"""The pointer size of 64-bit Windows."""
 
 MAX_ARGUMENTS = 12
 """Arguments of a call that are looked at; the longest prototype here has eight."""
 
-_REGISTERS = {
-    Machine.X86: (),
-    Machine.X64: ("rcx", "rdx", "r8", "r9"),
-    Machine.ARM64: tuple(f"x{number}" for number in range(8)),
-}
-_FASTCALL_REGISTERS = ("ecx", "edx")
+
+class Convention(NamedTuple):
+    """How a processor's functions get their arguments.
+
+    Attributes:
+        registers: of the first arguments. has_home_slots: the stack has room for these, too. fastcall_registers: that
+        functions of a driver may use among themselves.
+    """
+
+    registers: Tuple[str, ...]
+    has_home_slots: bool = False
+    fastcall_registers: Tuple[str, ...] = ()
+
+
+_CONVENTIONS = MachineTable(
+    "calls of allocators",
+    {
+        Machine.X86: Convention((), fastcall_registers=("ecx", "edx")),
+        Machine.X64: Convention(("rcx", "rdx", "r8", "r9"), has_home_slots=True),
+        Machine.ARM64: Convention(tuple(f"x{number}" for number in range(8))),
+    },
+)
 
 _DECORATION = re.compile(r"(?:__imp_)?(?:[_@](?=\w+@\d+\Z))?(\w+?)(?:@\d+)?\Z", re.ASCII)
 
@@ -78,9 +98,8 @@ class Allocator:
 
     def tag_location(self, machine: Machine) -> Location:
         """Where a call hands over the tag, or the address of the structure that holds it."""
-        if machine is not Machine.X86:
-            return argument_locations(machine)[self.tag_argument - 1]
-        wide_before = sum(number < self.tag_argument for number in self.wide_arguments)
+        is_wide = machine.pointer_size == _WIDE_BYTES
+        wide_before = 0 if is_wide else sum(number < self.tag_argument for number in self.wide_arguments)
         return argument_locations(machine)[self.tag_argument - 1 + wide_before]
 
     @property
@@ -92,7 +111,7 @@ class Allocator:
         """Bytes from the start of the structure to the tag, or None where the argument is the tag itself."""
         if self.structure is None:
             return None
-        return self.structure.narrow if machine is Machine.X86 else self.structure.wide
+        return self.structure.wide if machine.pointer_size == _WIDE_BYTES else self.structure.narrow
 
 
 def argument_locations(machine: Machine) -> Tuple[Location, ...]:
@@ -101,7 +120,7 @@ def argument_locations(machine: Machine) -> Tuple[Location, ...]:
     On x86 these are the dwords on the stack, followed by the two registers of fastcall, which functions of a driver
     may use among themselves.
     """
-    return _LOCATIONS[machine]
+    return _find_locations(machine)
 
 
 def find_allocator(name: str) -> Optional[Allocator]:
@@ -121,19 +140,17 @@ def allocator_names() -> Tuple[str, ...]:
     return tuple(_BY_NAME)
 
 
-def _locations(machine: Machine) -> Tuple[Location, ...]:
-    registers = _REGISTERS[machine]
-    # x64 keeps stack slots for the arguments in registers; ARM64 does not.
-    first_slot = len(registers) if machine is Machine.X64 else 0
+@functools.cache
+def _find_locations(machine: Machine) -> Tuple[Location, ...]:
+    convention = _CONVENTIONS[machine]
+    registers = convention.registers
+    first_slot = len(registers) if convention.has_home_slots else 0
     slots = range(first_slot, first_slot + MAX_ARGUMENTS - len(registers))
     found = [Location(name) for name in registers]
     found += [Location("", slot * machine.pointer_size) for slot in slots]
-    if machine is Machine.X86:
-        found += [Location(name) for name in _FASTCALL_REGISTERS]
+    found += [Location(name) for name in convention.fastcall_registers]
     return tuple(found)
 
-
-_LOCATIONS = {machine: _locations(machine) for machine in Machine}
 
 _ALLOCATORS = (
     Allocator("ExAllocatePoolWithTag", Action.ALLOCATES, 3, 3),

@@ -12,6 +12,7 @@ from typing import Dict, FrozenSet, Iterator, List, Optional, Sequence, Set, Tup
 
 from pykdext.attribution.calls.allocators import Allocator, argument_locations, find_allocator
 from pykdext.attribution.calls.callees import Callee, CalleeResolver
+from pykdext.attribution.calls.codereader import TAG_MASK
 from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.flow.calls import CallSite
 from pykdext.attribution.flow.values import (
@@ -27,16 +28,13 @@ from pykdext.attribution.flow.values import (
 )
 from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.functiontable import FunctionBounds
-from pykdext.model import PROTECTED_POOL, PoolTag
+from pykdext.model import PoolTag
 
 MAX_WRAPPERS = 2
 """Functions of the driver between the tag and the allocator."""
 
 ENOUGH_CALLS = 4
 """Calls that prove a tag's use: more than so many tell a reader nothing new."""
-
-TAG_MASK = PROTECTED_POOL - 1
-"""The tag tables have a tag without this bit."""
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,20 @@ these few then tells whether it is made, and where it goes.
 
 from __future__ import annotations
 
-import re
-import struct
 from itertools import islice
-from typing import Dict, Iterable, Iterator, List, Protocol, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Set, Tuple
 
 from pykdext.attribution.calls.callees import CalleeResolver
-from pykdext.attribution.calls.callsites import MAX_WRAPPERS, TAG_MASK
+from pykdext.attribution.calls.callsites import MAX_WRAPPERS
+from pykdext.attribution.calls.codereader import TAG_MASK, Numbers
 from pykdext.attribution.calls.directcalls import find_direct_calls
 from pykdext.attribution.calls.functions import FollowedImage
+from pykdext.attribution.calls.processors import PROCESSORS
 from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.flow.thunks import read_thunk
-from pykdext.attribution.places.tagencodings import TAG, TAG_BYTES
 from pykdext.images.functiontable import FunctionBounds
 from pykdext.images.image import Image
-from pykdext.model import PROTECTED_POOL, Machine, PoolTag
+from pykdext.model import PoolTag
 
 MAX_CALLER_BYTES = 512 << 10
 """Code kept of one image."""
@@ -39,11 +38,6 @@ _BEFORE_JUMP_BYTES = 4
 _LOWER_BYTES = 2
 """Of a pointer: those that tell the functions of one image apart, together with few of the upper bytes."""
 
-_TAG_ANYWHERE = re.compile(rb"(?=(" + TAG + rb"))", re.DOTALL)
-_HALF_BITS = 16
-_ONE_CHARACTER = frozenset(change << shift for shift in range(0, 8 * TAG_BYTES, 8) for change in range(1, 0x100))
-"""How two numbers differ, bit by bit, that have three bytes in common."""
-
 
 class AllocatorCallers:
     """The functions of an image that call allocators, themselves or through at most ``MAX_WRAPPERS`` others.
@@ -58,7 +52,7 @@ class AllocatorCallers:
         self._image = followed.image
         self._followed = followed
         self._room_bytes = min(room_bytes, MAX_CALLER_BYTES)
-        self._numbers: Dict[int, _Numbers] = {}
+        self._numbers: Dict[int, Numbers] = {}
         if room_bytes > 0:
             self._collect(resolver)
             self._image.release()
@@ -100,56 +94,9 @@ class AllocatorCallers:
                 continue
             self.code_bytes += bounds.size_bytes
             code = _read_code(self._image, bounds)
-            is_arm64 = self._image.machine is Machine.ARM64
-            self._numbers[bounds.start_rva] = _Arm64Numbers(code) if is_arm64 else _IntelNumbers(code)
+            self._numbers[bounds.start_rva] = PROCESSORS[self._image.machine].open_numbers(code)
             new.add(bounds.start_rva)
         return new
-
-
-class _Numbers(Protocol):
-    """The numbers in a function's instructions."""
-
-    def can_make(self, number: int) -> bool:
-        """Whether the tag ``number``, or that with PROTECTED_POOL, can be the result of few instructions with them."""
-
-
-class _IntelNumbers:
-    """Whatever four bytes of x86 and x64 code may be an operand."""
-
-    def __init__(self, code: bytes) -> None:
-        self._code = code
-        tags = (match.group(1) for match in _TAG_ANYWHERE.finditer(code))
-        self._bases = {int.from_bytes(tag, "little") & TAG_MASK for tag in tags}
-
-    def can_make(self, number: int) -> bool:
-        """By a shift, by a change of one character, or by the difference to another tag, which must be there, too."""
-        return self._holds_shifted(number) or any(
-            base ^ number in _ONE_CHARACTER or self._holds(number - base) or self._holds(number ^ base)
-            for base in self._bases
-        )
-
-    def _holds_shifted(self, number: int) -> bool:
-        zero_bits = (number & -number).bit_length() - 1
-        shifted = (tag >> max(zero_bits, 0) for tag in (number, number | PROTECTED_POOL))
-        return any(tag.to_bytes(TAG_BYTES, "little") in self._code for tag in shifted)
-
-    def _holds(self, difference: int) -> bool:
-        """By the lower three bytes: the last one depends on PROTECTED_POOL."""
-        return (difference & 0xFFFFFF).to_bytes(3, "little") in self._code
-
-
-class _Arm64Numbers:
-    """The halves that ``movz`` and ``movk`` put into registers."""
-
-    def __init__(self, code: bytes) -> None:
-        words = (word for (word,) in struct.iter_unpack("<I", code[: len(code) & -4]))
-        halves = {(word >> 21 & 1, word >> 5 & 0xFFFF) for word in words if word & 0x5F800000 == 0x52800000}
-        self._lower = {half for is_upper, half in halves if not is_upper}
-        self._upper = {half & TAG_MASK >> _HALF_BITS for is_upper, half in halves if is_upper}
-
-    def can_make(self, number: int) -> bool:
-        """Where one half of the tag is there: tags of one driver mostly begin, or end, with the same characters."""
-        return number & 0xFFFF in self._lower or number >> _HALF_BITS in self._upper
 
 
 def _iter_pointers(image: Image, addresses: List[int]) -> Iterator[int]:

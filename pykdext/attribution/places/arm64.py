@@ -21,7 +21,7 @@ from pykdext.attribution.places.tagencodings import (
     immediate,
     is_plausible,
 )
-from pykdext.model import Confidence
+from pykdext.model import Confidence, EvidenceKind
 
 _WORD_BYTES = 4
 _PAIR_INSTRUCTIONS = 24  # between the two halves; compilers put about a dozen there
@@ -63,7 +63,7 @@ _FRAME = immediate(
     Confidence.LIKELY,
     "a local variable or structure, as NET_BUFFER_LIST_POOL_PARAMETERS",
 )
-_LITERAL = hint("bytes", "dword {tag}", "among the instructions: a literal pool")
+_LITERAL = hint(EvidenceKind.BYTES, "dword {tag}", "among the instructions: a literal pool")
 
 
 # Fields of movz and movk: bit 31 is set for a 64-bit register, bit 29 for movk; two bits of shift, in steps of 16 bits;

@@ -23,7 +23,7 @@ from pykdext.attribution.places.search import (
 )
 from pykdext.attribution.places.tagencodings import REVERSED, canonical, is_plausible
 from pykdext.images.image import Image
-from pykdext.model import Confidence, Evidence, ImageCoverage, ImageVersion, PoolTag
+from pykdext.model import Confidence, Evidence, EvidenceKind, ImageVersion, PoolTag
 from pykdext.units import name_some
 from pykdext.work import UNWATCHED, Work
 
@@ -113,7 +113,7 @@ class ModuleIndex:
     def find_reversed(self, tag: PoolTag) -> TagPlaces:
         """The immediates that are the characters of ``tag`` in reverse order."""
         places = self._find(tag.raw[::-1])
-        kept = [Place(place.rva, REVERSED) for place in places.kept if place.encoding.kind == "immediate"]
+        kept = [Place(place.rva, REVERSED) for place in places.kept if place.encoding.kind is EvidenceKind.IMMEDIATE]
         return TagPlaces(len(kept), kept)
 
     @property
@@ -261,15 +261,6 @@ class ImageIndex:
             if not all(is_confirmed(module.image, tag.raw, place) for place in places):
                 self.modules[number] = ModuleIndex(module.image)
                 self.modules[number].search(MAX_INDEXED_PLACES, None)
-
-    @property
-    def coverage(self) -> ImageCoverage:
-        """How many images had memory to search, and which part of their searched sections it was."""
-        scanned = [module for module in self.modules if module.reason is None]
-        expected_bytes = sum(module.expected_bytes for module in scanned)
-        present_bytes = sum(module.present_bytes for module in scanned)
-        fraction = present_bytes / expected_bytes if expected_bytes else None
-        return ImageCoverage(len(scanned), len(self.modules), fraction)
 
     @property
     def unscanned(self) -> Tuple[Tuple[str, str], ...]:

@@ -22,7 +22,7 @@ from pykdext.attribution.places.tagencodings import (
     is_plausible,
     measure_text,
 )
-from pykdext.model import Confidence
+from pykdext.model import Confidence, EvidenceKind
 
 NAMES32 = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi", *(f"r{number}d" for number in range(8, 16)))
 NAMES64 = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
@@ -115,7 +115,8 @@ _ARITHMETIC = {0xC0: _ADDS, 0xC8: _arithmetic_rows("or"), 0xF0: _arithmetic_rows
 """What ``81`` does to a register, by the upper bits of modrm."""
 
 _COMPARES = tuple(
-    hint("bytes", f"cmp {name}, {{tag}}", "compared with it: code that looks at tags or signatures") for name in NAMES32
+    hint(EvidenceKind.BYTES, f"cmp {name}, {{tag}}", "compared with it: code that looks at tags or signatures")
+    for name in NAMES32
 )
 
 # The passes: each finds an opcode with a plausible tag behind it. Folded: M the opcodes B8 to BF, T text, P text with

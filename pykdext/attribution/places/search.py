@@ -6,7 +6,7 @@ bytes of these tags? That finds tags that look like none, and *hints*: bytes tha
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping, NamedTuple, Protocol, Set, Tuple
+from typing import Iterator, NamedTuple, Protocol, Set, Tuple
 
 from pykdext.attribution.places.arm64 import ARM64_CODE
 from pykdext.attribution.places.bytesearch import ExactSearch, classify_dword, find_data_offsets
@@ -14,7 +14,7 @@ from pykdext.attribution.places.tagencodings import DATA_DWORD, TAG_BYTES, Encod
 from pykdext.attribution.places.x64 import X64_CODE
 from pykdext.attribution.places.x86 import X86_CODE
 from pykdext.images.image import Image, Section
-from pykdext.model import Machine
+from pykdext.model import Machine, MachineTable
 
 
 class CodeTable(Protocol):
@@ -48,11 +48,10 @@ class CodeTable(Protocol):
         """
 
 
-CODE_TABLES: Mapping[Machine, CodeTable] = {
-    Machine.X64: X64_CODE,
-    Machine.X86: X86_CODE,
-    Machine.ARM64: ARM64_CODE,
-}
+CODE_TABLES: MachineTable[CodeTable] = MachineTable(
+    "places of tags in code",
+    {Machine.X64: X64_CODE, Machine.X86: X86_CODE, Machine.ARM64: ARM64_CODE},
+)
 """What is known of each machine's instructions."""
 
 WINDOW_BYTES = 1 << 18

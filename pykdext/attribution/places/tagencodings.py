@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Tuple
 
-from pykdext.model import Confidence
+from pykdext.model import Confidence, EvidenceKind
 
 TAG_BYTES = 4
 
@@ -45,13 +45,13 @@ class Position(enum.IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """One way in which a tag stands in an image; ``kind`` is the word of the evidence, ``form`` has a ``{tag}``.
+    """One way in which a tag stands in an image; ``kind`` is that of the evidence, ``form`` has a ``{tag}``.
 
     A hint is no evidence where the tag is likely somewhere else. Compared by identity: there is one object for each row
     of the tables.
     """
 
-    kind: str
+    kind: EvidenceKind
     form: str
     position: Position
     confidence: Confidence
@@ -66,20 +66,20 @@ class Encoding:
 
 def immediate(form: str, position: Position, confidence: Confidence, meaning: str) -> Encoding:
     """An encoding that an instruction, or a pair of instructions, holds."""
-    return Encoding("immediate", form, position, confidence, meaning)
+    return Encoding(EvidenceKind.IMMEDIATE, form, position, confidence, meaning)
 
 
-def hint(kind: str, form: str, meaning: str) -> Encoding:
+def hint(kind: EvidenceKind, form: str, meaning: str) -> Encoding:
     """An encoding that counts only if the tag has no likely place."""
     return Encoding(kind, form, Position.NONE, Confidence.POSSIBLE, meaning, is_hint=True)
 
 
 DATA_DWORD = Encoding(
-    "data", "dword {tag}", Position.NONE, Confidence.POSSIBLE, "in data: a registration table or a variable"
+    EvidenceKind.DATA, "dword {tag}", Position.NONE, Confidence.POSSIBLE, "in data: a registration table or a variable"
 )
-RAW_BYTES = hint("bytes", "bytes {tag}", "in code, in no known instruction")
-AMONG_TEXT = hint("data", "bytes {tag}", "in data, beside other characters: a table of tags, or a text")
-REVERSED = hint("reversed", "{tag} backwards", "the letters in reverse order: a driver that swaps them")
+RAW_BYTES = hint(EvidenceKind.BYTES, "bytes {tag}", "in code, in no known instruction")
+AMONG_TEXT = hint(EvidenceKind.DATA, "bytes {tag}", "in data, beside other characters: a table of tags, or a text")
+REVERSED = hint(EvidenceKind.REVERSED, "{tag} backwards", "the letters in reverse order: a driver that swaps them")
 
 
 class Immediate(NamedTuple):

@@ -14,6 +14,7 @@ from pykdext.attribution.places.cache import IndexCache, find_cache_folder
 from pykdext.attribution.places.index import ImageIndex, ImmediateAttributor
 from pykdext.images.image import read_image
 from pykdext.model import Machine, Module, PoolTag
+from tests.helpers.indexcoverage import coverage_of
 from tests.images.test_image import (
     BASE,
     CODE,
@@ -83,7 +84,7 @@ def test_second_search_reads_only_what_can_differ(cache):
     assert 2 * PAGE not in read
     assert 3 * PAGE not in read
     assert {4 * PAGE, 5 * PAGE} <= read, "variables and INIT are searched as they are"
-    assert index.coverage.resident_fraction == 1.0
+    assert coverage_of(index).resident_fraction == 1.0
     changed, _, _ = search(memory_of(variable=b"Other\0\0\0"), cache)
     assert [item.kind for item in changed] == ["immediate"]
 
@@ -106,7 +107,7 @@ def test_pages_that_are_missing_are_known(cache):
     search(memory_of(), cache)
     evidence, _, index = search(memory_of(), cache, missing=[PAGE])
     assert [item.rva for item in evidence] == [PAGE + 2, 4 * PAGE]
-    assert index.coverage.resident_fraction == 1.0
+    assert coverage_of(index).resident_fraction == 1.0
 
 
 def test_incomplete_images_are_not_kept(cache):

@@ -14,6 +14,7 @@ from pykdext.attribution.places.index import MAX_PLACES, ImageIndex, ImmediateAt
 from pykdext.images.image import read_image
 from pykdext.model import Confidence, ImageCoverage, Machine, Module, PoolTag
 from pykdext.work import Work
+from tests.helpers.indexcoverage import coverage_of
 from tests.helpers.segments import SegmentsTarget
 from tests.images.test_image import (
     BASE,
@@ -171,7 +172,7 @@ def test_limits_are_said(monkeypatch):
     memory = make_image((b".text", assemble("41 B8 TAG", b"Pipo") * 9, CODE))
     monkeypatch.setattr(immediates, "MAX_INDEXED_PLACES", 5)
     index = ImageIndex([open_image(memory), open_image(memory, name="other.sys")])
-    assert index.coverage.modules_scanned == 1
+    assert coverage_of(index).modules_scanned == 1
     assert any("made.sys: 5 places look like tags" in line for line in index.warnings)
     assert any("other.sys: the images before it reached the limit" in line for line in index.warnings)
 
@@ -183,12 +184,12 @@ def test_coverage_counts_what_was_there():
     half = open_image(memory, missing=[PAGE, 2 * PAGE, 5 * PAGE, 8 * PAGE])
     gone = read_image(SegmentsTarget({}), Module("win32k.sys", BASE, 4 * PAGE))
     index = ImageIndex([half, gone])
-    assert index.coverage == ImageCoverage(1, 2, 4 / 7)
+    assert coverage_of(index) == ImageCoverage(1, 2, 4 / 7)
     assert [name for name, _ in index.unscanned] == ["win32k.sys"]
     assert [line for line in index.warnings if "win32k.sys" in line] == [
         "not searched: win32k.sys: no page can be read (a session driver, or paged out)"
     ]
-    assert ImageIndex([]).coverage == ImageCoverage(0, 0, None)
+    assert coverage_of(ImageIndex([])) == ImageCoverage(0, 0, None)
 
 
 def test_unknown_sections_only_make_possible_owners():
@@ -204,7 +205,7 @@ def test_progress_and_one_read_of_each_page():
     images = [read_image(target, module) for module in target.modules()]
     index = ImageIndex(images, [PIPO], Work(lambda *call: calls.append(call)))
     assert calls == [(0, 1, "made.sys"), (1, 1, "driver images")]
-    assert index.coverage.resident_fraction == 1.0
+    assert coverage_of(index).resident_fraction == 1.0
     assert list(ImmediateAttributor(index).evidence(PIPO))
     assert set(target.reads.values()) == {1}
 

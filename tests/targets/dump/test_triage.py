@@ -16,6 +16,7 @@ from pykdext.model import BugCheck, Machine, PoolTag
 from pykdext.targets.dump.crashdump import open_crashdump
 from pykdext.targets.dump.triage import NO_TAG_TABLES, TriageDump
 from tests.helpers.dumpbytes import TriageBytes, debugger_data
+from tests.helpers.indexcoverage import coverage_of
 
 NT64, NT32 = 0xFFFFF80020000000, 0x80400000
 
@@ -137,9 +138,9 @@ def test_real_dumps_hold_hardly_anything_of_the_images(evidence, name):
     with open_crashdump(str(evidence / "dumps" / name)) as dump:
         images = [read_image(dump, module) for module in dump.modules() if not module.unloaded]
         index = ImageIndex(images, [PoolTag(b"File")])
-        assert index.coverage.modules_total == REAL[name][3]
-        assert index.coverage.modules_scanned < 30
-        assert index.coverage.resident_fraction < 0.005
+        assert coverage_of(index).modules_total == REAL[name][3]
+        assert coverage_of(index).modules_scanned < 30
+        assert coverage_of(index).resident_fraction < 0.005
         assert any("no page can be read" in warning for warning in index.warnings)
 
 

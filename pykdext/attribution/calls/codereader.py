@@ -1,0 +1,39 @@
+"""What the search of code, without decoding it, asks of a processor."""
+
+from __future__ import annotations
+
+from typing import Callable, Collection, FrozenSet, Iterator, NamedTuple, Protocol
+
+from pykdext.images.image import Image
+from pykdext.model import PROTECTED_POOL
+
+TAG_MASK = PROTECTED_POOL - 1
+"""The tag tables have a tag without this bit."""
+
+
+class Reference(NamedTuple):
+    """An instruction at ``rva`` that reads a variable of the image, or takes its address."""
+
+    variable: int
+    rva: int
+
+
+class Numbers(Protocol):
+    """The numbers in a function's instructions."""
+
+    def can_make(self, number: int) -> bool:
+        """Whether the tag ``number``, or that with PROTECTED_POOL, can be the result of few instructions with them."""
+
+
+class CodeReader(NamedTuple):
+    """One processor's row.
+
+    Attributes:
+        iter_calls: the calls and jumps in code at an RVA to given places, with the mask of an address.
+        iter_references: the instructions in a piece of an image's code, at an RVA, that refer to given variables.
+        open_numbers: of the code of one function.
+    """
+
+    iter_calls: Callable[[int, bytes, FrozenSet[int], int], Iterator[int]]
+    iter_references: Callable[[Image, int, bytes, Collection[int]], Iterator[Reference]]
+    open_numbers: Callable[[bytes], Numbers]
