@@ -24,6 +24,7 @@ MAX_IMAGE_BYTES = 256 << 20
 """No more of one image is looked at; the largest drivers (display) have about 110 MB."""
 
 _RESOURCE_DIRECTORY, _DEBUG_DIRECTORY = 2, 6
+_ZERO_PAGE = bytes(PAGE_BYTES)
 
 _NO_KERNEL_SUBSYSTEMS = frozenset((2, 3, 7, *range(9, 17)))  # windows, console, POSIX, Windows CE, EFI, game console
 
@@ -56,13 +57,16 @@ class Section:
 class Image:
     """A mapped image. Memory is read once, when first asked for, and kept until :meth:`release`.
 
+    A page of code that is all zeros is taken as not in memory: no compiler fills one so, and dumps are written so where
+    a page could not be read. ``zeros_are_code`` says that the bytes are those of a file, of which nothing is missing.
+
     Attributes:
         module: the loader's entry. size: bytes that are looked at. machine, timestamp, checksum, entry_rva: from the
         headers; where these cannot be read, the target's machine, and None for the others. sections: by ascending RVA.
         warnings: what was wrong or missing, one line each.
     """
 
-    def __init__(self, target: Target, module: Module) -> None:
+    def __init__(self, target: Target, module: Module, *, zeros_are_code: bool = False) -> None:
         self.module = module
         self.warnings: List[str] = []
         self.machine: Machine = target.machine
@@ -75,6 +79,8 @@ class Image:
         self._asked: List[Tuple[int, int]] = []
         self._pieces: List[Tuple[int, bytes]] = []
         self._directories: Tuple[Tuple[int, int], ...] = ()
+        self._zeros_are_code = zeros_are_code
+        self.sections: Tuple[Section, ...] = ()
         self.sections = self._read_headers()
 
     def read(self, rva: int, size: int) -> Optional[bytes]:
@@ -249,10 +255,46 @@ class Image:
         base = self.module.base
         for gap_start, gap_stop in gaps:
             present = self._target.read_present(base + gap_start, gap_stop - gap_start)
-            self._pieces += ((address - base, data) for address, data in present)
+            for address, data in present:
+                self._pieces += self._leave_out_zeros(address - base, data)
         if gaps:
             self._asked = _merge(self._asked + gaps)
             self._pieces.sort()
+
+    def _leave_out_zeros(self, rva: int, data: bytes) -> Iterator[Tuple[int, bytes]]:
+        """``data`` without the pages in code that are nothing but zeros."""
+        if self._zeros_are_code or _ZERO_PAGE not in data:
+            yield rva, data
+            return
+        kept_rva, kept = rva, bytearray()
+        for page_rva, page in _split_pages(rva, data):
+            if page == _ZERO_PAGE and self._is_code(page_rva):
+                if kept:
+                    yield kept_rva, bytes(kept)
+                kept_rva, kept = page_rva + PAGE_BYTES, bytearray()
+            else:
+                kept += page
+        if kept:
+            yield kept_rva, bytes(kept)
+
+    def _is_code(self, rva: int) -> bool:
+        """Whether the whole page at ``rva`` is in one section of code."""
+        return any(
+            section.known
+            and section.executable
+            and section.rva <= rva
+            and rva + PAGE_BYTES <= section.rva + section.size
+            for section in self.sections
+        )
+
+
+def _split_pages(rva: int, data: bytes) -> Iterator[Tuple[int, bytes]]:
+    """``data`` by the pages of the image, at each RVA."""
+    start = 0
+    while start < len(data):
+        stop = min(start + PAGE_BYTES - (rva + start) % PAGE_BYTES, len(data))
+        yield rva + start, data[start:stop]
+        start = stop
 
 
 def _merge(spans: List[Tuple[int, int]]) -> List[Tuple[int, int]]:
@@ -270,6 +312,6 @@ def _page_up(size: int) -> int:
     return -(-size // PAGE_BYTES) * PAGE_BYTES
 
 
-def read_image(target: Target, module: Module) -> Image:
+def read_image(target: Target, module: Module, *, zeros_are_code: bool = False) -> Image:
     """The image of a loaded module: its headers now, all else when asked for. Never fails for what is in memory."""
-    return Image(target, module)
+    return Image(target, module, zeros_are_code=zeros_are_code)

@@ -140,7 +140,7 @@ def _search_file(job: _Job) -> _Found:
     try:
         with open_image_file(job.path) as target:
             (module,) = target.modules()
-            image = read_image(target, replace(module, name=job.name))
+            image = read_image(target, replace(module, name=job.name), zeros_are_code=True)
             index = ImageIndex([image], job.tags)
             folder = os.path.dirname(os.path.abspath(job.path))
             return search_index(index, target, job.tags, symbol_path=job.symbol_path, folder=folder)

@@ -1,24 +1,23 @@
-"""Indexes of images, kept on disk: machines have the same drivers, and many dumps are of one machine.
+"""Indexes of code and constants, kept on disk: machines have the same drivers, and many dumps are of one machine.
 
-An entry belongs to one build of an image: module name, link time, size, checksum and sections. It holds the places in
-sections that never change, of an image that was in memory as a whole. Nothing in an entry is believed without need: it
-is checked for damage, holds numbers only, and what comes from it is confirmed in memory before it is told.
+An entry belongs to bytes, not to a name: its key is the digest of a piece of a section as it was in memory, of where
+it lies, and of this program's tables. What is kept is what a search of these bytes gives, so that no answer depends on
+what was searched before. An entry is checked for damage, and holds numbers only.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import struct
 import sys
 import zlib
 from pathlib import Path
-from typing import Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Iterable, Iterator, Mapping, Optional, Sequence, Tuple
 
-from pykdext.attribution.places.search import CODE_TABLES, Place, is_constant
+from pykdext.attribution.places.search import CODE_TABLES, Piece, Place
 from pykdext.attribution.places.tagencodings import DATA_DWORD, Encoding, canonical, protected
-from pykdext.images.image import Image
+from pykdext.model import Machine
 from pykdext.wholefile import write_whole
 
 MAX_FOLDER_BYTES = 256 << 20
@@ -27,8 +26,11 @@ MAX_FOLDER_BYTES = 256 << 20
 MAX_ENTRY_BYTES = 16 << 20
 """No entry is larger, packed or unpacked; it would hold more than a million places."""
 
+MIN_PIECE_BYTES = 1 << 16
+"""Smaller pieces are searched in less time than a file is opened."""
+
 _SUFFIX = ".tagindex"
-_MAGIC = b"poolleak tag index 1\n"
+_MAGIC = b"poolleak tag index 2\n"
 _DIGEST_BYTES = 32
 _RECORD = struct.Struct("<4sIH")  # tag, RVA, number of the encoding
 
@@ -57,7 +59,7 @@ def open_index_cache() -> Optional[IndexCache]:
 
 
 class CachedPlaces:
-    """The places of one image as they are kept; only those of a tag that is asked for are unpacked."""
+    """The places of one piece as they are kept; only those of a tag that is asked for are unpacked."""
 
     def __init__(self, records: bytes, encodings: Sequence[Encoding]) -> None:
         self._records = records
@@ -76,10 +78,11 @@ class CachedPlaces:
                     yield Place(rva, self._encodings[number])
                 offset = self._records.find(form, offset + 1)
 
-    def are_within(self, spans: Sequence[Tuple[int, int]]) -> bool:
-        """Whether every place is in one of ``spans`` (first RVA, RVA behind the last) and has a known encoding."""
+    def are_within(self, piece: Piece) -> bool:
+        """Whether every place is in ``piece`` and has a known encoding."""
+        end = piece.rva + len(piece.data)
         return all(
-            number < len(self._encodings) and any(start <= rva < stop for start, stop in spans)
+            number < len(self._encodings) and piece.rva <= rva < end
             for _, rva, number in _RECORD.iter_unpack(self._records)
         )
 
@@ -91,39 +94,39 @@ class IndexCache:
         self._folder = folder
         self._folder_bytes: Optional[int] = None
 
-    def load(self, image: Image) -> Optional[CachedPlaces]:
-        """The places in the constant sections of ``image``, or None if they are not known."""
-        identity = _identify(image)
-        if identity is None:
+    def load(self, machine: Machine, piece: Piece) -> Optional[CachedPlaces]:
+        """What looks like a tag in ``piece``, of an image for ``machine``; None if it was not searched before."""
+        if len(piece.data) < MIN_PIECE_BYTES:
             return None
-        path = self._path(identity)
+        key = _identify(machine, piece)
+        path = self._path(key)
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_ENTRY_BYTES + 1)
             os.utime(path)
         except OSError:
             return None
-        return _parse_entry(data, identity, image)
+        return _parse_entry(data, key, machine, piece)
 
-    def save(self, image: Image, places: Sequence[Tuple[bytes, Place]]) -> None:
-        """Keep the places of an image that was searched as a whole; where that is not possible nothing happens."""
-        identity = _identify(image)
-        if identity is None:
+    def save(self, machine: Machine, piece: Piece, places: Iterable[Tuple[bytes, Place]]) -> None:
+        """Keep all that a search of ``piece`` gave; where that is not possible nothing happens."""
+        if len(piece.data) < MIN_PIECE_BYTES:
             return
-        numbers = {encoding: number for number, encoding in enumerate(_encodings(image))}
+        key = _identify(machine, piece)
+        numbers = {encoding: number for number, encoding in enumerate(_encodings(machine))}
         records = b"".join(_RECORD.pack(tag, place.rva, numbers[place.encoding]) for tag, place in places)
-        body = zlib.compress(identity + b"\n" + records, 1)
-        if len(identity) + 1 + len(records) > MAX_ENTRY_BYTES:
+        body = zlib.compress(key + records, 1)
+        if len(key) + len(records) > MAX_ENTRY_BYTES:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(str(self._path(identity)), _MAGIC + hashlib.sha256(body).digest() + body)
+            write_whole(str(self._path(key)), _MAGIC + hashlib.sha256(body).digest() + body)
             self._make_room(len(body))
         except OSError:
             return
 
-    def _path(self, identity: bytes) -> Path:
-        return self._folder / (hashlib.sha256(identity).hexdigest() + _SUFFIX)
+    def _path(self, key: bytes) -> Path:
+        return self._folder / (key.hex() + _SUFFIX)
 
     def _make_room(self, added_bytes: int) -> None:
         """Remove the entries that were not used for the longest time, if the folder has become too large."""
@@ -141,30 +144,23 @@ class IndexCache:
             self._folder_bytes -= facts.st_size
 
 
-def _identify(image: Image) -> Optional[bytes]:
-    """What tells one build of an image from all others, and this program's tables; None where nothing does."""
-    if not (image.has_headers and image.timestamp and image.checksum and any(map(is_constant, image.sections))):
-        return None
-    tables = "\n".join(encoding.form + encoding.meaning for encoding in _encodings(image))
-    identity = {
-        "name": image.module.name.lower(),
-        "machine": image.machine.value,
-        "timestamp": image.timestamp,
-        "size": image.size,
-        "checksum": image.checksum,
-        "sections": [(section.rva, section.size, is_constant(section)) for section in image.sections],
-        "tables": hashlib.sha256(tables.encode()).hexdigest(),
-    }
-    return json.dumps(identity, sort_keys=True).encode()
+def _identify(machine: Machine, piece: Piece) -> bytes:
+    """The digest of everything that the result of a search depends on."""
+    tables = "\n".join(encoding.form + encoding.meaning for encoding in _encodings(machine))
+    section = piece.section
+    facts = (machine.value, piece.rva, len(piece.data), section.executable, section.holds_data, tables)
+    digest = hashlib.sha256(repr(facts).encode())
+    digest.update(piece.data)
+    return digest.digest()
 
 
-def _encodings(image: Image) -> Tuple[Encoding, ...]:
+def _encodings(machine: Machine) -> Tuple[Encoding, ...]:
     """Every encoding that an index of such an image can have, by its number in an entry."""
-    return (DATA_DWORD, *CODE_TABLES[image.machine].encodings)
+    return (DATA_DWORD, *CODE_TABLES[machine].encodings)
 
 
-def _parse_entry(data: bytes, identity: bytes, image: Image) -> Optional[CachedPlaces]:
-    """The places of an entry; None unless it is whole, of this image, and can be true."""
+def _parse_entry(data: bytes, key: bytes, machine: Machine, piece: Piece) -> Optional[CachedPlaces]:
+    """The places of an entry; None unless it is whole, of this piece, and can be true."""
     digest, body = data[len(_MAGIC) :][:_DIGEST_BYTES], data[len(_MAGIC) + _DIGEST_BYTES :]
     if not data.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
         return None
@@ -172,9 +168,8 @@ def _parse_entry(data: bytes, identity: bytes, image: Image) -> Optional[CachedP
         unpacked = zlib.decompressobj().decompress(body, MAX_ENTRY_BYTES)
     except zlib.error:
         return None
-    found, _, records = unpacked.partition(b"\n")
-    if found != identity or len(records) % _RECORD.size:
+    records = unpacked[len(key) :]
+    if not unpacked.startswith(key) or len(records) % _RECORD.size:
         return None
-    places = CachedPlaces(records, _encodings(image))
-    spans = [(section.rva, section.rva + section.size) for section in image.sections if is_constant(section)]
-    return places if places.are_within(spans) else None
+    places = CachedPlaces(records, _encodings(machine))
+    return places if places.are_within(piece) else None

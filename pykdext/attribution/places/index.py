@@ -13,8 +13,8 @@ from typing import Collection, Dict, Iterator, List, Optional, Sequence, Set, Tu
 from pykdext.attribution.places.bytesearch import ExactSearch
 from pykdext.attribution.places.cache import CachedPlaces, IndexCache
 from pykdext.attribution.places.search import (
+    Piece,
     Place,
-    is_confirmed,
     is_constant,
     iter_exact,
     iter_pieces,
@@ -65,6 +65,11 @@ class TagPlaces:
         if len(self.kept) == MAX_PLACES:
             self.kept.sort(key=_strength)
 
+    def sort(self) -> None:
+        """Put the places in the order in which a search finds them; a full list has its own."""
+        if len(self.kept) < MAX_PLACES:
+            self.kept.sort(key=lambda place: place.rva)
+
     def joined(self, others: TagPlaces) -> TagPlaces:
         """These places and ``others``, which are weaker."""
         return TagPlaces(self.total + others.total, (self.kept + others.kept)[:MAX_PLACES])
@@ -85,7 +90,8 @@ class ModuleIndex:
 
     Attributes:
         image: module, machine, sections. version: its version resource. present_bytes of expected_bytes were in
-        memory or known from an earlier search; discardable sections are expected only as far as they are present.
+        memory; discardable sections are expected only as far as they are present. is_cached: a part of it was found
+        in an earlier search of the same bytes.
         reason: why nothing was searched, or None. places_found: of all tags, also those not kept; is_cut: the limit of
         places ended the search.
     """
@@ -98,7 +104,8 @@ class ModuleIndex:
         self.reason: Optional[str] = None
         self.places_found = 0
         self.is_cut = False
-        self._cached: Optional[CachedPlaces] = None
+        self.is_cached = False
+        self._cached: List[CachedPlaces] = []
         self._unpacked: Set[bytes] = set()
         self._places: Dict[bytes, TagPlaces] = {}
         self._hints: Dict[bytes, TagPlaces] = {}
@@ -116,17 +123,14 @@ class ModuleIndex:
         kept = [Place(place.rva, REVERSED) for place in places.kept if place.encoding.kind is EvidenceKind.IMMEDIATE]
         return TagPlaces(len(kept), kept)
 
-    @property
-    def is_cached(self) -> bool:
-        """Whether the places in constant sections come from an earlier search of this image."""
-        return self._cached is not None
-
     def _find(self, tag: bytes) -> TagPlaces:
-        """All places of ``tag``, those of the earlier search unpacked."""
-        if self._cached is not None and tag not in self._unpacked:
+        """All places of ``tag``, those of earlier searches unpacked."""
+        if self._cached and tag not in self._unpacked:
             self._unpacked.add(tag)
-            for place in self._cached.find(tag):
+            for place in (place for cached in self._cached for place in cached.find(tag)):
                 self._places.setdefault(tag, TagPlaces()).add(place)
+            if tag in self._places:
+                self._places[tag].sort()
         return self._places.get(tag, TagPlaces())
 
     def _add(self, tag: bytes, place: Place) -> None:
@@ -135,33 +139,33 @@ class ModuleIndex:
         self.places_found += 1
 
     def search(self, room_places: int, cache: Optional[IndexCache]) -> None:
-        """Add all that looks like a tag, at most ``room_places``; constant sections may be known to the ``cache``."""
+        """Add all that looks like a tag, at most ``room_places``; the ``cache`` knows constant sections."""
         self.version = self.image.version
-        self._cached = cache.load(self.image) if cache else None
-        self.places_found = len(self._cached or ())
-        constant: List[Tuple[bytes, Place]] = []
         for section in iter_searched(self.image):
-            if self.is_cached and is_constant(section):
-                self.present_bytes += section.size
-                self.expected_bytes += section.size
-                continue
+            kept = cache if is_constant(section) else None
             present_bytes = 0
             for piece in iter_pieces(self.image, section):
                 present_bytes += len(piece.data)
-                plausible = iter_plausible(self.image, piece)
-                for tag, place in itertools.islice(plausible, max(room_places - self.places_found, 0)):
-                    self._add(tag, place)
-                    if is_constant(section):
-                        constant.append((tag, place))
+                self._search_piece(piece, room_places - self.places_found, kept)
             self.present_bytes += present_bytes
             self.expected_bytes += present_bytes if section.discardable else section.size
-            if is_constant(section) and present_bytes < section.size:
-                cache = None  # only an image that was searched as a whole tells what is not in it
         self.is_cut = self.places_found >= room_places
         if not self.present_bytes:
             self.reason = "no page can be read (a session driver, or paged out)"
-        elif cache and not self.is_cached and not self.is_cut:
-            cache.save(self.image, constant)
+
+    def _search_piece(self, piece: Piece, room_places: int, cache: Optional[IndexCache]) -> None:
+        machine = self.image.machine
+        known = cache.load(machine, piece) if cache else None
+        if known is not None and len(known) < room_places:
+            self.is_cached = True
+            self._cached.append(known)
+            self.places_found += len(known)
+            return
+        found = list(itertools.islice(iter_plausible(self.image, piece), max(room_places, 0)))
+        for tag, place in found:
+            self._add(tag, place)
+        if cache and len(found) < room_places:
+            cache.save(machine, piece, found)
 
     def has_searched(self, tag: PoolTag) -> bool:
         """Whether the bytes of ``tag`` were searched for, or cannot be."""
@@ -219,8 +223,7 @@ class ImageIndex:
                 continue
             module.search(room_places, cache)
             unsettled = {tag for tag in unsettled if not module.settles(tag)}
-            if not module.is_cached:
-                module.search_exactly(unsettled)
+            module.search_exactly(unsettled)
             module.image.release()
             room_bytes -= module.present_bytes
             room_places -= module.places_found
@@ -232,7 +235,6 @@ class ImageIndex:
 
         Hints count only if there is no likely place, the characters in reverse order only if there is nothing else.
         """
-        self._confirm(tag)
         self._named.add(tag)
         hints = False
         if not self._is_settled(tag):
@@ -253,14 +255,6 @@ class ImageIndex:
         for module in late:
             module.search_exactly(unsettled)
             module.image.release()
-
-    def _confirm(self, tag: PoolTag) -> None:
-        """Search the images anew whose cached places of ``tag`` are not what memory has."""
-        for number, module in enumerate(self.modules):
-            places = module.find_places(tag).kept if module.is_cached else ()
-            if not all(is_confirmed(module.image, tag.raw, place) for place in places):
-                self.modules[number] = ModuleIndex(module.image)
-                self.modules[number].search(MAX_INDEXED_PLACES, None)
 
     @property
     def unscanned(self) -> Tuple[Tuple[str, str], ...]:

@@ -10,7 +10,7 @@ from typing import Iterator, NamedTuple, Protocol, Set, Tuple
 
 from pykdext.attribution.places.arm64 import ARM64_CODE
 from pykdext.attribution.places.bytesearch import ExactSearch, classify_dword, find_data_offsets
-from pykdext.attribution.places.tagencodings import DATA_DWORD, TAG_BYTES, Encoding, Immediate, canonical
+from pykdext.attribution.places.tagencodings import DATA_DWORD, TAG_BYTES, Encoding, Immediate
 from pykdext.attribution.places.x64 import X64_CODE
 from pykdext.attribution.places.x86 import X86_CODE
 from pykdext.images.image import Image, Section
@@ -57,9 +57,6 @@ CODE_TABLES: MachineTable[CodeTable] = MachineTable(
 WINDOW_BYTES = 1 << 18
 """Code is searched in windows of this size: they stay in the processor's cache."""
 
-CONTEXT_BYTES = 128
-"""What is around a place as far as it matters: the other half of an immediate, or other characters."""
-
 
 class Place(NamedTuple):
     """Where a tag stands in an image, and how: the RVA of its bytes, of halves that of the later instruction."""
@@ -84,7 +81,7 @@ def iter_searched(image: Image) -> Iterator[Section]:
 
 
 def is_constant(section: Section) -> bool:
-    """Whether a section is the same in every machine that runs the image."""
+    """Whether a section is the same wherever the image runs, but for the pointers in it."""
     return section.known and not section.writable and not section.discardable
 
 
@@ -122,17 +119,6 @@ def iter_exact(image: Image, piece: Piece, search: ExactSearch) -> Iterator[Tupl
             dword = classify_dword(data, offset) if (rva + offset) % TAG_BYTES == 0 else None
             if dword and offset not in in_code:
                 yield tag, Place(rva + offset, dword)
-
-
-def is_confirmed(image: Image, tag: bytes, place: Place) -> bool:
-    """Whether memory still has ``tag`` at a place that was found earlier; what is not in memory contradicts nothing."""
-    for section in image.sections:
-        if section.rva <= place.rva < section.rva + section.size:
-            start = max(place.rva - place.rva % TAG_BYTES - CONTEXT_BYTES, section.rva)
-            data = image.read(start, min(place.rva + CONTEXT_BYTES, section.rva + section.size) - start)
-            found = iter_plausible(image, Piece(section, start, data)) if data else iter([(tag, place)])
-            return any(other == place and canonical(held) == canonical(tag) for held, other in found)
-    return False
 
 
 def iter_immediates(piece: Piece, table: CodeTable) -> Iterator[Immediate]:
