@@ -159,7 +159,7 @@ def test_a_damaged_pdb_is_said_and_the_owner_stays(tmp_path, capsys):
 def test_a_server_that_the_path_names_is_asked_for_foreign_drivers_alone(tmp_path, capsys, server):  # noqa: F811
     with open_image_file(str(build.IMAGES / "x64" / f"{DRIVER}.sys")) as target:
         identity = read_image(target, target.modules()[0]).pdb
-    place = f"/{identity.name}/{identity.guid}{identity.age:x}/{identity.name}"
+    place = f"/{identity.file_name}/{identity.key}/{identity.file_name}"
     server.answer(read_pdb(f"{DRIVER}-x64"), place)
     idioms.forge_machine("x64", [build.IMAGES / "x64" / f"{DRIVER}.sys"]).save(tmp_path / "m.dmp")
     path = f"srv*{tmp_path / 'cache'}*{server.url}"
