@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
 
+from pykdext.attribution.taglists import TagLists
 from pykdext.errors import MemoryReadError, TargetError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.contents import count_descriptions
@@ -19,7 +20,6 @@ from pykdext.pipeline.imagesearch import search_kernel
 from pykdext.pipeline.ownership import weigh_owners
 from pykdext.pipeline.pointers import NO_CONTENTS
 from pykdext.pipeline.sources import Source
-from pykdext.pipeline.taglists import TagLists
 from pykdext.targets.session.wholememory import open_whole_memory
 from pykdext.work import UNWATCHED, Work
 
