@@ -28,6 +28,7 @@ _VARIABLES = {
     "MmPteBase": {14393: 0x3A6328, 17763: 0x540370, 19041: 0xCFB358, 20348: 0xD0F398, 22000: 0xD05410},
     "MiVisibleState": {14393: 0x3A6338, 17763: 0x540390, 19041: 0xCFB390, 20348: 0xD0F3D0, 22000: 0xD05450},
 }
+_HIGHEST_PAGE_AT = {14393: 0x1888, 17763: 0x1BC8, 19041: 0x1B08, 20348: 0x4148, 22000: 0x4148}  # MiSystemPartition
 _REGIONS_AT = {14393: 0x760, 17763: 0xB50, 19041: 0xBC8, 20348: 0xBD0, 22000: 0xBD0}
 _VISIBLE_STATE_AT = {14393: 0x1380, 17763: 0x24C0, 19041: 0x2600, 20348: 0x4200, 22000: 0x4400}  # MiState.Vs
 _OLD_REGIONS = ["nonpaged", "paged", "cache", "PTEs", "ultra-zero", "PFN", "CFG", "hyperspace"]
@@ -65,6 +66,10 @@ def page_frame_variables(kernel: KernelBuild) -> Dict[str, int]:
 def write_page_frames(parts: Parts, database_va: int, plan: FramePlan) -> Dict[str, int]:
     """Write the database and the regions of system space; return how many frames have each use."""
     regions = _write_regions(parts, database_va)
+    highest_at = _HIGHEST_PAGE_AT.get(parts.kernel.build)
+    if highest_at is not None:
+        place = parts.variable("MiSystemPartition") + highest_at
+        parts.space.store(place, struct.pack("<Q", plan.frames - 1))
     chunks = [_Chunk(parts, regions, plan.shares, number) for number in range(_CHUNKS)]
     total: Dict[str, int] = {}
     for first in range(0, plan.frames, CHUNK_RECORDS):

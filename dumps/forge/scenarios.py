@@ -215,7 +215,7 @@ def forge(
         memory,
         page_frames,
     )
-    if pool_totals or memory is not None:
+    if pool_totals or memory is not None or page_frames is not None:
         kernel = add_totals(kernel)
     if memory is not None:
         kernel = add_memory_counters(kernel)
