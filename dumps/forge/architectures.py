@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict
 
 from dumps.forge import entryformats
 from dumps.forge.entryformats import EntryFormat
-from dumps.forge.physical import SPAN_PAGES
+from dumps.forge.physical import SPAN_PAGES, VIRTUAL_SPAN_PAGES
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Architecture:
     """One processor architecture; ``machine`` is its IMAGE_FILE_MACHINE number in headers and images.
 
     ``family`` names what does not depend on the page tables: code, images and structures. ``span_pages`` is where
-    physical memory ends.
+    physical memory ends. ``is_virtual``: the machine has a hole for devices from 3 GiB to 4 GiB.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Architecture:
     entries: EntryFormat
     shared_user_data: int
     span_pages: int = SPAN_PAGES
+    is_virtual: bool = False
 
     @property
     def narrow(self) -> bool:
@@ -56,5 +57,7 @@ X64 = Architecture("x64", "x64", 0x8664, 8, entryformats.X64, 0xFFFFF78000000000
 X86 = Architecture("x86", "x86", 0x14C, 4, entryformats.X86, 0xFFDF0000)
 X86_PAE = Architecture("x86pae", "x86", 0x14C, 4, entryformats.X86_PAE, 0xFFDF0000, 0x180000)
 ARM64 = Architecture("arm64", "arm64", 0xAA64, 8, entryformats.ARM64, 0xFFFFF78000000000)
+
+X64_VIRTUAL = replace(X64, span_pages=VIRTUAL_SPAN_PAGES, is_virtual=True)
 
 ARCHITECTURES: Dict[str, Architecture] = {kind.name: kind for kind in (X64, X86, X86_PAE, ARM64)}

@@ -39,6 +39,7 @@ from dumps.forge.system import (
 )
 from dumps.forge.trackertables import TagTruth
 from dumps.forge.userpages import write_user_pages
+from dumps.forge.virtual import write_low_stub, write_processes
 
 _TAKEN_AT = datetime.datetime(2024, 11, 12, 3, 41, 27, tzinfo=datetime.timezone.utc)
 _FILETIME_ORIGIN = datetime.datetime(1601, 1, 1, tzinfo=datetime.timezone.utc)
@@ -53,12 +54,17 @@ _MANY_OBJECTS = 30_000
 def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) -> ForgedMachine:
     """Return the machine of a scenario; the same arguments make the same machine."""
     architecture = kernel.architecture
-    suffix = "" if architecture is X64 else f" {architecture.name}"
+    suffix = "" if architecture.name == X64.name else f" {architecture.name}"
     chance = random.Random(f"{scenario.name} {kernel.build} {wishes.processors} {wishes.seed}{suffix}")
     software = _choose_software_entries(kernel, swizzle=wishes.swizzle)
     space = AddressSpace(
         PhysicalMemory(),
-        FrameAllocator(chance, architecture.span_pages, dense=(wishes.leaked or 0) > _MANY_OBJECTS),
+        FrameAllocator(
+            chance,
+            architecture.span_pages,
+            dense=(wishes.leaked or 0) > _MANY_OBJECTS,
+            is_virtual=architecture.is_virtual,
+        ),
         architecture.entries,
         software,
     )
@@ -97,6 +103,9 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
     limits = write_variables(parts, totals, encoded=wishes.encoded_kdbg)
     memory, frames = _write_memory(parts, wishes, totals)
     write_shared_user_data(parts, _NOW, scenario.uptime_seconds)
+    if architecture.is_virtual:
+        write_processes(parts)
+        write_low_stub(parts)
     trim_pages(parts)
     if objects is not None:
         objects.link()
@@ -172,7 +181,7 @@ def _write_memory(parts: Parts, wishes: Wishes, totals: PoolTotals) -> Tuple[Dic
 
 def _build_header(scenario: Scenario, parts: Parts) -> DumpHeader:
     architecture = parts.kernel.architecture
-    pcid = 2 if parts.kernel.build >= _FIRST_WITH_PCID and architecture is X64 else 0
+    pcid = 2 if parts.kernel.build >= _FIRST_WITH_PCID and architecture.name == X64.name else 0
     return DumpHeader(
         build=parts.kernel.build,
         directory_table_base=parts.space.root_address | pcid,

@@ -17,6 +17,7 @@ _TAGS = "Toke|Irp |Proc|File|Thre|Even|Mdl |Pool|EtwB|EtwR|CM31|CM25|MmSt|MmCa|V
 NT_TAGS = split_tags(_TAGS)
 
 _PAGE = 0x1000
+_FIRST_WITH_EXPORTED_LIST = 10240
 _CHARACTERISTICS = {
     ".text": peimage.CODE,
     "POOLCODE": peimage.CODE,
@@ -35,8 +36,12 @@ def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
     code = start_routines(architecture, code_rva, target_rva=kernel.functions[ALLOCATE])
     for number, tag in enumerate(NT_TAGS):
         code.add_allocation(tag, 0x200 if number % 3 else 1, 0x40 + 0x10 * number)
+    if architecture.is_virtual and kernel.build >= _FIRST_WITH_EXPORTED_LIST:
+        code_exports = {"PsLoadedModuleList": kernel.variables["PsLoadedModuleList"]}
+    else:
+        code_exports = {}
     stubs = start_routines(architecture, code_rva + _PAGE // 2)
-    exports = dict(kernel.functions)
+    exports = {**kernel.functions, **code_exports}
     for name in sorted(set(imported) - set(exports)):
         exports[name] = stubs.add_empty()
     bodies = [(rva, start_routines(architecture, rva)) for rva in sorted(set(kernel.functions.values()))]

@@ -8,6 +8,10 @@ from typing import Dict, List, Set
 PAGE_BYTES = 0x1000
 SPAN_PAGES = 0x100000  # 4 GiB of physical addresses, what most machines have
 
+HOLE_PAGE = 0xC0000  # where a virtual machine's hole below 4 GiB begins
+VIRTUAL_SPAN_PAGES = 0x180000  # 6 GiB of addresses, 5 GiB of memory
+VIRTUAL_LARGE_START = 0x140000
+
 _CLUSTER_PAGES = 96
 _DENSE_CLUSTER_PAGES = 0x3C0
 _CLUSTERS_AT_ONCE = 3
@@ -41,16 +45,23 @@ class FrameAllocator:
 
     Frames come from small clusters all over the first half of the span: a full dump can then describe them by the
     few runs that its header has room for. Where the span is larger, they come from above 4 GiB too. ``dense``
-    clusters have room for a machine of many objects.
+    clusters have room for a machine of many objects. A virtual machine (``is_virtual``) has nothing between 3 GiB and
+    4 GiB: its large frames lie behind all the others.
     """
 
-    def __init__(self, chance: random.Random, span_pages: int, *, dense: bool = False) -> None:
+    def __init__(
+        self, chance: random.Random, span_pages: int, *, dense: bool = False, is_virtual: bool = False
+    ) -> None:
         self._cluster_pages = _DENSE_CLUSTER_PAGES if dense else _CLUSTER_PAGES
         self._chance = chance
         self._free: List[int] = []
         self._clusters = list(range(_CLUSTERS_START, _SMALL_FRAMES_END - 0x400, 0x400))
+        large = range(_LARGE_FRAMES_START, SPAN_PAGES, 0x200)
+        if is_virtual:
+            large = range(VIRTUAL_LARGE_START, span_pages, 0x200)
+            span_pages = VIRTUAL_LARGE_START
         self._clusters += range(SPAN_PAGES, span_pages - 0x400, 0x400)
-        self._large = list(range(_LARGE_FRAMES_START, SPAN_PAGES, 0x200))
+        self._large = list(large)
         chance.shuffle(self._clusters)
         chance.shuffle(self._large)
 

@@ -172,7 +172,7 @@ _FIRST_NAMED_ALIKE = 9600  # before, a kernel with PAE was a file of its own
 def find_builds(architecture: Architecture) -> Tuple[int, ...]:
     """Return the builds that the forge knows of an architecture; those with public symbols come first."""
     private = tuple(build for family, build in _RELEASES if family == architecture.family)
-    return (BUILDS if architecture is X64 else ()) + private
+    return (BUILDS if architecture.name == X64.name else ()) + private
 
 
 def choose_kernel(build: int, architecture: Architecture, chance: random.Random) -> KernelBuild:
@@ -183,7 +183,7 @@ def choose_kernel(build: int, architecture: Architecture, chance: random.Random)
     builds = find_builds(architecture)
     if build not in builds:
         raise ValueError(f"build {build} on {architecture.name}: the forge knows {', '.join(map(str, builds))}")
-    if architecture is X64 and build in BUILDS:
+    if architecture.name == X64.name and build in BUILDS:
         return find_kernel(build)
     return _invent_kernel(build, architecture, chance)
 

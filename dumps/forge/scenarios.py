@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple
 
-from dumps.forge.architectures import ARCHITECTURES
+from dumps.forge.architectures import ARCHITECTURES, X64, X64_VIRTUAL
 from dumps.forge.assemble import assemble_machine
 from dumps.forge.kernels import BUILDS as REAL_BUILDS
 from dumps.forge.kernels import add_totals, disguise_kernel
@@ -164,6 +164,7 @@ def forge(
     healthy_share: int = 1,
     memory: Optional[MemoryPlan] = None,
     page_frames: Optional[FramePlan] = None,
+    virtual: bool = False,
 ) -> ForgedMachine:
     """Return the machine of a scenario; the same arguments make the same machine, byte for byte.
 
@@ -178,14 +179,19 @@ def forge(
     that are loaded; they may import from nt and from every stand-in. ``leaked`` is how many objects leak in a scenario
     of objects, ``pages_lost`` leaves out of its dump what dumps lack most often, and the healthy background of it has
     one of ``healthy_share`` objects. ``memory`` lets kernels of x64 with public symbols also keep what the memory
-    manager counts beside the pools, ``page_frames`` writes their page frame database.
+    manager counts beside the pools, ``page_frames`` writes their page frame database. ``virtual`` lays out memory as
+    virtual machines have it, a hole below 4 GiB and pages above it, with top tables of several processes and the code
+    that starts processors (x64 only).
     ValueError for an unknown scenario, architecture or build, and for a wish that the kernel cannot fulfil.
     """
     if scenario not in _BY_NAME:
         raise ValueError(f"scenario {scenario!r}: the forge knows {', '.join(SCENARIOS)}")
     if arch not in ARCHITECTURES:
         raise ValueError(f"architecture {arch!r}: the forge knows {', '.join(ARCHITECTURES)}")
-    kernel = choose_kernel(build, ARCHITECTURES[arch], random.Random(f"identity {arch} {build} {seed}"))
+    if virtual and arch != X64.name:
+        raise ValueError(f"a virtual machine on {arch}: the forge makes those of x64 only")
+    architecture = X64_VIRTUAL if virtual else ARCHITECTURES[arch]
+    kernel = choose_kernel(build, architecture, random.Random(f"identity {arch} {build} {seed}"))
     rows = kernel.default_rows if table_rows is None else table_rows
     if page_frames is not None and (arch != "x64" or build not in REAL_BUILDS):
         raise ValueError(f"build {build} on {arch}: only x64 kernels with public symbols have a page frame database")
@@ -221,4 +227,6 @@ def forge(
         kernel = add_memory_counters(kernel)
     if page_frames is not None:
         kernel = replace(kernel, variables={**kernel.variables, **page_frame_variables(kernel)})
+    if virtual:
+        kernel = replace(kernel, architecture=architecture)
     return assemble_machine(_BY_NAME[scenario], kernel, wishes)

@@ -11,7 +11,7 @@ from dumps.forge.kdbg import DebuggerDataKeys, build_debugger_data, encode_debug
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.ntimage import windows_version
 from dumps.forge.parts import Parts
-from dumps.forge.physical import PAGE_BYTES
+from dumps.forge.physical import HOLE_PAGE, PAGE_BYTES, SPAN_PAGES
 from dumps.forge.pooltotals import Limits, PoolTotals, write_totals
 from dumps.forge.standins import MODULES, PAGEABLE_RVA
 
@@ -20,13 +20,17 @@ PFN_DATABASE, NARROW_PFN_DATABASE = 0xFFFFFA8000000000, 0x80C00000
 _TICK_COUNT_MULTIPLIER = 0x0FA00000  # 15.625 ms a tick
 _TICKS_PER_SECOND = 64
 _WINDOWS_7 = 7601
+_BOOT_ID = 42
 _SERVICE_PACKS = {2600: 3, 3790: 2, 6002: 2, 7601: 1}
 _PAGED_POOL_BYTES = 0x0F000000  # the range of addresses that old kernels' variables tell
 
 
 def memory_runs(kernel: KernelBuild) -> List[Run]:
     """Return the runs of physical memory that the machine has: all but the hole below 1 MB."""
-    return [(0x1, 0x9E), (0x100, kernel.architecture.span_pages - 0x100)]
+    span_pages = kernel.architecture.span_pages
+    if kernel.architecture.is_virtual:
+        return [(0x1, 0x9E), (0x100, HOLE_PAGE - 0x100), (SPAN_PAGES, span_pages - SPAN_PAGES)]
+    return [(0x1, 0x9E), (0x100, span_pages - 0x100)]
 
 
 def write_variables(parts: Parts, totals: PoolTotals, *, encoded: bool) -> Limits:
@@ -81,6 +85,11 @@ def write_shared_user_data(parts: Parts, now: int, uptime_seconds: int) -> None:
     data[0x30 : 0x30 + len(root)] = root
     struct.pack_into("<IIBxxxII", data, 0x260, build, 3, 1, major, minor)
     struct.pack_into("<Q", data, 0x320, uptime_seconds * _TICKS_PER_SECOND)
+    if parts.kernel.architecture.is_virtual:
+        pages = sum(count for _, count in memory_runs(parts.kernel))
+        struct.pack_into("<I", data, 0x2C4, _BOOT_ID)
+        struct.pack_into("<I", data, 0x2E8, pages)
+        struct.pack_into("<IB", data, 0x3C0, parts.processors, 1)
     parts.space.store(parts.kernel.architecture.shared_user_data, bytes(data))
 
 

@@ -160,6 +160,9 @@ def open_kernel(target: Target, symbol_path: str = "") -> Kernel:
 
 def _tell_symbols(kernel: Kernel, target: SymbolTaker) -> None:
     """Give the target what it needs to read encoded debugger data and guarded page tables."""
+    block = kernel.find_symbol("KdDebuggerDataBlock")
+    if block is not None:
+        target.set_debugger_data_block(block.address)
     keys = [kernel.find_symbol(name) for name in ("KdpDataBlockEncoded", "KiWaitNever", "KiWaitAlways")]
     if all(keys):
         target.decode_debugger_data(*(key.address for key in keys if key is not None))

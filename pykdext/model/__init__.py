@@ -80,7 +80,7 @@ from pykdext.model.report import (
     Role,
     Suspect,
 )
-from pykdext.model.target import BugCheck, Machine, MachineTable, Module, TargetFacts
+from pykdext.model.target import BugCheck, Machine, MachineTable, MemoryImage, Module, TargetFacts
 
 __all__ = [
     "PROTECTED_POOL",
@@ -117,6 +117,7 @@ __all__ = [
     "Machine",
     "MachineTable",
     "MemoryFailure",
+    "MemoryImage",
     "MemoryReport",
     "Module",
     "NextStep",

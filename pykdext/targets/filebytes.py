@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -32,6 +33,9 @@ class Closing:
         traceback: Optional[TracebackType],
     ) -> None:
         self.close()
+
+
+_SEEK_DATA: Optional[int] = getattr(os, "SEEK_DATA", None)
 
 
 class FileBytes(Closing):
@@ -78,6 +82,16 @@ class FileBytes(Closing):
             return b"".join(pieces)
         except OSError as error:
             raise TargetError(f"{self.path}: at 0x{offset:x}: cannot be read: {error.strerror}") from error
+
+    def skip_hole(self, offset: int) -> int:
+        """The first offset from ``offset`` on where the file may hold anything but zeros: sparse files have holes."""
+        if _SEEK_DATA is None:
+            return offset
+        try:
+            with self._lock:
+                return os.lseek(self._descriptor, offset, _SEEK_DATA)
+        except OSError as error:
+            return self.size if error.errno == errno.ENXIO else offset  # ENXIO: nothing but a hole follows
 
     def close(self) -> None:
         """Give the file back. A read after it fails, and never meets another file of the same number."""

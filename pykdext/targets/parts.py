@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Iterable, Iterator, List, Tuple
 
 from pykdext.errors import MemoryReadError
+from pykdext.targets.protocol import PAGE_BYTES
+
+_ZERO_PAGE = bytes(PAGE_BYTES)
 
 MAX_READ_BYTES = 1 << 30
 """More than any one kernel object: a larger ``read`` comes from a damaged count."""
@@ -45,3 +48,17 @@ def join_whole(parts: Iterable[Tuple[int, bytes]], address: int, size: int, miss
     if reached != address + size:
         raise MemoryReadError(address, size, f"0x{reached:x} {missing}")
     return b"".join(pieces)
+
+
+def leave_out_zeros(parts: Iterable[Tuple[int, bytes]]) -> Iterator[Tuple[int, bytes]]:
+    """The parts without whole pages of zeros: in some images pages that could not be read stand as zeros."""
+    for address, data in parts:
+        start = 0
+        for at in range(-address % PAGE_BYTES, len(data) - PAGE_BYTES + 1, PAGE_BYTES):
+            if data[at] or data[at : at + PAGE_BYTES] != _ZERO_PAGE:
+                continue
+            if at > start:
+                yield address + start, data[start:at]
+            start = at + PAGE_BYTES
+        if start < len(data):
+            yield address + start, data[start:] if start else data

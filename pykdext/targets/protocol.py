@@ -71,6 +71,9 @@ class SymbolTaker(Protocol):
         The addresses are those of KdpDataBlockEncoded, KiWaitNever and KiWaitAlways.
         """
 
+    def set_debugger_data_block(self, address: int) -> None:
+        """Take the address of KdDebuggerDataBlock, for a file that does not tell it."""
+
     def set_invalid_pte_mask(self, mask: int) -> None:
         """Take the value of MiInvalidPteMask (MiState.Hardware.InvalidPteMask in newer kernels); it may be 0."""
 

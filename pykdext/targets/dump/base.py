@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional, Tuple
 
 from pykdext.errors import SymbolNotFoundError
 from pykdext.model import Machine, TargetFacts, TypeLayout
-from pykdext.targets.dump.header import DumpHeader
+from pykdext.targets.dump.facts import KernelFacts
 from pykdext.targets.filebytes import Closing, FileBytes
 
 
@@ -18,30 +18,28 @@ class Traffic(NamedTuple):
 
 
 class DumpTarget(Closing):
-    """The part of a Target that a dump's header answers, and a context manager that closes the file.
+    """The part of a Target that the facts of a dump or image answer, and a context manager that closes the file.
 
     Subclasses read memory and modules. They add to ``_symbols`` and ``_kernel_base`` what the kernel's debugger data
     says, and to ``_warnings`` what is wrong with the dump.
     """
 
-    def __init__(self, file: FileBytes, header: DumpHeader) -> None:
+    def __init__(self, file: FileBytes, facts: KernelFacts) -> None:
         self._file = file
-        self._header = header
-        self._symbols = header.variables
-        self._kernel_base: Optional[int] = None
-        self._warnings = file.warnings
-        if header.is_incomplete:
-            self._warnings += ("the system had too little room for the dump: it is incomplete",)
+        self._known = facts
+        self._symbols = facts.variables
+        self._kernel_base = facts.kernel_base
+        self._warnings = file.warnings + facts.warnings
 
     @property
     def machine(self) -> Machine:
         """The architecture of the kernel."""
-        return self._header.machine
+        return self._known.machine
 
     @property
     def pointer_size(self) -> int:
         """Bytes of a kernel pointer."""
-        return self._header.machine.pointer_size
+        return self._known.machine.pointer_size
 
     @property
     def kernel_base(self) -> Optional[int]:
@@ -72,16 +70,17 @@ class DumpTarget(Closing):
     def _facts(
         self, warnings: Tuple[str, ...], pages_present: Optional[int] = None, pages_expected: Optional[int] = None
     ) -> TargetFacts:
-        """What the header says of the system, with the warnings and the pages that the subclass counted."""
+        """What is known of the system, with the warnings and the pages that the subclass counted."""
         return TargetFacts(
-            kind=self._header.kind,
-            machine=self._header.machine,
-            build=self._header.build,
-            processors=self._header.processors,
-            bugcheck=self._header.bugcheck,
-            taken_at=self._header.taken_at,
-            uptime_seconds=self._header.uptime_seconds,
+            kind=self._known.kind,
+            machine=self._known.machine,
+            build=self._known.build,
+            processors=self._known.processors,
+            bugcheck=self._known.bugcheck,
+            taken_at=self._known.taken_at,
+            uptime_seconds=self._known.uptime_seconds,
             pages_present=pages_present,
             pages_expected=pages_expected,
+            image=self._known.image,
             warnings=warnings,
         )

@@ -1,24 +1,31 @@
-"""A kernel crash dump as a target: from the file to the kernel's memory, modules and variables."""
+"""A crash dump or an image of memory as a target: from the file to the kernel's memory, modules and variables."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Iterator, Optional, Tuple, Union
 
 from pykdext.errors import MemoryReadError
-from pykdext.model import Machine, Module, TargetFacts
+from pykdext.model import BugCheck, Machine, Module, TargetFacts
 from pykdext.targets.debuggerdata import DebuggerData, DebuggerDataKeys, read_debugger_data
 from pykdext.targets.dump.base import DumpTarget
 from pykdext.targets.dump.compressed import Progress, open_file
 from pykdext.targets.dump.containers import open_container
+from pykdext.targets.dump.facts import KernelFacts
 from pykdext.targets.dump.fivelevels import refuse_five_levels
-from pykdext.targets.dump.header import TRIAGE_DUMP, DumpHeader, parse_header
+from pykdext.targets.dump.header import DUMP_SIGNATURES, TRIAGE_DUMP, parse_header
+from pykdext.targets.dump.pages import PagesInFile
 from pykdext.targets.dump.triage import TriageDump, open_triage
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.kernelformat import KERNEL32, KERNEL64
 from pykdext.targets.loader import ModuleList, read_kernel_image, read_loaded_modules, read_unloaded_modules
+from pykdext.targets.machine.containers import open_machine_image
+from pykdext.targets.machine.discovery import find_kernel
+from pykdext.targets.machine.memory import MachineMemory
 from pykdext.targets.paging.addressspace import AddressSpace
 from pykdext.targets.paging.modes import find_paging_mode
 from pykdext.targets.paging.virtual import VirtualMemory
+from pykdext.targets.parts import leave_out_zeros
 
 _FIRST_BUILD_WITH_GUARDED_PTES = 6002
 """Windows Server 2008 SP2: the oldest system that was still repaired when L1TF became known (2018)."""
@@ -29,51 +36,64 @@ _MAX_SEARCHED_BYTES = 1 << 30
 _KEY_BYTES = 8
 
 
-def open_crashdump(path: str, progress: Optional[Progress] = None) -> Union[CrashDump, TriageDump]:
-    """Open a kernel dump, plain or compressed.
+def open_crashdump(
+    path: str, progress: Optional[Progress] = None, metadata_path: Optional[str] = None
+) -> Union[CrashDump, TriageDump]:
+    """Open a kernel dump, or the memory of a machine without one, plain or compressed.
 
-    ``progress`` is called while a compressed file is unpacked. TargetError if the file cannot be read,
-    NotKernelTargetError for the dump of a process, UnsupportedDumpError for other kernel dumps, DumpFormatError for
-    what is no dump or is damaged beyond use.
+    ``progress`` is called while a compressed file is unpacked and while memory is searched for a kernel.
+    ``metadata_path``: the file that says which part of an image is which memory (VMware's .vmsn or .vmss); None: it is
+    looked for beside it. TargetError if the file cannot be read, NotKernelTargetError for the dump of a process,
+    UnsupportedDumpError for other kernel dumps, DumpFormatError for what holds no kernel or is damaged beyond use.
     """
     file = open_file(path, progress)
     try:
+        if file.read_at(0, len(DUMP_SIGNATURES[0])) not in DUMP_SIGNATURES:
+            image = open_machine_image(file, metadata_path)
+            if image is not None:
+                found = find_kernel(file, image, progress)
+                return CrashDump(file, found.facts, found.memory)
         header = parse_header(file)
-        return open_triage(file, header) if header.dump_type == TRIAGE_DUMP else CrashDump(file, header)
+        if header.dump_type == TRIAGE_DUMP:
+            return open_triage(file, header)
+        container = open_container(file, header)
+        refuse_five_levels(file.path, header.facts, container)
+        return CrashDump(file, header.facts, container)
     except BaseException:
         file.close()
         raise
 
 
 class CrashDump(DumpTarget):
-    """The kernel in a crash dump: a Target, and a context manager that closes the file.
+    """The kernel in a crash dump or an image of memory: a Target, and a context manager that closes the file.
 
     Supported: x86 with and without PAE, x64 with four-level paging, ARM64 with pages of 4 KiB; every container of
     physical pages, truncated ones too. Variables are known as far as the kernel's debugger data names them; layouts
     of structures are not.
     """
 
-    def __init__(self, file: FileBytes, header: DumpHeader) -> None:
-        super().__init__(file, header)
-        self._kernel = KERNEL32 if header.machine is Machine.X86 else KERNEL64
-        self._container = open_container(file, header)
-        refuse_five_levels(file.path, header, self._container)
-        mode = find_paging_mode(header.machine, header.build, pae_enabled=header.pae_enabled)
+    def __init__(self, file: FileBytes, facts: KernelFacts, container: Union[PagesInFile, MachineMemory]) -> None:
+        super().__init__(file, facts)
+        self._kernel = KERNEL32 if facts.machine is Machine.X86 else KERNEL64
+        self._container = container
+        self._zeros_are_absent = isinstance(container, MachineMemory) and container.is_padded
+        mode = find_paging_mode(facts.machine, facts.build, pae_enabled=facts.pae_enabled)
         self._prototypes_need_base = mode.prototypes_need_base
-        self._space = AddressSpace(mode, self._container, header.directory_table_base)
-        if header.build is not None and header.build < _FIRST_BUILD_WITH_GUARDED_PTES:
+        self._space = AddressSpace(mode, self._container, facts.directory_table_base)
+        if facts.build is not None and facts.build < _FIRST_BUILD_WITH_GUARDED_PTES:
             self._space.set_invalid_pte_mask(0)
         self._memory = VirtualMemory(self._container, self._space)
         if not self._space.has_root:
-            root = header.directory_table_base
+            root = facts.directory_table_base
             self._warnings += (f"the page tables (0x{root:x}) are not in the file: no address can be read",)
-        self._take_debugger_data(*read_debugger_data(self._memory, self._kernel, header.debugger_data_block))
+        self._debugger_data_block = facts.debugger_data_block
+        self._take_debugger_data(*read_debugger_data(self._memory, self._kernel, self._debugger_data_block))
 
     def _take_debugger_data(self, data: Optional[DebuggerData], reason: Optional[str]) -> None:
         """Use what the debugger data says; ``reason``: why there is none."""
         self._debugger_data_warnings = () if reason is None else (reason,)
-        self._kernel_base = data.kernel_base if data else None
-        self._symbols = {**self._header.variables, **(data.variables if data else {})}
+        self._kernel_base = data.kernel_base if data else self._known.kernel_base
+        self._symbols = {**self._known.variables, **(data.variables if data else {})}
         paged_pool_start = self._find_value("MmPagedPoolStart") if self._prototypes_need_base else None
         if paged_pool_start is not None:
             self._space.set_prototype_base(paged_pool_start)
@@ -88,6 +108,12 @@ class CrashDump(DumpTarget):
             return int.from_bytes(self._memory.read(address, self.pointer_size), "little")
         except MemoryReadError:
             return None
+
+    def set_debugger_data_block(self, address: int) -> None:
+        """Take the address of KdDebuggerDataBlock where the file does not tell it."""
+        if self._debugger_data_block is None:
+            self._debugger_data_block = address
+            self._take_debugger_data(*read_debugger_data(self._memory, self._kernel, address))
 
     def decode_debugger_data(self, flag_address: int, wait_never_address: int, wait_always_address: int) -> bool:
         """Read the kernel's debugger data if it is encoded; whether that told anything new.
@@ -105,7 +131,7 @@ class CrashDump(DumpTarget):
         except MemoryReadError:
             return False
         keys = DebuggerDataKeys(wait_never, wait_always, flag_address)
-        data, reason = read_debugger_data(self._memory, self._kernel, self._header.debugger_data_block, keys)
+        data, reason = read_debugger_data(self._memory, self._kernel, self._debugger_data_block, keys)
         if data is None:
             return False
         self._take_debugger_data(data, reason)
@@ -119,11 +145,23 @@ class CrashDump(DumpTarget):
     @property
     def facts(self) -> TargetFacts:
         """What the dump says of itself. Its warnings may grow while memory is read."""
-        return self._facts(
+        facts = self._facts(
             self._container.warnings + self._warnings + self._debugger_data_warnings + self._modules.warnings,
             self._container.present_pages,
             self._container.pages_expected,
         )
+        return facts if facts.image is None else replace(facts, bugcheck=self._read_bugcheck())
+
+    def _read_bugcheck(self) -> Optional[BugCheck]:
+        """The stop code in KiBugCheckData, of a system that was imaged at its blue screen."""
+        address = self._symbols.get("KiBugcheckData")
+        width = self.pointer_size
+        try:
+            data = b"" if address is None else self._memory.read(address, 5 * width)
+        except MemoryReadError:
+            return None
+        code, *parameters = (int.from_bytes(data[at : at + width], "little") for at in range(0, 5 * width, width))
+        return BugCheck(code & 0xFFFFFFFF, tuple(parameters)) if code else None
 
     def read_virtual(self, address: int, size: int) -> bytes:
         """All ``size`` bytes at a kernel virtual address, or MemoryReadError."""
@@ -131,7 +169,8 @@ class CrashDump(DumpTarget):
 
     def read_present(self, address: int, size: int) -> Iterator[Tuple[int, bytes]]:
         """The parts of a range that are in the dump, as ``(address, bytes)``, ascending and disjoint."""
-        return self._memory.read_present(address, size)
+        present = self._memory.read_present(address, size)
+        return leave_out_zeros(present) if self._zeros_are_absent else present
 
     def modules(self) -> Tuple[Module, ...]:
         """Loaded images in load order, nt first, then the unloaded drivers that the kernel remembers."""
@@ -155,7 +194,7 @@ class CrashDump(DumpTarget):
         head = self._symbols.get("PsLoadedModuleList")
         if head is None:
             return ModuleList((), ("nothing tells where the list of loaded modules is",))
-        return read_loaded_modules(self._memory, self._kernel, head, self._header.build)
+        return read_loaded_modules(self._memory, self._kernel, head, self._known.build)
 
     def _find_kernel(self, loaded: ModuleList) -> ModuleList:
         """Put nt first where the list lost it and the debugger data knows its base."""

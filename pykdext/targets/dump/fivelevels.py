@@ -6,7 +6,7 @@ from struct import Struct
 
 from pykdext.errors import MemoryReadError, UnsupportedDumpError
 from pykdext.model import Machine
-from pykdext.targets.dump.header import DumpHeader
+from pykdext.targets.dump.facts import KernelFacts
 from pykdext.targets.kernelformat import KERNEL64
 from pykdext.targets.loader import is_list_head
 from pykdext.targets.paging.addressspace import AddressSpace
@@ -24,21 +24,21 @@ _LIST_OFFSET = 0x20
 _DEBUGGER_DATA_OFFSET = 0x80
 
 
-def refuse_five_levels(path: str, header: DumpHeader, memory: PhysicalMemory) -> None:
+def refuse_five_levels(path: str, facts: KernelFacts, memory: PhysicalMemory) -> None:
     """Raise UnsupportedDumpError for an x64 kernel whose page tables have five levels.
 
     Either it lies where only they reach, or its list of modules is where they lead and four levels do not.
     """
-    if header.machine is not Machine.X64:
+    if facts.machine is not Machine.X64:
         return
-    modules, data = header.loaded_module_list, header.debugger_data_block
+    modules, data = facts.loaded_module_list, facts.debugger_data_block
     for offset, address in ((_LIST_OFFSET, modules), (_DEBUGGER_DATA_OFFSET, data)):
         if address is not None and _KERNEL_HALF_57 <= address < Machine.X64.kernel_start:
             raise _five_levels(path, offset, address)
-    if modules is None or _is_list_head(memory, header.directory_table_base, modules):
+    if modules is None or _is_list_head(memory, facts.directory_table_base, modules):
         return
     try:
-        top_table = header.directory_table_base & X64.root_mask
+        top_table = facts.directory_table_base & X64.root_mask
         fourth_level: int = _ENTRY.unpack(memory.read_physical(top_table + _LAST_ENTRY, _ENTRY.size))[0]
     except MemoryReadError:
         return

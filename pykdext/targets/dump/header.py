@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Dict, Optional, Tuple
+from typing import Optional, Tuple
 
 from pykdext.errors import DumpFormatError, NotKernelTargetError, UnsupportedDumpError
 from pykdext.model import BugCheck, Machine
+from pykdext.targets.dump.facts import KernelFacts
 from pykdext.targets.dump.format import HEADER32, HEADER64, HeaderFormat
 from pykdext.targets.filebytes import FileBytes
+from pykdext.targets.foreignfiles import recognise_foreign
 
 FULL_DUMP = 1
 SUMMARY_DUMP = 2
@@ -51,6 +53,8 @@ _INSUFFICIENT_DUMP_FILE = 0x4
 _LIVE_DUMP = 0x10
 _FILTERED_DUMP = 0x40
 
+_INCOMPLETE = "the system had too little room for the dump: it is incomplete"
+
 MAKE_KERNEL_DUMP = "take a kernel or automatic memory dump (CrashControl\\CrashDumpEnabled 2 or 7)"
 
 DUMP_SIGNATURES = (b"PAGEDU64", b"PAGEDUMP")
@@ -58,22 +62,6 @@ DUMP_SUFFIXES = (".dmp", ".mdmp", ".hdmp")
 """How files are named that should be dumps: one that does not begin like a dump is damaged, and is told."""
 
 """How kernel dumps begin: 64-bit and 32-bit."""
-
-_FOREIGN_FILES = (
-    (0, b"hibr", "a hibernation file", "it is not a crash dump"),
-    (0, b"HIBR", "a hibernation file", "it is not a crash dump"),
-    (0, b"wake", "a hibernation file that was resumed from", "it is not a crash dump"),
-    (0, b"\x7fELF", "an ELF file", "QEMU's elf2dmp makes a dump of a virtual machine's core"),
-    (0, b"PK\x05\x06", "an empty ZIP archive", "the dump did not get into it"),
-    (0, b"MSCF", "a cabinet archive", "unpack it first: 'expand -F:* FILE FOLDER' on Windows, cabextract elsewhere"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first: 7z x FILE"),
-    (0, b"Rar!\x1a\x07", "a RAR archive", "unpack it first: unrar x FILE"),
-    (0, b"BZh", "a bzip2 file", "unpack it first: bunzip2 FILE"),
-    (0, b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it first: unzstd FILE"),
-    (0x101, b"ustar", "a tar archive", "unpack it first: tar xf FILE"),
-    (0, b"MZ", "a program file", "give a crash dump"),
-)
-"""Offset and bytes by which a file is known, what it is, and what to do."""
 
 _FILETIME_EPOCH = datetime(1601, 1, 1, tzinfo=timezone.utc)
 
@@ -113,19 +101,28 @@ class DumpHeader:
         return self.format.size_bytes
 
     @property
-    def variables(self) -> Dict[str, int]:
-        """Addresses of kernel variables that the header holds, by their names."""
-        addresses = {
-            "KdDebuggerDataBlock": self.debugger_data_block,
-            "PsLoadedModuleList": self.loaded_module_list,
-            "PsActiveProcessHead": self.active_process_head,
-        }
-        return {name: address for name, address in addresses.items() if address is not None}
-
-    @property
     def is_incomplete(self) -> bool:
         """The kernel itself noted that the dump file had too little room."""
         return bool(self.attributes & _INSUFFICIENT_DUMP_FILE)
+
+    @property
+    def facts(self) -> KernelFacts:
+        """What the header says of kernel and system."""
+        return KernelFacts(
+            kind=self.kind,
+            machine=self.machine,
+            directory_table_base=self.directory_table_base,
+            pae_enabled=self.pae_enabled,
+            build=self.build,
+            processors=self.processors,
+            bugcheck=self.bugcheck,
+            taken_at=self.taken_at,
+            uptime_seconds=self.uptime_seconds,
+            debugger_data_block=self.debugger_data_block,
+            loaded_module_list=self.loaded_module_list,
+            active_process_head=self.active_process_head,
+            warnings=(_INCOMPLETE,) if self.is_incomplete else (),
+        )
 
     @property
     def kind(self) -> str:
@@ -144,18 +141,22 @@ def parse_header(file: FileBytes) -> DumpHeader:
     NotKernelTargetError for a dump of a user-mode process, UnsupportedDumpError for a kernel dump of a kind
     that is not read, DumpFormatError for what is no dump or is damaged.
     """
-    data = file.read_at(0, HEADER64.size_bytes)
-    form = _recognise(file.path, data)
+    return parse_header_bytes(file.path, file.read_at(0, HEADER64.size_bytes))
+
+
+def parse_header_bytes(path: str, data: bytes) -> DumpHeader:
+    """``parse_header`` for a header that stands anywhere: ``path`` is for messages."""
+    form = _recognise(path, data)
     if len(data) < form.size_bytes:
         raise DumpFormatError(
-            file.path, 0, f"a file of {len(data)} bytes", f"a header of {form.size_bytes}", "it is cut short"
+            path, 0, f"a file of {len(data)} bytes", f"a header of {form.size_bytes}", "it is cut short"
         )
     fields = form.declaration.parse(data)
     attributes = fields.Attributes or 0
-    _refuse_unread(file.path, form, fields.DumpType, fields.MachineImageType, attributes)
+    _refuse_unread(path, form, fields.DumpType, fields.MachineImageType, attributes)
     if not fields.DirectoryTableBase and fields.DumpType != TRIAGE_DUMP:
         raise DumpFormatError(
-            file.path,
+            path,
             0x10,
             "no DirectoryTableBase",
             "the physical address of the kernel's page tables",
@@ -198,9 +199,9 @@ def _recognise(path: str, data: bytes) -> HeaderFormat:
             f"{path}: at 0x0: found the dump of a user-mode process (MDMP), expected {expected}. "
             f"Hint: a process has no kernel pool; {MAKE_KERNEL_DUMP}"
         )
-    for offset, magic, found, hint in _FOREIGN_FILES:
-        if data.startswith(magic, offset):
-            raise DumpFormatError(path, 0, found, expected, hint)
+    foreign = recognise_foreign(data)
+    if foreign is not None:
+        raise DumpFormatError(path, 0, foreign.found, expected, foreign.hint)
     if not data.strip(b"\0"):
         raise DumpFormatError(path, 0, "zeros", expected, "the dump was allocated, but never written")
     raise DumpFormatError(path, 0, f"signature {data[:8]!r}", expected)

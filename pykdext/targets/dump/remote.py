@@ -73,6 +73,10 @@ class RemoteBytes(FileBytes):
             data = b"".join(self._iter_blocks(first, stop))
         return data[offset - first * BLOCK_BYTES : end - first * BLOCK_BYTES]
 
+    def skip_hole(self, offset: int) -> int:
+        """``offset`` itself: a store does not tell where a file has holes."""
+        return offset
+
     def close(self) -> None:
         """Forget the blocks and close the connection."""
         self._blocks.clear()

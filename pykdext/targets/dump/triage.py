@@ -65,7 +65,8 @@ class TriageDump(DumpTarget):
     """
 
     def __init__(self, file: FileBytes, header: DumpHeader) -> None:
-        super().__init__(file, header)
+        super().__init__(file, header.facts)
+        self._header = header
         self._format = TRIAGE32 if header.machine is Machine.X86 else TRIAGE64
         self._fields = self._parse_header()
         self._check_end()

@@ -1,0 +1,1 @@
+"""Memory of virtual machines and raw images: their containers, and the kernel that is found in them."""
