@@ -14,7 +14,7 @@ from pykdext.targets.machine.kdump import open_kdump
 from pykdext.targets.machine.lime import open_lime
 from pykdext.targets.machine.rawimage import MIN_RAW_BYTES, open_raw
 from pykdext.targets.machine.vmware import open_vmware_state
-from pykdext.targets.machine.vmwaretags import MAGICS
+from pykdext.targets.machine.vmwaretags import MAGICS, OLD_MAGICS
 
 Opener = Callable[[FileBytes, Optional[str]], MachineImage]
 
@@ -26,7 +26,7 @@ _KINDS: Tuple[Tuple[bytes, Opener], ...] = (
     (b"makedumpfile", lambda file, _: open_kdump(file)),
     (b"EMiL", lambda file, _: open_lime(file)),
     (b"\x14\x20\x28\x01", lambda file, _: open_saved_state(file)),
-    *((magic, open_vmware_state) for magic in MAGICS),
+    *((magic, open_vmware_state) for magic in (*MAGICS, *OLD_MAGICS)),
 )
 """How files begin, and what opens them."""
 
