@@ -35,7 +35,7 @@ def test_header_of_a_32_bit_dump(tmp_path):
     assert (header.dump_type, header.directory_table_base, header.build) == (1, 0x7F1620, 3790)
     assert (header.bugcheck.code, header.bugcheck.parameters) == (0x8E, (0xC0000005, 0xF7A1B2C3, 3, 4))
     assert (header.processors, header.uptime_seconds, header.taken_at.year) == (2, 3600.0, 2003)
-    assert header.variables == {
+    assert header.facts.variables == {
         "KdDebuggerDataBlock": 0x80545B60,
         "PsLoadedModuleList": 0x8055A420,
         "PsActiveProcessHead": 0x80558BB8,
@@ -60,7 +60,7 @@ def test_fields_that_were_never_set_are_absent(tmp_path):
         header = parse_bytes(tmp_path, data)
         assert header.bugcheck is None
         assert header.taken_at is header.uptime_seconds is None
-        assert (header.run_count, header.runs, header.variables, header.attributes) == (None, (), {}, 0)
+        assert (header.run_count, header.runs, header.facts.variables, header.attributes) == (None, (), {}, 0)
 
 
 @pytest.mark.parametrize(
