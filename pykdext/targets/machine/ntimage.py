@@ -7,11 +7,10 @@ header page may stand alone, with unreadable pages behind it.
 from __future__ import annotations
 
 import struct
-from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Tuple
+from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
-from pykdext.images.headers import PeHeaderError, PeHeaders, read_pe_headers
-from pykdext.model import Machine
+from pykdext.targets.machine.peheader import ImageHeader, Read, read_image_header
 from pykdext.targets.paging.addressspace import DEMAND_ZERO, AddressSpace
 from pykdext.targets.paging.virtual import VirtualMemory
 from pykdext.targets.protocol import PAGE_BYTES
@@ -44,7 +43,7 @@ class NtImage(NamedTuple):
     """nt in memory: its base, its headers, and the PDB that belongs to it (GUID and age), if it can be read."""
 
     base: int
-    headers: PeHeaders
+    headers: ImageHeader
     pdb_key: Optional[str]
 
 
@@ -72,11 +71,8 @@ def read_nt(view: AddressSpaceView, base: int) -> Optional[NtImage]:
     if view.read(base, 2) != b"MZ":
         return None
     read = _reader(view, base)
-    try:
-        headers = read_pe_headers(read)
-    except PeHeaderError:
-        return None
-    if headers.machine is not Machine.X64 or not 0 < headers.image_bytes <= MAX_IMAGE_BYTES:
+    headers = read_image_header(read)
+    if headers is None or not 0 < headers.image_bytes <= MAX_IMAGE_BYTES:
         return None
     name, key = _read_pdb(read, headers)
     if name is None:
@@ -169,7 +165,7 @@ def find_debugger_data(view: AddressSpaceView, nt: NtImage) -> Optional[int]:
 def _iter_data(view: AddressSpaceView, nt: NtImage) -> Iterator[Tuple[int, bytes]]:
     """The writable sections of nt, as far as they are in memory; all of it where the section table says nothing."""
     sections = [
-        (section.rva, section.virtual_bytes)
+        (section.rva, section.size)
         for section in nt.headers.sections
         if section.characteristics & _WRITABLE and not section.characteristics & _DISCARDABLE
     ]
@@ -187,9 +183,6 @@ def _iter_list_heads(address: int, data: bytes) -> Iterator[Tuple[int, int, int]
             yield start + 8 * number, first, last
 
 
-Read = Callable[[int, int], Optional[bytes]]
-
-
 def _reader(view: AddressSpaceView, base: int) -> Read:
     return lambda offset, size: view.read(base + offset, size)
 
@@ -199,17 +192,13 @@ def _number(read: Read, rva: int, size: int) -> int:
     return int.from_bytes(read(rva, size) or b"", "little")
 
 
-def _directory(headers: PeHeaders, number: int) -> Tuple[int, int]:
-    return headers.directories[number] if number < len(headers.directories) else (0, 0)
-
-
-def _export_directory(read: Read, headers: PeHeaders) -> Optional[Tuple[int, ...]]:
-    rva, size = _directory(headers, _EXPORT)
+def _export_directory(read: Read, headers: ImageHeader) -> Optional[Tuple[int, ...]]:
+    rva, size = headers.directory(_EXPORT)
     data = read(rva, _EXPORT_DIRECTORY.size) if rva and size else None
     return None if data is None else _EXPORT_DIRECTORY.unpack(data)
 
 
-def _export_name(read: Read, headers: PeHeaders) -> Optional[bytes]:
+def _export_name(read: Read, headers: ImageHeader) -> Optional[bytes]:
     directory = _export_directory(read, headers)
     return None if directory is None else _read_name(read, directory[0])
 
@@ -223,9 +212,9 @@ def _read_name(read: Read, rva: int) -> Optional[bytes]:
     return None
 
 
-def _read_pdb(read: Read, headers: PeHeaders) -> Tuple[Optional[bytes], Optional[str]]:
+def _read_pdb(read: Read, headers: ImageHeader) -> Tuple[Optional[bytes], Optional[str]]:
     """The name of the image's PDB, and its key on a symbol server; None where they are not in memory."""
-    rva, size = _directory(headers, _DEBUG)
+    rva, size = headers.directory(_DEBUG)
     for at in range(rva, rva + min(size, _MAX_DEBUG_ENTRIES * 0x1C), 0x1C):
         data = read(at, 0x1C)
         if data is None:
