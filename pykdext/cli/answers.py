@@ -151,12 +151,13 @@ class Invocation:
 class Command(Generic[_Options]):
     """A command: ``declare`` adds its words to a parser, which become ``options``; ``run`` gives the answer.
 
-    ``usage``: the line of its help, where argparse's would mislead.
+    ``examples``: lines of its help. ``usage``: the line of its help, where argparse's would mislead.
     """
 
     declare: Callable[[argparse.ArgumentParser], None]
     options: Type[_Options]
     run: Callable[[_Options, Invocation], Outcome]
+    examples: Tuple[str, ...] = ()
     usage: Optional[str] = None
 
 

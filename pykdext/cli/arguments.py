@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Iterator, Optional, Sequence, Tuple, Type, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Collection, Iterator, Optional, Sequence, Tuple, Type, TypeVar
 
 if TYPE_CHECKING:
     from pykdext.model import PoolTag
@@ -85,16 +85,24 @@ def _freeze(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def add_shared_options(parser: argparse.ArgumentParser) -> None:
-    """``--pooltags``, ``--symbols``, ``--width``, ``--debug``; text on the screen, unless more is declared."""
-    parser.set_defaults(format="text", output=None)
-    parser.add_argument("--pooltags", metavar="FILE", help="pooltag.txt to use (default: where WinDbg has it)")
-    parser.add_argument(
-        "--symbols",
-        metavar="PATH",
-        help="where PDB or ISF files are: folders, srv*CACHE*SERVER (default: _NT_SYMBOL_PATH)",
-    )
-    parser.add_argument("--width", type=parse_width, metavar="N", help="columns of the text, 80 to 120")
+def add_shared_options(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
+    """``--pooltags``, ``--symbols``, ``--width``, ``--debug``; text on the screen, unless more is declared.
+
+    ``without``: those of the first three that the command has no use for.
+    """
+    parser.set_defaults(format="text", output=None, pooltags=None, symbols=None, width=None)
+    if "pooltags" not in without:
+        parser.add_argument("--pooltags", metavar="FILE", help="pooltag.txt to use (default: where WinDbg has it)")
+    if "symbols" not in without:
+        parser.add_argument(
+            "--symbols",
+            metavar="PATH",
+            help="where PDB or ISF files are: folders, srv*CACHE*SERVER (default: _NT_SYMBOL_PATH)",
+        )
+    if "width" not in without:
+        parser.add_argument(
+            "--width", type=parse_width, metavar="N", help=f"columns of the text, {MIN_WIDTH} to {MAX_WIDTH}"
+        )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 

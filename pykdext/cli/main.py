@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
+import os
+import re
 import sys
 from contextlib import ExitStack
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Optional, Sequence
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
-from pykdext import __version__
 from pykdext.cli.commands import COMMANDS
+from pykdext.cli.parsing import (
+    HELP_WORDS,
+    USAGE,
+    VERSION_WORD,
+    build_command_parser,
+    build_parser,
+    guess_word,
+    load_command,
+)
 from pykdext.cli.screen import Screen, open_screen, silence_output
 from pykdext.errors import PykdextError
 from pykdext.printable import hide_secrets
@@ -19,13 +27,10 @@ if TYPE_CHECKING:
     from pykdext.cli.answers import Command
     from pykdext.cli.arguments import SharedOptions
 
-DONE, PARTIAL, USAGE, UNUSABLE, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, PARTIAL, UNUSABLE, INTERRUPTED = 0, 1, 3, 130
 
 _DEFAULT = "analyze"
-_OF_NO_COMMAND = ("-h", "--help", "--version")
-
-_EXIT_STATUS = """\
-exit status: 0 done; 1 done, but part of the input could not be used; 2 wrong usage; 3 the input is not usable"""
+_WORD = re.compile(r"[A-Za-z][A-Za-z-]*")
 
 _ARGUMENTS_LOST = (
     "arguments: found only empty ones, expected a command or a source. Hint: pykd.pyd was loaded without its "
@@ -43,13 +48,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if not words and not in_debugger:
         build_parser().print_help()
         return USAGE
-    if words and words[0] in _OF_NO_COMMAND:
-        build_parser().parse_args(words)
+    name, *own = _choose_command(words)
     from pykdext.cli.arguments import read_options  # only now: --help answers at once
 
-    name, *own = words if words and words[0] in COMMANDS else [_DEFAULT, *words]
     command = load_command(name)
-    options = read_options(command.options, build_command_parser(name).parse_args(own))
+    options = read_options(command.options, build_command_parser(name).parse_words(own))
     try:
         return _run(command, options, words, screen)
     except BrokenPipeError:
@@ -66,32 +69,28 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         raise
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser that lists the commands; each has one of its own, :func:`build_command_parser`."""
-    parser = argparse.ArgumentParser(
-        prog="poolleak",
-        description="Find the driver behind a Windows kernel pool memory leak.",
-        epilog=f"poolleak MEMORY.DMP is short for poolleak analyze MEMORY.DMP. {_EXIT_STATUS}",
-    )
-    parser.add_argument("--version", action="version", version=f"poolleak {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, listed in COMMANDS.items():
-        commands.add_parser(name, help=listed.summary)
-    return parser
+def _choose_command(words: Sequence[str]) -> List[str]:
+    """The words with the command first; usage that is meant otherwise ends here, as help does."""
+    first = words[0] if words else ""
+    if first in (*HELP_WORDS, VERSION_WORD) or words == ["help"]:
+        build_parser().parse_args([first if first == VERSION_WORD else "--help"])
+    if first == "help":
+        words = [words[1], "--help"]
+    if not words or words[0] not in COMMANDS:
+        _refuse_misspelt(words, is_command=first == "help")
+        words = [_DEFAULT, *words]
+    return ["--help" if word in HELP_WORDS else word for word in words]
 
 
-def load_command(name: str) -> Command[Any]:
-    """The command that is registered with this word."""
-    command: Command[Any] = import_module(COMMANDS[name].module).COMMAND
-    return command
-
-
-def build_command_parser(name: str) -> argparse.ArgumentParser:
-    """The parser of what stands behind a command's word."""
-    command = load_command(name)
-    parser = argparse.ArgumentParser(prog=f"poolleak {name}", usage=command.usage, epilog=_EXIT_STATUS)
-    command.declare(parser)
-    return parser
+def _refuse_misspelt(words: Sequence[str], is_command: bool) -> None:
+    """End with a guess if the first word is meant for a command: it is no file, and like one or followed by others."""
+    first = words[0] if words else ""
+    if not is_command and (not _WORD.fullmatch(first) or os.path.lexists(first)):
+        return
+    guess = guess_word(first, COMMANDS)
+    if guess or is_command or (len(words) > 1 and not words[1].startswith("-")):
+        hint = f"did you mean {guess}?" if guess else f"expected one of {', '.join(COMMANDS)}"
+        build_parser().error(f"found {first}, which is neither a command nor a file, {hint}")
 
 
 def _run(command: Command[Any], options: SharedOptions, words: Sequence[str], screen: Screen) -> int:

@@ -107,6 +107,9 @@ def _load_stored(stored: StoredSource) -> Tuple[PoolSnapshot, ...]:
 def _is_log(path: str) -> bool:
     if is_remote(path):
         return False
+    if os.path.isdir(path):
+        hint = "poolleak trend takes the logs of a folder, poolleak batch its dumps"
+        raise TargetError(f"{path}: found a folder, expected a dump, log or snapshot. Hint: {hint}")
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     if is_dump_head(head) and not is_snapshot_head(head):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from pykdext.cli.arguments import MAX_WIDTH, MIN_WIDTH, iter_typed_paths, parse_positive, parse_width, read_options
 from pykdext.cli.commands import COMMANDS
-from pykdext.cli.main import build_command_parser, load_command, main
+from pykdext.cli.main import main
+from pykdext.cli.parsing import build_command_parser, load_command
 
 WORDS = {
     "find": ["Pipo", "a.dmp"],
@@ -25,15 +26,15 @@ WORDS = {
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["used", "x", "--top", "x"], "argument --top: found 'x', expected 1 or more"),
-        (["used", "x", "--top", "0"], "argument --top: found '0', expected 1 or more"),
-        (["blocks", "Pipo", "x", "--top", "1.5"], "argument --top: found '1.5', expected 1 or more"),
-        (["x", "--width", "abc"], "argument --width: found 'abc', expected 80 to 120"),
-        (["x", "--width", "7"], "argument --width: found '7', expected 80 to 120"),
-        (["find", "Pipo", "--jobs", "-1"], "argument --jobs: found '-1', expected 1 or more"),
-        (["trend", "x", "--every", "soon"], "argument --every: found 'soon', expected a time such as 90s, 15m, 1h"),
-        (["blocks", "Toolong", "x"], "argument TAG: "),
-        (["diff", "a", "b", "--sort", "size"], "argument --sort: found 'size', expected one of bytes, "),
+        (["used", "x", "--top", "x"], "--top: found 'x', expected 1 or more"),
+        (["used", "x", "--top", "0"], "--top: found '0', expected 1 or more"),
+        (["blocks", "Pipo", "x", "--top", "1.5"], "--top: found '1.5', expected 1 or more"),
+        (["x", "--width", "abc"], "--width: found 'abc', expected 80 to 120"),
+        (["x", "--width", "7"], "--width: found '7', expected 80 to 120"),
+        (["find", "Pipo", "--jobs", "-1"], "--jobs: found '-1', expected 1 or more"),
+        (["trend", "x", "--every", "soon"], "--every: found 'soon', expected a time such as 90s, 15m, 1h"),
+        (["blocks", "Toolong", "x"], "TAG: "),
+        (["diff", "a", "b", "--sort", "size"], "--sort: found 'size', expected one of bytes, "),
     ],
 )
 def test_what_was_found_and_what_was_expected(words, answer, capsys):
@@ -57,14 +58,14 @@ def test_counts_and_widths_are_bounded(number):
 def test_every_command_reads_its_words_into_a_value(name):
     command = load_command(name)
     parser = build_command_parser(name)
-    options = read_options(command.options, parser.parse_args(WORDS.get(name, [])))
+    options = read_options(command.options, parser.parse_words(WORDS.get(name, [])))
     assert type(options) is command.options
-    assert hash(options) == hash(read_options(command.options, parser.parse_args(WORDS.get(name, []))))
+    assert hash(options) == hash(read_options(command.options, parser.parse_words(WORDS.get(name, []))))
     with pytest.raises(AttributeError):
         options.width = 100
 
 
 def test_typed_paths_are_the_commands_own_first():
     words = ["a.dmp", "logs", "-o", "out.json", "--store", "fleet.sqlite", "--pooltags", "pooltag.txt"]
-    options = read_options(load_command("batch").options, build_command_parser("batch").parse_args(words))
+    options = read_options(load_command("batch").options, build_command_parser("batch").parse_words(words))
     assert list(iter_typed_paths(options)) == ["fleet.sqlite", "a.dmp", "logs", "out.json", "pooltag.txt"]

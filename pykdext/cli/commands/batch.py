@@ -121,4 +121,12 @@ def _read_dumps(options: BatchOptions, call: Invocation) -> Outcome:
     )
 
 
-COMMAND = Command(_declare, BatchOptions, _read_dumps)
+COMMAND = Command(
+    _declare,
+    BatchOptions,
+    _read_dumps,
+    examples=(
+        "poolleak batch dumps --store fleet.sqlite",
+        "poolleak batch //server/dumps --host-from folder --format html -o fleet.html",
+    ),
+)

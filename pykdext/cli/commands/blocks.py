@@ -35,7 +35,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=parse_positive, metavar="N", default=10, help="list N blocks (default: 10)")
     add_format_option(parser, list_forms(TABLE))
     add_output_option(parser)
-    add_shared_options(parser)
+    add_shared_options(parser, without=("pooltags",))
 
 
 def _find_blocks(options: BlocksOptions, call: Invocation) -> Outcome:
@@ -56,4 +56,12 @@ def _find_blocks(options: BlocksOptions, call: Invocation) -> Outcome:
     )
 
 
-COMMAND = Command(_declare, BlocksOptions, _find_blocks)
+COMMAND = Command(
+    _declare,
+    BlocksOptions,
+    _find_blocks,
+    examples=(
+        "poolleak blocks Pipo MEMORY.DMP",
+        "poolleak blocks Pipo MEMORY.DMP --format csv -o blocks.csv",
+    ),
+)

@@ -48,7 +48,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     add_format_option(parser, list_forms(REPORT))
     add_output_option(parser)
     add_redact_option(parser)
-    add_shared_options(parser)
+    add_shared_options(parser, without=("pooltags",))
 
 
 def _parse_keys(text: str) -> Tuple[str, ...]:
@@ -107,4 +107,12 @@ def _choose_deltas(found: Diff, options: DiffOptions) -> Tuple[TagDelta, ...]:
     return tuple(wanted[: options.top])
 
 
-COMMAND = Command(_declare, DiffOptions, _compare)
+COMMAND = Command(
+    _declare,
+    DiffOptions,
+    _compare,
+    examples=(
+        "poolleak diff monday.json MEMORY.DMP --top 10",
+        "poolleak diff log-1.txt log-9.txt --sort rate",
+    ),
+)

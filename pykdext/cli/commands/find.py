@@ -133,4 +133,14 @@ def _explain(tags: Sequence[PoolTag], lists: TagLists) -> Outcome:
     )
 
 
-COMMAND = Command(_declare, FindOptions, _find, usage="poolleak find [-h] [options] TAG... [SOURCE]")
+COMMAND = Command(
+    _declare,
+    FindOptions,
+    _find,
+    examples=(
+        "poolleak find Pipo MEMORY.DMP",
+        "poolleak find Pipo --images C:/Windows/System32/drivers",
+        "poolleak find Toke --explain",
+    ),
+    usage="poolleak find [-h] [options] TAG... [SOURCE]",
+)

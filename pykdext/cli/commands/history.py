@@ -35,7 +35,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     )
     add_format_option(parser, list_forms(TABLE))
     add_output_option(parser)
-    add_shared_options(parser)
+    add_shared_options(parser, without=("pooltags", "symbols"))
 
 
 def _show_history(options: HistoryOptions, _call: Invocation) -> Outcome:
@@ -52,4 +52,12 @@ def _show_history(options: HistoryOptions, _call: Invocation) -> Outcome:
     )
 
 
-COMMAND = Command(_declare, HistoryOptions, _show_history)
+COMMAND = Command(
+    _declare,
+    HistoryOptions,
+    _show_history,
+    examples=(
+        "poolleak history Pipo --store fleet.sqlite",
+        "poolleak history SRV01 --store fleet.sqlite --format csv",
+    ),
+)

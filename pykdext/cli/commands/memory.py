@@ -32,7 +32,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     add_format_option(parser, list_forms(REPORT))
     add_redact_option(parser)
     add_output_option(parser)
-    add_shared_options(parser)
+    add_shared_options(parser, without=("pooltags",))
 
 
 def _report_memory(options: MemoryOptions, call: Invocation) -> Outcome:
@@ -59,4 +59,12 @@ def _report_memory(options: MemoryOptions, call: Invocation) -> Outcome:
     )
 
 
-COMMAND = Command(_declare, MemoryOptions, _report_memory)
+COMMAND = Command(
+    _declare,
+    MemoryOptions,
+    _report_memory,
+    examples=(
+        "poolleak memory MEMORY.DMP",
+        "poolleak memory MEMORY.DMP --whole",
+    ),
+)

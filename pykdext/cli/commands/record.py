@@ -30,7 +30,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", action="store_true", help="print a script that does it with what Windows brings along"
     )
-    add_shared_options(parser)
+    add_shared_options(parser, without=("pooltags", "width"))
 
 
 def _record(options: RecordOptions, call: Invocation) -> Outcome:
@@ -53,4 +53,12 @@ def _record(options: RecordOptions, call: Invocation) -> Outcome:
     return Outcome.of_text("")
 
 
-COMMAND = Command(_declare, RecordOptions, _record)
+COMMAND = Command(
+    _declare,
+    RecordOptions,
+    _record,
+    examples=(
+        "poolleak record -o samples --every 15m --count 200",
+        "poolleak record --recipe",
+    ),
+)

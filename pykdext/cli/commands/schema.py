@@ -18,8 +18,8 @@ class SchemaOptions(SharedOptions):
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", nargs="?", help="such as report/1 (default: list the names)")
-    add_shared_options(parser)
+    parser.add_argument("name", metavar="NAME", nargs="?", help="such as report or report/1 (default: list the names)")
+    add_shared_options(parser, without=("pooltags", "symbols", "width"))
     add_output_option(parser)
 
 
@@ -29,11 +29,20 @@ def _show_schema(options: SchemaOptions, _call: Invocation) -> Outcome:
 
     if options.name is None:
         return Outcome.of_text("".join(f"{name}\n" for name in iter_schema_names()))
-    text = load_schema(options.name)
+    names = list(iter_schema_names())
+    versions = [name for name in names if name.partition("/")[0] == options.name.rpartition(".")[2]]
+    text = load_schema(options.name if "/" in options.name or not versions else versions[-1])
     if text is None:
-        known = ", ".join(iter_schema_names())
-        raise PykdextError(f"schema: found {options.name!r}, expected one of {known}")
+        raise PykdextError(f"schema: found {options.name!r}, expected one of {', '.join(names)}")
     return Outcome.of_text(text)
 
 
-COMMAND = Command(_declare, SchemaOptions, _show_schema)
+COMMAND = Command(
+    _declare,
+    SchemaOptions,
+    _show_schema,
+    examples=(
+        "poolleak schema",
+        "poolleak schema report",
+    ),
+)

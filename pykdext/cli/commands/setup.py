@@ -19,7 +19,7 @@ class SetupOptions(SharedOptions):
 
 def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", metavar="FOLDER", help="also write poolleak.wds there, a script for the debugger")
-    add_shared_options(parser)
+    add_shared_options(parser, without=("pooltags", "symbols", "width"))
 
 
 def _set_up(options: SetupOptions, _call: Invocation) -> Outcome:
@@ -30,4 +30,12 @@ def _set_up(options: SetupOptions, _call: Invocation) -> Outcome:
     return Outcome.of_text(render_setup(surroundings, written))
 
 
-COMMAND = Command(_declare, SetupOptions, _set_up)
+COMMAND = Command(
+    _declare,
+    SetupOptions,
+    _set_up,
+    examples=(
+        "poolleak setup-windbg",
+        "poolleak setup-windbg --write C:/tools",
+    ),
+)

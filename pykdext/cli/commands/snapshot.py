@@ -11,7 +11,7 @@ from pykdext.cli.arguments import SourceOptions, add_shared_options, add_source
 def _declare(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="snapshot to write; .gz compresses it")
-    add_shared_options(parser)
+    add_shared_options(parser, without=("pooltags", "width"))
 
 
 def _keep(options: SourceOptions, call: Invocation) -> Outcome:
@@ -28,4 +28,12 @@ def _keep(options: SourceOptions, call: Invocation) -> Outcome:
     return Outcome.of_text(render_snapshot_json(state), is_complete=state.coverage.is_complete, lacks=lacks)
 
 
-COMMAND = Command(_declare, SourceOptions, _keep)
+COMMAND = Command(
+    _declare,
+    SourceOptions,
+    _keep,
+    examples=(
+        "poolleak snapshot MEMORY.DMP -o monday.json",
+        "poolleak snapshot MEMORY.DMP -o monday.json.gz",
+    ),
+)

@@ -37,7 +37,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     add_format_option(parser, list_forms(REPORT))
     add_output_option(parser)
     add_redact_option(parser)
-    add_shared_options(parser)
+    add_shared_options(parser, without=("symbols",))
 
 
 def _follow(options: TrendOptions, call: Invocation) -> Outcome:
@@ -71,4 +71,12 @@ def _follow(options: TrendOptions, call: Invocation) -> Outcome:
     )
 
 
-COMMAND = Command(_declare, TrendOptions, _follow)
+COMMAND = Command(
+    _declare,
+    TrendOptions,
+    _follow,
+    examples=(
+        "poolleak trend logs",
+        "poolleak trend logs/*.txt --every 15m",
+    ),
+)

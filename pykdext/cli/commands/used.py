@@ -99,4 +99,13 @@ def _render_text(snapshot: PoolSnapshot, selection: Selection, options: UsedOpti
     return render_poolmon_text(snapshot, usages, described, look.width, look.markup)
 
 
-COMMAND = Command(_declare, UsedOptions, _show_usage)
+COMMAND = Command(
+    _declare,
+    UsedOptions,
+    _show_usage,
+    examples=(
+        "poolleak used MEMORY.DMP --top 20",
+        "poolleak used poolmon.txt --pool paged --sort outstanding",
+        "poolleak used MEMORY.DMP --tag 'Nt*' --format csv -o tags.csv",
+    ),
+)

@@ -93,4 +93,13 @@ def _answer_without_tables(options: AnalyzeOptions, call: Invocation, found: Dum
     )
 
 
-COMMAND = Command(_declare, AnalyzeOptions, _analyze)
+COMMAND = Command(
+    _declare,
+    AnalyzeOptions,
+    _analyze,
+    examples=(
+        "poolleak MEMORY.DMP",
+        "poolleak MEMORY.DMP --redact --format html -o report.html",
+        "poolleak https://files.example/MEMORY.DMP",
+    ),
+)
