@@ -81,7 +81,8 @@ class _Fleet:
 def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
     """Each tag that leaks on any host, with each driver that likely owns it: the most hosts first, then the most bytes.
 
-    Objects that Windows allocates for others come last: their tags name victims.
+    A driver in several versions is several causes, which count as one in this order. Objects that Windows allocates
+    for others come last: their tags name victims.
 
     Rows without a verdict say nothing. A host is quiet only if a dump of it was read wholly, and the tag stands out in
     none of its dumps, whoever owns it there. The rows are read once, and none is kept.
@@ -90,8 +91,14 @@ def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
     for row in rows:
         if row.verdict is not None:
             fleet.add(row, row.verdict)
-    found = [_describe(tie, version, finding, fleet) for (tie, version), finding in fleet.findings.items()]
-    return tuple(sorted(found, key=_rank))
+    hosts_by_tie: DefaultDict[_Tie, Set[str]] = defaultdict(set)
+    for (tie, _), finding in fleet.findings.items():
+        hosts_by_tie[tie].update(finding.bytes_by_host)
+    found = [
+        (-len(hosts_by_tie[tie]), _describe(tie, version, finding, fleet))
+        for (tie, version), finding in fleet.findings.items()
+    ]
+    return tuple(cause for _, cause in sorted(found, key=lambda item: _rank(item[1], item[0])))
 
 
 def _iter_likely_owners(suspect: DumpSuspect) -> Sequence[Tuple[Optional[str], Optional[Confidence]]]:
@@ -132,9 +139,9 @@ def _describe(tie: _Tie, version: Optional[str], finding: _Finding, fleet: _Flee
     )
 
 
-def _rank(cause: CommonCause) -> Tuple[bool, int, int, str, str, str, str]:
+def _rank(cause: CommonCause, of_all_versions: int) -> Tuple[bool, int, int, int, str, str, str, str]:
     words = (cause.tag.hex, cause.pool.value, cause.module or "", cause.version or _NO_VERSION)
-    return (cause.role is Role.OBJECT, -len(cause.hosts), -cause.bytes, *words)
+    return (cause.role is Role.OBJECT, of_all_versions, -len(cause.hosts), -cause.bytes, *words)
 
 
 def _sorted(hosts: Iterable[str]) -> Tuple[str, ...]:

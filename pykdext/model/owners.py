@@ -13,16 +13,22 @@ from pykdext.model.pool import PoolTag
 
 @dataclass(frozen=True)
 class ImageCoverage:
-    """How much of the driver images could be searched. ``resident_fraction``: bytes read of bytes searched for."""
+    """How much of the driver images could be searched. ``resident_fraction``: bytes read of bytes searched for.
+
+    ``modules_unsearched``: those that the user's end left unsearched; nothing is known of what is in memory of them.
+    """
 
     modules_scanned: int
     modules_total: int
     resident_fraction: Optional[float]
+    modules_unsearched: int = 0
 
     @classmethod
-    def of(cls, scanned: int, total: int, present_bytes: int, expected_bytes: int) -> ImageCoverage:
+    def of(
+        cls, scanned: int, total: int, present_bytes: int, expected_bytes: int, unsearched: int = 0
+    ) -> ImageCoverage:
         """The coverage by counts of images and bytes; nothing expected: no fraction."""
-        return cls(scanned, total, present_bytes / expected_bytes if expected_bytes else None)
+        return cls(scanned, total, present_bytes / expected_bytes if expected_bytes else None, unsearched)
 
 
 class Confidence(enum.Enum):

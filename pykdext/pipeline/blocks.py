@@ -8,11 +8,12 @@ from pykdext.attribution.pointers import read_witness
 from pykdext.errors import MemoryReadError, TargetError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.pool.bigpages import read_big_pages
-from pykdext.kernel.pool.smallblocks import MAX_WALK_SECONDS, SmallBlocks, find_small_blocks
+from pykdext.kernel.pool.smallblocks import SmallBlocks, find_small_blocks
 from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolTag, TagUsage
 from pykdext.model.selection import count_sizes
 from pykdext.pipeline.sources import Source
 from pykdext.targets.session.wholememory import open_whole_memory
+from pykdext.units import format_bytes
 from pykdext.work import UNWATCHED, Work
 
 _HEAD_OF_BLOCK_BYTES = 16
@@ -94,7 +95,10 @@ def _find_small_blocks(
             return SmallBlocks()
         small = find_small_blocks(memory, tag, work)
     if not small.complete:
-        warnings.append(f"the search for small blocks ended after {MAX_WALK_SECONDS:.0f} s; some are missing")
+        warnings.append(
+            f"the search for small blocks ended after {format_bytes(small.walked_bytes)} of kernel memory, more than "
+            "the dump can map: its page tables are damaged; some blocks are missing"
+        )
     return small
 
 

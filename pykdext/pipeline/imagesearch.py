@@ -24,7 +24,8 @@ class SearchedImages:
 
     ``modules`` may hold unloaded ones, too. ``versions`` by module name. Of ``total`` images ``scanned`` had something
     to search; ``expected_bytes`` of theirs should be searched, ``present_bytes`` were. ``incomplete``: images that are
-    not wholly there, and which share is. ``unusable``: one line for each file that is no image.
+    not wholly there, and which share is. ``unusable``: one line for each file that is no image. ``unsearched``: images
+    that the user's end left unsearched.
     """
 
     evidence: Mapping[PoolTag, Tuple[Evidence, ...]]
@@ -37,6 +38,7 @@ class SearchedImages:
     incomplete: Tuple[Tuple[str, float], ...] = ()
     unusable: Tuple[str, ...] = ()
     warnings: Tuple[str, ...] = ()
+    unsearched: int = 0
 
 
 def search_index(
@@ -79,6 +81,7 @@ def search_index(
             if entry.present_bytes < entry.expected_bytes and entry.reason != INTERRUPTED
         ),
         warnings=(*index.warnings, *names.warnings),
+        unsearched=sum(entry.reason == INTERRUPTED for entry in index.modules),
     )
 
 
@@ -97,4 +100,6 @@ def search_kernel(
     warnings = searched.warnings
     if work.is_ended and not images:
         warnings += ("interrupted before the driver images were searched: no owner by code",)
+        loaded = sum(not module.unloaded for module in kernel.target.modules())
+        searched = replace(searched, total=loaded, unsearched=loaded)
     return replace(searched, modules=kernel.target.modules(), warnings=warnings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Sequence, Tuple
 
@@ -24,8 +23,8 @@ MAX_TAGS = 8
 REMOTE_WALK_BYTES = 32 << 20
 """Of a dump that comes over a network no more is walked through."""
 
-WALK_SECONDS = 3.0
-"""All searches for small blocks together end after this time: a tag that leaks has blocks wherever one looks."""
+WALK_BYTES = 4 << 30
+"""All searches for small blocks together end after so much memory: a tag that leaks has blocks wherever one looks."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,11 @@ def search_contents(
     if work.is_ended:
         return FoundContents(found)
     with work.hold(), open_whole_memory(kernel.target) as memory:
-        ends_at = time.monotonic() + WALK_SECONDS
+        left_bytes = min(WALK_BYTES, _max_walked_bytes(kernel))
         for tag, blocks in _find_big_blocks(kernel, tags[:MAX_TAGS], warnings).items():
             if len(blocks) < MIN_BLOCKS and memory is not None:
-                limits = WalkLimits(ends_at - time.monotonic(), MAX_BLOCKS_TRIED, _max_walked_bytes(kernel))
-                small = find_small_blocks(memory, tag, work, limits=limits)
+                small = find_small_blocks(memory, tag, work, limits=WalkLimits(MAX_BLOCKS_TRIED, left_bytes))
+                left_bytes -= small.walked_bytes
                 blocks.extend(small.allocations)
                 if not small.complete and len(blocks) < MAX_BLOCKS_TRIED:
                     searched = format_bytes(small.walked_bytes)

@@ -10,6 +10,7 @@ from pykdext.model import (
     BlockReport,
     ContentsWitness,
     Evidence,
+    ImageCoverage,
     ImageVersion,
     LeakReport,
     Owner,
@@ -33,7 +34,7 @@ def render_owners_json(found: Sequence[TagOwners], warnings: Sequence[str]) -> s
             "owners": [_owner_document(owner) for owner in owners.owners],
             "descriptions": [_description_document(item) for item in owners.descriptions],
             "notes": list(owners.notes),
-            "coverage": asdict(owners.coverage),
+            "coverage": _image_coverage_document(owners.coverage),
         }
         for owners in found
     ]
@@ -59,7 +60,7 @@ def render_report_json(report: LeakReport) -> str:
         "next_steps": [asdict(step) for step in report.next_steps],
         "coverage": {
             **coverage_document(report.snapshot.coverage),
-            "images": asdict(images) if images else None,
+            "images": _image_coverage_document(images) if images else None,
         },
         "warnings": list(report.warnings),
     }
@@ -90,6 +91,14 @@ def render_blocks_json(report: BlockReport) -> str:
         "warnings": list(report.warnings),
     }
     return _dump(document)
+
+
+def _image_coverage_document(coverage: ImageCoverage) -> Dict[str, Any]:
+    return {
+        "modules_scanned": coverage.modules_scanned,
+        "modules_total": coverage.modules_total,
+        "resident_fraction": coverage.resident_fraction,
+    }
 
 
 def _witness_document(witness: ContentsWitness) -> Dict[str, Any]:

@@ -134,8 +134,10 @@ def link_cells(table: Sequence[Line], column: int, commands: Sequence[Optional[s
         return list(table)
     rule = table[1]
     spans = [match.span() for match in _COLUMN.finditer(rule if isinstance(rule, str) else rule.text)]
-    start, end = spans[column]
     linked = list(table)
+    if column >= len(spans):  # the line had no room for it
+        return linked
+    start, end = spans[column]
     for number, command in enumerate(commands, 2):
         line = linked[number]
         text, marks = (line, ()) if isinstance(line, str) else line

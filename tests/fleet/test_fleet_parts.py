@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import lzma
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from pykdext.fleet.inputs import find_inputs
 from pykdext.model import BatchSummary, Confidence, Driver, DumpRow, DumpStatus, Role
 from pykdext.report.batchdoc import iter_batch_csv
 from pykdext.report.batchtext import render_batch_text
+from pykdext.report.sentences.batches import verdict_on_batch
 from pykdext.store.verdicts import parse_verdict
 
 
@@ -270,3 +272,36 @@ def test_what_a_partial_dump_lacks_is_told():
     summary = BatchSummary(1, 0, {DumpStatus.PARTIAL: 1}, 1, 1.0, 0, 0, find_common([partial]), ())
     lines = render_batch_text(summary, [partial], 100).splitlines()
     assert "  a: partial: 1 of 4 processor tables is missing; so are rows" in lines
+
+
+def verdict_of(rows):
+    statuses = Counter(row.status for row in rows)
+    hosts = {row.host for row in rows if row.verdict}
+    return verdict_on_batch(BatchSummary(len(rows), 0, statuses, len(hosts), 1.0, 0, 0, find_common(rows), ()))
+
+
+def test_the_headline_counts_every_host_that_leaks():
+    other = [(b"Pgla", 99, [("pagella.sys", "proven")])]
+    rows = [
+        *(row(host, LEAK) for host in "ab"),
+        *(row(host, LEAK, [("pippo.sys", "2.0")]) for host in "cd"),
+        row("e", LEAK, [("pippo.sys", None)]),
+        row("f", NOT_OWNED),
+        *(row(host, other) for host in "ghi"),
+        row("j", []),
+    ]
+    assert verdict_of(rows) == (
+        "Tag Pipo of the nonpaged pool, used by pippo.sys 1.0 and 2.0, looks like a leak on 6 of 10 hosts."
+        " Other tags do on 3 more: g, h, i."
+    )
+
+
+def test_dumps_that_say_little_do_not_make_their_hosts_healthy():
+    half = row("half", [], status=DumpStatus.PARTIAL)
+    gone = DumpRow("/gone.dmp", "gone", DumpStatus.CRASHED, "it crashed")
+    assert verdict_of([row("a", [])]) == "No tag looks like a leak on any host."
+    assert verdict_of([row("a", []), half]) == (
+        "No tag looks like a leak in the 1 dump that could be read wholly; 1 other dump does not speak for its host."
+    )
+    assert "2 other dumps do not speak for their hosts" in verdict_of([row("a", []), half, gone])
+    assert verdict_of([half, gone]) == "No tag stands out, but no dump was read wholly: that says nothing of the hosts."

@@ -7,7 +7,7 @@ import itertools
 import sys
 import time
 
-from tests.fuzz.run import TARGETS, Tally, render, run_case
+from tests.fuzz.run import TARGETS, Tally, limit_memory, render, run_case
 
 
 def parse():
@@ -21,6 +21,7 @@ def parse():
 
 def fuzz():
     options = parse()
+    limit_memory()
     tally = Tally()
     ends_at = time.time() + options.minutes * 60 if options.minutes else float("inf")
     try:

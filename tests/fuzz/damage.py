@@ -22,6 +22,8 @@ BOUNDARIES = (
 """Numbers at which counts and sizes go wrong."""
 
 PAGE = 4096
+MAX_LINE_BYTES = 1 << 17
+"""A line that is repeated over and over would fill the memory of the fuzz itself."""
 
 
 def flip_bits(data, chance, start, stop):
@@ -110,7 +112,7 @@ def damage_text(text, chance):
             chance.shuffle(words)
             lines[at] = b" ".join(words)
         elif way == "repeat":
-            lines[at] = line * chance.choice((2, 50, 2000))
+            lines[at] = (line * chance.choice((2, 50, 2000)))[:MAX_LINE_BYTES]
         else:
             other = chance.randrange(len(lines))
             lines[at], lines[other] = lines[other], line

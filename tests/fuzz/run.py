@@ -49,6 +49,15 @@ HANG_SECONDS = 120
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
 
+MAX_MEMORY_BYTES = 4 << 30
+"""Of address space: a case that wants more is a traceback, and does not take the machine with it."""
+
+
+def limit_memory() -> None:
+    """Let this process have no more memory than that."""
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
 class Hang(BaseException):
     """The case takes too long; no error of the tool, so that nothing catches it."""
 

@@ -161,6 +161,8 @@ def test_text_names_what_was_searched(folder, capsys):
         (None, "there is no driver image to search"),
         (ImageCoverage(0, 0, None), "there is no driver image to search"),
         (ImageCoverage(0, 5, None), "none of the 5 driver images is in memory"),
+        (ImageCoverage(0, 5, None, 5), "none of the 5 driver images was searched before the end"),
+        (ImageCoverage(2, 5, 1.0, 3), "only 2 of the 5 driver images was searched before the end"),
         (ImageCoverage(3, 5, 1.0), "not in the 100% of 3 of 5 driver images that is in memory"),
         (ImageCoverage(5, 5, 0.63), "not in the 63% of the driver images that is in memory"),
         (ImageCoverage(5, 5, 1.0), "no driver image and no tag list has this tag"),

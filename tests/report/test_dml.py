@@ -193,3 +193,9 @@ class TestPieces:
         text = '["' + "<&" * 20_000 + '"]\n'
         pieces = list(iter_pieces(text, marked=False))
         assert "".join(pieces) == text and max(map(len, pieces)) <= MAX_PIECE
+
+
+def test_a_column_that_had_no_room_is_not_linked():
+    table = ["Tag   Bytes", "----  -----", "Pipo      1"]
+    assert link_cells(table, 2, ["lmvm pippo"]) == table
+    assert link_cells(table, 9, ["lmvm pippo"]) == table

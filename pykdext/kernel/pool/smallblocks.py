@@ -23,9 +23,14 @@ from pykdext.work import UNWATCHED, Work
 _SPAN_BYTES = 1 << 36
 """Memory is walked in spans of this size: between two of them time is checked and progress told."""
 
-MAX_WALK_SECONDS = 900.0
-"""A walk ends after this time, with what it found; hostile page tables could make it last for days."""
+MAX_MAPPINGS_A_PAGE = 4
+"""No kernel maps its pages more often on the average: page tables that do are damaged, and could go on for days."""
 
+MAX_WALK_SECONDS = 900.0
+"""For page tables that map nothing and have no end. All others end by what was walked, alike in every run."""
+
+_MIN_WALK_BYTES = 1 << 30
+_PAGES_NOT_KNOWN = 1 << 28
 _IN_USE_VISTA = 2
 _PAGED = 1
 _FIRST_BUILD_OF_VISTA = 6000
@@ -47,11 +52,10 @@ _HEADER_32 = _HeaderFormat(8, lambda word: word & 0x1FF, lambda word: word >> 16
 
 
 class WalkLimits(NamedTuple):
-    """When a walk ends, with what it found: after so many seconds, blocks, or bytes of memory."""
+    """When a walk ends, with what it found: after so many blocks or bytes of memory; None: what pages could map."""
 
-    seconds: float = MAX_WALK_SECONDS
     blocks: int = sys.maxsize
-    walked_bytes: int = sys.maxsize
+    walked_bytes: Optional[int] = None
 
 
 _USUAL_LIMITS = WalkLimits()
@@ -101,10 +105,13 @@ class _Walker:
         self._keys = [tag.key.to_bytes(4, "little"), (tag.key | PROTECTED_POOL).to_bytes(4, "little")]
         self._images = [module for module in target.modules() if not module.unloaded]
         self.found = SmallBlocks()
+        present = (target.facts.pages_present or _PAGES_NOT_KNOWN) * PAGE_BYTES
+        mapped = max(MAX_MAPPINGS_A_PAGE * present, _MIN_WALK_BYTES)
+        self._max_bytes = mapped if limits.walked_bytes is None else min(mapped, limits.walked_bytes)
 
     def walk(self, work: Work) -> None:
-        """Search all kernel memory, as far as time allows."""
-        ends_at = time.monotonic() + self._limits.seconds
+        """Search all kernel memory, as far as the limits allow."""
+        ends_at = time.monotonic() + MAX_WALK_SECONDS
         total = (self._target.facts.pages_present or 0) * PAGE_BYTES
         for start, size in _kernel_spans(self._target.machine):
             for address, data in self._target.read_present(start, size):
@@ -117,10 +124,10 @@ class _Walker:
                 return
 
     def _is_enough(self, ends_at: float) -> bool:
-        found, limits = self.found, self._limits
+        found = self.found
         return (
-            len(found.allocations) >= limits.blocks
-            or found.walked_bytes >= limits.walked_bytes
+            len(found.allocations) >= self._limits.blocks
+            or found.walked_bytes >= self._max_bytes
             or time.monotonic() > ends_at
         )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from pykdext.model import BatchSummary, CommonCause, OtherVersion, Role
+from pykdext.model import BatchSummary, CommonCause, DumpStatus, OtherVersion, Role
 from pykdext.units import format_bytes, format_duration, name_some
 
 NAMES_SHOWN = 8
+_VERSIONS_NAMED = 3
 
 
 def describe_counts(summary: BatchSummary) -> str:
@@ -24,14 +25,49 @@ def verdict_on_batch(summary: BatchSummary) -> str:
     if not summary.hosts:
         return "No dump gave a verdict."
     if not summary.common:
-        return "No tag looks like a leak on any host."
+        return _verdict_without_cause(summary)
     first = summary.common[0]
-    driver = f", used by {name_driver(first)}" if first.module else ""
-    where = f"{len(first.hosts)} of {count_things(summary.hosts, 'host')}"
     if first.role is Role.OBJECT:
         words = "Windows allocates the object for somebody who does not let go"
+        where = f"{len(first.hosts)} of {count_things(summary.hosts, 'host')}"
         return f"Tag {first.tag} of the {first.pool.value} pool stands out on {where}: {words}."
-    return f"Tag {first.tag} of the {first.pool.value} pool{driver}, looks like a leak on {where}."
+    same = [cause for cause in summary.common if _is_one_leak(cause, first)]
+    hosts = {host for cause in same for host in cause.hosts}
+    versions = sorted({cause.version for cause in same if cause.version})
+    driver = f", used by {first.module}{_describe_versions(versions)}," if first.module else ""
+    where = f"{len(hosts)} of {count_things(summary.hosts, 'host')}"
+    others = {
+        host for cause in summary.common if cause.role is not Role.OBJECT for host in cause.hosts if host not in hosts
+    }
+    rest = f" Other tags do on {len(others)} more: {name_hosts(sorted(others))}." if others else ""
+    return f"Tag {first.tag} of the {first.pool.value} pool{driver} looks like a leak on {where}.{rest}"
+
+
+def _is_one_leak(cause: CommonCause, other: CommonCause) -> bool:
+    """Whether both are of one tag: of one driver in several versions, or where no driver is tied to it."""
+    is_same_tag = (cause.tag, cause.pool) == (other.tag, other.pool)
+    return is_same_tag and (cause.module is None or (cause.module or "").lower() == (other.module or "").lower())
+
+
+def _describe_versions(versions: Sequence[str]) -> str:
+    if not versions:
+        return ""
+    return f" {' and '.join(versions)}" if len(versions) < _VERSIONS_NAMED else f" ({len(versions)} versions)"
+
+
+def _verdict_without_cause(summary: BatchSummary) -> str:
+    """Dumps that were read in part, or not at all, do not speak for the health of their hosts."""
+    whole = summary.by_status.get(DumpStatus.DONE, 0)
+    if whole == summary.dumps:
+        return "No tag looks like a leak on any host."
+    if not whole:
+        return "No tag stands out, but no dump was read wholly: that says nothing of the hosts."
+    silent = summary.dumps - whole
+    verb = "does" if silent == 1 else "do"
+    return (
+        f"No tag looks like a leak in the {count_things(whole, 'dump')} that could be read wholly; "
+        f"{count_things(silent, 'other dump')} {verb} not speak for {'its host' if silent == 1 else 'their hosts'}."
+    )
 
 
 def describe_owner(cause: CommonCause) -> str:

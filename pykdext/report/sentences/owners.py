@@ -21,6 +21,9 @@ def describe_gap(coverage: Optional[ImageCoverage]) -> str:
     if coverage is None or not coverage.modules_total:
         return "there is no driver image to search, and no tag list has this tag"
     scanned, total = coverage.modules_scanned, coverage.modules_total
+    if coverage.modules_unsearched:
+        unsearched = "none" if coverage.modules_unsearched == total else f"only {total - coverage.modules_unsearched:,}"
+        return f"{unsearched} of the {total:,} driver images was searched before the end, and no tag list has this tag"
     if coverage.resident_fraction is None:
         return f"none of the {total:,} driver images is in memory, and no tag list has this tag"
     if coverage.resident_fraction < 1 or scanned < total:

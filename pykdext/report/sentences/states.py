@@ -88,5 +88,8 @@ def describe_coverage(tables: TableCoverage, images: Optional[ImageCoverage]) ->
 
 def describe_images(images: ImageCoverage) -> str:
     """How many of the driver images were searched, and how much of them was in memory."""
+    if images.modules_unsearched:
+        searched = images.modules_total - images.modules_unsearched
+        return f"{searched} of {images.modules_total} images searched before the end"
     resident = format_share(images.resident_fraction) if images.resident_fraction is not None else "nothing"
     return f"{images.modules_scanned} of {images.modules_total} images searched, {resident} of their bytes in memory"
