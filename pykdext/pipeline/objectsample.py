@@ -24,7 +24,7 @@ from pykdext.targets.session.wholememory import open_whole_memory
 from pykdext.work import UNWATCHED, Work
 
 MAX_BLOCKS = 4_096
-WALK_SECONDS = 2.0
+WALK_BYTES = 2 << 30
 MAX_PARTS_BYTES = 0x90
 MAX_TAGS_COMPARED = 4
 """Tags with about as many blocks as there are objects: whoever keeps a reference usually keeps a block for it."""
@@ -84,7 +84,7 @@ def _find_blocks(kernel: Kernel, tag: PoolTag, work: Work) -> List[Allocation]:
         if len(blocks) < MAX_BLOCKS:
             with open_whole_memory(kernel.target) as memory:
                 if memory is not None:
-                    limits = WalkLimits(WALK_SECONDS, MAX_BLOCKS - len(blocks))
+                    limits = WalkLimits(MAX_BLOCKS - len(blocks), WALK_BYTES)
                     blocks += find_small_blocks(memory, tag, UNWATCHED, limits).allocations
     return blocks[:MAX_BLOCKS]
 
