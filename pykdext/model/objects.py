@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Optional, Tuple
 
-from pykdext.model.pool import PoolKind, PoolTag
+from pykdext.model.pool import PoolKind, PoolSnapshot, PoolTag
 
 
 @dataclass(frozen=True)
@@ -268,6 +268,7 @@ class ObjectSample:
 class HolderReport:
     """Who holds the objects of one tag. ``kind`` is the verdict, ``sentence`` its words, ``grade`` how sure it is."""
 
+    snapshot: PoolSnapshot
     tag: PoolTag
     outstanding: Optional[int]
     bytes: Optional[int]
@@ -294,6 +295,7 @@ class ProcessReport:
     ``held_zombies``: PIDs of those that hold exited processes, with how many, where that was asked for.
     """
 
+    snapshot: PoolSnapshot
     processes: Tuple[Process, ...]
     found: int
     zombies: int

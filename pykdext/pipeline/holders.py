@@ -62,6 +62,7 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
         if found.without_handles:
             referencing = find_references(space, source, row, found.without_handles, work)
     facts = HolderFacts(
+        snapshot=source.snapshot,
         row=row,
         types=types,
         processes=space.processes,
@@ -101,6 +102,7 @@ def list_processes(source: Source, order: str, top: Optional[int], work: Work = 
     shown = sorted(alive, key=lambda process: (-keys[order](process), process.pid))[:top]
     handles = sum(process.handles or 0 for process in alive)
     return ProcessReport(
+        snapshot=source.snapshot,
         processes=tuple(shown),
         found=len(found.processes),
         zombies=len(zombies),

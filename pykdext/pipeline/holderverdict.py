@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Callable, Optional, Sequence, Tuple
 
-from pykdext.model import TagUsage
+from pykdext.model import PoolSnapshot, TagUsage
 from pykdext.model.objects import (
     Finding,
     HandleCensus,
@@ -42,6 +42,7 @@ _TABLE_TAG = b"Obtb"
 class HolderFacts:
     """What is known of one tag. ``zombies``: the exited processes, for the tag of processes only."""
 
+    snapshot: PoolSnapshot
     row: TagUsage
     types: Tuple[ObjectType, ...]
     processes: ProcessList
@@ -85,6 +86,7 @@ def judge_holders(facts: HolderFacts, warnings: Tuple[str, ...]) -> HolderReport
     finding = next(found for found in (rule(facts) for rule in _RULES) if found is not None)
     images = Counter(zombie.image for zombie in facts.zombies)
     return HolderReport(
+        snapshot=facts.snapshot,
         tag=facts.row.tag,
         outstanding=facts.outstanding,
         bytes=facts.bytes,

@@ -22,6 +22,8 @@ COMMANDS: Dict[str, Listed] = {
     "used": Listed("the tag table, like poolmon and !poolused", f"{__name__}.used"),
     "find": Listed("who owns these tags", f"{__name__}.find"),
     "blocks": Listed("where a tag's blocks are", f"{__name__}.blocks"),
+    "holders": Listed("who holds the objects of a tag: processes, references, lists", f"{__name__}.holders"),
+    "processes": Listed("processes by handles, pool, commit, exited ones they hold", f"{__name__}.processes"),
     "memory": Listed("where the memory is, and what no tag counts", f"{__name__}.memory"),
     "diff": Listed("growth between any two sources", f"{__name__}.diff"),
     "trend": Listed("a series of logs: which tag grows, how fast, until when", f"{__name__}.trend"),

@@ -18,6 +18,7 @@ from pykdext.model.objects import (
 )
 from pykdext.units import format_bytes, format_count, format_share
 
+_MANY_ZOMBIES, _MANY_HANDLES = 1_000, 100_000
 _PROVEN, _LIKELY, _POSSIBLE, _UNKNOWN = "proven", "likely", "possible", "unknown"
 
 
@@ -151,10 +152,11 @@ def tell_no_objects(tag: PoolTag, lookasides: Sequence[LookasideList], *, has_ty
         return Finding(HolderKind.UNKNOWN, sentence, _UNKNOWN, f"poolleak find {tag}")
     sentence = f"Tag {tag}: no type of objects bears it; its owner is the driver that allocates it."
     if lookasides:
-        first = max(lookasides, key=lambda item: item.in_use)
+        first = max(lookasides, key=lambda item: (item.is_proven, item.in_use))
+        whose = f"of {first.module}" if first.is_proven else f"at 0x{first.address:x}, of an owner that is not known,"
         sentence = (
-            f"Tag {tag}: no type of objects bears it; a lookaside list at 0x{first.address:x} has given out "
-            f"{format_count(first.in_use)} blocks, whose it is does not follow."
+            f"Tag {tag}: no type of objects bears it; a lookaside list {whose} has given out "
+            f"{format_count(first.in_use)} blocks."
         )
     return Finding(HolderKind.NOT_OBJECTS, sentence, _UNKNOWN, f"poolleak find {tag}")
 
@@ -191,6 +193,20 @@ def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Se
             f"them {first}"
         )
     return words + "."
+
+
+def describe_unusual(processes: Sequence[Process]) -> str:
+    """A sentence on a process with far more handles than usual, or on many exited processes; empty: there are none."""
+    zombies = [process for process in processes if process.is_zombie]
+    most = max(processes, key=lambda process: process.handles or 0, default=None)
+    words = []
+    if len(zombies) >= _MANY_ZOMBIES:
+        words.append(
+            f"{format_count(len(zombies))} processes have exited and are still held: 'poolleak holders Proc' tells by whom."
+        )
+    if most is not None and (most.handles or 0) >= _MANY_HANDLES:
+        words.append(f"{most.label} has {format_count(most.handles)} handles: 'poolleak processes' shows all.")
+    return " ".join(words)
 
 
 def _kinds(names: Sequence[str]) -> str:

@@ -1,0 +1,65 @@
+"""``poolleak holders TAG SOURCE``: who holds the objects of a tag."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_redaction, list_forms, open_source
+from pykdext.cli.arguments import (
+    RedactOptions,
+    SourceOptions,
+    add_format_option,
+    add_output_option,
+    add_redact_option,
+    add_shared_options,
+    add_source,
+    parse_tag,
+)
+
+if TYPE_CHECKING:
+    from pykdext.model import PoolTag
+
+
+@dataclass(frozen=True)
+class HoldersOptions(SourceOptions, RedactOptions):
+    """``tag``: of the objects."""
+
+    tag: PoolTag
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tag", type=parse_tag, metavar="TAG", help="the tag of objects: Proc, Toke, File, 'Key ', Even")
+    add_source(parser)
+    add_format_option(parser, list_forms(REPORT))
+    add_redact_option(parser)
+    add_output_option(parser)
+    add_shared_options(parser)
+
+
+def _find_holders(options: HoldersOptions, call: Invocation) -> Outcome:
+    from pykdext.cli.origin import describe_origin
+    from pykdext.pipeline.holders import find_holders
+    from pykdext.report.holdersdoc import render_holders_csv, render_holders_json
+    from pykdext.report.holderstext import render_holders_text
+
+    with open_source(options, call) as source:
+        found = find_holders(source, options.tag, call.work)
+    report, origin = choose_redaction(options)((found, describe_origin(call.words)))
+
+    def render_page() -> str:
+        from pykdext.report.html.holderpages import render_holders_page
+
+        return render_holders_page(report, origin)
+
+    return Outcome(
+        text=lambda look: render_holders_text(report, look.width, look.markup),
+        document=lambda: render_holders_json(report),
+        rows=lambda: render_holders_csv(report),
+        page=render_page,
+        is_complete=not report.warnings,
+    )
+
+
+COMMAND = Command(_declare, HoldersOptions, _find_holders)

@@ -1,0 +1,26 @@
+"""The pages of ``holders`` and ``processes``: what their templates are given."""
+
+from __future__ import annotations
+
+from pykdext.model import Origin
+from pykdext.model.objects import HolderReport, ProcessReport
+from pykdext.report.html.page import iter_page
+from pykdext.report.sentences.states import machine_lines
+
+_PAGE_BYTES = 0x1000
+
+
+def render_holders_page(report: HolderReport, origin: Origin) -> str:
+    """Who holds the objects of a tag."""
+    names = tuple(kind.name or "" for kind in report.types)
+    machine = list(machine_lines(report.snapshot))
+    return "".join(iter_page("holders.html", origin, {}, report=report, names=names, machine=machine))
+
+
+def render_processes_page(report: ProcessReport, origin: Origin) -> str:
+    """The processes of a machine."""
+    machine = list(machine_lines(report.snapshot))
+    held = dict(report.held_zombies)
+    return "".join(
+        iter_page("processes.html", origin, {}, report=report, machine=machine, held=held, page_bytes=_PAGE_BYTES)
+    )
