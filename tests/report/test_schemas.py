@@ -14,8 +14,8 @@ jsonschema = pytest.importorskip("jsonschema", reason="jsonschema (extra test) i
 
 LOGS = PROJECT / "dumps" / "samples" / "poolmon"
 DOCUMENTS = (
-    *("batch", "blocks", "diff", "explanation", "history", "memory"),
-    *("owners", "report", "snapshot", "summary", "trend"),
+    *("batch", "blocks", "diff", "explanation", "history", "holders", "memory"),
+    *("owners", "processes", "report", "snapshot", "summary", "trend"),
 )
 CALM_POOLS = ("quiet", "handles", "zombies", "keys")
 """Scenarios in which no tag is large: what leaks there stands in other tables of the kernel."""
@@ -77,6 +77,13 @@ def test_a_dump_without_tag_tables(check, dumps):
         (["used", "{dumps}/twins.dmp"], "snapshot"),
         (["find", "Pipo", "Toke", "Zz\\x01", "{dumps}/pipo.dmp"], "owners"),
         (["find", "Pipo", "Zz\\\\z", "--explain"], "explanation"),
+        (["holders", "Even", "{dumps}/handles.dmp"], "holders"),
+        (["holders", "Proc", "{dumps}/zombies.dmp"], "holders"),
+        (["holders", "Key", "{dumps}/keys.dmp"], "holders"),
+        (["holders", "Toke", "{dumps}/references.dmp"], "holders"),
+        (["holders", "Lkas", "{dumps}/lookaside.dmp"], "holders"),
+        (["holders", "VfLk", "{dumps}/verifier.dmp"], "holders"),
+        (["processes", "{dumps}/zombies.dmp", "--sort", "zombies"], "processes"),
         (["blocks", "Pgla", "{dumps}/paged.dmp"], "blocks"),
         (["blocks", "Pipo", "{dumps}/pipo.dmp"], "blocks"),
         (["diff", "{dumps}/quiet.dmp", "{dumps}/pipo.dmp"], "diff"),

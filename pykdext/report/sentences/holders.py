@@ -201,9 +201,8 @@ def describe_unusual(processes: Sequence[Process]) -> str:
     most = max(processes, key=lambda process: process.handles or 0, default=None)
     words = []
     if len(zombies) >= _MANY_ZOMBIES:
-        words.append(
-            f"{format_count(len(zombies))} processes have exited and are still held: 'poolleak holders Proc' tells by whom."
-        )
+        exited = format_count(len(zombies))
+        words.append(f"{exited} processes have exited and are still held: 'poolleak holders Proc' tells by whom.")
     if most is not None and (most.handles or 0) >= _MANY_HANDLES:
         words.append(f"{most.label} has {format_count(most.handles)} handles: 'poolleak processes' shows all.")
     return " ".join(words)
