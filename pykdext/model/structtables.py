@@ -106,10 +106,14 @@ class StructTable:
 @cache
 def list_layouts(type_name: str) -> Tuple[ShippedLayout, ...]:
     """Every known layout of a structure, for callers that find out from the data which one fits."""
-    return tuple(
-        ShippedLayout(tuple(map(_parse_kernels, where.split())), _parse_layout(body))
-        for where, body in _load().get(type_name, ())
-    )
+    return tuple(ShippedLayout(kernels, _parse_layout(body)) for kernels, body in _list_rows(type_name))
+
+
+@cache
+def _list_rows(type_name: str) -> Tuple[Tuple[Tuple[Kernels, ...], str], ...]:
+    """Which kernels have which layout, whose text is parsed when it is needed."""
+    rows = _load().get(type_name, ())
+    return tuple((tuple(map(_parse_kernels, where.split())), body) for where, body in rows)
 
 
 @cache
@@ -132,6 +136,7 @@ def _parse_kernels(text: str) -> Kernels:
     return Kernels(Machine(machine), int(first), int(last or first), revisions, is_stated)
 
 
+@cache
 def _parse_layout(text: str) -> TypeLayout:
     """``38 Key:0:4 ...``: size and offsets hexadecimal, sizes of fields decimal.
 
@@ -180,10 +185,10 @@ def _find(type_name: str, machine: Machine, build: int, revision: Optional[int])
 
 
 def _iter_rows(type_name: str, machine: Machine, build: int) -> Iterator[Tuple[Kernels, TypeLayout]]:
-    for shipped in list_layouts(type_name):
-        for kernels in shipped.kernels:
+    for having, body in _list_rows(type_name):
+        for kernels in having:
             if kernels.covers(machine, build):
-                yield kernels, shipped.layout
+                yield kernels, _parse_layout(body)
 
 
 def _is_inside(number: int, bounds: Tuple[int, int]) -> bool:
