@@ -34,8 +34,10 @@ def iter_records(target: Target, form: Struct, base: int, count: int) -> Iterato
         yield from form.iter_unpack(rows)
 
 
-def iter_whole_rows(pieces: Iterable[Tuple[int, bytes]], base: int, row_bytes: int, row_count: int) -> Iterator[bytes]:
-    """Of a table at ``base`` the rows whose bytes are all in ``pieces``, as runs of whole rows.
+def iter_row_runs(
+    pieces: Iterable[Tuple[int, bytes]], base: int, row_bytes: int, row_count: int
+) -> Iterator[Tuple[int, bytes]]:
+    """Of a table at ``base`` the rows whose bytes are all in ``pieces``: runs, each with the number of its first row.
 
     ``pieces`` are ``(address, bytes)``, ascending and disjoint; a row may lie across pieces that touch each other.
     """
@@ -48,5 +50,10 @@ def iter_whole_rows(pieces: Iterable[Tuple[int, bytes]], base: int, row_bytes: i
         first = address + (base - address) % row_bytes
         last = reached - (reached - base) % row_bytes
         if first < min(last, end):
-            yield data[first - address : min(last, end) - address]
+            yield (first - base) // row_bytes, data[first - address : min(last, end) - address]
         carry = data[last - address :] if last >= address else b""
+
+
+def iter_whole_rows(pieces: Iterable[Tuple[int, bytes]], base: int, row_bytes: int, row_count: int) -> Iterator[bytes]:
+    """The runs of ``iter_row_runs``, for callers that need not know where the rows stand."""
+    return (run for _, run in iter_row_runs(pieces, base, row_bytes, row_count))

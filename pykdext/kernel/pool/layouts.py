@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 from pykdext.errors import LayoutNotFoundError, StructSizeError
 from pykdext.kernel.kernel import Kernel
@@ -21,6 +21,8 @@ _COLUMNS = ("NonPagedAllocs", "NonPagedFrees", "NonPagedBytes", "PagedAllocs", "
 
 _PLAUSIBLE_SHARE = 0.9
 """The right layout shows at least this share of its used rows with a printable key (the rest: odd tags of drivers)."""
+
+_PIECE_ROWS = 64
 
 _FEWEST_ROWS = 4
 """A table with fewer used rows than this proves no layout; every kernel uses dozens of tags before its first driver."""
@@ -78,13 +80,21 @@ class TrackerLayout:
         return build is not None and any(kernels.covers(machine, build) for kernels in self.kernels)
 
     def count_plausible_rows(self, table: bytes) -> int:
-        """How many used rows have four printable characters as their key; 0 if that is not true of nearly all."""
-        keys = [row[0] for row in self.iter_rows(table)]
-        plausible = sum(map(_is_printable, keys))
-        return plausible if len(keys) >= _FEWEST_ROWS and plausible >= _PLAUSIBLE_SHARE * len(keys) else 0
+        """How many used rows have four printable characters as their key, among others of which nearly all have.
+
+        It goes piece by piece: a part of the table that is damaged says nothing of the rest.
+        """
+        keys = [row[0] for row in self.form.iter_unpack(table)]
+        found = 0
+        for start in range(0, len(keys), _PIECE_ROWS):
+            used = [key for key in keys[start : start + _PIECE_ROWS] if key]
+            plausible = sum(map(is_printable, used))
+            found += plausible if len(used) > 1 and plausible >= _PLAUSIBLE_SHARE * len(used) else 0
+        return found if found >= _FEWEST_ROWS else 0
 
 
-def _is_printable(key: int) -> bool:
+def is_printable(key: int) -> bool:
+    """Whether a key is a tag of four printable characters."""
     return all(0x20 <= byte < 0x7F for byte in (key & ~PROTECTED_POOL).to_bytes(4, "little"))
 
 
@@ -117,8 +127,8 @@ def find_described_layout(kernel: Kernel) -> Optional[TrackerLayout]:
     return layout if layout is not None and layout.count_bits in (32, 64) and layout.bytes_bits in (32, 64) else None
 
 
-def find_tracker_layout(machine: Machine, build: Optional[int], table: bytes) -> TrackerLayout:
-    """The shipped layout of the rows in ``table`` (its first kilobytes are enough): it reads the most rows as rows.
+def find_tracker_layout(machine: Machine, build: Optional[int], samples: Sequence[bytes]) -> TrackerLayout:
+    """The shipped layout of the rows in the beginnings of the tables: it reads the most rows of one of them as rows.
 
     The build decides only between layouts that the data fit equally well. Reading rows of 28h bytes as rows of 50h
     gives sensible keys too, but only half as many: hence the most, not the first.
@@ -127,8 +137,12 @@ def find_tracker_layout(machine: Machine, build: Optional[int], table: bytes) ->
         LayoutNotFoundError: the data fit no layout.
     """
     candidates = list_tracker_layouts(machine.pointer_size)
-    best = max(candidates, key=lambda layout: (layout.count_plausible_rows(table), layout.fits_build(machine, build)))
-    if not best.count_plausible_rows(table):
+    fitting = {
+        layout.name: (max(map(layout.count_plausible_rows, samples)), layout.fits_build(machine, build))
+        for layout in candidates
+    }
+    best = max(candidates, key=lambda layout: fitting[layout.name])
+    if not fitting[best.name][0]:
         tried = ", ".join(layout.name for layout in candidates)
         raise LayoutNotFoundError(build, "POOL_TRACKER_TABLE", f"not one of {tried}")
     return best

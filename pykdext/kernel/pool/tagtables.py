@@ -11,10 +11,11 @@ from typing import Dict, Iterable, List, Tuple
 
 from pykdext.errors import TargetError
 from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.pool.believed import TableRows, doubt_rows, doubt_strange_rows, gather_rows
 from pykdext.kernel.pool.inference import MAX_ROW_BITS, MIN_ROW_BITS
 from pykdext.kernel.pool.layouts import TrackerLayout, find_described_layout, find_tracker_layout
 from pykdext.kernel.pool.tablelocation import TableLocation, locate_tag_tables
-from pykdext.kernel.structs import iter_whole_rows
+from pykdext.kernel.structs import iter_row_runs, iter_whole_rows
 from pykdext.kernel.systemmemory import read_system_memory
 from pykdext.model import (
     PROTECTED_POOL,
@@ -107,11 +108,10 @@ class _TableReader:
                 f"tag table at 0x{tables[0]:x}: found no page of it, expected the rows of {len(tables)} processors. "
                 "Hint: the dump does not hold the tag tables"
             )
-        sample = max(samples, key=len)
         described = find_described_layout(self._kernel)
-        if described is not None and described.count_plausible_rows(sample):
+        if described is not None and any(map(described.count_plausible_rows, samples)):
             return described
-        layout = find_tracker_layout(self._target.machine, self._build, sample)
+        layout = find_tracker_layout(self._target.machine, self._build, samples)
         if not layout.fits_build(self._target.machine, self._build):
             self.warnings.append(f"the tag tables have {layout.name}, which build {self._build} is not known for")
         return layout
@@ -132,37 +132,56 @@ class _TableReader:
         return best
 
     def read(self, work: Work) -> None:
-        """Add up every table."""
+        """Read every table, weigh what was read, and add up what is believed."""
         size = self._row_count * self._layout.row_bytes
-        for number, (table, head) in enumerate(zip(self._location.tables, self._heads)):
-            work.report(number, len(self._heads), "tag tables")
-            rest = self._target.read_present(table + _HEAD_BYTES, max(0, size - _HEAD_BYTES))
-            rows = self._add((*head, *rest), table, self._row_count)
-            # The last row is no free one: nothing is ever hashed to it.
-            self._has_free_row |= rows == self._row_count and len(self._sums) < self._row_count - 1
-            self._rows_read += rows
-            self._tables_read += rows > 0
-            if rows < self._row_count:
-                self.warnings.append(
-                    f"tag table {number} at 0x{table:x}: {self._row_count - rows} of {self._row_count} rows are "
-                    "not in the target; the counts of their tags are incomplete"
-                )
+        tables: List[TableRows] = []
+        try:
+            for number, (table, head) in enumerate(zip(self._location.tables, self._heads)):
+                work.report(number, len(self._heads), "tag tables")
+                rest = self._target.read_present(table + _HEAD_BYTES, max(0, size - _HEAD_BYTES))
+                tables.append(self._gather((*head, *rest), table, self._row_count))
+        finally:  # an end by the user leaves what was read before it
+            doubt_rows(self._layout, tables)
+            for number, gathered in enumerate(tables):
+                self._add_table(number, gathered)
         if self._location.expected is not None and len(self._heads) < self._location.expected:
             self.warnings.append(f"{len(self._heads)} of {self._location.expected} processors' tag tables were found")
         self._read_expansion()
         self._check_overflow()
 
-    def _add(self, pieces: Iterable[Tuple[int, bytes]], base: int, row_count: int) -> int:
-        """Add the rows of one table to the sums; how many rows it had."""
-        rows = 0
-        sums, row_bytes = self._sums, self._layout.row_bytes
-        for data in iter_whole_rows(pieces, base, row_bytes, row_count):
-            rows += len(data) // row_bytes
-            for stored_key, *counters in self._layout.iter_rows(data):
+    def _gather(self, pieces: Iterable[Tuple[int, bytes]], base: int, row_count: int) -> TableRows:
+        runs = iter_row_runs(pieces, base, self._layout.row_bytes, row_count)
+        return gather_rows(self._layout, base, row_count, runs)
+
+    def _add_table(self, number: int, table: TableRows) -> None:
+        """Add the believed rows of one processor's table, and say what is missing."""
+        count = self._row_count
+        rows = table.believed_rows
+        self._add(table)
+        # The last row is no free one: nothing is ever hashed to it.
+        self._has_free_row |= rows == count and len(self._sums) < count - 1
+        self._rows_read += rows
+        self._tables_read += rows > 0
+        absent = count - sum(table.present)
+        if absent:
+            self.warnings.append(
+                f"tag table {number} at 0x{table.address:x}: {absent} of {count} rows are "
+                "not in the target; the counts of their tags are incomplete"
+            )
+        if table.doubts:
+            self.warnings.append(
+                f"tag table {number} at 0x{table.address:x}: {len(table.doubts)} of {count} rows are not believed "
+                f"({table.describe_doubts()}); the counts of their tags are incomplete"
+            )
+
+    def _add(self, table: TableRows) -> None:
+        """Add the believed rows of a table to the sums."""
+        sums = self._sums
+        for row, (stored_key, *counters) in enumerate(self._layout.form.iter_unpack(table.data)):
+            if stored_key and row not in table.doubts:
                 key = stored_key & ~PROTECTED_POOL
                 total = sums.get(key)
                 sums[key] = counters if total is None else [a + b for a, b in zip(total, counters)]
-        return rows
 
     def _read_expansion(self) -> None:
         base, count = self._location.expansion, self._location.expansion_rows
@@ -176,12 +195,15 @@ class _TableReader:
             self._expansion_state = "absent"
             return
         bounded = min(count, _MAX_EXPANSION_ROWS)
-        rows = self._add(self._target.read_present(base, bounded * self._layout.row_bytes), base, bounded)
+        table = self._gather(self._target.read_present(base, bounded * self._layout.row_bytes), base, bounded)
+        doubt_strange_rows(self._layout, table)
+        self._add(table)
+        rows = table.believed_rows
         self._expansion_state = "read" if rows == count else "unreadable"
         if rows < count:
             self.warnings.append(
-                f"expansion table at 0x{base:x}: {count - rows} of {count} rows are not in the target; their tags "
-                "are missing"
+                f"expansion table at 0x{base:x}: {count - rows} of {count} rows are "
+                f"{'not believed' if table.doubts else 'not in the target'}; their tags are missing"
             )
 
     def _check_overflow(self) -> None:

@@ -1,0 +1,326 @@
+"""Which rows of the tag tables are believed, and why not the others.
+
+That a page is in the dump does not make it the table's: it may have been zeroed, be another table's, or be anything.
+What a table must be tells: a tag's row follows from its key's hash, a tag has one row and the same in every processor's
+table, no two processors count alike, and a table has no page of zeros where its neighbours count.
+
+Sources: public decompilations of several kernels for the hash since Vista (checked by hand with the tag ``Pool``), and
+ReactOS for the one before.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from pykdext.kernel.pool.layouts import TrackerLayout, is_printable
+from pykdext.model import PROTECTED_POOL
+from pykdext.targets.protocol import PAGE_BYTES
+
+OVERFLOW_KEY = int.from_bytes(b"Ovfl", "little")
+"""The key of the last row, where the kernel lumps together what found no row of its own."""
+
+MISPLACED = "rows that their tags cannot have"
+CONTRADICTED = "rows that other processors' tables contradict"
+ZEROED = "a page of zeros where others count"
+COPIED = "a page of another table"
+STRANGE = "a page of what are no tags"
+KEYLESS = "counters without a tag"
+
+_FACTOR = 40543
+_FEWEST_PLACED = 16
+_PLACED_SHARE = 0.3
+"""A hash that puts so many tags of a table where they are is the kernel's; chance puts one in twenty there."""
+
+_MISPLACED_SHARE = 0.25
+"""A page with so many rows in wrong places is not the table's."""
+
+_ZERO_BY_CHANCE = 0.01
+"""A processor that used none of a page's tags by chance: less likely than this, and the page was lost."""
+
+_EMPTY_BY_CHANCE = 0.001
+"""A page that no tag hashes to by chance: less likely than this, and the page was lost."""
+
+_PRINTABLE_SHARE = 0.5
+"""A page of the expansion table has at least so many printable tags."""
+
+_TELLING_NUMBERS = 8
+"""So many numbers above a byte, not only tags, make a page that no other table has by chance."""
+
+
+def hash_of_vista(key: int) -> int:
+    """The hash of a tag since Windows Vista, on 64-bit and 32-bit processors."""
+    product = key * _FACTOR
+    return (product & 0xFFFFFFFF) ^ (product >> 32)
+
+
+def hash_before_vista(key: int) -> int:
+    """The hash of Windows 2000, XP and Server 2003."""
+    first, second, third, fourth = key.to_bytes(4, "little")
+    return ((((first << 2 ^ second) << 2 ^ third) << 2 ^ fourth) * _FACTOR & 0xFFFFFFFF) >> 2
+
+
+_HASHES = (hash_of_vista, hash_before_vista)
+
+
+class _Page(NamedTuple):
+    """A page of a table: its bytes in the table, and the rows of which it holds at least a part.
+
+    Attributes:
+        start, end: its bytes, counted from the table's start. first, stop: the rows.
+        first_key: the first row whose tag lies in the page: the one before may only end here.
+    """
+
+    start: int
+    end: int
+    first: int
+    first_key: int
+    stop: int
+
+    @property
+    def rows(self) -> range:
+        """All rows that the page holds a part of."""
+        return range(self.first, self.stop)
+
+
+@dataclass
+class TableRows:
+    """One table as it was read.
+
+    Attributes:
+        address: where it is.
+        data: its bytes, zeros where nothing was read.
+        present: for each row 1 if all its bytes were read, else 0.
+        keys: the key of each row, without the bit of protected pool.
+        doubts: why rows are not believed, by row.
+    """
+
+    address: int
+    data: bytes
+    present: bytearray
+    keys: array[int]
+    doubts: Dict[int, str] = field(default_factory=dict)
+
+    @property
+    def believed_rows(self) -> int:
+        """How many rows were read and are believed."""
+        return sum(self.present) - len(self.doubts)
+
+    def is_used(self, row: int) -> bool:
+        """A row that was read, is believed so far, and has a tag."""
+        return bool(self.keys[row]) and row not in self.doubts
+
+    def doubt(self, rows: Iterable[int], reason: str) -> None:
+        """Believe no row of ``rows`` any more that was read."""
+        for row in rows:
+            if self.present[row]:
+                self.doubts.setdefault(row, reason)
+
+    def describe_doubts(self) -> str:
+        """The reasons, the most frequent first."""
+        return ", ".join(reason for reason, _ in Counter(self.doubts.values()).most_common())
+
+
+def gather_rows(layout: TrackerLayout, address: int, row_count: int, runs: Iterable[Tuple[int, bytes]]) -> TableRows:
+    """A table out of runs of whole rows, each with the number of its first row."""
+    row_bytes = layout.row_bytes
+    data = bytearray(row_count * row_bytes)
+    present = bytearray(row_count)
+    for first, run in runs:
+        data[first * row_bytes : first * row_bytes + len(run)] = run
+        rows = len(run) // row_bytes
+        present[first : first + rows] = b"\1" * rows
+    table = TableRows(address, bytes(data), present, array("I", bytes(4 * row_count)))
+    for row, values in enumerate(layout.form.iter_unpack(table.data)):
+        if values[0]:
+            table.keys[row] = values[0] & ~PROTECTED_POOL
+        elif any(values):
+            table.doubts[row] = KEYLESS
+    return table
+
+
+def doubt_rows(layout: TrackerLayout, tables: Sequence[TableRows]) -> None:
+    """Note in ``tables``, all of one kernel and of the same length, which rows are not believed."""
+    if tables:
+        _Weighing(layout, tables).weigh()
+
+
+def doubt_strange_rows(layout: TrackerLayout, table: TableRows) -> None:
+    """Note which rows of the expansion table are not believed: it is filled row by row, with tags, and has no hash."""
+    used = [row for row, key in enumerate(table.keys) if key]
+    rows_in_page = PAGE_BYTES // layout.row_bytes
+    for start in range(0, len(table.keys), rows_in_page):
+        rows = range(start, min(start + rows_in_page, len(table.keys)))
+        keys = [table.keys[row] for row in rows if table.keys[row]]
+        if not keys and used and start < used[-1]:
+            table.doubt(rows, ZEROED)
+        elif sum(map(is_printable, keys)) < _PRINTABLE_SHARE * len(keys):
+            table.doubt(rows, STRANGE)
+
+
+class _Weighing:
+    """The tables of one kernel compared with what tables are, and with each other."""
+
+    def __init__(self, layout: TrackerLayout, tables: Sequence[TableRows]) -> None:
+        self._row_bytes = layout.row_bytes
+        self._tables = tables
+        self._row_count = len(tables[0].keys)
+        self._mask = self._row_count - 2
+
+    def weigh(self) -> None:
+        """All checks: first those that make whole pages go, for what is on these misleads the others."""
+        self._doubt_copies()
+        hash_key = self._find_hash()
+        if hash_key is not None:
+            self._doubt_misplaced(hash_key, whole_pages_only=True)
+            self._doubt_misplaced(hash_key, whole_pages_only=False)
+        self._doubt_contradicted(is_hashed=hash_key is not None)
+        self._doubt_zeros(is_hashed=hash_key is not None)
+
+    def _pages(self, table: TableRows) -> Iterator[_Page]:
+        size = len(table.data)
+        for page in range(-(table.address % PAGE_BYTES), size, PAGE_BYTES):
+            start, end = max(page, 0), min(page + PAGE_BYTES, size)
+            first, first_key = start // self._row_bytes, -(-start // self._row_bytes)
+            yield _Page(start, end, first, first_key, -(-end // self._row_bytes))
+
+    def _doubt_copies(self) -> None:
+        """No two processors count alike: of pages with the same bytes only the first is believed."""
+        seen: Set[Tuple[int, bytes]] = set()
+        for table in self._tables:
+            for number, page in enumerate(self._pages(table)):
+                data = table.data[page.start : page.end]
+                if not any(data) or not _is_telling(data):
+                    continue
+                if (number, data) in seen:
+                    table.doubt(page.rows, COPIED)
+                seen.add((number, data))
+
+    def _find_hash(self) -> Optional[Callable[[int], int]]:
+        """The hash that puts the tags where they are; None if none of the known ones does."""
+        pairs = {
+            (row, table.keys[row]) for table in self._tables for row in range(self._row_count - 1) if table.is_used(row)
+        }
+        reach = self._reach()
+        best, most = None, 0
+        for hash_key in _HASHES:
+            placed = sum(self._is_placed(hash_key, reach, row, key) for row, key in pairs)
+            if placed > most:
+                best, most = hash_key, placed
+        return best if most >= max(_FEWEST_PLACED, _PLACED_SHARE * len(pairs)) else None
+
+    def _reach(self) -> List[int]:
+        """For each row how many rows right before it hold tags, or may: so far it may stand from its hash."""
+        taken = bytearray(self._mask + 1)
+        for row in range(self._mask + 1):
+            believed = [table for table in self._tables if table.present[row] and row not in table.doubts]
+            taken[row] = not believed or any(table.keys[row] for table in believed)
+        reach = [0] * (self._mask + 1)
+        length = 0
+        for step in range(2 * len(reach)):
+            row = step & self._mask
+            reach[row] = min(length, self._mask)
+            length = length + 1 if taken[row] else 0
+        return reach
+
+    def _is_placed(self, hash_key: Callable[[int], int], reach: List[int], row: int, key: int) -> bool:
+        if row > self._mask:
+            return key == OVERFLOW_KEY
+        return (row - hash_key(key) & self._mask) <= reach[row]
+
+    def _doubt_misplaced(self, hash_key: Callable[[int], int], *, whole_pages_only: bool) -> None:
+        reach = self._reach()
+        placed: Dict[Tuple[int, int], bool] = {}
+        for table in self._tables:
+            misplaced = set()
+            for row in range(self._row_count):
+                if table.is_used(row):
+                    pair = row, table.keys[row]
+                    if pair not in placed:
+                        placed[pair] = self._is_placed(hash_key, reach, *pair)
+                    if not placed[pair]:
+                        misplaced.add(row)
+            self._doubt_pages(table, misplaced, MISPLACED)
+            if not whole_pages_only:
+                table.doubt(misplaced, MISPLACED)
+
+    def _doubt_pages(self, table: TableRows, wrong: Set[int], reason: str) -> None:
+        """Doubt the pages of which a good part of the used rows is wrong; a single row makes no page wrong."""
+        if not wrong:
+            return
+        for page in list(self._pages(table)):
+            used = sum(map(table.is_used, page.rows))
+            found = len(wrong.intersection(page.rows))
+            if found > 1 and found >= _MISPLACED_SHARE * used:
+                table.doubt(page.rows, reason)
+
+    def _doubt_contradicted(self, *, is_hashed: bool) -> None:
+        """A row has the same tag in all tables, and by its hash a tag one row: what most have counts, or the first."""
+        keys_of_row: Dict[int, Counter[int]] = {}
+        rows_of_key: Dict[int, Counter[int]] = {}
+        for table in self._tables:
+            for row in range(self._row_count):
+                if table.is_used(row):
+                    keys_of_row.setdefault(row, Counter())[table.keys[row]] += 1
+                    rows_of_key.setdefault(table.keys[row], Counter())[row] += 1
+        right_key = {row: keys.most_common(1)[0][0] for row, keys in keys_of_row.items() if len(keys) > 1}
+        right_row = {key: rows.most_common(1)[0][0] for key, rows in rows_of_key.items() if is_hashed and len(rows) > 1}
+        if not right_key and not right_row:
+            return
+        for table in self._tables:
+            wrong = {
+                row
+                for row, key in enumerate(table.keys)
+                if table.is_used(row) and (right_key.get(row, key) != key or right_row.get(key, row) != row)
+            }
+            self._doubt_pages(table, wrong, CONTRADICTED)
+            table.doubt(wrong, CONTRADICTED)
+
+    def _doubt_zeros(self, *, is_hashed: bool) -> None:
+        """Pages of zeros where others let expect tags, or a hash does that spreads them evenly."""
+        used = [row for row in range(self._mask + 1) if any(table.is_used(row) for table in self._tables)]
+        used_rows = set(used)
+        filled = self._filled_rows(used_rows)
+        share = len(used) / filled if filled else 0.0
+        for table in self._tables:
+            zeros = [page for page in self._pages(table) if self._is_zero(table, page)]
+            zero_rows = {row for page in zeros for row in range(page.first_key, page.stop)}
+            own = sum(map(table.is_used, range(self._mask + 1)))
+            expected = len(used_rows - zero_rows)
+            own_share = own / max(own, expected + 1)
+            if used and not own:
+                table.doubt(range(self._row_count), ZEROED)
+                continue
+            for page in zeros:
+                rows = range(page.first_key, min(page.stop, self._mask + 1))
+                others = len(used_rows.intersection(rows))
+                is_lost = others > 0 and (1 - own_share) ** others < _ZERO_BY_CHANCE
+                if is_lost or (is_hashed and not others and (1 - share) ** len(rows) < _EMPTY_BY_CHANCE):
+                    table.doubt(page.rows, ZEROED)
+
+    def _filled_rows(self, used: Set[int]) -> int:
+        """Rows of the pages that hold a tag in any table: what a page that was not lost is like."""
+        return sum(
+            page.stop - page.first_key
+            for page in self._pages(self._tables[0])
+            if not used.isdisjoint(range(page.first_key, page.stop))
+        )
+
+    def _is_zero(self, table: TableRows, page: _Page) -> bool:
+        """The page was read and holds nothing; the last row of a table, which has its tag always, does not count."""
+        end = min(page.end, (self._mask + 1) * self._row_bytes)
+        inside = range(page.first_key, end // self._row_bytes)
+        return (
+            len(inside) > 0
+            and all(table.present[row] for row in inside)
+            and not any(table.data[page.start : end])
+            and not all(row in table.doubts for row in inside)
+        )
+
+
+def _is_telling(data: bytes) -> bool:
+    """Whether bytes hold enough numbers that two tables do not have alike by chance."""
+    words = memoryview(data)[: len(data) & ~3].cast("I")
+    return sum(0x100 <= word < 0x20000000 for word in set(words)) >= _TELLING_NUMBERS
