@@ -46,7 +46,7 @@ _EMPTY_BY_CHANCE = 0.001
 _PRINTABLE_SHARE = 0.5
 """A page of the expansion table has at least so many printable tags."""
 
-_TELLING_NUMBERS = 8
+_TELLING_NUMBERS = 16
 """So many numbers above a byte, not only tags, make a page that no other table has by chance."""
 
 
