@@ -46,8 +46,9 @@ _EMPTY_BY_CHANCE = 0.001
 _PRINTABLE_SHARE = 0.5
 """A page of the expansion table has at least so many printable tags."""
 
-_TELLING_NUMBERS = 16
-"""So many numbers above a byte, not only tags, make a page that no other table has by chance."""
+_TELLING_NUMBERS = 8
+"""So many numbers above a byte, not only tags, make a page that no other table has by chance, while the rest of the
+two tables differs; twice as many do where the whole tables are the same."""
 
 
 def hash_of_vista(key: int) -> int:
@@ -188,15 +189,17 @@ class _Weighing:
 
     def _doubt_copies(self) -> None:
         """No two processors count alike: of pages with the same bytes only the first is believed."""
-        seen: Set[Tuple[int, bytes]] = set()
+        seen: Dict[Tuple[int, bytes], TableRows] = {}
         for table in self._tables:
             for number, page in enumerate(self._pages(table)):
                 data = table.data[page.start : page.end]
-                if not any(data) or not _is_telling(data):
+                if not any(data):
                     continue
-                if (number, data) in seen:
-                    table.doubt(page.rows, COPIED)
-                seen.add((number, data))
+                first = seen.setdefault((number, data), table)
+                if first is not table:
+                    numbers = _count_numbers(data)
+                    if numbers >= _TELLING_NUMBERS * (2 if first.data == table.data else 1):
+                        table.doubt(page.rows, COPIED)
 
     def _find_hash(self) -> Optional[Callable[[int], int]]:
         """The hash that puts the tags where they are; None if none of the known ones does."""
@@ -320,7 +323,7 @@ class _Weighing:
         )
 
 
-def _is_telling(data: bytes) -> bool:
-    """Whether bytes hold enough numbers that two tables do not have alike by chance."""
+def _count_numbers(data: bytes) -> int:
+    """How many different numbers stand in a page that are more than a byte, and no tags."""
     words = memoryview(data)[: len(data) & ~3].cast("I")
-    return sum(0x100 <= word < 0x20000000 for word in set(words)) >= _TELLING_NUMBERS
+    return sum(0x100 <= word < 0x20000000 for word in set(words))
