@@ -10,12 +10,16 @@ from dataclasses import dataclass
 import pytest
 
 from dumps.forge import forge
+from pykdext.attribution.owners import register_attributor
 from pykdext.cli.answers import FORMS, TABLE, Command, Form, Outcome, Part, list_forms, open_source
 from pykdext.cli.arguments import SourceOptions, add_format_option, add_output_option, add_shared_options, add_source
 from pykdext.cli.commands import COMMANDS, Listed
 from pykdext.cli.main import main
 from pykdext.model import (
     UNUSED,
+    Confidence,
+    Evidence,
+    EvidenceKind,
     PoolSnapshot,
     PoolTag,
     PoolUsage,
@@ -166,6 +170,34 @@ def test_a_format_of_records(run, dump, tmp_path, monkeypatch):
     _, out, _ = run("diff", path, dump, "--format", "json", "--tag", "Pipo")
     assert json.loads(out)["deltas"][0]["bytes"] == 2_078_933_040 - 432_000
     assert run("used", LOG)[0] == 0  # the others are known as before
+
+
+# A kind of evidence: an attributor, registered.
+
+
+class Hearsay:
+    name = "hearsay"
+
+    def __init__(self, _target, images):
+        self.count = len(images)
+
+    def evidence(self, tag):
+        detail = f"heard of {tag.text} among {self.count} images"
+        yield Evidence(tag, "gossip.sys", EvidenceKind.OTHER, Confidence.LIKELY, detail)
+
+
+def test_a_kind_of_evidence(run, dump):
+    assert "gossip.sys" not in run("find", "Look", dump)[1]
+    with register_attributor(Hearsay):
+        _, text, _ = run("find", "Look", dump)
+        _, out, _ = run("find", "Look", dump, "--format", "json")
+        _, rows, _ = run("find", "Look", dump, "--format", "csv")
+        _, verdict, _ = run(dump)
+    assert "gossip.sys, likely" in " ".join(text.split())
+    owner = next(owner for owner in json.loads(out)["tags"][0]["owners"] if owner["module"] == "gossip.sys")
+    assert [item["kind"] for item in owner["evidence"]] == ["other"]
+    assert "heard of Look among" in rows
+    assert "pippo.sys (proven)" in " ".join(verdict.split())  # what is surer stays first
 
 
 def test_the_map_is_of_what_is_there():

@@ -1,0 +1,205 @@
+"""poolleak for programs: what the command line does as functions, whose answers are the values of ``pykdext.model``.
+
+``import pykdext`` offers these names, and imports them when one is used. :func:`to_dict` makes the JSON document of an
+answer, as ``--format json`` writes it. Errors are PykdextError and OSError, of one line each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Dict, Iterable, Optional, Tuple, Type, Union
+
+from pykdext import pipeline
+from pykdext.growth import compare_snapshots
+from pykdext.model import (
+    BatchSummary,
+    BlockReport,
+    Diff,
+    DumpRow,
+    DumpSummary,
+    LeakReport,
+    MemoryReport,
+    PoolSnapshot,
+    PoolTag,
+    TrendReport,
+)
+
+Path = Union[str, "os.PathLike[str]"]
+Tag = Union[str, PoolTag]
+"""A tag, or its one to four characters; ``\\xNN`` is a byte, and blanks behind may be left out."""
+
+
+class OpenSource:
+    """A dump, log, snapshot, store or image of a virtual machine, read as far as its tag table.
+
+    It is a context manager; the file is open until it is closed. ``snapshot``: the pools, of a log its last state.
+    """
+
+    def __init__(
+        self, path: Optional[Path] = None, *, pooltags: Optional[Path] = None, symbols: Optional[str] = None
+    ) -> None:
+        self._lists = pipeline.TagLists.load(_text(pooltags))
+        self._symbols = symbols
+        self._opened = ExitStack()
+        self._source = self._opened.enter_context(pipeline.open_source(_text(path), symbol_path=symbols))
+        self.snapshot: PoolSnapshot = self._source.snapshot
+
+    def __enter__(self) -> OpenSource:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._opened.close()
+
+    def analyze(self, top: Optional[int] = 5) -> LeakReport:
+        """The verdict, with the ``top`` suspects; None: all."""
+        return pipeline.analyze(self._source, self._lists, top=top)
+
+    def find(self, tags: Union[Tag, Iterable[Tag]], images: Iterable[Path] = (), jobs: int = 1) -> pipeline.FoundOwners:
+        """Who owns these tags, by the drivers in memory and the driver files of ``images``, read by ``jobs`` processes.
+
+        ValueError for what is no tag.
+        """
+        files = [os.fspath(path) for path in images]
+        return pipeline.find_owners(
+            self._source.kernel, files, _parse_tags(tags), self._lists, jobs, symbol_path=self._symbols
+        )
+
+    def blocks(self, tag: Tag, sample: int = 10) -> BlockReport:
+        """Where the tag's blocks are, ``sample`` of them with their first bytes; TargetError without memory."""
+        return pipeline.find_blocks(self._source, _parse_tags(tag)[0], sample)
+
+    def memory(self, *, whole: bool = False) -> MemoryReport:
+        """Where the memory of the machine is; ``whole``: every page frame is counted, not a sample of them."""
+        from pykdext.pipeline.memory import report_memory
+
+        return report_memory(self._source, sampled=not whole)
+
+
+@dataclass(frozen=True)
+class BatchAnswer:
+    """What many dumps came to: all in all, and each of them."""
+
+    summary: BatchSummary
+    rows: Tuple[DumpRow, ...]
+
+
+def open_source(
+    path: Optional[Path] = None, *, pooltags: Optional[Path] = None, symbols: Optional[str] = None
+) -> OpenSource:
+    """Open a source, recognised by its content; None: the debugger's session, or the live machine.
+
+    ``pooltags``: a tag list. ``symbols``: a symbol path; None: that of the environment.
+    """
+    return OpenSource(path, pooltags=pooltags, symbols=symbols)
+
+
+def analyze(
+    path: Optional[Path] = None,
+    *,
+    top: Optional[int] = 5,
+    pooltags: Optional[Path] = None,
+    symbols: Optional[str] = None,
+) -> LeakReport:
+    """The verdict on a source: who leaks, how much, which driver."""
+    with open_source(path, pooltags=pooltags, symbols=symbols) as source:
+        return source.analyze(top)
+
+
+def find(
+    tags: Union[Tag, Iterable[Tag]], images: Iterable[Path], *, jobs: int = 1, symbols: Optional[str] = None
+) -> pipeline.FoundOwners:
+    """Who owns these tags by driver files alone; in a dump: ``open(path).find(tags)``."""
+    files = [os.fspath(path) for path in images]
+    return pipeline.find_owners(None, files, _parse_tags(tags), pipeline.TagLists.load(), jobs, symbol_path=symbols)
+
+
+def diff(before: Path, after: Optional[Path] = None, *, symbols: Optional[str] = None) -> Diff:
+    """What changed between two sources; without ``after`` up to the session or live machine."""
+    first, last = pipeline.load_sides(os.fspath(before), _text(after), symbol_path=symbols)
+    return compare_snapshots(first, last)
+
+
+def trend(
+    paths: Union[Path, Iterable[Path]],
+    *,
+    every_seconds: Optional[float] = None,
+    mixed: bool = False,
+    pooltags: Optional[Path] = None,
+) -> TrendReport:
+    """Which tags grow over a series of logs, snapshots or dumps: files, folders, patterns.
+
+    ``every_seconds``: the time between samples that bear none. ``mixed``: several machines are one series.
+    """
+    lists = pipeline.TagLists.load(_text(pooltags))
+    return pipeline.follow_files(_texts(paths), lists, every_seconds, mixed).report
+
+
+def batch(
+    paths: Union[Path, Iterable[Path]],
+    *,
+    jobs: Optional[int] = None,
+    store: Optional[Path] = None,
+    top: Optional[int] = 5,
+    timeout_seconds: float = 1800.0,
+) -> BatchAnswer:
+    """What many dumps have in common; ``jobs`` at the same time, kept in ``store``, a SQLite file, if there is one."""
+    from pykdext.fleet.request import BatchRequest, open_batch
+
+    request = BatchRequest(_texts(paths), timeout_seconds, jobs, store=_text(store), top=top)
+    with open_batch(request) as found:
+        return BatchAnswer(found.summary, tuple(found.iter_rows()))
+
+
+def to_dict(answer: Any) -> Dict[str, Any]:
+    """The JSON document of an answer (its ``schema`` says which); TypeError for what is none."""
+    document: Dict[str, Any] = json.loads(_render(answer))
+    return document
+
+
+def _render(answer: Any) -> str:  # noqa: PLR0911 - one line for each answer
+    from pykdext.records.snapshotfile import render_snapshot_json
+    from pykdext.report import batchdoc, dumpsummary, growthdoc, jsondoc, memorydoc
+
+    if isinstance(answer, BatchAnswer):
+        return "".join(batchdoc.iter_batch_json(answer.summary, answer.rows))
+    if isinstance(answer, pipeline.FoundOwners):
+        return jsondoc.render_owners_json(answer.tags, answer.warnings)
+    if isinstance(answer, LeakReport):
+        return jsondoc.render_report_json(answer)
+    if isinstance(answer, BlockReport):
+        return jsondoc.render_blocks_json(answer)
+    if isinstance(answer, PoolSnapshot):
+        return render_snapshot_json(answer)
+    if isinstance(answer, Diff):
+        return growthdoc.render_diff_json(answer)
+    if isinstance(answer, TrendReport):
+        return growthdoc.render_trend_json(answer)
+    if isinstance(answer, MemoryReport):
+        return memorydoc.render_memory_json(answer)
+    if isinstance(answer, DumpSummary):
+        return dumpsummary.render_summary_json(answer)
+    raise TypeError(f"found {type(answer).__name__}, expected an answer of pykdext")
+
+
+def _parse_tags(tags: Union[Tag, Iterable[Tag]]) -> Tuple[PoolTag, ...]:
+    several = (tags,) if isinstance(tags, (str, PoolTag)) else tuple(tags)
+    return tuple(tag if isinstance(tag, PoolTag) else PoolTag.from_text(tag) for tag in several)
+
+
+def _text(path: Optional[Path]) -> Optional[str]:
+    return None if path is None else os.fspath(path)
+
+
+def _texts(paths: Union[Path, Iterable[Path]]) -> Tuple[str, ...]:
+    several = (paths,) if isinstance(paths, (str, os.PathLike)) else tuple(paths)
+    return tuple(os.fspath(path) for path in several)
