@@ -18,7 +18,17 @@ from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional
 
 from pykdext.attribution.owners import Attributor
 from pykdext.errors import RecordFormatError
-from pykdext.model import Confidence, Evidence, EvidenceKind, PoolTag, TagClass, TagDescription, TagLookup
+from pykdext.model import (
+    Confidence,
+    Evidence,
+    EvidenceKind,
+    PoolTag,
+    TagClass,
+    TagDescription,
+    TagLookup,
+    Usual,
+    UsualUnit,
+)
 
 MAX_LIST_BYTES = 16 << 20
 """A longer file is not a tag list; Microsoft's has about 300 KB."""
@@ -142,9 +152,13 @@ def find_pooltags(folder: Path, environment: Mapping[str, str] = os.environ) -> 
 
 @functools.cache
 def load_knowntags() -> PoolTagList:
-    """The table, parsed once: ``tag | module | class | what it is | what to ask next`` a line, ``#`` for comments."""
-    table = importlib.resources.files("pykdext.attribution") / "data" / "knowntags.txt"
-    return PoolTagList(_parse_table(table.read_text(encoding="utf-8")))
+    """The table, parsed once: ``tag | module | class | what it is | what to ask next`` a line, ``#`` for comments.
+
+    What is usual of a tag stands in a table beside it: ``tag | amount | per | where it was seen``.
+    """
+    folder = importlib.resources.files("pykdext.attribution") / "data"
+    usual = dict(_parse_usual((folder / "usual.txt").read_text(encoding="utf-8")))
+    return PoolTagList(_parse_table((folder / "knowntags.txt").read_text(encoding="utf-8"), usual))
 
 
 class TagLists:
@@ -216,9 +230,24 @@ def _decode(data: bytes) -> str:
     return data.decode("cp1252", "replace")
 
 
-def _parse_table(text: str) -> Iterator[TagDescription]:
+def _parse_table(text: str, usual: Mapping[str, Usual]) -> Iterator[TagDescription]:
+    for tag, fields in _iter_records(text):
+        module, tag_class, what, next_question = fields
+        named = "" if module == _THIRD_PARTY else module
+        kind = TagClass(tag_class)
+        yield TagDescription(tag, named, what, "built-in table", kind, next_question, usual.get(tag))
+
+
+def _parse_usual(text: str) -> Iterator[Tuple[str, Usual]]:
+    for tag, fields in _iter_records(text):
+        amount, per, seen = fields
+        number, _, unit = amount.partition(" ")
+        size = int(number) << 20 if unit == "MB" else None
+        yield tag, Usual(size, int(number) if size is None else None, UsualUnit(per), seen)
+
+
+def _iter_records(text: str) -> Iterator[Tuple[str, List[str]]]:
+    """The tag of each line, with its blanks, and the fields behind it."""
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
-            module, tag_class, what, next_question = line[4 + len(_SEPARATOR) :].split(_SEPARATOR)
-            named = "" if module == _THIRD_PARTY else module
-            yield TagDescription(line[:4], named, what, "built-in table", TagClass(tag_class), next_question)
+            yield line[:4], line[4 + len(_SEPARATOR) :].split(_SEPARATOR)

@@ -10,7 +10,7 @@ from pykdext.model import CommonCause, Confidence, DumpRow, DumpStatus, OtherVer
 from pykdext.model.fleet import DumpSuspect, DumpVerdict
 
 _NO_VERSION = ""
-_ROLES = (Role.CAUSE, Role.UNKNOWN, Role.VICTIM, Role.OBJECT)
+_ROLES = (Role.CAUSE, Role.UNKNOWN, Role.CACHE, Role.SHARED, Role.VICTIM, Role.OBJECT)
 """From the one that names who leaks to the one that does not."""
 
 

@@ -1,49 +1,58 @@
-"""Which tags look like a leak: pure functions on the model.
-
-One snapshot holds no growth. So its tags are judged by what leaks have in common: large, many blocks outstanding,
-seldom freed, and an owner that is not part of Windows. Each trait gives points and a reason in words; the thresholds
-stand here by name.
-"""
+"""Which tags of one state look like a leak, and which are the largest: pure functions on the model."""
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping, Optional, Tuple
+from typing import Iterator, List, Mapping, Optional, Sequence, Tuple
 
+from pykdext.growth.lockstep import BlockCount, find_lockstep
+from pykdext.growth.traits import SUSPICIOUS_SCORE, PoolView, add_up, iter_traits
 from pykdext.model import (
     Confidence,
+    LockstepGroup,
     PoolKind,
     PoolSnapshot,
     PoolTag,
-    PoolUsage,
     Role,
     Suspect,
     TagClass,
     TagOwners,
+    TagUsage,
 )
-from pykdext.units import format_bytes, format_count, format_share
 
 NOTABLE_SHARE = 0.05
 NOTABLE_BYTES = 256 << 20
-"""A tag below both is not judged: even if it leaks, it is not what hangs this machine."""
+"""A tag below both is no suspect: even if it leaks, it is not what hangs this machine."""
 
-LARGE_SHARE, DOMINANT_SHARE = 0.10, 0.30
-OVERWHELMING_SHARE = 0.60
-"""Not even the caches of Windows hold this much of a pool while all is well."""
-OVERWHELMING_POINTS = 4
-LARGE_BYTES = 1 << 30
-MANY_BLOCKS = 100_000
-FEW_ALLOCATIONS = 1_000
-"""With fewer allocations the share that was freed says nothing: buffers that live as long as the system."""
-SELDOM_FREED, OFTEN_KEPT = 0.10, 0.50
+LISTED_BYTES = 16 << 20
+"""Nor is one below this, where the rows may be those that somebody chose: the pool may be far larger."""
 
-SUSPICIOUS_SCORE = 5
-"""Two traits alone, such as the buffers for life of a foreign driver, are common on healthy servers."""
+COMPANION_BLOCKS = 100_000
+"""Smaller counts are equal by chance."""
+
+LARGEST_SHOWN = 3
+"""Of each pool, whatever they look like."""
+
+_STATIC_LIBRARY = ".lib"
 
 
 def find_notable(snapshot: PoolSnapshot) -> Tuple[PoolTag, ...]:
-    """The tags that are large enough to be judged, the largest first, no tag twice."""
-    rows = sorted(_iter_notable(snapshot), key=lambda row: -(row[2].bytes or 0))
-    return tuple(dict.fromkeys(tag for tag, _, _, _ in rows))
+    """The tags whose owners a verdict asks for, the largest first, no tag twice.
+
+    They are those large enough to be judged, those that go along with them, and the largest of each pool.
+    """
+    judged = {row.tag for view in _iter_views(snapshot) for row in view.rows if _is_notable(row, view)}
+    groups = find_lockstep(_iter_many_blocks(snapshot))
+    followers = {
+        member.tag
+        for group in groups
+        if any(member.tag in judged for member in group.members)
+        for member in group.members
+    }
+    largest = {row.tag for view in _iter_views(snapshot) for row in view.rows[:LARGEST_SHOWN]}
+    wanted = judged | followers | largest
+    rows = [(row.usage(view.pool).bytes or 0, row.tag) for view in _iter_views(snapshot) for row in view.rows]
+    rows.sort(key=lambda entry: -entry[0])
+    return tuple(dict.fromkeys(tag for _, tag in rows if tag in wanted))
 
 
 def rank_suspects(snapshot: PoolSnapshot, owners: Mapping[PoolTag, TagOwners]) -> Tuple[Suspect, ...]:
@@ -52,98 +61,110 @@ def rank_suspects(snapshot: PoolSnapshot, owners: Mapping[PoolTag, TagOwners]) -
     ``owners`` is what is known of the notable tags' owners; a tag that is missing there has none.
     """
     suspects = [
-        _judge(snapshot, tag, pool, usage, share, owners.get(tag))
-        for tag, pool, usage, share in _iter_notable(snapshot)
+        suspect
+        for view in _iter_views(snapshot)
+        for row in view.rows
+        if _is_notable(row, view)
+        and (suspect := _judge(snapshot, row, view, owners.get(row.tag))).score >= SUSPICIOUS_SCORE
     ]
-    suspicious = [suspect for suspect in suspects if suspect.score >= SUSPICIOUS_SCORE]
-    return tuple(sorted(suspicious, key=lambda suspect: (-suspect.score, -(suspect.usage.bytes or 0))))
+    return tuple(sorted(suspects, key=lambda suspect: (-suspect.score, -(suspect.usage.bytes or 0))))
 
 
-def _iter_notable(snapshot: PoolSnapshot) -> Iterator[Tuple[PoolTag, PoolKind, PoolUsage, float]]:
-    for pool in PoolKind:
-        total = snapshot.pool_bytes(pool)
-        if not total:
-            continue
-        for row in snapshot.tags:
-            usage = row.usage(pool)
-            if usage.bytes and (usage.bytes >= NOTABLE_SHARE * total or usage.bytes >= NOTABLE_BYTES):
-                yield row.tag, pool, usage, usage.bytes / total
+def find_largest(snapshot: PoolSnapshot, owners: Mapping[PoolTag, TagOwners]) -> Tuple[Suspect, ...]:
+    """The ``LARGEST_SHOWN`` largest tags of each pool, judged in the same way, suspects or not."""
+    return tuple(
+        _judge(snapshot, row, view, owners.get(row.tag))
+        for view in _iter_views(snapshot)
+        for row in view.rows[:LARGEST_SHOWN]
+    )
 
 
-def _judge(
+def find_companions(
+    snapshot: PoolSnapshot, suspects: Sequence[Suspect], owners: Mapping[PoolTag, TagOwners]
+) -> Tuple[LockstepGroup, ...]:
+    """Groups of tags whose outstanding blocks agree in number, those with a suspect among them, numbered from 1."""
+
+    def is_object(tag: PoolTag) -> bool:
+        return find_role(owners.get(tag)) is Role.OBJECT
+
+    suspicious = {(suspect.tag, suspect.pool) for suspect in suspects}
+    found: List[LockstepGroup] = []
+    for group in find_lockstep(_iter_many_blocks(snapshot), is_object):
+        if any((member.tag, member.pool) in suspicious for member in group.members):
+            found.append(LockstepGroup(len(found) + 1, group.members))
+    return tuple(found)
+
+
+def judge_companions(
     snapshot: PoolSnapshot,
-    tag: PoolTag,
-    pool: PoolKind,
-    usage: PoolUsage,
-    share: float,
-    known: Optional[TagOwners],
-) -> Suspect:
-    traits = [
-        *_size_traits(pool, usage, share, is_whole=snapshot.memory.used_bytes(pool) is not None),
-        *_lifetime_traits(usage),
-        *_owner_traits(known),
-        *_habit_traits(known, share),
-    ]
+    groups: Sequence[LockstepGroup],
+    suspects: Sequence[Suspect],
+    owners: Mapping[PoolTag, TagOwners],
+) -> Tuple[Suspect, ...]:
+    """The members of ``groups`` that are no suspects, judged in the same way."""
+    suspicious = {(suspect.tag, suspect.pool) for suspect in suspects}
+    wanted = {(member.tag, member.pool) for group in groups for member in group.members} - suspicious
+    return tuple(
+        _judge(snapshot, row, view, owners.get(row.tag))
+        for view in _iter_views(snapshot)
+        for row in view.rows
+        if (row.tag, view.pool) in wanted
+    )
+
+
+def find_role(known: Optional[TagOwners]) -> Role:
+    """What a tag is in a leak, by what is known of it."""
+    if known is None:
+        return Role.UNKNOWN
+    classes = [item.tag_class for item in known.descriptions if item.tag_class]
+    if TagClass.OBJECT in classes:
+        return Role.OBJECT
+    if TagClass.GENERIC in classes or any(
+        item.module.lower().endswith(_STATIC_LIBRARY) for item in known.descriptions[:1]
+    ):
+        return Role.SHARED
+    foreign = (owner for owner in known.owners if owner.part_of_windows is False)
+    if any(owner.confidence.rank <= Confidence.LIKELY.rank for owner in foreign):
+        return Role.CAUSE
+    return Role.CACHE if TagClass.CACHE in classes else Role.UNKNOWN
+
+
+def _iter_many_blocks(snapshot: PoolSnapshot) -> Iterator[BlockCount]:
+    for row in snapshot.tags:
+        for pool in PoolKind:
+            usage = row.usage(pool)
+            if usage.outstanding is not None and usage.outstanding >= COMPANION_BLOCKS:
+                yield BlockCount(row.tag, pool, usage.outstanding, usage)
+
+
+def _iter_views(snapshot: PoolSnapshot) -> Iterator[PoolView]:
+    for pool in PoolKind:
+        view = PoolView.of(snapshot, pool)
+        if view is not None:
+            yield view
+
+
+def _is_notable(row: TagUsage, view: PoolView) -> bool:
+    held = row.usage(view.pool).bytes or 0
+    if not view.is_whole and held < LISTED_BYTES:
+        return False
+    return held >= NOTABLE_BYTES or held >= NOTABLE_SHARE * view.bytes
+
+
+def _judge(snapshot: PoolSnapshot, row: TagUsage, view: PoolView, known: Optional[TagOwners]) -> Suspect:
+    usage = row.usage(view.pool)
+    traits = list(iter_traits(row, view, known))
     hours = (snapshot.uptime_seconds or 0) / 3600
     return Suspect(
-        tag=tag,
-        pool=pool,
+        tag=row.tag,
+        pool=view.pool,
         usage=usage,
-        share=share,
-        score=sum(points for points, _ in traits),
-        reasons=tuple(reason for _, reason in traits),
-        role=_role(known),
+        share=(usage.bytes or 0) / view.bytes,
+        score=add_up(traits),
+        reasons=tuple(trait.words for trait in traits),
+        role=find_role(known),
         bytes_per_hour=usage.bytes / hours if hours and usage.bytes is not None else None,
         owners=known.owners if known else (),
         descriptions=known.descriptions if known else (),
         owner_notes=known.notes if known else (),
     )
-
-
-def _size_traits(pool: PoolKind, usage: PoolUsage, share: float, *, is_whole: bool) -> Iterator[Tuple[int, str]]:
-    """``is_whole``: the share is that of the whole pool, not of the rows that somebody chose to list."""
-    if share >= LARGE_SHARE:
-        points = 2 if share >= DOMINANT_SHARE else 1
-        if is_whole and share >= OVERWHELMING_SHARE:
-            points = OVERWHELMING_POINTS
-        yield points, f"holds {format_share(share)} of the {pool.value} pool"
-    if (usage.bytes or 0) >= LARGE_BYTES:
-        yield 1, f"holds {format_bytes(usage.bytes)}"
-    if (usage.outstanding or 0) >= MANY_BLOCKS:
-        yield 1, f"{format_count(usage.outstanding)} blocks are outstanding"
-
-
-def _lifetime_traits(usage: PoolUsage) -> Iterator[Tuple[int, str]]:
-    freed = usage.freed_share
-    if freed is None or (usage.allocs or 0) < FEW_ALLOCATIONS:
-        return
-    if freed <= OFTEN_KEPT:
-        words = "nothing" if freed == 0 else f"only {format_share(freed)}"
-        yield (2 if freed <= SELDOM_FREED else 1), f"{words} of {format_count(usage.allocs)} allocations was ever freed"
-
-
-def _owner_traits(known: Optional[TagOwners]) -> Iterator[Tuple[int, str]]:
-    if known is None:
-        return
-    foreign = [owner for owner in known.owners if owner.part_of_windows is False]
-    if foreign and foreign[0].confidence is not Confidence.POSSIBLE:
-        yield 2, f"{foreign[0].module} is not part of Windows"
-    elif not known.owners and not known.descriptions:
-        yield 1, "no tag list and no image knows the tag"
-
-
-def _habit_traits(known: Optional[TagOwners], share: float) -> Iterator[Tuple[int, str]]:
-    habits = {description.tag_class for description in known.descriptions} if known else set()
-    if TagClass.CACHE in habits and share < OVERWHELMING_SHARE:
-        yield -2, "but this tag is large on healthy systems too"
-
-
-def _role(known: Optional[TagOwners]) -> Role:
-    if known is None:
-        return Role.UNKNOWN
-    if any(description.tag_class is TagClass.OBJECT for description in known.descriptions):
-        return Role.OBJECT
-    foreign = (owner for owner in known.owners if owner.part_of_windows is False)
-    if any(owner.confidence.rank <= Confidence.LIKELY.rank for owner in foreign):
-        return Role.CAUSE
-    return Role.UNKNOWN

@@ -50,9 +50,12 @@ from pykdext.model.owners import (
     ImageVersion,
     Owner,
     PointedPlace,
+    Role,
     TagDescription,
     TagLookup,
     TagOwners,
+    Usual,
+    UsualUnit,
 )
 from pykdext.model.pool import (
     PROTECTED_POOL,
@@ -77,7 +80,6 @@ from pykdext.model.report import (
     NextStep,
     Origin,
     PoolTotal,
-    Role,
     Suspect,
 )
 from pykdext.model.target import BugCheck, Machine, MachineTable, MemoryImage, Module, TargetFacts
@@ -156,5 +158,7 @@ __all__ = [
     "UntaggedMemory",
     "UsageRow",
     "UseCount",
+    "Usual",
+    "UsualUnit",
     "Verdict",
 ]

@@ -33,6 +33,7 @@ class EvidenceKind(str, enum.Enum):
     UNLOADED = "unloaded"
     POOLTAG_TXT = "pooltag.txt"
     BUILTIN = "builtin"
+    STATED = "stated"
     OTHER = "other"
 
     @property
@@ -65,6 +66,7 @@ _ROWS: Mapping[EvidenceKind, _Row] = {
     EvidenceKind.UNLOADED: _Row("tag lists name it, and it was unloaded"),
     EvidenceKind.POOLTAG_TXT: _Row("the user's tag list names it"),
     EvidenceKind.BUILTIN: _Row("the built-in table of tags names it"),
+    EvidenceKind.STATED: _Row("the source itself names it beside the numbers"),
     EvidenceKind.OTHER: _Row("an attributor from outside of this package names it"),
 }
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from pykdext.model.owners import Confidence
+from pykdext.model.owners import Confidence, Role
 from pykdext.model.pool import PoolKind, PoolTag, PoolUsage
-from pykdext.model.report import Role
 from pykdext.printable import hide_secrets
 
 

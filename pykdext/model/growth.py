@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional, Tuple
 
+from pykdext.model.owners import Role
 from pykdext.model.pool import PoolKind, PoolSnapshot, PoolTag, PoolUsage
-from pykdext.model.report import Role
 
 
 class Change(enum.Enum):

@@ -90,11 +90,53 @@ class Owner:
     base: Optional[int] = None
 
 
+class Role(enum.Enum):
+    """What a tag is in the leak."""
+
+    CAUSE = "cause"
+    VICTIM = "victim"
+    OBJECT = "object"
+    """Windows allocates it for whoever opens or references something."""
+    SHARED = "shared"
+    """A default or a library's tag: any driver may have allocated it."""
+    CACHE = "cache"
+    """It holds what others use."""
+    UNKNOWN = "unknown"
+
+    @property
+    def tells_no_caller(self) -> bool:
+        """Whether the tag names nobody, even if it is known who allocates with it."""
+        return self in (Role.OBJECT, Role.SHARED, Role.CACHE)
+
+
+class UsualUnit(enum.Enum):
+    """What a usual amount scales with."""
+
+    MACHINE = "machine"
+    PROCESS = "process"
+    FILE = "file"
+    GIGABYTE = "GB"
+
+
+@dataclass(frozen=True)
+class Usual:
+    """The most that healthy machines hold of a tag, in bytes or in blocks (the other is None), ``per`` unit.
+
+    ``source`` says in a few words where that was seen.
+    """
+
+    bytes: Optional[int]
+    blocks: Optional[int]
+    per: UsualUnit
+    source: str
+
+
 @dataclass(frozen=True)
 class TagDescription:
     """What a tag list says: the entry's own pattern, the module, the words, and where it stands.
 
-    ``tag_class`` is None where the list has no classes (pooltag.txt); ``next_question`` says what to ask next.
+    ``tag_class`` is None where the list has no classes (pooltag.txt); ``next_question`` says what to ask next;
+    ``usual`` how much of the tag is usual, None where that is not known.
     """
 
     pattern: str
@@ -103,6 +145,7 @@ class TagDescription:
     source: str
     tag_class: Optional[TagClass] = None
     next_question: Optional[str] = None
+    usual: Optional[Usual] = None
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional, Tuple
 
-from pykdext.model.owners import ContentsWitness, ImageCoverage, Owner, TagDescription
+from pykdext.model.growth import LockstepGroup
+from pykdext.model.owners import ContentsWitness, ImageCoverage, Owner, Role, TagDescription
 from pykdext.model.pool import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, TagUsage
 from pykdext.model.target import Module, TargetFacts
-
-
-class Role(enum.Enum):
-    """What a suspect is in the leak."""
-
-    CAUSE = "cause"
-    VICTIM = "victim"
-    OBJECT = "object"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -129,7 +120,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """The verdict on one snapshot."""
+    """The verdict on one snapshot.
+
+    ``suspects`` look like a leak, the likeliest first. ``largest`` are the largest tags of each pool, judged in the
+    same way, suspects or not. ``groups``: tags whose blocks agree in number with those of a suspect; ``companions``
+    are their members that are no suspects themselves.
+    """
 
     snapshot: PoolSnapshot
     verdict: str
@@ -138,3 +134,6 @@ class LeakReport:
     next_steps: Tuple[NextStep, ...]
     image_coverage: Optional[ImageCoverage]
     warnings: Tuple[str, ...]
+    largest: Tuple[Suspect, ...] = ()
+    groups: Tuple[LockstepGroup, ...] = ()
+    companions: Tuple[Suspect, ...] = ()

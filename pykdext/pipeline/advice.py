@@ -15,7 +15,11 @@ def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[Nex
     program = "!py poolleak" if snapshot.source.is_session else "poolleak"
     path = snapshot.source.path
     source = f' "{path}"' if " " in path else f" {path}" if path else ""
-    if not suspects:
+    if not snapshot.tags:
+        steps.append(NextStep("poolleak record --recipe", "a script that samples the tags of that machine"))
+        steps.append(NextStep("poolmon -n log.txt", "or its tags once, before the restart that ends the leak"))
+        steps.append(NextStep(None, "A complete or kernel dump taken before the restart tells the driver, too"))
+    if not suspects and snapshot.tags:
         steps.append(NextStep(f"{program} used{source} --top 20", "look at the largest tags yourself"))
     if snapshot.source.is_session and snapshot.source.symbols == "inference":
         steps.append(NextStep(".reload /f nt", "symbols of nt (after .symfix): they name what was inferred"))
@@ -42,6 +46,11 @@ def _suspect_steps(suspect: Suspect) -> Iterator[NextStep]:
             break
     if suspect.role is Role.OBJECT:
         return
+    if suspect.role.tells_no_caller:
+        yield NextStep(
+            f"poolleak blocks {tag} DUMP", "the caller by what its blocks point at, in a dump of this machine"
+        )
+        yield NextStep("verifier /flags 8 /driver NAME.sys", "count the allocations of a driver that you suspect")
     for owner in suspect.owners[:2]:
         yield NextStep(f"lmvm {find_engine_name(owner.module)}", f"version and vendor of {owner.module}")
         place = next((item for item in owner.evidence if item.rva is not None), None)

@@ -13,9 +13,10 @@ from pykdext.attribution.owners import (
     limit_library_evidence,
     weigh_evidence,
 )
+from pykdext.attribution.stated import StatedAttributor
 from pykdext.attribution.taglists import TagLists, load_knowntags
 from pykdext.kernel.kernel import Kernel
-from pykdext.model import ImageCoverage, PoolTag, TagOwners
+from pykdext.model import ImageCoverage, PoolSnapshot, PoolTag, TagOwners
 from pykdext.pipeline.driverfiles import search_files
 from pykdext.pipeline.imagesearch import SearchedImages, search_kernel
 from pykdext.pipeline.pointers import NO_CONTENTS, FoundContents, search_contents
@@ -66,9 +67,17 @@ def find_owners(
 
 
 def weigh_owners(
-    searches: Sequence[SearchedImages], contents: FoundContents, tags: Sequence[PoolTag], lists: TagLists
+    searches: Sequence[SearchedImages],
+    contents: FoundContents,
+    tags: Sequence[PoolTag],
+    lists: TagLists,
+    snapshot: Optional[PoolSnapshot] = None,
 ) -> FoundOwners:
-    """Who owns each of ``tags`` by all ``searches``, the ``contents`` of blocks, and the tag lists."""
+    """Who owns each of ``tags`` by all ``searches``, the ``contents`` of blocks, and the tag lists.
+
+    With a ``snapshot`` the drivers that its source itself names are evidence, too.
+    """
+    attributors = [*lists.attributors, *([StatedAttributor(snapshot)] if snapshot else [])]
     modules = [module for search in searches for module in search.modules]
     facts = ModuleFacts(
         modules,
@@ -87,7 +96,7 @@ def weigh_owners(
         descriptions = lists.find_descriptions(tag)
         evidence = [item for search in searches for item in search.evidence.get(tag, ())]
         evidence += contents.evidence.get(tag, ())
-        evidence += [item for attributor in lists.attributors for item in attributor.evidence(tag)]
+        evidence += [item for attributor in attributors for item in attributor.evidence(tag)]
         if all(item.rva is None for item in evidence):
             evidence += find_unloaded_owners(tag, descriptions, modules)
         library = find_static_library(tag, descriptions)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from dataclasses import replace
+from typing import Dict, Mapping, Optional, Sequence
 
 from pykdext import growth
 from pykdext.attribution.taglists import TagLists
-from pykdext.model import LeakReport, PoolKind, PoolSnapshot, PoolTotal, Role, Suspect
+from pykdext.model import ImageCoverage, LeakReport, PoolKind, PoolSnapshot, PoolTag, PoolTotal, Role, TagOwners
 from pykdext.pipeline.advice import next_steps
 from pykdext.pipeline.imagesearch import search_kernel
 from pykdext.pipeline.ownership import FoundOwners, weigh_owners
@@ -29,24 +30,43 @@ def analyze(
     snapshot, kernel = source.snapshot, source.kernel
     tags = growth.find_notable(snapshot)
     searches = [search_kernel(kernel, tags, work)] if kernel else []
-    found = weigh_owners(searches, NO_CONTENTS, tags, lists)
-    suspects = _rank(snapshot, found, top)
+    found = weigh_owners(searches, NO_CONTENTS, tags, lists, snapshot)
+    suspects = growth.rank_suspects(snapshot, _by_tag(found))[:top]
     if kernel:
         sampled = dict.fromkeys(suspect.tag for suspect in suspects if suspect.role is not Role.OBJECT)
         contents = search_contents(kernel, tuple(sampled), work)
-        found = weigh_owners(searches, contents, tags, lists)
-        suspects = _rank(snapshot, found, top)
-    images = found.coverage if kernel else None
-    return LeakReport(
+        found = weigh_owners(searches, contents, tags, lists, snapshot)
+    return judge_state(snapshot, _by_tag(found), found.coverage if kernel else None, top, found.warnings)
+
+
+def judge_state(
+    snapshot: PoolSnapshot,
+    owners: Mapping[PoolTag, TagOwners],
+    images: Optional[ImageCoverage] = None,
+    top: Optional[int] = None,
+    warnings: Sequence[str] = (),
+) -> LeakReport:
+    """The verdict on a state by its numbers and what is known of its notable tags.
+
+    ``images`` is how much of the driver images was searched; None if there are none. ``warnings`` are those of the
+    search.
+    """
+    suspects = growth.rank_suspects(snapshot, owners)[:top]
+    groups = growth.find_companions(snapshot, suspects, owners)
+    report = LeakReport(
         snapshot=snapshot,
-        verdict=verdict_on(suspects, images, snapshot),
+        verdict="",
         pools=tuple(PoolTotal.of(snapshot, pool) for pool in PoolKind),
         suspects=suspects,
         next_steps=next_steps(snapshot, suspects),
         image_coverage=images,
-        warnings=(*snapshot.warnings, *found.warnings),
+        warnings=(*snapshot.warnings, *growth.iter_doubts(snapshot), *warnings),
+        largest=growth.find_largest(snapshot, owners),
+        groups=groups,
+        companions=growth.judge_companions(snapshot, groups, suspects, owners),
     )
+    return replace(report, verdict=verdict_on(report))
 
 
-def _rank(snapshot: PoolSnapshot, found: FoundOwners, top: Optional[int]) -> Tuple[Suspect, ...]:
-    return growth.rank_suspects(snapshot, {owners.tag: owners for owners in found.tags})[:top]
+def _by_tag(found: FoundOwners) -> Dict[PoolTag, TagOwners]:
+    return {owners.tag: owners for owners in found.tags}

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any, Dict, Iterable, Optional, Sequence
 
-from pykdext.model import Diff, LockstepGroup, PoolKind, PoolSnapshot, Segment, TagDelta, Trend, TrendReport
+from pykdext.model import Diff, PoolKind, PoolSnapshot, Segment, TagDelta, Trend, TrendReport
+from pykdext.report.jsondoc import group_document
 
 DIFF_SCHEMA = "poolleak.diff/1"
 TREND_SCHEMA = "poolleak.trend/1"
@@ -34,7 +35,7 @@ def render_trend_json(report: TrendReport) -> str:
         "span_seconds": report.span_seconds,
         "segments": [_segment_document(segment, report.judged) for segment in report.segments],
         "newest": _state_document(report.newest) if report.newest else None,
-        "groups": [_group_document(group) for group in report.groups],
+        "groups": [group_document(group) for group in report.groups],
         "warnings": list(report.warnings),
     }
     return _dump_with_rows(head, "trends", map(trend_document, report.trends))
@@ -104,23 +105,4 @@ def _segment_document(segment: Segment, judged: Optional[Segment]) -> Dict[str, 
         "samples": segment.samples,
         "cut": segment.cut,
         "judged": segment is judged,
-    }
-
-
-def _group_document(group: LockstepGroup) -> Dict[str, Any]:
-    return {
-        "number": group.number,
-        "members": [
-            {
-                "tag": member.tag.text,
-                "hex": member.tag.hex,
-                "pool": member.pool.value,
-                "blocks": member.blocks,
-                "ratio": member.ratio,
-                "freed_share": member.freed_share,
-                "role": member.role.value,
-                "reason": member.reason,
-            }
-            for member in group.members
-        ],
     }

@@ -13,6 +13,7 @@ from pykdext.model import (
     ImageCoverage,
     ImageVersion,
     LeakReport,
+    LockstepGroup,
     Owner,
     Suspect,
     TagDescription,
@@ -57,6 +58,9 @@ def render_report_json(report: LeakReport) -> str:
             for total in report.pools
         },
         "suspects": [suspect_document(suspect) for suspect in report.suspects],
+        "largest": [suspect_document(suspect) for suspect in report.largest],
+        "groups": [group_document(group) for group in report.groups],
+        "companions": [suspect_document(suspect) for suspect in report.companions],
         "next_steps": [asdict(step) for step in report.next_steps],
         "coverage": {
             **coverage_document(report.snapshot.coverage),
@@ -118,7 +122,6 @@ def suspect_document(suspect: Suspect) -> Dict[str, Any]:
         **usage_document(suspect.usage),
         "share": suspect.share,
         "freed_share": suspect.usage.freed_share,
-        "growth": None,
         "bytes_per_hour_since_boot": suspect.bytes_per_hour,
         "score": suspect.score,
         "reasons": list(suspect.reasons),
@@ -163,4 +166,24 @@ def _description_document(item: TagDescription) -> Dict[str, Any]:
         "source": item.source,
         "class": item.tag_class.value if item.tag_class else None,
         "next_question": item.next_question,
+    }
+
+
+def group_document(group: LockstepGroup) -> Dict[str, Any]:
+    """Tags whose blocks agree in number."""
+    return {
+        "number": group.number,
+        "members": [
+            {
+                "tag": member.tag.text,
+                "hex": member.tag.hex,
+                "pool": member.pool.value,
+                "blocks": member.blocks,
+                "ratio": member.ratio,
+                "freed_share": member.freed_share,
+                "role": member.role.value,
+                "reason": member.reason,
+            }
+            for member in group.members
+        ],
     }

@@ -25,7 +25,7 @@ def format_table(
     table: str = tabulate.tabulate(printable, tablefmt="plain", colalign=align, disable_numparse=True)
     lines = table.replace(_HELD_BLANK, " ").split("\n")
     lines.insert(1, "  ".join("-" * column for column in columns))
-    return [_cut(line.rstrip(), width) for line in lines]
+    return [cut(line.rstrip(), width) for line in lines]
 
 
 def _hold_blanks(cell: str) -> str:
@@ -37,7 +37,8 @@ def _hold_blanks(cell: str) -> str:
     return _HELD_BLANK * left + text + _HELD_BLANK * (len(cell) - left - len(text))
 
 
-def _cut(line: str, width: Optional[int]) -> str:
+def cut(line: str, width: Optional[int]) -> str:
+    """The line, its end as dots where it is longer than ``width``; None: as it is."""
     return line if width is None or len(line) <= width else line[: width - 3] + "..."
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 from pykdext.model import (
     Evidence,
@@ -15,10 +15,18 @@ from pykdext.model import (
     Suspect,
     TagOwners,
 )
-from pykdext.report.layout import format_table, warning_lines, wrap
+from pykdext.report.grouptable import group_lines
+from pykdext.report.layout import cut, format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines
-from pykdext.report.sentences.owners import describe, describe_gap, describe_place, describe_vendor, find_address
+from pykdext.report.sentences.owners import (
+    describe,
+    describe_gap,
+    describe_place,
+    describe_vendor,
+    find_address,
+    name_use,
+)
 from pykdext.report.sentences.states import describe_coverage, describe_images, subject_lines
 from pykdext.units import format_bytes, format_count, format_share, say_rest
 
@@ -27,6 +35,9 @@ COMMAND_COLUMNS = 48
 
 EVIDENCE_SHOWN = 4
 """Places listed for one owner; JSON has them all."""
+
+_COLUMNS = ("Tag", "Type", "Diff", "Bytes", "Share", "Freed", "Per hour", "Role")
+_ALIGN = ("left", "left", "right", "right", "right", "right", "right", "left")
 
 
 def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -> str:
@@ -38,6 +49,10 @@ def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -
         lines += ["", *_suspect_table(report.suspects, width, links)]
         for number, suspect in enumerate(report.suspects, 1):
             lines += ["", *_suspect_lines(number, suspect, report.image_coverage, width, links)]
+    for group in report.groups:
+        lines += ["", *group_lines(group, "as many blocks of each are outstanding", width, links)]
+    if report.largest:
+        lines += ["", "Largest tags of each pool", *_largest_table(report.largest, width, links)]
     lines += ["", "Next steps"]
     lines += step_lines(report.next_steps, width, links)
     lines += ["", *wrap(f"Coverage: {describe_coverage(report.snapshot.coverage, report.image_coverage)}", width)]
@@ -76,25 +91,35 @@ def _pool_table(pools: Sequence[PoolTotal]) -> List[str]:
 
 def _suspect_table(suspects: Sequence[Suspect], width: int, links: Links) -> List[Line]:
     rows = [
-        (
-            str(number),
-            suspect.tag.text,
-            suspect.pool.label,
-            format_count(suspect.usage.outstanding),
-            format_bytes(suspect.usage.bytes),
-            format_share(suspect.share),
-            format_share(suspect.usage.freed_share),
-            format_bytes(suspect.bytes_per_hour),
-            suspect.role.value,
-            suspect.owners[0].module if suspect.owners else "unknown",
-        )
+        (str(number), *_cells(suspect), suspect.owners[0].module if suspect.owners else "unknown")
         for number, suspect in enumerate(suspects, 1)
     ]
-    headers = ("#", "Tag", "Type", "Diff", "Bytes", "Share", "Freed", "Per hour", "Role", "Owner")
-    align = ("right", "left", "left", "right", "right", "right", "right", "right", "left", "left")
+    headers, align = ("#", *_COLUMNS, "Owner"), ("right", *_ALIGN, "left")
     table = link_cells(format_table(headers, rows, align, width), 1, [links.tag(suspect.tag) for suspect in suspects])
     owners = [links.module(suspect.owners[0].module) if suspect.owners else None for suspect in suspects]
     return link_cells(table, len(headers) - 1, owners)
+
+
+def _largest_table(largest: Sequence[Suspect], width: int, links: Links) -> List[Line]:
+    """The numbers, and what is left of the line for who owns or uses a tag."""
+    cells = [_cells(item) for item in largest]
+    room = width - len(format_table(_COLUMNS, cells, _ALIGN)[1]) - 2
+    rows = [(*numbers, cut(name_use(item), room)) for numbers, item in zip(cells, largest)]
+    table = format_table((*_COLUMNS, cut("Owner or use", room)), rows, (*_ALIGN, "left"), width)
+    return link_cells(table, 0, [links.tag(item.tag) for item in largest])
+
+
+def _cells(suspect: Suspect) -> Tuple[str, ...]:
+    return (
+        suspect.tag.text,
+        suspect.pool.label,
+        format_count(suspect.usage.outstanding),
+        format_bytes(suspect.usage.bytes),
+        format_share(suspect.share),
+        format_share(suspect.usage.freed_share),
+        format_bytes(suspect.bytes_per_hour),
+        suspect.role.value,
+    )
 
 
 def _suspect_lines(

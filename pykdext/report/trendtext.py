@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Iterator, List, Mapping, Optional, Sequence
 
-from pykdext.model import LockstepGroup, PoolTag, Role, SnapshotSource, Trend, TrendReport, Verdict
+from pykdext.model import PoolTag, Role, SnapshotSource, Trend, TrendReport, Verdict
+from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines
@@ -17,7 +18,7 @@ from pykdext.report.sentences.series import (
     verdict_on_series,
 )
 from pykdext.report.sparkline import render_sparkline
-from pykdext.units import format_bytes, format_change, format_rate, format_share, say_rest
+from pykdext.units import format_bytes, format_rate, say_rest
 
 ROWS_SHOWN = 20
 """JSON has all trends."""
@@ -46,7 +47,8 @@ def render_trend_text(
         if len(shown) > ROWS_SHOWN:
             lines.append(say_rest(len(shown), ROWS_SHOWN))
     for group in report.groups:
-        lines += ["", *_group_lines(group, width)]
+        heading = "blocks grow in lockstep, so one cause holds them all"
+        lines += ["", *group_lines(group, heading, width, _AT_HAND)]
     lines += _object_lines(shown, questions or {}, width)
     lines += ["", *wrap(describe_verdicts(report.trends), width), *warning_lines(report.warnings, width)]
     return render_lines(lines, markup, width)
@@ -75,27 +77,6 @@ def _trend_table(trends: Sequence[Trend], width: int, unicode: bool) -> List[Lin
         lines = [(line.ljust(left) + drawing).rstrip() for line, drawing in zip(lines, drawings)]
     notes = [wrap(f"{trend.tag} {trend.pool.label}: {trend.note}", width) for trend in trends if trend.note]
     return [*link_cells(lines, 0, [_AT_HAND.tag(trend.tag) for trend in trends]), *itertools.chain(*notes)]
-
-
-def _group_lines(group: LockstepGroup, width: int) -> List[Line]:
-    """The members, the likeliest cause first, each with its role and the reason in one line."""
-    cells = [
-        [
-            member.tag.text,
-            member.pool.label,
-            format_change(member.blocks),
-            f"x{member.ratio:.3f}",
-            format_share(member.freed_share),
-            f"{member.role.value}: {member.reason}",
-        ]
-        for member in group.members
-    ]
-    heading = wrap(f"Group {group.number}: blocks grow in lockstep, so one cause holds them all", width)
-    table = format_table(
-        ["Tag", "Type", "Blocks", "Ratio", "Freed", "Role"], cells, ["left", "left", "right", "right", "right", "left"]
-    )
-    cut = [line[:width] for line in table]
-    return [*heading, *link_cells(cut, 0, [_AT_HAND.tag(member.tag) for member in group.members])]
 
 
 def _object_lines(trends: Sequence[Trend], questions: Mapping[PoolTag, str], width: int) -> Iterator[str]:

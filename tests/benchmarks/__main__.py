@@ -27,6 +27,7 @@ from tests.benchmarks import (
     sessionreading,
     structreading,
     symbolfiles,
+    verdicts,
     wholeprocess,
 )
 from tests.benchmarks.results import Report, render_reports
@@ -47,6 +48,7 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "symbols": symbolfiles.run,
     "recall": recall.run,
     "fleet": fleet.run,
+    "verdicts": verdicts.run,
 }
 
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 
 from pykdext.growth import find_notable, rank_suspects
-from pykdext.model import Confidence, ImageCoverage, PoolKind, PoolTag, PoolUsage, Role, SystemMemory
+from pykdext.model import (
+    Confidence,
+    ImageCoverage,
+    PoolKind,
+    PoolTag,
+    PoolUsage,
+    Role,
+    SnapshotSource,
+    SystemMemory,
+    TagClass,
+    TagDescription,
+    TagOwners,
+    Usual,
+    UsualUnit,
+)
 from pykdext.pipeline.advice import next_steps
-from pykdext.report.sentences.states import verdict_on
-from tests.helpers.builders import owned, row, snapshot, snapshots, usage
+from pykdext.pipeline.verdict import judge_state
+from tests.helpers.builders import NO_IMAGES, owned, row, snapshot, snapshots, usage
 
 MB, GB = 1 << 20, 1 << 30
 HEALTHY = (
@@ -27,7 +43,7 @@ LEAK = row("Pipo", usage(4_000_000, 1_000, 2 * GB))
 
 def test_a_healthy_server_has_no_suspects():
     assert rank_suspects(snapshot(*HEALTHY), KNOWN) == ()
-    assert verdict_on(()).startswith("Nothing stands out")
+    assert judge_state(snapshot(*HEALTHY), KNOWN).verdict.startswith("No leak by its looks. Tag EtwB holds 150 MB")
 
 
 def test_a_leak_of_a_foreign_driver_is_first_and_says_why():
@@ -38,10 +54,10 @@ def test_a_leak_of_a_foreign_driver_is_first_and_says_why():
     assert first.bytes_per_hour == pytest.approx(2 * GB / 10)
     assert first.share == pytest.approx(2 * GB / (2 * GB + 269 * MB))
     assert "; ".join(first.reasons) == (
-        "holds 88% of the nonpaged pool; holds 2.00 GB; 3,999,000 blocks are outstanding; "
-        "only 0.03% of 4,000,000 allocations was ever freed; pippo.sys is not part of Windows"
+        "holds 88% of the nonpaged pool; holds 2.00 GB; holds 13.7 times as much as the next tag; 3,999,000 blocks are "
+        "outstanding; only 0.03% of 4,000,000 allocations was ever freed; pippo.sys is not part of Windows"
     )
-    verdict = verdict_on(suspects)
+    verdict = judge_state(snapshot(*HEALTHY, LEAK), {**KNOWN, **dict([owned("Pipo", "pippo.sys")])}).verdict
     assert "Pipo" in verdict and "pippo.sys (likely)" in verdict and "2.00 GB" in verdict
 
 
@@ -55,30 +71,35 @@ def test_the_share_is_that_of_the_whole_pool():
 def test_a_pool_that_is_one_tag_stands_out_whatever_else_is_known_of_it():
     full = row("NtFC", PoolUsage(None, None, None, 20 * GB))
     (suspect,) = rank_suspects(snapshot(full, memory=SystemMemory(nonpaged_bytes=21 * GB)), {})
-    assert suspect.reasons == ("holds 95% of the nonpaged pool", "holds 20.0 GB")
-    assert rank_suspects(snapshot(full), {}) == (), "the rows may be those that somebody chose"
+    assert suspect.reasons[:2] == ("holds 95% of the nonpaged pool", "holds 20.0 GB")
+    pasted = replace(snapshot(full), source=SnapshotSource("poolmon log", "log.txt"))
+    (suspect,) = rank_suspects(pasted, {})
+    assert suspect.reasons[0] == "holds 100% of what is listed of the nonpaged pool"
 
 
 def test_what_the_source_does_not_tell_is_no_verdict():
-    assert verdict_on((), snapshot=snapshot()).startswith("No verdict: the source lists no tags")
-    sizes = snapshot(row("Abcd", PoolUsage(None, None, 7, 900)))
-    assert "does not tell how often tags were freed" in verdict_on((), snapshot=sizes)
-    assert verdict_on((), snapshot=snapshot(*HEALTHY)).startswith("Nothing stands out")
+    assert judge_state(snapshot(), {}).verdict.startswith("No verdict: the source lists no tags")
+    sizes = [row(tag, PoolUsage(None, None, 7, 90 * MB)) for tag in ("Abcd", "Bcde", "Cdef", "Defg")]
+    assert "does not tell how often tags were freed" in judge_state(snapshot(*sizes), {}).verdict
+    few = replace(snapshot(row("Abcd", PoolUsage(None, None, 7, 900))), source=SnapshotSource("!poolused text"))
+    little = judge_state(few, {}).verdict
+    assert "Tag Abcd holds 900 bytes, 100% of what is listed of the nonpaged pool: too little" in little
 
 
 def test_a_leak_nobody_can_be_named_for_is_still_said():
-    suspects = rank_suspects(snapshot(*HEALTHY, LEAK), dict([owned("Pipo")]))
-    assert suspects[0].role is Role.UNKNOWN
-    assert "Only a dump can tell" in verdict_on(suspects)
-    assert "No driver in memory" in verdict_on(suspects, ImageCoverage(12, 14, 0.5))
+    state, owners = snapshot(*HEALTHY, LEAK), dict([owned("Pipo")])
+    assert rank_suspects(state, owners)[0].role is Role.UNKNOWN
+    assert "Only a dump can tell" in judge_state(state, owners).verdict
+    assert "No driver in memory" in judge_state(state, owners, ImageCoverage(12, 14, 0.5)).verdict
 
 
 def test_an_object_tag_is_a_victim_to_ask_about():
     leak = row("Toke", paged=usage(4_000_000, 90_000, 7 * GB))
-    suspects = rank_suspects(snapshot(*HEALTHY, leak), dict([owned("Toke", "nt", windows=True, tag_class="object")]))
-    assert suspects[0].role is Role.OBJECT
-    assert "victim" in verdict_on(suspects)
-    steps = next_steps(snapshot(), suspects)
+    owners = dict([owned("Toke", "nt", windows=True, tag_class="object")])
+    report = judge_state(snapshot(*HEALTHY, leak), owners)
+    assert report.suspects[0].role is Role.OBJECT
+    assert "victim" in report.verdict
+    steps = report.next_steps
     assert any(step.command is None and "ask this" in step.why for step in steps)
     assert not any(step.command and step.command.startswith("lmvm") for step in steps)
 
@@ -93,14 +114,14 @@ def test_buffers_for_life_are_no_leak():
     assert rank_suspects(snapshot(*HEALTHY, buffers), dict([owned("Dsp ", "display.sys")])) == ()
 
 
-def test_small_tags_are_not_judged():
+def test_small_tags_are_no_suspects():
     drop = row("Drop", usage(200_000, 0, 3 * MB))
-    assert PoolTag(b"Drop") not in find_notable(snapshot(*HEALTHY, drop))
+    assert PoolTag(b"Drop") not in {suspect.tag for suspect in rank_suspects(snapshot(*HEALTHY, drop), KNOWN)}
 
 
 def test_several_owners_are_all_named():
-    suspects = rank_suspects(snapshot(*HEALTHY, LEAK), dict([owned("Pipo", "one.sys", "two.sys")]))
-    assert "one.sys or two.sys (likely)" in verdict_on(suspects)
+    report = judge_state(snapshot(*HEALTHY, LEAK), dict([owned("Pipo", "one.sys", "two.sys")]))
+    assert "one.sys or two.sys (likely)" in report.verdict
 
 
 def test_next_steps_are_commands_to_type():
@@ -113,7 +134,92 @@ def test_next_steps_are_commands_to_type():
 
 @given(snapshots)
 def test_every_state_gets_a_verdict(state):
-    suspects = rank_suspects(state, {})
-    assert verdict_on(suspects)
-    assert {suspect.tag for suspect in suspects} <= set(find_notable(state))
-    assert all(0 < suspect.share <= 1 for suspect in suspects)
+    report = judge_state(state, {})
+    assert report.verdict
+    assert {item.tag for item in (*report.suspects, *report.largest)} <= set(find_notable(state))
+    assert all(0 < suspect.share <= 1 for suspect in report.suspects)
+
+
+@given(snapshots)
+def test_no_tag_list_turns_a_suspect_into_none(state):
+    listed = {
+        known.tag: TagOwners(
+            known.tag, (), ImageCoverage(0, 0, None), (TagDescription(known.tag.text, "", "a use", "list"),)
+        )
+        for known in state.tags
+    }
+    before = {(suspect.tag, suspect.pool) for suspect in rank_suspects(state, {})}
+    assert before == {(suspect.tag, suspect.pool) for suspect in rank_suspects(state, listed)}
+
+
+def test_a_leak_below_the_old_thresholds_that_eyes_see():
+    others = [row(f"Ab{number:02}", usage(90_000, 60_000, 80 * MB)) for number in range(90)]
+    leak = row("WDiv", usage(91_790, 40, 734 * MB))
+    (suspect,) = rank_suspects(snapshot(*others, leak), dict([owned("WDiv", "windivert64.sys")]))
+    assert suspect.tag.text == "WDiv"
+    assert suspect.share == pytest.approx(0.0925, abs=0.001)
+    assert "holds 9.2 times as much as the next tag" in suspect.reasons
+
+
+def test_a_leak_of_a_small_machine():
+    small = [row(f"Ab{number}", usage(9_000, 6_000, 300_000)) for number in range(5)]
+    leak = row("Leak", usage(33_000, 0, 33 * MB))
+    state = snapshot(*small, leak, memory=SystemMemory(nonpaged_bytes=35 * MB))
+    (suspect,) = rank_suspects(state, dict([owned("Leak", "small.sys", confidence=Confidence.PROVEN)]))
+    assert suspect.role is Role.CAUSE
+
+
+def test_shared_tags_name_no_caller():
+    leak = row("Ddk ", usage(8_200_000, 40_000, 6 * GB))
+    report = judge_state(
+        snapshot(*HEALTHY, leak),
+        dict([owned("Ddk ", "nt", windows=True, confidence=Confidence.POSSIBLE, tag_class="generic")]),
+    )
+    assert report.suspects[0].role is Role.SHARED
+    assert "The caller is not told by this tag" in report.verdict
+    assert "leak of nt" not in report.verdict
+
+
+def test_what_takes_the_memory_is_named_with_what_holds_it():
+    blocks = 3_708_367
+    held = row("Toke", paged=usage(90_000_000, 90_000_000 - blocks, 8 * GB))
+    holder = row("Hldr", usage(blocks, 0, 230 * MB))
+    owners = dict(
+        [
+            owned("Toke", "nt", windows=True, tag_class="object"),
+            owned("Hldr", "holder.sys", confidence=Confidence.PROVEN),
+        ]
+    )
+    report = judge_state(snapshot(*HEALTHY, held, holder), {**KNOWN, **owners})
+    assert report.verdict.startswith(
+        "8.00 GB of Toke, 94% of the paged pool: one for each of 3,708,367 blocks of Hldr, "
+    )
+    assert "which holder.sys (proven) allocates" in report.verdict
+    assert [member.tag.text for member in report.groups[0].members] == ["Hldr", "Toke"]
+
+
+def test_the_largest_tags_stand_in_every_verdict():
+    report = judge_state(snapshot(*HEALTHY), KNOWN)
+    assert not report.suspects
+    assert [item.tag.text for item in report.largest] == ["EtwB", "File", "Thre", "MmSt", "CM31"]
+
+
+def test_numbers_that_cannot_be_right_are_doubted():
+    vast = snapshot(memory=SystemMemory(nonpaged_bytes=113 * GB, physical_bytes=8 * GB))
+    assert any("113 GB exceeds the 8.00 GB of physical memory" in line for line in judge_state(vast, {}).warnings)
+    full = snapshot(row("Abcd", PoolUsage(5, 5, 0, 900)), memory=SystemMemory(paged_bytes=3 * GB, paged_limit_bytes=GB))
+    warnings = judge_state(full, {}).warnings
+    assert any("paged pool of 3.00 GB exceeds its limit of 1.00 GB" in line for line in warnings)
+    assert any("bytes without blocks cannot be right: Abcd" in line for line in warnings)
+
+
+def test_what_is_usual_excuses_a_tag_but_not_a_pool_that_is_one_tag():
+    usual = Usual(64 * MB, None, UsualUnit.GIGABYTE, "logs")
+    entry = TagDescription("MmSt", "nt", "cache", "table", TagClass.CACHE, None, usual)
+    known = {PoolTag(b"MmSt"): TagOwners(PoolTag(b"MmSt"), (), NO_IMAGES, (entry,))}
+    map_of_cache = row("MmSt", paged=usage(3_000_000, 2_300_000, 900 * MB))
+    others = [row(f"Ab{number}", paged=usage(9_000, 8_000, 300 * MB)) for number in range(5)]
+    assert rank_suspects(snapshot(*others, map_of_cache), known) == ()
+    far_more = row("MmSt", paged=usage(60_000_000, 2_300_000, 19 * GB))
+    (suspect,) = rank_suspects(snapshot(*others, far_more), known)
+    assert "up to 1.00 GB are usual on such a machine (logs)" in suspect.reasons

@@ -141,7 +141,10 @@ def test_the_verdict_and_the_tables_need_no_script(folder, capsys):
     report = json.loads(capsys.readouterr().out)
     page = read(folder, "report")
     assert page.heading == report["verdict"]
-    pools, suspects, *evidence, tags = page.tables
+    pools, suspects, *others, tags = page.tables
+    groups, (largest, *evidence) = others[: len(report["groups"])], others[len(report["groups"]) :]
+    assert [len(group) - 1 for group in groups] == [len(group["members"]) for group in report["groups"]]
+    assert [row[0] for row in largest[1:]] == [item["tag"] for item in report["largest"]]
     assert [row[0] for row in pools[1:]] == ["Nonp", "Paged"]
     assert [words_of(row[-1]) for row in suspects[1:]] == [
         suspect["owners"][0]["module"] for suspect in report["suspects"]

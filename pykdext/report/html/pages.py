@@ -32,7 +32,14 @@ from pykdext.report.sentences.batches import (
     verdict_on_batch,
 )
 from pykdext.report.sentences.diffs import verdict_on_diff
-from pykdext.report.sentences.owners import describe, describe_gap, describe_place, describe_vendor, find_address
+from pykdext.report.sentences.owners import (
+    describe,
+    describe_gap,
+    describe_place,
+    describe_vendor,
+    find_address,
+    name_use,
+)
 from pykdext.report.sentences.series import (
     describe_series,
     describe_verdicts,
@@ -77,6 +84,7 @@ def render_report_page(report: LeakReport, origin: Origin) -> str:
             describe_place=describe_place,
             describe_vendor=describe_vendor,
             find_address=find_address,
+            name_use=name_use,
         )
     )
 

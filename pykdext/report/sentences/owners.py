@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from pykdext.model import Evidence, ImageCoverage, ImageVersion, Owner, TagDescription
+from pykdext.model import Evidence, ImageCoverage, ImageVersion, Owner, Suspect, TagDescription
 from pykdext.units import format_day, format_share
 
 _MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
@@ -14,6 +14,13 @@ _MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
 def describe(item: TagDescription) -> str:
     """An entry of a tag list in words; some entries name no module."""
     return f"{item.module}: {item.text}" if item.module else item.text
+
+
+def name_use(suspect: Suspect) -> str:
+    """The likeliest owner of a tag, what a tag list says of its use, or that it is unknown."""
+    if suspect.owners and not suspect.role.tells_no_caller:
+        return suspect.owners[0].module
+    return suspect.descriptions[0].text if suspect.descriptions else "unknown"
 
 
 def describe_gap(coverage: Optional[ImageCoverage]) -> str:

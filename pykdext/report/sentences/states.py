@@ -4,29 +4,68 @@ from __future__ import annotations
 
 from typing import Iterator, Optional, Sequence, Union
 
-from pykdext.model import ImageCoverage, Owner, PoolKind, PoolSnapshot, Role, Suspect, TableCoverage, TargetFacts
-from pykdext.units import format_bytes, format_count, format_duration, format_moment, format_share
+from pykdext.model import (
+    Confidence,
+    ImageCoverage,
+    LeakReport,
+    LockstepGroup,
+    Owner,
+    PoolKind,
+    PoolSnapshot,
+    Role,
+    Suspect,
+    TableCoverage,
+    TargetFacts,
+)
+from pykdext.units import format_bytes, format_count, format_duration, format_moment, format_share, name_some
+
+MOST = 0.5
+"""From this share on a tag holds most of a pool."""
+
+LITTLE_BYTES = 16 << 20
+"""Less of a tag hangs no machine of today."""
+
+_COMPARE = "One state shows no growth; compare two states of this machine to see a slow leak."
 
 
-def verdict_on(
-    suspects: Sequence[Suspect], images: Optional[ImageCoverage] = None, snapshot: Optional[PoolSnapshot] = None
-) -> str:
-    """One or two sentences: the leading suspect and its owner, or that nothing stands out.
+def verdict_on(report: LeakReport) -> str:
+    """One or two sentences: the leading suspect and its owner, or that nothing stands out."""
+    if not report.suspects:
+        return _verdict_without_suspects(report)
+    first = report.suspects[0]
+    group = next((group for group in report.groups if _holds(group, first)), None)
+    if group is None:
+        return _verdict_on_one(first, report.image_coverage)
+    members = [item for item in (*report.suspects, *report.companions) if _holds(group, item)]
+    consumer = max(members, key=lambda item: item.usage.bytes or 0)
+    holder = _find_holder(group, members)
+    if holder is not None and holder is not consumer:
+        return _verdict_on_pair(consumer, holder)
+    others = [str(item.tag) for item in members if item is not consumer]
+    go = "goes" if len(others) == 1 else "go"
+    return (
+        f"{_verdict_on_one(consumer, report.image_coverage)} {name_some(others)} {go} along with it, block for block."
+    )
 
-    ``images`` is how much of the driver images was searched; None if the source holds none. ``snapshot`` is what was
-    judged: where it does not tell enough, that is said.
-    """
-    if not suspects:
-        return _verdict_without_suspects(snapshot)
-    first = suspects[0]
+
+def _verdict_on_one(first: Suspect, images: Optional[ImageCoverage]) -> str:
     size = (
         f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of the "
-        f"{first.pool.value} pool, in {format_count(first.usage.outstanding)} blocks"
+        f"{first.pool.value} pool"
     )
+    if first.usage.outstanding is not None:
+        size += f", in {format_count(first.usage.outstanding)} blocks"
     if first.role is Role.OBJECT:
         return (
             f"{size}. Windows allocates this object for somebody who opens or references it and does not let go: "
             "the tag names the victim, not the driver that leaks."
+        )
+    if first.role is Role.SHARED:
+        return f"{size}, and looks like a leak. The caller is not told by this tag: {_say_sharing(first)}."
+    if first.role is Role.CACHE:
+        return (
+            f"{size}, more than is usual. The caller is not told by this tag: it is a cache of Windows, which holds "
+            "what others use."
         )
     if not first.owners:
         unknown = "No driver in memory could be tied to it." if images else "Only a dump can tell which driver it is."
@@ -34,14 +73,74 @@ def verdict_on(
     return f"{size}, and looks like a leak of {_name_owners(first.owners)}."
 
 
-def _verdict_without_suspects(snapshot: Optional[PoolSnapshot]) -> str:
-    compare = "One state shows no growth; compare two states of this machine to see a slow leak."
-    if snapshot is not None and not snapshot.tags:
+def _say_sharing(suspect: Suspect) -> str:
+    """Why the tag names nobody, and which drivers of this machine use it, where that was seen in their code."""
+    seen = [owner for owner in suspect.owners if owner.confidence is not Confidence.POSSIBLE]
+    words = "any driver may have it, as a default or from a library"
+    return f"{words}; here {_name_owners(seen)} uses it" if seen else words
+
+
+def _verdict_on_pair(consumer: Suspect, holder: Suspect) -> str:
+    """What takes the memory, and what holds it, in one sentence."""
+    held, holding = consumer.usage.outstanding or 0, holder.usage.outstanding or 1
+    times = held / holding
+    each = "one for each" if round(times) <= 1 else f"{round(times)} for each"
+    each = each if times > MOST else f"one for every {round(1 / times)}" if times else each
+    owner = f"which {_name_owners(holder.owners)} allocates" if holder.owners else "whose driver is not known"
+    return (
+        f"{format_bytes(consumer.usage.bytes)} of {consumer.tag}, {format_share(consumer.share)} of the "
+        f"{consumer.pool.value} pool: {each} of {format_count(holding)} blocks of {holder.tag}, {owner}. "
+        f"{holder.tag} holds the others, and looks like the leak."
+    )
+
+
+def _holds(group: LockstepGroup, suspect: Suspect) -> bool:
+    return any((member.tag, member.pool) == (suspect.tag, suspect.pool) for member in group.members)
+
+
+def _find_holder(group: LockstepGroup, members: Sequence[Suspect]) -> Optional[Suspect]:
+    """The member that names a driver: one whose owner is likely and foreign, else the one that the frees point at."""
+    callers = [item for item in members if not item.role.tells_no_caller]
+    causes = [item for item in callers if item.role is Role.CAUSE]
+    if causes:
+        return min(causes, key=lambda item: item.owners[0].confidence.rank if item.owners else 9)
+    seldom = {(member.tag, member.pool) for member in group.members if member.role is Role.CAUSE}
+    return next((item for item in callers if (item.tag, item.pool) in seldom), None)
+
+
+def _verdict_without_suspects(report: LeakReport) -> str:
+    snapshot = report.snapshot
+    if not snapshot.tags:
         return "No verdict: the source lists no tags. Only they can tell which driver uses the pools."
-    usages = [row.usage(pool) for row in snapshot.tags for pool in PoolKind] if snapshot else []
-    if usages and all(usage.freed_share is None for usage in usages):
-        return f"No tag stands out by its size; the source does not tell how often tags were freed. {compare}"
-    return f"Nothing stands out: no tag is at once large, seldom freed and foreign to Windows. {compare}"
+    if snapshot.blocks:
+        tags = name_some(sorted({str(block.tag) for block in snapshot.blocks}))
+        return f"No verdict: the source lists single blocks of {tags}, not what the pools hold."
+    first = max(report.largest, key=lambda item: item.share, default=None)
+    if first is not None and first.share >= MOST:
+        return f"{_verdict_on_most(report, first)} {_COMPARE}"
+    usages = [row.usage(pool) for row in snapshot.tags for pool in PoolKind]
+    if all(usage.freed_share is None for usage in usages):
+        return f"No tag stands out by its size; the source does not tell how often tags were freed. {_COMPARE}"
+    return f"Nothing stands out: no tag is at once large, seldom freed and foreign to Windows. {_COMPARE}"
+
+
+def _verdict_on_most(report: LeakReport, first: Suspect) -> str:
+    """A pool that is mostly one tag, and why that is no leak by its looks."""
+    listed = next(
+        (
+            f"what is listed of the {first.pool.value} pool"
+            for total in report.pools
+            if total.pool is first.pool and total.by_tags and report.snapshot.source.symbols is None
+        ),
+        f"the {first.pool.value} pool",
+    )
+    size = f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of {listed}"
+    if (first.usage.bytes or 0) < LITTLE_BYTES:
+        return f"No leak by its looks. {size}: too little to hang a machine."
+    excuse = next((reason[4:] for reason in reversed(first.reasons) if reason.startswith("but ")), None)
+    if excuse is None:
+        return f"{size}. That is most of it, but nothing else speaks for a leak."
+    return f"No leak by its looks. {size}: {excuse}."
 
 
 def _name_owners(owners: Sequence[Owner]) -> str:

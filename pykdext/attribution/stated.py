@@ -1,0 +1,24 @@
+"""What the source itself says of a tag's driver: a hint that was printed beside the numbers, of whatever age."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterator, List
+
+from pykdext.model import Confidence, Evidence, EvidenceKind, PoolSnapshot, PoolTag, StatedDriver
+
+
+class StatedAttributor:
+    """Names the drivers that a snapshot's source names (``Binary: netio.sys``, poolmon's Mapped_Driver)."""
+
+    name = "stated"
+
+    def __init__(self, snapshot: PoolSnapshot) -> None:
+        self._by_tag: Dict[PoolTag, List[StatedDriver]] = {}
+        for item in snapshot.stated_drivers:
+            self._by_tag.setdefault(item.tag, []).append(item)
+
+    def evidence(self, tag: PoolTag) -> Iterator[Evidence]:
+        """One item for each driver that the source names for the tag."""
+        for item in self._by_tag.get(tag, ()):
+            detail = f"the source says so ({item.told_by}): {item.text}"
+            yield Evidence(tag, item.module, EvidenceKind.STATED, Confidence.POSSIBLE, detail)

@@ -1,0 +1,32 @@
+"""Tags whose blocks agree in number, as a table."""
+
+from __future__ import annotations
+
+from typing import List
+
+from pykdext.model import LockstepGroup
+from pykdext.report.layout import format_table, wrap
+from pykdext.report.links import Links
+from pykdext.report.markup import Line, link_cells
+from pykdext.units import format_change, format_share
+
+
+def group_lines(group: LockstepGroup, heading: str, width: int, links: Links) -> List[Line]:
+    """The members, the likeliest cause first, each with its role and the reason in one line."""
+    cells = [
+        [
+            member.tag.text,
+            member.pool.label,
+            format_change(member.blocks),
+            f"x{member.ratio:.3f}",
+            format_share(member.freed_share),
+            f"{member.role.value}: {member.reason}",
+        ]
+        for member in group.members
+    ]
+    table = format_table(
+        ["Tag", "Type", "Blocks", "Ratio", "Freed", "Role"], cells, ["left", "left", "right", "right", "right", "left"]
+    )
+    cut = [line[:width] for line in table]
+    title = wrap(f"Group {group.number}: {heading}", width)
+    return [*title, *link_cells(cut, 0, [links.tag(member.tag) for member in group.members])]
