@@ -90,7 +90,7 @@ class Redactor:
                 self._note_names(part, name)
 
     def _redact(self, value: Any, field: str) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) and not isinstance(value, enum.Enum):
             return self._redact_string(value, field)
         parts = list(_iter_parts(value, field))
         redacted = [self._redact(part, name) for name, part in parts]

@@ -5,6 +5,7 @@ Counts are exact integers; sizes are in bytes, times in seconds, moments are awa
 
 from __future__ import annotations
 
+from pykdext.model.conclusion import Conclusion, GrownTag
 from pykdext.model.evidencekinds import EvidenceKind, Shown, TagClass
 from pykdext.model.fleet import (
     BatchSummary,
@@ -97,6 +98,7 @@ __all__ = [
     "CommitPart",
     "CommitSheet",
     "CommonCause",
+    "Conclusion",
     "Confidence",
     "ContentsWitness",
     "Diff",
@@ -109,6 +111,7 @@ __all__ = [
     "EvidenceKind",
     "FieldLayout",
     "FrameUse",
+    "GrownTag",
     "HistoryLine",
     "HistorySample",
     "ImageCoverage",

@@ -58,9 +58,12 @@ class Diff:
     warnings: Tuple[str, ...]
 
     def total_bytes(self, pool: PoolKind) -> Optional[int]:
-        """By how many bytes the tags of ``pool`` grew together; None where no tag says."""
+        """By how many bytes the tags of ``pool`` grew together; None where a state does not tell them."""
         known = [delta.bytes for delta in self.deltas if delta.pool is pool and delta.bytes is not None]
-        return sum(known) if known else None
+        if known:
+            return sum(known)
+        told = self.before.total_bytes(pool) is not None and self.after.total_bytes(pool) is not None
+        return 0 if told else None
 
 
 class Verdict(enum.Enum):

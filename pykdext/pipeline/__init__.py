@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pykdext.attribution.taglists import TagLists
 from pykdext.pipeline.blocks import find_blocks
+from pykdext.pipeline.conclusions import conclude_diff, conclude_series
 from pykdext.pipeline.ownership import FoundOwners, find_owners
 from pykdext.pipeline.recording import record_samples
 from pykdext.pipeline.series import FollowedSeries, find_logs, follow_files, load_sides
@@ -17,6 +18,8 @@ __all__ = [
     "Source",
     "TagLists",
     "analyze",
+    "conclude_diff",
+    "conclude_series",
     "find_blocks",
     "find_logs",
     "find_owners",

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from typing import Iterator, List, Sequence
 
-from pykdext.model import Diff, PoolKind, PoolSnapshot, TagDelta
+from pykdext.model import Conclusion, Diff, PoolKind, PoolSnapshot, TagDelta
+from pykdext.report.conclusionlines import conclusion_lines
+from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
-from pykdext.report.markup import PLAIN, Line, Markup, link_cells, render_lines
+from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines
 from pykdext.units import format_change, format_duration, format_moment, format_rate
 
 
-def render_diff_text(diff: Diff, rows: Sequence[TagDelta], width: int, markup: Markup = PLAIN) -> str:
-    """Both states, the rows as a table, and by how much the pools changed."""
+def render_diff_text(
+    diff: Diff, rows: Sequence[TagDelta], conclusion: Conclusion, width: int, markup: Markup = PLAIN
+) -> str:
+    """Both states, what grew and who owns it in a sentence, the rows as a table, and what that rests on."""
+    links = Links(diff.after.source)
     lines: List[Line] = [*_state_lines("Before", diff.before, width), *_state_lines("After", diff.after, width)]
-    lines += ["", *_table(rows, Links(diff.after.source))] if rows else ["", "No tag differs."]
-    lines += ["", *wrap(_summary(diff, len(rows)), width), *warning_lines(diff.warnings, width)]
+    lines += ["", *emphasize(wrap(conclusion.verdict, width))]
+    lines += ["", *_table(rows, links)] if rows else []
+    lines += ["", *wrap(_summary(diff, len(rows)), width)]
+    for group in conclusion.groups:
+        lines += ["", *group_lines(group, "blocks grew in lockstep, so one cause holds them all", width, links)]
+    lines += conclusion_lines(conclusion, width, links)
+    warnings = warning_lines(diff.warnings, width)
+    lines += ["", *warnings] if warnings else []
     return render_lines(lines, markup, width)
 
 
@@ -52,5 +63,5 @@ def _summary(diff: Diff, shown: int) -> str:
 
 def _totals(diff: Diff) -> Iterator[str]:
     for pool in PoolKind:
-        total = diff.total_bytes(pool) if diff.deltas else 0
+        total = diff.total_bytes(pool)
         yield f"{pool.value} {format_change(total)} bytes" if total is not None else f"{pool.value} not known"

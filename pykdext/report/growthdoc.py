@@ -6,39 +6,72 @@ import json
 from dataclasses import asdict
 from typing import Any, Dict, Iterable, Optional, Sequence
 
-from pykdext.model import Diff, PoolKind, PoolSnapshot, Segment, TagDelta, Trend, TrendReport
-from pykdext.report.jsondoc import group_document
+from pykdext.model import Conclusion, Diff, GrownTag, PoolKind, PoolSnapshot, Segment, TagDelta, Trend, TrendReport
+from pykdext.report.jsondoc import description_document, group_document, owner_document, pool_document
 
 DIFF_SCHEMA = "poolleak.diff/1"
 TREND_SCHEMA = "poolleak.trend/1"
 
 
-def render_diff_json(diff: Diff, rows: Optional[Sequence[TagDelta]] = None) -> str:
+def render_diff_json(diff: Diff, conclusion: Conclusion, rows: Optional[Sequence[TagDelta]] = None) -> str:
     """``poolleak.diff/1``, one line a row; ``rows`` are those to list, by default all."""
     head = {
         "schema": DIFF_SCHEMA,
+        "verdict": conclusion.verdict,
         "interval_seconds": diff.interval_seconds,
         "before": _state_document(diff.before),
         "after": _state_document(diff.after),
         "totals": {f"{pool.value}_bytes": diff.total_bytes(pool) for pool in PoolKind},
         "restart": diff.restart,
-        "warnings": list(diff.warnings),
+        **_conclusion_document(conclusion),
+        "groups": [group_document(group) for group in conclusion.groups],
+        "warnings": [*conclusion.warnings, *diff.warnings],
     }
     return _dump_with_rows(head, "deltas", map(delta_document, diff.deltas if rows is None else rows))
 
 
-def render_trend_json(report: TrendReport) -> str:
+def render_trend_json(report: TrendReport, conclusion: Conclusion) -> str:
     """``poolleak.trend/1``, one line a tag and pool."""
     head = {
         "schema": TREND_SCHEMA,
+        "verdict": conclusion.verdict,
         "samples": report.samples,
         "span_seconds": report.span_seconds,
         "segments": [_segment_document(segment, report.judged) for segment in report.segments],
         "newest": _state_document(report.newest) if report.newest else None,
+        **_conclusion_document(conclusion),
         "groups": [group_document(group) for group in report.groups],
-        "warnings": list(report.warnings),
+        "warnings": [*conclusion.warnings, *report.warnings],
     }
     return _dump_with_rows(head, "trends", map(trend_document, report.trends))
+
+
+def _conclusion_document(conclusion: Conclusion) -> Dict[str, Any]:
+    images = conclusion.image_coverage
+    return {
+        "pools": {
+            side: {total.pool.value: pool_document(total) for total in totals} or None
+            for side, totals in (("before", conclusion.before), ("after", conclusion.after))
+        },
+        "grown": [_grown_document(item) for item in conclusion.grown],
+        "next_steps": [asdict(step) for step in conclusion.next_steps],
+        "images": asdict(images) if images else None,
+    }
+
+
+def _grown_document(item: GrownTag) -> Dict[str, Any]:
+    return {
+        "tag": item.tag.text,
+        "hex": item.tag.hex,
+        "pool": item.pool.value,
+        "bytes": item.bytes,
+        "blocks": item.blocks,
+        "bytes_per_hour": item.bytes_per_hour,
+        "role": item.role.value,
+        "owners": [owner_document(owner) for owner in item.owners],
+        "owner_notes": list(item.notes),
+        "descriptions": [description_document(entry) for entry in item.descriptions],
+    }
 
 
 def _dump_with_rows(head: Dict[str, Any], name: str, rows: Iterable[Dict[str, Any]]) -> str:

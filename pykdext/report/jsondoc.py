@@ -15,6 +15,7 @@ from pykdext.model import (
     LeakReport,
     LockstepGroup,
     Owner,
+    PoolTotal,
     Suspect,
     TagDescription,
     TagOwners,
@@ -32,8 +33,8 @@ def render_owners_json(found: Sequence[TagOwners], warnings: Sequence[str]) -> s
         {
             "tag": owners.tag.text,
             "hex": owners.tag.hex,
-            "owners": [_owner_document(owner) for owner in owners.owners],
-            "descriptions": [_description_document(item) for item in owners.descriptions],
+            "owners": [owner_document(owner) for owner in owners.owners],
+            "descriptions": [description_document(item) for item in owners.descriptions],
             "notes": list(owners.notes),
             "coverage": _image_coverage_document(owners.coverage),
         }
@@ -49,14 +50,7 @@ def render_report_json(report: LeakReport) -> str:
         "schema": REPORT_SCHEMA,
         "subject": subject_document(report.snapshot),
         "verdict": report.verdict,
-        "pools": {
-            total.pool.value: {
-                "used_bytes": total.used_bytes,
-                "limit_bytes": total.limit_bytes,
-                "by_tags": total.by_tags,
-            }
-            for total in report.pools
-        },
+        "pools": {total.pool.value: pool_document(total) for total in report.pools},
         "suspects": [suspect_document(suspect) for suspect in report.suspects],
         "largest": [suspect_document(suspect) for suspect in report.largest],
         "groups": [group_document(group) for group in report.groups],
@@ -126,13 +120,19 @@ def suspect_document(suspect: Suspect) -> Dict[str, Any]:
         "score": suspect.score,
         "reasons": list(suspect.reasons),
         "role": suspect.role.value,
-        "owners": [_owner_document(owner) for owner in suspect.owners],
+        "owners": [owner_document(owner) for owner in suspect.owners],
         "owner_notes": list(suspect.owner_notes),
-        "descriptions": [_description_document(item) for item in suspect.descriptions],
+        "descriptions": [description_document(item) for item in suspect.descriptions],
     }
 
 
-def _owner_document(owner: Owner) -> Dict[str, Any]:
+def pool_document(total: PoolTotal) -> Dict[str, Any]:
+    """What a pool holds and may hold."""
+    return {"used_bytes": total.used_bytes, "limit_bytes": total.limit_bytes, "by_tags": total.by_tags}
+
+
+def owner_document(owner: Owner) -> Dict[str, Any]:
+    """An owner with all evidence."""
     return {
         "module": owner.module,
         "confidence": owner.confidence.value,
@@ -158,7 +158,8 @@ def evidence_document(item: Evidence) -> Dict[str, Any]:
     }
 
 
-def _description_document(item: TagDescription) -> Dict[str, Any]:
+def description_document(item: TagDescription) -> Dict[str, Any]:
+    """What a tag list says."""
     return {
         "pattern": item.pattern,
         "module": item.module,

@@ -67,8 +67,8 @@ def render_owners_text(
     links = Links(source)
     lines: List[Line] = []
     for owners in found:
-        lines += [*_tag_heading(owners, links), *_owner_lines(owners.owners, owners.coverage, width, links)]
-        lines += [*_note_lines(owners.notes, width), ""]
+        lines += [*_tag_heading(owners, links), *owner_lines(owners.owners, owners.coverage, width, links)]
+        lines += [*note_lines(owners.notes, width), ""]
     lines += [f"Coverage: {describe_images(found[0].coverage)}"] if found else []
     return render_lines([*lines, *warning_lines(warnings, width)], markup, width)
 
@@ -129,8 +129,8 @@ def _suspect_lines(
     for item in suspect.descriptions[:1]:
         yield from wrap(f"{describe(item)} ({item.source})", width, "   ")
     yield from wrap(f"Why: {'; '.join(suspect.reasons)}", width, "   ", "     ")
-    yield from _owner_lines(suspect.owners, coverage, width, links)
-    yield from _note_lines(suspect.owner_notes, width)
+    yield from owner_lines(suspect.owners, coverage, width, links)
+    yield from note_lines(suspect.owner_notes, width)
 
 
 def step_lines(steps: Sequence[NextStep], width: int, links: Links) -> Iterator[Line]:
@@ -154,9 +154,8 @@ def _tag_heading(owners: TagOwners, links: Links) -> Iterator[Line]:
         yield f"  {describe(item)} ({item.source})"
 
 
-def _owner_lines(
-    owners: Sequence[Owner], coverage: Optional[ImageCoverage], width: int, links: Links
-) -> Iterator[Line]:
+def owner_lines(owners: Sequence[Owner], coverage: Optional[ImageCoverage], width: int, links: Links) -> Iterator[Line]:
+    """Each owner with its evidence; none: what was looked at in vain."""
     if not owners:
         yield from wrap(f"Owner: unknown; {describe_gap(coverage)}", width, "   ", "     ")
     for owner in owners:
@@ -170,7 +169,8 @@ def _owner_lines(
             yield f"     {say_rest(len(owner.evidence), EVIDENCE_SHOWN)}"
 
 
-def _note_lines(notes: Sequence[str], width: int) -> Iterator[str]:
+def note_lines(notes: Sequence[str], width: int) -> Iterator[str]:
+    """Remarks on owners."""
     for note in notes:
         yield from wrap(f"Note: {note}", width, "   ", "     ")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Iterator, List, Mapping, Optional, Sequence
 
-from pykdext.model import PoolTag, Role, SnapshotSource, Trend, TrendReport, Verdict
+from pykdext.model import Conclusion, PoolTag, Role, SnapshotSource, Trend, TrendReport, Verdict
+from pykdext.report.conclusionlines import conclusion_lines
 from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
@@ -15,7 +16,6 @@ from pykdext.report.sentences.series import (
     describe_verdicts,
     format_deadline,
     is_worth_a_row,
-    verdict_on_series,
 )
 from pykdext.report.sparkline import render_sparkline
 from pykdext.units import format_bytes, format_rate, say_rest
@@ -31,6 +31,7 @@ _AT_HAND = Links(SnapshotSource(""))
 
 def render_trend_text(
     report: TrendReport,
+    conclusion: Conclusion,
     width: int,
     unicode: bool = False,
     questions: Optional[Mapping[PoolTag, str]] = None,
@@ -41,7 +42,7 @@ def render_trend_text(
     ``unicode``: the screen shows block characters. ``questions`` are what to ask next about tags of kernel objects.
     """
     shown = [trend for trend in report.trends if is_worth_a_row(trend)]
-    lines: List[Line] = [*wrap(describe_series(report), width), "", *emphasize(wrap(verdict_on_series(report), width))]
+    lines: List[Line] = [*wrap(describe_series(report), width), "", *emphasize(wrap(conclusion.verdict, width))]
     if shown:
         lines += ["", *_trend_table(shown[:ROWS_SHOWN], width, unicode)]
         if len(shown) > ROWS_SHOWN:
@@ -50,6 +51,7 @@ def render_trend_text(
         heading = "blocks grow in lockstep, so one cause holds them all"
         lines += ["", *group_lines(group, heading, width, _AT_HAND)]
     lines += _object_lines(shown, questions or {}, width)
+    lines += conclusion_lines(conclusion, width, _AT_HAND)
     lines += ["", *wrap(describe_verdicts(report.trends), width), *warning_lines(report.warnings, width)]
     return render_lines(lines, markup, width)
 

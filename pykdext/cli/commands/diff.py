@@ -75,18 +75,22 @@ def _compare(options: DiffOptions, call: Invocation) -> Outcome:
         unread = " and ".join(names[len(sides) :])
         call.screen.write_error(f"poolleak: nothing is compared: interrupted before {unread} was read")
         raise call.work.cause
-    found, origin = choose_redaction(options)((compare_snapshots(*sides), describe_origin(call.words)))
-    rows = _choose_deltas(found, options)
+    compared = compare_snapshots(*sides)
+    lists = pipeline.TagLists.load(options.pooltags)
+    concluded = pipeline.conclude_diff(compared, _choose_deltas(compared, options), lists, call.work, options.symbols)
+    redact = choose_redaction(options)
+    found, conclusion, origin = redact((compared, concluded, describe_origin(call.words)))
+    rows = _choose_deltas(found, options)[: options.top]
     coverages = [side.coverage for side in sides]
 
     def render_page() -> str:
         from pykdext.report.html import render_diff_page
 
-        return render_diff_page(found, rows, origin)
+        return render_diff_page(found, rows, conclusion, origin)
 
     return Outcome(
-        text=lambda look: render_diff_text(found, rows, look.width, look.markup),
-        document=lambda: render_diff_json(found, rows),
+        text=lambda look: render_diff_text(found, rows, conclusion, look.width, look.markup),
+        document=lambda: render_diff_json(found, conclusion, rows),
         rows=lambda: render_deltas_csv(rows),
         page=render_page,
         is_complete=all(coverage.is_complete for coverage in coverages),
@@ -99,12 +103,11 @@ def _choose_deltas(found: Diff, options: DiffOptions) -> Tuple[TagDelta, ...]:
     from pykdext.growth import rank_deltas
     from pykdext.model.selection import matches_any
 
-    wanted = [
+    return tuple(
         delta
         for delta in rank_deltas(found.deltas, options.sort)
         if options.pool in (None, delta.pool.value) and matches_any(options.tag, delta.tag)
-    ]
-    return tuple(wanted[: options.top])
+    )
 
 
 COMMAND = Command(

@@ -52,18 +52,19 @@ def _follow(options: TrendOptions, call: Invocation) -> Outcome:
     followed = pipeline.follow_files(options.logs, lists, options.every, options.mixed, call.work)
     found = replace(followed.report, warnings=(*followed.unusable, *followed.report.warnings))
     redact = choose_redaction(options, pipeline.find_logs(options.logs).files)
-    report, origin = redact((found, describe_origin(call.words)))
+    concluded = pipeline.conclude_series(found, lists, call.work, options.symbols)
+    report, conclusion, origin = redact((found, concluded, describe_origin(call.words)))
     described = lists.describe_tags(trend.tag for trend in report.trends)
     questions = {tag: item.next_question for tag, item in described.items() if item.next_question}
 
     def render_page() -> str:
         from pykdext.report.html import render_trend_page
 
-        return render_trend_page(report, questions, origin)
+        return render_trend_page(report, conclusion, questions, origin)
 
     return Outcome(
-        text=lambda look: render_trend_text(report, look.width, look.unicode, questions, look.markup),
-        document=lambda: render_trend_json(report),
+        text=lambda look: render_trend_text(report, conclusion, look.width, look.unicode, questions, look.markup),
+        document=lambda: render_trend_json(report, conclusion),
         rows=lambda: render_trends_csv(report.trends),
         page=render_page,
         is_complete=followed.is_complete,

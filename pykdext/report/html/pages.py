@@ -6,6 +6,7 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Union
 
 from pykdext.model import (
     BatchSummary,
+    Conclusion,
     Diff,
     DumpRow,
     DumpSummary,
@@ -31,7 +32,6 @@ from pykdext.report.sentences.batches import (
     name_driver,
     verdict_on_batch,
 )
-from pykdext.report.sentences.diffs import verdict_on_diff
 from pykdext.report.sentences.owners import (
     describe,
     describe_gap,
@@ -45,7 +45,6 @@ from pykdext.report.sentences.series import (
     describe_verdicts,
     format_deadline,
     is_worth_a_row,
-    verdict_on_series,
 )
 from pykdext.report.sentences.states import describe_coverage, machine_lines
 from pykdext.units import format_bytes
@@ -105,7 +104,7 @@ def render_summary_page(summary: DumpSummary, origin: Origin) -> str:
     )
 
 
-def render_diff_page(diff: Diff, rows: Sequence[TagDelta], origin: Origin) -> str:
+def render_diff_page(diff: Diff, rows: Sequence[TagDelta], conclusion: Conclusion, origin: Origin) -> str:
     """What grew most between two states, and all rows; ``rows`` are those to list."""
     grown = {(delta.tag, delta.pool) for delta in rows[:1] if (delta.bytes or 0) > 0}
     return "".join(
@@ -115,13 +114,20 @@ def render_diff_page(diff: Diff, rows: Sequence[TagDelta], origin: Origin) -> st
             {"changes": draw_changes(rows), "composition": draw_composition(diff.after, grown)},
             diff=diff,
             rows=rows,
-            headline=verdict_on_diff(diff, rows),
+            conclusion=conclusion,
+            describe=describe,
+            describe_gap=describe_gap,
+            describe_place=describe_place,
+            describe_vendor=describe_vendor,
+            find_address=find_address,
             pools=list(PoolKind),
         )
     )
 
 
-def render_trend_page(report: TrendReport, questions: Mapping[PoolTag, str], origin: Origin) -> str:
+def render_trend_page(
+    report: TrendReport, conclusion: Conclusion, questions: Mapping[PoolTag, str], origin: Origin
+) -> str:
     """The verdict on a series, the curves of the suspects, and the trends of all tags.
 
     ``questions`` are what to ask next about tags of kernel objects.
@@ -137,7 +143,13 @@ def render_trend_page(report: TrendReport, questions: Mapping[PoolTag, str], ori
             report=report,
             shown=shown,
             alarming=bool(growing),
-            verdict=verdict_on_series(report),
+            verdict=conclusion.verdict,
+            conclusion=conclusion,
+            describe=describe,
+            describe_gap=describe_gap,
+            describe_place=describe_place,
+            describe_vendor=describe_vendor,
+            find_address=find_address,
             series=describe_series(report),
             counts=describe_verdicts(report.trends),
             questions=questions,

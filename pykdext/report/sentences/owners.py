@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Sequence
 
 from pykdext.model import Evidence, ImageCoverage, ImageVersion, Owner, Suspect, TagDescription
 from pykdext.units import format_day, format_share
@@ -14,6 +14,14 @@ _MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
 def describe(item: TagDescription) -> str:
     """An entry of a tag list in words; some entries name no module."""
     return f"{item.module}: {item.text}" if item.module else item.text
+
+
+def name_owners(owners: Sequence[Owner], *, with_grade: bool = True) -> str:
+    """Those with the best grade, and the grade."""
+    best = [owner for owner in owners if owner.confidence is owners[0].confidence]
+    names = " or ".join(owner.module for owner in best[:3])
+    more = f" or one of {len(best) - 3} more" if len(best) > 3 else ""
+    return f"{names}{more} ({owners[0].confidence.value})" if with_grade else f"{names}{more}"
 
 
 def name_use(suspect: Suspect) -> str:

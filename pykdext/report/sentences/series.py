@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Optional, Sequence
 
-from pykdext.model import Role, Trend, TrendReport, Verdict
+from pykdext.model import Conclusion, Role, Trend, TrendReport, Verdict
+from pykdext.report.sentences.grown import say_holder, say_owner
 from pykdext.units import format_bytes, format_duration, format_moment
 
 DEADLINE_HOURS = 365 * 24
 """A limit that is farther away is no deadline."""
 
 
-def verdict_on_series(report: TrendReport) -> str:
+def verdict_on_series(report: TrendReport, conclusion: Optional[Conclusion] = None) -> str:
     """One or two sentences: what leaks, how fast and until when, or that nothing does."""
     if report.judged is None or report.newest is None:
         return "There is no sample to judge."
@@ -23,7 +24,23 @@ def verdict_on_series(report: TrendReport) -> str:
     if first.verdict is Verdict.TOO_FEW_SAMPLES:
         return f"The samples are too few for a verdict. {_growth_text(first)} among them."
     note = f". No leak for certain: {first.note}" if first.verdict is Verdict.GROWTH else ""
-    return f"{_growth_text(first)}{_interval_text(first)}{_limit_text(first)}{note}.{_role_text(first)}"
+    growth = f"{_growth_text(first)}{_interval_text(first)}{_limit_text(first)}{note}"
+    return f"{growth}{_cause_text(first, conclusion)}"
+
+
+def _cause_text(first: Trend, conclusion: Optional[Conclusion]) -> str:
+    """The end of the sentence, and who owns the tag or holds it, as far as that was looked for."""
+    grown = conclusion.grown[0] if conclusion is not None and conclusion.grown else None
+    if conclusion is None or grown is None or (grown.tag, grown.pool) != (first.tag, first.pool):
+        return f".{_role_text(first)}"
+    owner = "." if grown.role is Role.OBJECT else say_owner(grown, conclusion)
+    return f"{owner}{_role_text(first)}{say_holder(grown, conclusion)}"
+
+
+def is_growing(trend: Trend) -> bool:
+    """Whether the tag rises, beyond its noise where the samples tell that."""
+    rises = trend.slope is not None and trend.slope.bytes_per_hour > 0
+    return rises and trend.verdict in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES)
 
 
 def _growth_text(trend: Trend) -> str:

@@ -9,7 +9,6 @@ from pykdext.model import (
     ImageCoverage,
     LeakReport,
     LockstepGroup,
-    Owner,
     PoolKind,
     PoolSnapshot,
     Role,
@@ -17,6 +16,7 @@ from pykdext.model import (
     TableCoverage,
     TargetFacts,
 )
+from pykdext.report.sentences.owners import name_owners
 from pykdext.units import format_bytes, format_count, format_duration, format_moment, format_share, name_some
 
 MOST = 0.5
@@ -70,14 +70,14 @@ def _verdict_on_one(first: Suspect, images: Optional[ImageCoverage]) -> str:
     if not first.owners:
         unknown = "No driver in memory could be tied to it." if images else "Only a dump can tell which driver it is."
         return f"{size}, and looks like a leak. {unknown}"
-    return f"{size}, and looks like a leak of {_name_owners(first.owners)}."
+    return f"{size}, and looks like a leak of {name_owners(first.owners)}."
 
 
 def _say_sharing(suspect: Suspect) -> str:
     """Why the tag names nobody, and which drivers of this machine use it, where that was seen in their code."""
     seen = [owner for owner in suspect.owners if owner.confidence is not Confidence.POSSIBLE]
     words = "any driver may have it, as a default or from a library"
-    return f"{words}; here {_name_owners(seen)} uses it" if seen else words
+    return f"{words}; here {name_owners(seen)} uses it" if seen else words
 
 
 def _verdict_on_pair(consumer: Suspect, holder: Suspect) -> str:
@@ -86,7 +86,7 @@ def _verdict_on_pair(consumer: Suspect, holder: Suspect) -> str:
     times = held / holding
     each = "one for each" if round(times) <= 1 else f"{round(times)} for each"
     each = each if times > MOST else f"one for every {round(1 / times)}" if times else each
-    owner = f"which {_name_owners(holder.owners)} allocates" if holder.owners else "whose driver is not known"
+    owner = f"which {name_owners(holder.owners)} allocates" if holder.owners else "whose driver is not known"
     return (
         f"{format_bytes(consumer.usage.bytes)} of {consumer.tag}, {format_share(consumer.share)} of the "
         f"{consumer.pool.value} pool: {each} of {format_count(holding)} blocks of {holder.tag}, {owner}. "
@@ -141,13 +141,6 @@ def _verdict_on_most(report: LeakReport, first: Suspect) -> str:
     if excuse is None:
         return f"{size}. That is most of it, but nothing else speaks for a leak."
     return f"No leak by its looks. {size}: {excuse}."
-
-
-def _name_owners(owners: Sequence[Owner]) -> str:
-    best = [owner for owner in owners if owner.confidence is owners[0].confidence]
-    names = " or ".join(owner.module for owner in best[:3])
-    more = f" or one of {len(best) - 3} more" if len(best) > 3 else ""
-    return f"{names}{more} ({owners[0].confidence.value})"
 
 
 def subject_lines(snapshot: PoolSnapshot) -> Iterator[str]:

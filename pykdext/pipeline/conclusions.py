@@ -1,0 +1,179 @@
+"""What growth comes to: the owners of the tags that grew, by the memory of the later side and by the tag lists."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+from pykdext import growth
+from pykdext.attribution.taglists import TagLists
+from pykdext.errors import PykdextError
+from pykdext.growth.ranking import find_role
+from pykdext.kernel.kernel import Kernel
+from pykdext.model import (
+    Conclusion,
+    Diff,
+    GrownTag,
+    LockstepGroup,
+    NextStep,
+    PoolKind,
+    PoolSnapshot,
+    PoolTag,
+    PoolTotal,
+    Role,
+    TagDelta,
+    TagOwners,
+    TrendReport,
+)
+from pykdext.model.names import find_engine_name
+from pykdext.pipeline.imagesearch import search_kernel
+from pykdext.pipeline.ownership import FoundOwners, weigh_owners
+from pykdext.pipeline.pointers import NO_CONTENTS, search_contents
+from pykdext.pipeline.sources import open_source
+from pykdext.report.sentences.diffs import verdict_on_diff
+from pykdext.report.sentences.series import is_growing, verdict_on_series
+from pykdext.work import UNWATCHED, Work
+
+MAX_GROWN = 5
+"""Tags whose owners are looked for, and the members of their groups."""
+
+
+def conclude_diff(
+    diff: Diff,
+    deltas: Sequence[TagDelta],
+    lists: TagLists,
+    work: Work = UNWATCHED,
+    symbol_path: Optional[str] = None,
+) -> Conclusion:
+    """What ``deltas``, those rows of ``diff`` that were asked for, come to.
+
+    Where the later side has memory, its images and blocks are searched for the owners.
+    """
+    counts = list(growth.iter_delta_blocks(replace(diff, deltas=tuple(deltas))))
+    grown = [
+        GrownTag(delta.tag, delta.pool, delta.bytes, delta.outstanding, delta.bytes_per_hour)
+        for delta in growth.rank_deltas(deltas)
+        if delta.bytes is not None and delta.bytes > 0
+    ]
+    groups = _choose_groups(growth.find_lockstep(counts, lists.is_object), grown[:MAX_GROWN])
+    chosen = _add_members(grown, groups)
+    found, has_images, warnings = _find_owners(diff.after, [item.tag for item in chosen], lists, work, symbol_path)
+    known = tuple(_know(item, found) for item in chosen)
+    conclusion = Conclusion(
+        verdict="",
+        grown=known,
+        groups=groups,
+        before=_totals(diff.before),
+        after=_totals(diff.after),
+        next_steps=tuple(_iter_steps(diff.after, known)),
+        image_coverage=found.coverage if has_images else None,
+        warnings=warnings,
+    )
+    return replace(conclusion, verdict=verdict_on_diff(diff, conclusion))
+
+
+def conclude_series(
+    report: TrendReport, lists: TagLists, work: Work = UNWATCHED, symbol_path: Optional[str] = None
+) -> Conclusion:
+    """What a series comes to; where its newest sample is a dump, that is searched for the owners."""
+    grown = [
+        GrownTag(
+            trend.tag,
+            trend.pool,
+            (trend.last_bytes or 0) - (trend.first_bytes or 0),
+            None,
+            trend.slope.bytes_per_hour if trend.slope else None,
+        )
+        for trend in report.trends
+        if is_growing(trend)
+    ]
+    groups = _choose_groups(report.groups, grown[:MAX_GROWN])
+    chosen = _add_members(grown, groups)
+    newest = report.newest
+    if newest is None:
+        return Conclusion(verdict_on_series(report), (), (), (), (), ())
+    found, has_images, warnings = _find_owners(newest, [item.tag for item in chosen], lists, work, symbol_path)
+    known = tuple(_know(item, found) for item in chosen)
+    conclusion = Conclusion(
+        verdict="",
+        grown=known,
+        groups=groups,
+        before=(),
+        after=_totals(newest),
+        next_steps=tuple(_iter_steps(newest, known)) if known else (),
+        image_coverage=found.coverage if has_images else None,
+        warnings=warnings,
+    )
+    return replace(conclusion, verdict=verdict_on_series(report, conclusion))
+
+
+def _choose_groups(groups: Sequence[LockstepGroup], grown: Sequence[GrownTag]) -> Tuple[LockstepGroup, ...]:
+    """Those with a tag among the ones that grew most."""
+    wanted = {(item.tag, item.pool) for item in grown}
+    return tuple(group for group in groups if any((member.tag, member.pool) in wanted for member in group.members))
+
+
+def _add_members(grown: Sequence[GrownTag], groups: Sequence[LockstepGroup]) -> List[GrownTag]:
+    """The tags that grew most, and those that grew with them, however little."""
+    members = {(member.tag, member.pool) for group in groups for member in group.members}
+    return [item for number, item in enumerate(grown) if number < MAX_GROWN or (item.tag, item.pool) in members]
+
+
+def _find_owners(
+    snapshot: PoolSnapshot, tags: Sequence[PoolTag], lists: TagLists, work: Work, symbol_path: Optional[str]
+) -> Tuple[FoundOwners, bool, Tuple[str, ...]]:
+    """The owners by all that the later side has, whether that has driver images, and what could not be searched."""
+    unique = tuple(dict.fromkeys(tags))
+    failed: Tuple[str, ...] = ()
+    with ExitStack() as opened:
+        kernel: Optional[Kernel] = None
+        if unique and _has_memory(snapshot):
+            try:
+                kernel = opened.enter_context(open_source(snapshot.source.path or None, work, symbol_path)).kernel
+            except (PykdextError, OSError) as error:
+                failed = (f"owners were not searched: {error}",)
+        searches = [search_kernel(kernel, unique, work)] if kernel else []
+        contents = search_contents(kernel, unique, work) if kernel else NO_CONTENTS
+        found = weigh_owners(searches, contents, unique, lists, snapshot)
+        return found, kernel is not None, (*failed, *found.warnings)
+
+
+def _has_memory(snapshot: PoolSnapshot) -> bool:
+    """Whether the source is a dump of this machine's disks, or the session: they can be read once more."""
+    source = snapshot.source
+    return source.is_session or (source.symbols is not None and os.path.exists(source.path))
+
+
+def _know(item: GrownTag, found: FoundOwners) -> GrownTag:
+    by_tag: Dict[PoolTag, TagOwners] = {owners.tag: owners for owners in found.tags}
+    known = by_tag.get(item.tag)
+    if known is None:
+        return item
+    return replace(item, role=find_role(known), owners=known.owners, descriptions=known.descriptions, notes=known.notes)
+
+
+def _totals(snapshot: PoolSnapshot) -> Tuple[PoolTotal, ...]:
+    return tuple(PoolTotal.of(snapshot, pool) for pool in PoolKind)
+
+
+def _iter_steps(snapshot: PoolSnapshot, grown: Sequence[GrownTag]) -> Iterator[NextStep]:
+    """What leads on from the tags that grew most."""
+    for item in grown[:1]:
+        question = next((entry.next_question for entry in item.descriptions if entry.next_question), None)
+        if question and item.role is Role.OBJECT:
+            yield NextStep(None, f"{item.tag}: {question}")
+        for owner in item.owners[:1]:
+            if not item.role.tells_no_caller:
+                yield NextStep(f"lmvm {find_engine_name(owner.module)}", f"version and vendor of {owner.module}")
+    if not grown:
+        return
+    tag = str(grown[0].tag).strip()
+    if _has_memory(snapshot):
+        program = "!py poolleak" if snapshot.source.is_session else "poolleak"
+        source = f" {snapshot.source.path}" if snapshot.source.path else ""
+        yield NextStep(f"{program} blocks {tag}{source}", "where its blocks are, and what they point at")
+    else:
+        yield NextStep(f"poolleak find {tag} --images DIR", "who owns it, by the machine's driver files")
+        yield NextStep(None, "A kernel dump taken before the machine is restarted names the driver")

@@ -1,0 +1,54 @@
+"""What growth comes to, as lines: the owners of what grew, the pools of both sides, and the next steps."""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Optional, Sequence
+
+from pykdext.model import Conclusion, PoolTotal
+from pykdext.report.layout import format_table, warning_lines, wrap
+from pykdext.report.links import Links
+from pykdext.report.markup import Line, emphasize
+from pykdext.report.plaintext import note_lines, owner_lines, step_lines
+from pykdext.report.sentences.owners import describe
+from pykdext.units import format_bytes, format_share
+
+OWNERS_SHOWN = 3
+"""Tags whose owners are listed; JSON has all that were looked for."""
+
+
+def conclusion_lines(conclusion: Conclusion, width: int, links: Links) -> Iterator[Line]:
+    """Who owns the tags that grew most, how full the pools are, and what to do next."""
+    for item in conclusion.grown[:OWNERS_SHOWN]:
+        yield ""
+        yield from emphasize([f"{item.tag} in {item.pool.value} pool: {item.role.value}"])
+        for entry in item.descriptions[:1]:
+            yield from wrap(f"{describe(entry)} ({entry.source})", width, "   ")
+        yield from owner_lines(item.owners, conclusion.image_coverage, width, links)
+        yield from note_lines(item.notes, width)
+    if conclusion.after:
+        yield from ("", *_pool_table(conclusion.before, conclusion.after))
+    if conclusion.next_steps:
+        yield from ("", "Next steps")
+        yield from step_lines(conclusion.next_steps, width, links)
+    if conclusion.warnings:
+        yield from ("", *warning_lines(conclusion.warnings, width))
+
+
+def _pool_table(before: Sequence[PoolTotal], after: Sequence[PoolTotal]) -> List[str]:
+    """What the pools held and hold of what they may hold."""
+    rows = [
+        (
+            total.pool.label,
+            *([format_bytes(earlier.used_bytes)] if (earlier := _find(before, total)) else []),
+            format_bytes(total.used_bytes),
+            format_bytes(total.limit_bytes) if total.limit_bytes is not None else "not known",
+            format_share(total.filled_share),
+        )
+        for total in after
+    ]
+    titles = ("Pool", *(("Before", "After") if before else ("Now",)), "Limit", "Filled")
+    return format_table(titles, rows, ("left", *("right",) * (len(titles) - 1)))
+
+
+def _find(totals: Sequence[PoolTotal], wanted: PoolTotal) -> Optional[PoolTotal]:
+    return next((total for total in totals if total.pool is wanted.pool), None)
