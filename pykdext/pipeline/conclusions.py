@@ -160,16 +160,16 @@ def _totals(snapshot: PoolSnapshot) -> Tuple[PoolTotal, ...]:
 
 def _iter_steps(snapshot: PoolSnapshot, grown: Sequence[GrownTag]) -> Iterator[NextStep]:
     """What leads on from the tags that grew most."""
-    for item in grown[:1]:
-        question = next((entry.next_question for entry in item.descriptions if entry.next_question), None)
-        if question and item.role is Role.OBJECT:
-            yield NextStep(None, f"{item.tag}: {question}")
-        for owner in item.owners[:1]:
-            if not item.role.tells_no_caller:
-                yield NextStep(f"lmvm {find_engine_name(owner.module)}", f"version and vendor of {owner.module}")
     if not grown:
         return
-    tag = str(grown[0].tag).strip()
+    leading = next((item for item in grown if not item.role.tells_no_caller), grown[0])
+    question = next((entry.next_question for entry in grown[0].descriptions if entry.next_question), None)
+    if question and grown[0].role is Role.OBJECT:
+        yield NextStep(None, f"{grown[0].tag}: {question}")
+    for owner in leading.owners[:1]:
+        if not leading.role.tells_no_caller:
+            yield NextStep(f"lmvm {find_engine_name(owner.module)}", f"version and vendor of {owner.module}")
+    tag = str(leading.tag).strip()
     if _has_memory(snapshot):
         program = "!py poolleak" if snapshot.source.is_session else "poolleak"
         source = f" {snapshot.source.path}" if snapshot.source.path else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator, List, Optional, Sequence
 
-from pykdext.model import Conclusion, PoolTotal
+from pykdext.model import Conclusion, GrownTag, PoolTotal
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import Line, emphasize
@@ -15,10 +15,17 @@ from pykdext.units import format_bytes, format_share
 OWNERS_SHOWN = 3
 """Tags whose owners are listed; JSON has all that were looked for."""
 
+OWNERS_SHARE = 0.1
+"""Nor are those of a tag that grew by less than this share of the first, alone."""
+
 
 def conclusion_lines(conclusion: Conclusion, width: int, links: Links) -> Iterator[Line]:
     """Who owns the tags that grew most, how full the pools are, and what to do next."""
     for item in conclusion.grown[:OWNERS_SHOWN]:
+        if item.bytes < OWNERS_SHARE * conclusion.grown[0].bytes and not _is_in_group(item, conclusion):
+            continue
+        if not item.owners and not item.descriptions and conclusion.image_coverage is None:
+            continue  # nothing was searched, and no list knows it: the verdict says so
         yield ""
         yield from emphasize([f"{item.tag} in {item.pool.value} pool: {item.role.value}"])
         for entry in item.descriptions[:1]:
@@ -32,6 +39,12 @@ def conclusion_lines(conclusion: Conclusion, width: int, links: Links) -> Iterat
         yield from step_lines(conclusion.next_steps, width, links)
     if conclusion.warnings:
         yield from ("", *warning_lines(conclusion.warnings, width))
+
+
+def _is_in_group(item: GrownTag, conclusion: Conclusion) -> bool:
+    return any(
+        (member.tag, member.pool) == (item.tag, item.pool) for group in conclusion.groups for member in group.members
+    )
 
 
 def _pool_table(before: Sequence[PoolTotal], after: Sequence[PoolTotal]) -> List[str]:

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pykdext.attribution.taglists import TagLists
 from pykdext.growth import compare_snapshots, follow_series
 from pykdext.model import PoolKind, PoolTag, PoolUsage, SystemMemory
+from pykdext.pipeline import conclude_diff, conclude_series
 from pykdext.report.difftext import render_diff_text
 from pykdext.report.growthdoc import render_diff_json, render_trend_json
 from pykdext.report.sparkline import ASCII_RAMP, BLOCKS, render_sparkline
@@ -20,6 +22,22 @@ from tests.helpers.builders import row, snapshot, snapshots, usage
 from tests.helpers.poolseries import GB, KB, MB, quiet_columns, quiet_series, snapshots_of, tag_names
 
 START = datetime(2024, 11, 12, 3, 41, tzinfo=timezone.utc)
+
+
+def diff_text(diff, rows, width):
+    return render_diff_text(diff, rows, conclude_diff(diff, rows, TagLists({})), width)
+
+
+def diff_json(diff, rows=None):
+    return json.loads(render_diff_json(diff, conclude_diff(diff, diff.deltas, TagLists({})), rows))
+
+
+def trend_text(report, *arguments, **options):
+    return render_trend_text(report, conclude_series(report, TagLists({})), *arguments, **options)
+
+
+def trend_json(report):
+    return json.loads(render_trend_json(report, conclude_series(report, TagLists({}))))
 
 
 # --- diff -----------------------------------------------------------------------------
@@ -51,10 +69,13 @@ def diff():
 
 def test_diff_as_text(diff):
     assert (
-        render_diff_text(diff, diff.deltas, 80)
+        diff_text(diff, diff.deltas, 80)
         == """\
 Before: log-1.txt: 2024-11-12 03:41:00 UTC (by the file name)
 After:  log-2.txt: 2024-11-12 05:41:00 UTC (by the file name)
+
+Tag Pipo of the nonpaged pool grew most: by 188 KB in 2 h 0 min, 93.8 KB an
+hour. Only a dump can tell which driver it is.
 
 Tag   Type    Allocs    Frees    Diff     Bytes   Per hour
 ----  -----  -------  -------  ------  --------  ---------  ---
@@ -64,18 +85,27 @@ Irp   Nonp   +20,000  +20,500    -500  -150,000   -73.2 KB
 
 3 of 3 rows that differ are shown; all tags in 2 h 0 min: nonpaged +42,000
 bytes, paged +96 bytes
+
+Pool    Before     After      Limit  Filled
+-----  -------  --------  ---------  ------
+Nonp    299 KB    340 KB  not known       -
+Paged  0 bytes  96 bytes  not known       -
+
+Next steps
+  poolleak find Pipo --images DIR  who owns it, by the machine's driver files
+  A kernel dump taken before the machine is restarted names the driver
 """
     )
 
 
 def test_a_diff_without_differences(diff):
-    text = render_diff_text(compare_snapshots(diff.before, diff.before), (), 80)
+    text = diff_text(compare_snapshots(diff.before, diff.before), (), 80)
     assert "No tag differs." in text
     assert "Warning: both states bear the same time, so there are no rates" in text
 
 
 def test_diff_as_json(diff):
-    document = json.loads(render_diff_json(diff))
+    document = diff_json(diff)
     assert document["schema"] == "poolleak.diff/1"
     assert document["interval_seconds"] == 7200
     assert document["before"]["source"]["path"] == "log-1.txt"
@@ -91,15 +121,15 @@ def test_diff_as_json(diff):
         "changes": [],
     }
     assert document["totals"] == {"nonpaged_bytes": 42_000, "paged_bytes": 96}
-    assert [delta["tag"] for delta in json.loads(render_diff_json(diff, diff.deltas[:1]))["deltas"]] == ["Pipo"]
-    assert json.loads(render_diff_json(diff, ()))["deltas"] == []
+    assert [delta["tag"] for delta in diff_json(diff, diff.deltas[:1])["deltas"]] == ["Pipo"]
+    assert diff_json(diff, ())["deltas"] == []
 
 
 @given(snapshots, snapshots)
 def test_any_two_states_render(first, second):
     diff = compare_snapshots(first, second)
-    assert render_diff_text(diff, diff.deltas, 80).endswith("\n")
-    assert len(json.loads(render_diff_json(diff))["deltas"]) == len(diff.deltas)
+    assert diff_text(diff, diff.deltas, 80).endswith("\n")
+    assert len(diff_json(diff)["deltas"]) == len(diff.deltas)
 
 
 # --- sparkline ------------------------------------------------------------------------
@@ -162,8 +192,9 @@ EXPECTED = """\
 200 samples from 2024-11-12 03:41 to 2024-11-14 05:26 UTC, 2 d 1 h
 
 Tag Pipo of the nonpaged pool grows by 1.25 MB an hour, 30.0 MB a day (95 %:
-1.25 MB to 1.25 MB an hour, p < 0.001); the nonpaged pool is full in 5 d 8 h. It
-grows in lockstep with others (group 1, role: cause).
+1.25 MB to 1.25 MB an hour, p < 0.001); the nonpaged pool is full in 5 d 8 h.
+Only a dump can tell which driver it is. It grows in lockstep with others (group
+1, role: cause).
 
 Tag   Type   Verdict   Per hour      Now   Full in  Bytes
 ----  -----  --------  --------  -------  --------  ----------------------------
@@ -183,19 +214,28 @@ File  Nonp   +8,077  x1.025  99.9%  object: made for somebody: ask for whom
 File: object that Windows makes for somebody else, not the cause. Ask next: who
   opens files?
 
+Pool       Now      Limit  Filled
+-----  -------  ---------  ------
+Nonp   4.00 GB    4.16 GB     96%
+Paged   207 MB  not known       -
+
+Next steps
+  poolleak find Pipo --images DIR  who owns it, by the machine's driver files
+  A kernel dump taken before the machine is restarted names the driver
+
 8 rows (tag and pool): 3 leak, 1 sawtooth, 4 steady
 """
 
 
 def test_trend_as_text(report):
-    text = render_trend_text(report, 80, questions={PoolTag(b"File"): "who opens files?"})
+    text = trend_text(report, 80, questions={PoolTag(b"File"): "who opens files?"})
     assert text == EXPECTED
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
 @pytest.mark.parametrize("unicode", [False, True])
 def test_the_trend_fits_its_width(report, width, unicode):
-    text = render_trend_text(report, width, unicode)
+    text = trend_text(report, width, unicode)
     assert max(map(len, text.splitlines())) <= width
     assert ("█" in text) is unicode
     assert unicode or text.isascii()
@@ -204,13 +244,13 @@ def test_the_trend_fits_its_width(report, width, unicode):
 def test_long_tags_leave_no_room_for_a_sparkline():
     usages = [PoolUsage(40 * i, 0, 40 * i, 40 * i * 8 * KB) for i in range(60)]
     series = list(snapshots_of([("\\xff\\xfe\\x01\\x02", PoolKind.NONPAGED, usages)], 60))
-    lines = render_trend_text(follow_series(series), 60).splitlines()
+    lines = trend_text(follow_series(series), 60).splitlines()
     assert all("Bytes" not in line for line in lines)
     assert max(map(len, lines)) <= 60
 
 
 def test_a_quiet_series_says_so():
-    text = render_trend_text(follow_series(quiet_series(3, 4)), 80)
+    text = trend_text(follow_series(quiet_series(3, 4)), 80)
     assert "\nNo tag grows beyond its noise.\n" in text
     assert "4 rows (tag and pool): 4 steady" in text
 
@@ -218,29 +258,29 @@ def test_a_quiet_series_says_so():
 def test_an_uncertain_growth_is_no_leak():
     values = [int(100 * MB * i**0.5) for i in range(200)]
     series = list(snapshots_of([("Slow", PoolKind.PAGED, [PoolUsage(None, None, None, held) for held in values])], 200))
-    text = render_trend_text(follow_series(series), 100)
+    text = trend_text(follow_series(series), 100)
     assert "No leak for certain: it grows ever slower." in " ".join(text.split())
 
 
 def test_too_few_samples_say_what_they_can():
-    text = render_trend_text(follow_series(trend_series()[:5], is_object), 80)
+    text = trend_text(follow_series(trend_series()[:5], is_object), 80)
     assert "The samples are too few for a verdict. Tag Saw  of the paged pool grows by" in text
     assert "Warning: 5 samples are too few for a verdict; it takes 8" in text
 
 
 def test_no_samples_at_all():
-    text = render_trend_text(follow_series([]), 80)
+    text = trend_text(follow_series([]), 80)
     assert text == "No samples\n\nThere is no sample to judge.\n\nNo tag has bytes to follow\n"
 
 
 def test_a_limit_that_is_reached_already():
     memory = SystemMemory(commit_bytes=9 * GB, commit_limit_bytes=8 * GB)
-    text = render_trend_text(follow_series(trend_series(memory=memory)), 100)
+    text = trend_text(follow_series(trend_series(memory=memory)), 100)
     assert "; the commit limit is reached already." in " ".join(text.split())
 
 
 def test_trend_as_json(report):
-    document = json.loads(render_trend_json(report))
+    document = trend_json(report)
     assert document["schema"] == "poolleak.trend/1"
     assert (document["samples"], document["span_seconds"]) == (200, 199 * 900.0)
     first = document["trends"][0]
@@ -274,5 +314,5 @@ def test_trend_as_json(report):
 @given(st.lists(snapshots, max_size=4))
 def test_any_series_renders(series):
     report = follow_series(series, allow_mixed=True)
-    assert render_trend_text(report, 80).endswith("\n")
-    assert len(json.loads(render_trend_json(report))["trends"]) == len(report.trends)
+    assert trend_text(report, 80).endswith("\n")
+    assert len(trend_json(report)["trends"]) == len(report.trends)

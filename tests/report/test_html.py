@@ -365,6 +365,8 @@ def hostile(folder):
         report = pipeline.analyze(source, lists)
     sides = compare_snapshots(*pipeline.load_sides(str(BEFORE), str(AFTER)))
     series = pipeline.follow_files([str(LOGS)], lists).report
+    concluded = poison(pipeline.conclude_diff(sides, sides.deltas, lists))
+    followed = poison(pipeline.conclude_series(series, lists))
     with pytest.raises(pipeline.NoTagTablesError) as caught, pipeline.open_source(str(folder / "small.dmp")) as source:
         pipeline.analyze(source, lists)
     row = DumpRow("x.dmp", "host", DumpStatus.DONE, None, parse_verdict(json.loads(render_report_json(report))))
@@ -373,8 +375,8 @@ def hostile(folder):
     origin = poison(ORIGIN)
     made = {
         "report": pages.render_report_page(poison(report), origin),
-        "diff": pages.render_diff_page(poison(sides), poison(sides.deltas), origin),
-        "trend": pages.render_trend_page(poison(series), {PoolTag(b"<b>\x01"): HOSTILE}, origin),
+        "diff": pages.render_diff_page(poison(sides), poison(sides.deltas), concluded, origin),
+        "trend": pages.render_trend_page(poison(series), followed, {PoolTag(b"<b>\x01"): HOSTILE}, origin),
         "summary": pages.render_summary_page(poison(caught.value.summary), origin),
         "batch": "".join(pages.iter_batch_page(poison(batch), [poison_row(row), poison(failed)], origin)),
     }
