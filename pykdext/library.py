@@ -181,9 +181,10 @@ def _render(answer: Any) -> str:  # noqa: PLR0911 - one line for each answer
     if isinstance(answer, PoolSnapshot):
         return render_snapshot_json(answer)
     if isinstance(answer, Diff):
-        return growthdoc.render_diff_json(answer)
+        conclusion = pipeline.conclude_diff(answer, answer.deltas, pipeline.TagLists.load())
+        return growthdoc.render_diff_json(answer, conclusion)
     if isinstance(answer, TrendReport):
-        return growthdoc.render_trend_json(answer)
+        return growthdoc.render_trend_json(answer, pipeline.conclude_series(answer, pipeline.TagLists.load()))
     if isinstance(answer, MemoryReport):
         return memorydoc.render_memory_json(answer)
     if isinstance(answer, DumpSummary):
