@@ -8,17 +8,15 @@ checked against the tag tables before it is believed.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Iterator, Optional
+from typing import Iterator, Optional
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.pool.plausible import LARGEST_POOL_BYTES
 from pykdext.model import PoolKind, Struct, SystemMemory
 from pykdext.model.layouts import make_struct
 from pykdext.model.structtables import SOURCE, list_layouts
 from pykdext.targets.protocol import PAGE_BYTES
-
-LARGEST_POOL_BYTES = 16 << 40
-"""No Windows lets a pool grow beyond 16 TB (Microsoft: Memory Limits for Windows Releases)."""
 
 LARGEST_COMMIT_BYTES = 1 << 50
 """More than any Windows can commit or use."""
@@ -47,16 +45,23 @@ def read_system_memory(kernel: Kernel, tagged_nonpaged: Optional[int], tagged_pa
 
     ``tagged_nonpaged`` and ``tagged_paged`` are the sums of the tags, in bytes.
     """
+    commit = read_commit(kernel)
     for memory in _iter_readings(kernel):
         if _is_plausible(memory, PoolKind.NONPAGED, tagged_nonpaged) and _is_plausible(
             memory, PoolKind.PAGED, tagged_paged
         ):
-            return replace(memory, **_read_commit(kernel))
-    return SystemMemory(**_read_commit(kernel))
+            return replace(
+                commit,
+                nonpaged_bytes=memory.nonpaged_bytes,
+                nonpaged_limit_bytes=memory.nonpaged_limit_bytes,
+                paged_bytes=memory.paged_bytes,
+                paged_limit_bytes=memory.paged_limit_bytes,
+            )
+    return commit
 
 
-def _read_commit(kernel: Kernel) -> Dict[str, Optional[int]]:
-    """Commit charge and physical memory, as fields of SystemMemory; nothing if they contradict each other."""
+def read_commit(kernel: Kernel) -> SystemMemory:
+    """Commit charge and physical memory, and no more; all None if they contradict each other."""
     partition = kernel.find_symbol("MiSystemPartition")
     form = kernel.struct(_PARTITION_TYPE, *_PARTITION_FIELDS) if partition is not None else None
     if partition is not None and form is not None:
@@ -67,10 +72,10 @@ def _read_commit(kernel: Kernel) -> Dict[str, Optional[int]]:
         pages = [_read_pages(kernel, symbol.address) if symbol else None for symbol in located]
     committed, limit, physical, available = pages
     if not committed or not limit or committed > limit or limit > LARGEST_COMMIT_BYTES:
-        return {}
-    found: Dict[str, Optional[int]] = {"commit_bytes": committed, "commit_limit_bytes": limit}
+        return SystemMemory()
+    found = SystemMemory(commit_bytes=committed, commit_limit_bytes=limit)
     if physical and (available or 0) <= physical <= LARGEST_COMMIT_BYTES:
-        found.update(physical_bytes=physical, available_bytes=available)
+        return replace(found, physical_bytes=physical, available_bytes=available)
     return found
 
 

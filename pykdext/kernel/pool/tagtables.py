@@ -14,9 +14,10 @@ from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.pool.believed import TableRows, doubt_rows, doubt_strange_rows, gather_rows
 from pykdext.kernel.pool.inference import MAX_ROW_BITS, MIN_ROW_BITS
 from pykdext.kernel.pool.layouts import TrackerLayout, find_described_layout, find_tracker_layout
+from pykdext.kernel.pool.plausible import Weighed, doubt_counters
 from pykdext.kernel.pool.tablelocation import TableLocation, locate_tag_tables
 from pykdext.kernel.structs import iter_row_runs, iter_whole_rows
-from pykdext.kernel.systemmemory import read_system_memory
+from pykdext.kernel.systemmemory import read_commit, read_system_memory
 from pykdext.model import (
     PROTECTED_POOL,
     PoolKind,
@@ -38,6 +39,9 @@ _HEAD_BYTES = 4 * PAGE_BYTES
 """Read first, to recognise the layout; no table of default size is smaller."""
 
 _MAX_EXPANSION_ROWS = 1 << 20
+_MAX_DOUBTFUL_TOLD = 8
+_LARGEST_DRIFT_BYTES = 1 << 28
+"""Counters that are read while they change come out below zero by a few blocks."""
 
 
 def read_pool_snapshot(
@@ -63,8 +67,7 @@ def read_pool_snapshot(
         reader.warnings.append("interrupted while the tag tables were read: the counts are incomplete")
     else:
         with work.hold():
-            tagged = (sum(row.usage(pool).bytes or 0 for row in tags) for pool in PoolKind)
-            memory = read_system_memory(kernel, *tagged)
+            tags, memory = reader.weigh_counters(tags)
     facts = kernel.target.facts  # the last question: its warnings tell of all that was read before
     return PoolSnapshot(
         source=SnapshotSource(facts.kind, path, location.located_by),
@@ -236,6 +239,31 @@ class _TableReader:
             self.warnings.append(f"{len(clamped)} tags count more frees than allocations, shown as 0: {names}")
         return used
 
+    def weigh_counters(self, tags: Tuple[TagUsage, ...]) -> Tuple[Tuple[TagUsage, ...], SystemMemory]:
+        """The rows without what their counters cannot be, and what the memory manager says of the pools.
+
+        The memory manager's layout is recognised by the sums of the tags: a tag that is wrong would hide it. So where
+        no reading fits, the largest tag of each pool is put aside before another try.
+        """
+        machine = self._target.machine
+        weighed = doubt_counters(tags, machine, read_commit(self._kernel))
+        self._note_doubtful(weighed)
+        memory = read_system_memory(self._kernel, *_sum_pools(weighed.tags))
+        if memory.nonpaged_bytes is None and memory.paged_bytes is None:
+            memory = read_system_memory(self._kernel, *_sum_pools(weighed.tags, but_largest=True))
+            if not doubt_counters(weighed.tags, machine, memory).doubtful:
+                memory = read_commit(self._kernel)
+        weighed = doubt_counters(weighed.tags, machine, memory)
+        self._note_doubtful(weighed)
+        return weighed.tags, memory
+
+    def _note_doubtful(self, weighed: Weighed) -> None:
+        """A tag with a doubtful counter is a row that was not read."""
+        self._rows_read -= len(weighed.doubtful)
+        self.warnings += weighed.warnings[:_MAX_DOUBTFUL_TOLD]
+        if len(weighed.warnings) > _MAX_DOUBTFUL_TOLD:
+            self.warnings.append(f"{len(weighed.warnings) - _MAX_DOUBTFUL_TOLD} more counters are doubtful")
+
     def _tag_usage(self, tag: PoolTag, counters: List[int]) -> TagUsage:
         values = dict(zip(self._layout.columns, counters))
         nonpaged, paged = (
@@ -245,9 +273,20 @@ class _TableReader:
         return TagUsage(tag, nonpaged, paged)
 
 
+def _sum_pools(tags: Tuple[TagUsage, ...], *, but_largest: bool = False) -> Tuple[int, int]:
+    """Bytes of the nonpaged and of the paged pool by their tags."""
+    sums = []
+    for pool in PoolKind:
+        counted = sorted(row.usage(pool).bytes or 0 for row in tags)
+        sums.append(sum(counted[:-1] if but_largest else counted))
+    return sums[0], sums[1]
+
+
 def _sum_usage(allocs: int, frees: int, used_bytes: int, layout: TrackerLayout) -> PoolUsage:
     outstanding = _signed(allocs - frees, layout.count_bits)
     used = _signed(used_bytes, layout.bytes_bits)
+    if used < -_LARGEST_DRIFT_BYTES:
+        used %= 1 << layout.bytes_bits  # no counter that was read while it changed: too large to be true, as it stands
     return PoolUsage(
         allocs=allocs % (1 << layout.count_bits),
         frees=frees % (1 << layout.count_bits),
