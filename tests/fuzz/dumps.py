@@ -114,6 +114,8 @@ def page_tables(chance, folder):
         name = chance.choice(names)
         table = machine.space.root_address
         for level in range(chance.randrange(entries.last_level + 1) + 1):
+            if table >> 12 not in machine.memory.pages:  # an entry above it was damaged before
+                break
             place = table + entries.entry_offset(machine.addresses[name], level)
             entry = int.from_bytes(machine.memory.page(place >> 12)[place & 0xFFF :][: entries.entry_bytes], "little")
             if not entry & VALID or entries.is_large(entry, level):
