@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from pykdext.growth.restart import COUNTER_RANGE, find_restart, is_wrap, seconds_between
+from pykdext.growth.restart import COUNTER_RANGE, find_restart, is_wrap, seconds_between, trusted_seconds_between
 from pykdext.model import UNUSED, Change, Diff, PoolKind, PoolSnapshot, PoolTag, TagDelta, TagUsage
 from pykdext.units import format_duration, name_some
 
@@ -23,7 +23,7 @@ def compare_snapshots(before: PoolSnapshot, after: PoolSnapshot) -> Diff:
     A tag that is missing in a snapshot counts as never used there. ``compare_snapshots(b, a)`` has the negated
     numbers of ``compare_snapshots(a, b)``; the order in time, not that of the arguments, tells what wrapped.
     """
-    seconds = seconds_between(before, after)
+    seconds = trusted_seconds_between(before, after)
     is_swapped = seconds is not None and seconds < 0
     earlier, later = (after, before) if is_swapped else (before, after)
     restart = find_restart(earlier, later)
@@ -139,9 +139,9 @@ def _iter_warnings(
     yield from (f"before: {warning}" for warning in before.warnings)
     yield from (f"after: {warning}" for warning in after.warnings)
     yield from _machine_warnings(before, after)
-    seconds = seconds_between(before, after)
+    seconds = trusted_seconds_between(before, after)
     if seconds is None:
-        yield "the time between the two states is not known, so there are no rates"
+        yield _describe_unknown_interval(before, after)
     elif seconds < 0:
         yield f"the second state was taken {format_duration(-seconds)} before the first, so growth is negative"
     elif seconds == 0:
@@ -152,6 +152,16 @@ def _iter_warnings(
         )
         yield f"{what} ({restart}); differences compare two boots, so there are no rates"
     yield from _counter_warnings(deltas)
+
+
+def _describe_unknown_interval(before: PoolSnapshot, after: PoolSnapshot) -> str:
+    seconds = seconds_between(before, after)
+    if seconds is None:
+        return "the time between the two states is not known, so there are no rates"
+    return (
+        f"the times are those of files that were written {format_duration(abs(seconds))} apart, perhaps when they were "
+        "copied: the time between the two states is not known, so there are no rates"
+    )
 
 
 def _machine_warnings(before: PoolSnapshot, after: PoolSnapshot) -> Iterator[str]:

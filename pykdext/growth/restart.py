@@ -10,6 +10,9 @@ from pykdext.units import format_duration
 COUNTER_RANGE = 1 << 32
 """Allocations and frees have 32 bits in SYSTEM_POOLTAG (NtQuerySystemInformation), and so in every log."""
 
+FILE_TIME = "file time"
+"""Where a time is from (``time_from``) that a copy of the file may have changed."""
+
 UPTIME_SLACK_SECONDS = 60.0
 UPTIME_SLACK_SHARE = 0.01
 """How far uptime and the clock may drift apart: somebody sets the clock, a log writes minutes only."""
@@ -18,11 +21,25 @@ RESTART_SHARE = 0.25
 """So many counters go back only in a restart: what begins anew is below its old count at first."""
 
 
+MIN_FILE_SECONDS = 300.0
+"""Two files that were written within less may be copies, or pastes of one sitting: their times tell nothing."""
+
+
 def seconds_between(earlier: PoolSnapshot, later: PoolSnapshot) -> Optional[float]:
     """Seconds from one snapshot to the other; None where either has no time."""
     if earlier.taken_at is None or later.taken_at is None:
         return None
     return (later.taken_at - earlier.taken_at).total_seconds()
+
+
+def trusted_seconds_between(earlier: PoolSnapshot, later: PoolSnapshot) -> Optional[float]:
+    """Seconds from one snapshot to the other; None also where times of files may be those of copies.
+
+    That is where they are close together, or contradict the order of the states.
+    """
+    seconds = seconds_between(earlier, later)
+    is_of_files = FILE_TIME in (earlier.time_from, later.time_from)
+    return None if seconds is None or (is_of_files and seconds < MIN_FILE_SECONDS) else seconds
 
 
 def find_restart(earlier: PoolSnapshot, later: PoolSnapshot) -> Optional[str]:
@@ -39,7 +56,7 @@ def find_restart(earlier: PoolSnapshot, later: PoolSnapshot) -> Optional[str]:
             return f"the machine was up {up} only, {format_duration(seconds)} after the sample before"
         if earlier.uptime_seconds is not None and later.uptime_seconds < earlier.uptime_seconds:
             return f"uptime went back from {format_duration(earlier.uptime_seconds)} to {up}"
-    compared, gone_back = _count_gone_back(earlier, later)
+    compared, gone_back = count_gone_back(earlier, later)
     if gone_back and gone_back >= RESTART_SHARE * compared:
         return f"the counters of {gone_back:,} of {compared:,} tags went back"
     return None
@@ -64,7 +81,7 @@ def _slack_seconds(seconds: float) -> float:
     return UPTIME_SLACK_SECONDS + UPTIME_SLACK_SHARE * abs(seconds)
 
 
-def _count_gone_back(earlier: PoolSnapshot, later: PoolSnapshot) -> Tuple[int, int]:
+def count_gone_back(earlier: PoolSnapshot, later: PoolSnapshot) -> Tuple[int, int]:
     """How many sides of tags have allocations in both, and in how many these went back and did not wrap."""
     rows = {row.tag.raw: row for row in earlier.tags}
     compared = gone_back = 0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from pykdext.growth.restart import find_restart, is_same_boot, seconds_between
+from pykdext.growth.order import Ordered, date_samples, describe_untrusted_times, order_samples
+from pykdext.growth.restart import FILE_TIME, find_restart, is_same_boot, seconds_between
 from pykdext.growth.trendtests import MIN_EFFECTIVE_SAMPLES
 from pykdext.model import PoolSnapshot, Segment
-from pykdext.units import format_duration, format_moment, name_some
+from pykdext.units import format_duration, name_some
 
 GAP_FACTOR = 12
 """An interval so many times the usual one is a gap."""
@@ -17,7 +19,7 @@ GAP_FACTOR = 12
 MAX_SAMPLES = 400
 """More samples of a segment than these are thinned out evenly: the slopes of all pairs cost their square."""
 
-_TIMES_OF_FILES = ("file name", "file time")
+_COPIED_TIMES = ("file name", FILE_TIME, None)
 """Times that a copy of a log may bear as well: equal contents tell that it is the same sample."""
 
 
@@ -29,17 +31,21 @@ class MixedMachinesError(ValueError):
 class Series:
     """The samples of the judged segment in order of time, all segments, and what had to be done to get there.
 
-    ``judged`` is the index of the segment; None without samples.
+    ``judged`` is the index of the segment; None without samples. ``has_times``: there are times for rates, else the
+    samples are in order, but nothing tells how far apart they are.
     """
 
     samples: Tuple[PoolSnapshot, ...]
     segments: Tuple[Segment, ...]
     judged: Optional[int]
     warnings: Tuple[str, ...]
+    has_times: bool
 
 
-def arrange_series(snapshots: Sequence[PoolSnapshot], allow_mixed: bool) -> Series:
-    """The part of the snapshots that can be judged as one series.
+def arrange_series(
+    snapshots: Sequence[PoolSnapshot], allow_mixed: bool, every_seconds: Optional[float] = None
+) -> Series:
+    """The part of the snapshots that can be judged as one series; ``every_seconds`` dates them in their order.
 
     Raises:
         MixedMachinesError: hosts, processors' architectures or (without a host) builds differ; not if ``allow_mixed``.
@@ -50,14 +56,22 @@ def arrange_series(snapshots: Sequence[PoolSnapshot], allow_mixed: bool) -> Seri
         raise MixedMachinesError(mixed)
     if mixed:
         warnings.append(f"{mixed}; taken for one series as told")
-    ordered = _drop_doubles(_order_by_time(snapshots, warnings), warnings)
+    order = order_samples(snapshots, keep_all=every_seconds is not None)
+    warnings += order.warnings
+    kept = _drop_doubles(order.samples, warnings)
+    order = Ordered(tuple(kept), order.has_times, ())
+    if every_seconds:
+        order = date_samples(order, every_seconds)
+    if not order.has_times:
+        warnings.append(describe_untrusted_times(order.samples))
+    ordered = order.samples
     if not ordered:
-        return Series((), (), None, tuple(warnings))
-    pieces, segments = _cut_segments(ordered)
+        return Series((), (), None, tuple(warnings), True)
+    pieces, segments = _cut_segments(ordered, order.has_times)
     judged = _choose_segment(segments)
     if len(segments) > 1:
         warnings += _describe_segments(segments, judged)
-    return Series(_thin_out(pieces[judged], warnings), segments, judged, tuple(warnings))
+    return Series(_thin_out(pieces[judged], warnings), segments, judged, tuple(warnings), order.has_times)
 
 
 def _describe_mixture(snapshots: Sequence[PoolSnapshot]) -> Optional[str]:
@@ -80,16 +94,6 @@ def _describe_mixture(snapshots: Sequence[PoolSnapshot]) -> Optional[str]:
     return None
 
 
-def _order_by_time(snapshots: Sequence[PoolSnapshot], warnings: List[str]) -> List[PoolSnapshot]:
-    timed = [snapshot for snapshot in snapshots if snapshot.taken_at is not None]
-    if len(timed) < len(snapshots):
-        warnings.append(f"{len(snapshots) - len(timed)} of {len(snapshots)} samples have no time and were left out")
-    moments = [snapshot.taken_at for snapshot in timed if snapshot.taken_at is not None]
-    if any(later < earlier for earlier, later in zip(moments, moments[1:])):
-        warnings.append("the samples were not in order of time; they were sorted")
-    return [timed[index] for index in sorted(range(len(timed)), key=moments.__getitem__)]
-
-
 def _drop_doubles(ordered: Sequence[PoolSnapshot], warnings: List[str]) -> List[PoolSnapshot]:
     kept: List[PoolSnapshot] = []
     names: List[str] = []
@@ -104,14 +108,16 @@ def _drop_doubles(ordered: Sequence[PoolSnapshot], warnings: List[str]) -> List[
 
 
 def _is_double(earlier: PoolSnapshot, later: PoolSnapshot) -> bool:
-    if earlier.taken_at == later.taken_at:
+    if earlier.taken_at == later.taken_at and later.taken_at is not None and later.time_from != FILE_TIME:
         return True
-    return later.time_from in _TIMES_OF_FILES and bool(later.tags) and earlier.tags == later.tags
+    return later.time_from in _COPIED_TIMES and bool(later.tags) and earlier.tags == later.tags
 
 
-def _cut_segments(ordered: Sequence[PoolSnapshot]) -> Tuple[List[Sequence[PoolSnapshot]], Tuple[Segment, ...]]:
+def _cut_segments(
+    ordered: Sequence[PoolSnapshot], has_times: bool
+) -> Tuple[List[Sequence[PoolSnapshot]], Tuple[Segment, ...]]:
     """The samples between gaps and restarts, and what each piece is."""
-    find_cut = _cut_finder(ordered)
+    find_cut = _cut_finder(ordered) if has_times else _find_restart_cut
     pieces: List[Sequence[PoolSnapshot]] = []
     segments: List[Segment] = []
     start = 0
@@ -120,9 +126,7 @@ def _cut_segments(ordered: Sequence[PoolSnapshot]) -> Tuple[List[Sequence[PoolSn
         cut = None if is_last else find_cut(snapshot, ordered[index + 1])
         if is_last or cut is not None:
             piece = ordered[start : index + 1]
-            first, last = piece[0].taken_at, piece[-1].taken_at
-            assert first is not None
-            assert last is not None
+            first, last = (piece[0].taken_at, piece[-1].taken_at) if has_times else (None, None)
             pieces.append(piece)
             segments.append(Segment(first, last, len(piece), cut))
             start = index + 1
@@ -146,6 +150,12 @@ def _cut_finder(ordered: Sequence[PoolSnapshot]) -> Callable[[PoolSnapshot, Pool
     return find_cut
 
 
+def _find_restart_cut(earlier: PoolSnapshot, later: PoolSnapshot) -> Optional[str]:
+    """A restart by the counters or uptimes of samples that have no times."""
+    restart = find_restart(replace(earlier, taken_at=None), replace(later, taken_at=None))
+    return None if restart is None else f"restart: {restart}"
+
+
 def _choose_segment(segments: Sequence[Segment]) -> int:
     """The last one if it has half the samples of the longest, for it is the state of today; else the longest."""
     longest = max(range(len(segments)), key=lambda index: (segments[index].samples, index))
@@ -156,18 +166,24 @@ def _choose_segment(segments: Sequence[Segment]) -> int:
 
 
 def _describe_segments(segments: Sequence[Segment], judged: int) -> List[str]:
-    lines = [f"after {_moment(segment)}: {segment.cut}" for segment in segments if segment.cut]
+    starts = list(itertools.accumulate((segment.samples for segment in segments), initial=0))
+    lines = [
+        f"after {_describe_end(segment, starts[index + 1])}: {segment.cut}"
+        for index, segment in enumerate(segments)
+        if segment.cut
+    ]
     chosen = segments[judged]
     which = "last" if judged == len(segments) - 1 else "longest"
-    lines.append(
-        f"the series is cut into {len(segments)} parts; the {which} one is judged: {chosen.samples} samples from "
-        f"{format_moment(chosen.first, seconds=False, zone=False)} to {format_moment(chosen.last, seconds=False)}"
-    )
+    if chosen.first and chosen.last:
+        span = f"{chosen.samples} samples from {chosen.first:%Y-%m-%d %H:%M} to {chosen.last:%Y-%m-%d %H:%M} UTC"
+    else:
+        span = f"samples {starts[judged] + 1} to {starts[judged + 1]}"
+    lines.append(f"the series is cut into {len(segments)} parts; the {which} one is judged: {span}")
     return lines
 
 
-def _moment(segment: Segment) -> str:
-    return format_moment(segment.last, seconds=False)
+def _describe_end(segment: Segment, number: int) -> str:
+    return f"{segment.last:%Y-%m-%d %H:%M} UTC" if segment.last else f"sample {number}"
 
 
 def _thin_out(piece: Sequence[PoolSnapshot], warnings: List[str]) -> Tuple[PoolSnapshot, ...]:

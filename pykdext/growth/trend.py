@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from pykdext.growth.judge import MIN_SAMPLES, Judgement, judge_series
 from pykdext.growth.lockstep import MIN_GROWN_BLOCKS, BlockCount, IsObject, find_lockstep, no_objects
+from pykdext.growth.restart import FILE_TIME
 from pykdext.growth.series import arrange_series
 from pykdext.model import (
     LockstepGroup,
@@ -17,6 +19,7 @@ from pykdext.model import (
     Role,
     Slope,
     TagUsage,
+    TotalTrend,
     Trend,
     TrendReport,
     Verdict,
@@ -27,6 +30,7 @@ _END_SAMPLES = 3
 """Growth in blocks is the median of the last samples less that of the first, so that one odd sample does not matter."""
 
 _SAMPLE_WARNINGS = 8
+_DIGITS = re.compile(r"\d[\d.,]*(?: [KMGTP]B)?")
 
 _HOURS_A_DAY = 24
 
@@ -36,44 +40,79 @@ _Rows = Sequence[Optional[TagUsage]]
 
 
 def follow_series(
-    snapshots: Sequence[PoolSnapshot], is_object: IsObject = no_objects, allow_mixed: bool = False
+    snapshots: Sequence[PoolSnapshot],
+    is_object: IsObject = no_objects,
+    allow_mixed: bool = False,
+    every_seconds: Optional[float] = None,
 ) -> TrendReport:
     """The trend of every tag over the snapshots, which may come in any order.
 
+    ``every_seconds`` is the time from one sample to the next, for samples that bear none. Without any time there are
+    verdicts, but no rates: ``span_seconds`` is None then.
     ``is_object`` tells tags of kernel objects. Tags without bytes in any sample have no trend.
 
     Raises:
         MixedMachinesError: the snapshots are of different machines; not if ``allow_mixed``.
     """
-    series = arrange_series(snapshots, allow_mixed)
-    warnings = [*series.warnings, *_iter_sample_warnings(snapshots)]
+    series = arrange_series(snapshots, allow_mixed, every_seconds)
+    guesses = series.has_times and not every_seconds
+    warnings = [*series.warnings, *_iter_sample_warnings(snapshots, guesses)]
     if 0 < len(series.samples) < MIN_SAMPLES:
         warnings.append(f"{len(series.samples)} samples are too few for a verdict; it takes {MIN_SAMPLES}")
-    moments = tuple(sample.taken_at for sample in series.samples if sample.taken_at is not None)
+    moments = tuple(sample.taken_at for sample in series.samples if sample.taken_at) if series.has_times else ()
     hours = [(moment - moments[0]).total_seconds() / 3600 for moment in moments]
+    places = hours if series.has_times else list(map(float, range(len(series.samples))))
     if len(hours) >= MIN_SAMPLES and hours[-1] < _HOURS_A_DAY:
         warnings.append("the samples span less than a day: what rises by day may fall by night")
     columns = _collect_rows(series.samples)
-    trends = list(_iter_trends(columns, hours, series.samples))
-    if series.samples and not trends:
+    trends = list(_iter_trends(columns, places, series.samples))
+    totals = tuple(_iter_total_trends(places, series.samples))
+    if series.samples and not trends and not totals:
         warnings.append("no sample tells how many bytes a tag holds")
     groups = find_lockstep(_iter_grown_blocks(trends, columns), is_object)
+    ranked = _rank_trends(_add_roles(trends, groups, is_object), groups)
     return TrendReport(
         samples=len(series.samples),
-        span_seconds=hours[-1] * 3600 if hours else 0.0,
+        span_seconds=(hours[-1] * 3600 if hours else 0.0) if series.has_times else None,
         segments=series.segments,
         judged=series.segments[series.judged] if series.judged is not None else None,
         newest=series.samples[-1] if series.samples else None,
         moments=moments,
-        trends=_rank_trends(_add_roles(trends, groups, is_object), groups),
+        trends=ranked if series.has_times else tuple(map(_drop_rate, ranked)),
         groups=groups,
         warnings=tuple(warnings),
+        totals=totals if series.has_times else tuple(map(_drop_rate, totals)),
     )
 
 
-def _iter_sample_warnings(snapshots: Sequence[PoolSnapshot]) -> Iterator[str]:
-    """What the readers of the samples had to say: most of it they say of every sample."""
-    guessed = sum(snapshot.time_from == "file time" for snapshot in snapshots)
+_AnyTrend = TypeVar("_AnyTrend", Trend, TotalTrend)
+
+
+def _drop_rate(trend: _AnyTrend) -> _AnyTrend:
+    """The trend of samples of which only the order is known: no slope, no deadline, no duration in the note."""
+    note = trend.note.partition(", no more for ")[0]
+    return replace(trend, slope=None, hours_to_limit=None, limit=None, note=note)
+
+
+def _iter_total_trends(hours: Sequence[float], samples: Sequence[PoolSnapshot]) -> Iterator[TotalTrend]:
+    """The trend of each pool of which two samples at least tell the whole."""
+    for pool in PoolKind:
+        held = [sample.memory.used_bytes(pool) for sample in samples]
+        known = [(hour, value) for hour, value in zip(hours, held) if value is not None]
+        if len(known) < 2:
+            continue
+        judged = judge_series([hour for hour, _ in known], [value for _, value in known])
+        grows = judged.verdict in (*_GROWING, Verdict.TOO_FEW_SAMPLES)
+        limit, left = _find_limit(samples[-1], pool, judged.slope) if grows else (None, None)
+        yield TotalTrend(pool, judged.verdict, tuple(held), judged.slope, judged.monotonic_p, left, limit, judged.note)
+
+
+def _iter_sample_warnings(snapshots: Sequence[PoolSnapshot], guesses: bool) -> Iterator[str]:
+    """What the readers of the samples had to say: most of it they say of every sample.
+
+    ``guesses``: the times of files are taken for those of their samples.
+    """
+    guessed = sum(snapshot.time_from == FILE_TIME for snapshot in snapshots) if guesses else 0
     if guessed:
         yield (
             f"{guessed} of {len(snapshots)} samples have the time of their file's last change, which a copy may have "
@@ -83,13 +122,23 @@ def _iter_sample_warnings(snapshots: Sequence[PoolSnapshot]) -> Iterator[str]:
     for snapshot in snapshots:
         for warning in snapshot.warnings:
             paths.setdefault(warning, []).append(snapshot.source.path)
-    lines = [
-        f"{where[0]}: {warning}" if len(where) == 1 else f"{len(where)} samples: {warning}"
-        for warning, where in paths.items()
-    ]
+    alike: Dict[str, List[str]] = {}
+    for warning in paths:
+        alike.setdefault(_DIGITS.sub("#", warning), []).append(warning)
+    lines = [_describe_warnings(warnings, paths) for warnings in alike.values()]
     yield from lines[:_SAMPLE_WARNINGS]
     if len(lines) > _SAMPLE_WARNINGS:
         yield say_rest(len(lines), _SAMPLE_WARNINGS, "warnings about single samples")
+
+
+def _describe_warnings(warnings: Sequence[str], paths: Mapping[str, Sequence[str]]) -> str:
+    """One line for warnings that differ in numbers only, and for how many samples they are."""
+    where = list(dict.fromkeys(path for warning in warnings for path in paths[warning]))
+    count = sum(len(paths[warning]) for warning in warnings)
+    if count == 1:
+        return f"{where[0]}: {warnings[0]}"
+    first = "" if len(warnings) == 1 else f", first {where[0]}"
+    return f"{count} samples{first}: {warnings[0]}"
 
 
 def _collect_rows(samples: Sequence[PoolSnapshot]) -> Dict[bytes, List[Optional[TagUsage]]]:
@@ -142,19 +191,25 @@ def _follow_tag(
 
 
 def _find_limit(newest: PoolSnapshot, pool: PoolKind, slope: Optional[Slope]) -> Tuple[Optional[str], Optional[float]]:
-    """Which limit this growth reaches first, and in how many hours; the commit limit bounds all memory."""
+    """Which limit this growth reaches first, and in how many hours; the commit limit bounds all memory.
+
+    Where neither limit is known, the nonpaged pool cannot take more than the memory that is available.
+    """
     if slope is None or slope.bytes_per_hour <= 0:
         return None, None
     total, memory = PoolTotal.of(newest, pool), newest.memory
     limits = (
         (f"{pool.value} pool", total.used_bytes, total.limit_bytes),
         ("commit limit", memory.commit_bytes, memory.commit_limit_bytes),
+        ("available memory", 0 if pool is PoolKind.NONPAGED else None, memory.available_bytes),
     )
     left = [
         (max(0, limit - used) / slope.bytes_per_hour, name)
         for name, used, limit in limits
         if used is not None and limit is not None
     ]
+    if len(left) > 1:
+        left = [entry for entry in left if entry[1] != "available memory"]
     if not left:
         return None, None
     hours, name = min(left)

@@ -132,6 +132,20 @@ class Trend:
 
 
 @dataclass(frozen=True)
+class TotalTrend:
+    """A whole pool over the judged samples, by the memory manager's count; the attributes are those of ``Trend``."""
+
+    pool: PoolKind
+    verdict: Verdict
+    bytes: Tuple[Optional[int], ...]
+    slope: Optional[Slope] = None
+    monotonic_p: Optional[float] = None
+    hours_to_limit: Optional[float] = None
+    limit: Optional[str] = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class LockstepMember:
     """A tag of a lockstep group.
 
@@ -158,10 +172,13 @@ class LockstepGroup:
 
 @dataclass(frozen=True)
 class Segment:
-    """Samples of one boot without a gap. ``cut`` says in words why it does not go on after its last sample."""
+    """Samples of one boot without a gap. ``cut`` says in words why it does not go on after its last sample.
 
-    first: datetime
-    last: datetime
+    ``first`` and ``last`` are None where the samples have an order, but no times.
+    """
+
+    first: Optional[datetime]
+    last: Optional[datetime]
     samples: int
     cut: Optional[str] = None
 
@@ -171,11 +188,13 @@ class TrendReport:
     """The trends of a series, the most alarming first.
 
     ``samples`` and ``span_seconds`` are those of the ``judged`` segment, which is one of ``segments``; it is None if no
-    sample could be used. ``newest`` is its last sample, ``moments`` when each of its samples was taken.
+    sample could be used. ``newest`` is its last sample, ``moments`` when each of its samples was taken. Where nothing
+    tells when that was, ``span_seconds`` is None and ``moments`` is empty: only the order is known, and no trend has a
+    slope. ``totals`` are those of the pools as a whole, where the samples tell them.
     """
 
     samples: int
-    span_seconds: float
+    span_seconds: Optional[float]
     segments: Tuple[Segment, ...]
     judged: Optional[Segment]
     newest: Optional[PoolSnapshot]
@@ -183,3 +202,9 @@ class TrendReport:
     trends: Tuple[Trend, ...]
     groups: Tuple[LockstepGroup, ...]
     warnings: Tuple[str, ...]
+    totals: Tuple[TotalTrend, ...] = ()
+
+    @property
+    def has_times(self) -> bool:
+        """Whether it is known how far apart the samples are."""
+        return self.span_seconds is not None

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Optional, Sequence, Tuple
 
-from pykdext.model import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, TagUsage, UsageRow
+from pykdext.model import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, TagUsage, Trend, UsageRow
 
 SORT_KEYS = ("bytes", "outstanding", "allocs", "frees", "tag")
 
@@ -54,6 +54,14 @@ def select_tags(snapshot: PoolSnapshot, selection: Selection) -> Tuple[TagUsage,
     key = _sort_key(selection.sort)
     rows.sort(key=lambda row: (key(row.tag, [row.usage(pool) for pool in selection.pools]), row.tag))
     return tuple(rows[: selection.top])
+
+
+def select_trends(
+    trends: Sequence[Trend], pool: Optional[str], patterns: Sequence[str], top: Optional[int]
+) -> Tuple[Trend, ...]:
+    """The trends of the matching tags in their order, cut to ``top``; ``pool`` None: of both pools."""
+    wanted = [trend for trend in trends if pool in (None, trend.pool.value) and matches_any(patterns, trend.tag)]
+    return tuple(wanted[:top])
 
 
 def count_sizes(blocks: Iterable[Allocation]) -> Tuple[Tuple[int, int], ...]:

@@ -11,7 +11,7 @@ from pykdext.errors import PykdextError, RecordFormatError
 from pykdext.model import PoolSnapshot, TrendReport
 from pykdext.pipeline.paths import FoundFiles, find_files, read_head
 from pykdext.pipeline.sources import load_states
-from pykdext.records.logs import is_log_head, with_interval
+from pykdext.records.logs import is_log_head, settle_day_order
 from pykdext.store.source import is_store_head
 from pykdext.targets.dump.compressed import is_dump_head
 from pykdext.targets.dump.header import DUMP_SUFFIXES
@@ -62,8 +62,8 @@ def follow_files(
 ) -> FollowedSeries:
     """The trend of every tag over all snapshots in files, folders and globs.
 
-    ``every_seconds`` dates the snapshots, in the order of the files. A file that cannot be used is left out and named;
-    so are those that were not read before the user ended the work, if it keeps results.
+    ``every_seconds`` dates the snapshots, in the order in which they were taken. A file that cannot be used is left out
+    and named; so are those that were not read before the user ended the work, if it keeps results.
 
     Raises:
         RecordFormatError: no file could be used, or they are of different machines and that is not allowed.
@@ -88,9 +88,8 @@ def follow_files(
     if not snapshots:
         reason = unusable[0] if unusable else f"no log among {found.passed_over:,} files"
         raise RecordFormatError(", ".join(paths), None, reason, "logs, snapshots or dumps")
-    dated = with_interval(snapshots, every_seconds) if every_seconds else snapshots
     try:
-        report = growth.follow_series(dated, lists.is_object, allow_mixed)
+        report = growth.follow_series(settle_day_order(snapshots), lists.is_object, allow_mixed, every_seconds)
     except growth.MixedMachinesError as error:
         raise RecordFormatError(", ".join(paths), None, str(error), "one machine, or --mixed") from None
     is_complete = not unusable and all(snapshot.coverage.is_complete for snapshot in snapshots)

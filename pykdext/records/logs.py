@@ -6,7 +6,6 @@ import gc
 import os
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from typing import Callable, Iterator, Sequence, Tuple
 
 from pykdext.errors import RecordFormatError
@@ -14,7 +13,7 @@ from pykdext.model import PoolSnapshot
 from pykdext.records.blocklists import parse_poolfind, parse_verifier
 from pykdext.records.csvlog import parse_csv
 from pykdext.records.keyedrecords import parse_format_list, parse_json_records
-from pykdext.records.moments import find_name_moment
+from pykdext.records.moments import DAY_FIRST, MONTH_FIRST, find_name_moment, swap_day_and_month
 from pykdext.records.pastedtable import parse_pasted_tables
 from pykdext.records.perfcounters import parse_perf_counters
 from pykdext.records.poolmon import parse_poolmon
@@ -28,7 +27,7 @@ from pykdext.records.vmtotals import parse_vm_text
 HEAD_BYTES = 4096
 """How much of a file ``is_log_head`` wants to see."""
 
-UNDATED = "the snapshots of this file bear no time; an interval between them must be given to see rates"
+UNDATED = "the file holds several states without a time; one alone is the last of them, and --every dates a series"
 
 _EXPECTED = "a poolmon log, !poolused text, a CSV or table of tags, or a poolleak snapshot"
 _TAGGING_OFF = b"Query pooltags Failed"
@@ -76,22 +75,29 @@ def load_log(path: str) -> Tuple[PoolSnapshot, ...]:
         for parse in PARSERS:
             snapshots = parse(text)
             if snapshots:
-                return _date_snapshots(snapshots, text)
+                return settle_day_order(_date_snapshots(snapshots, text))
     raise RecordFormatError(path, None, _describe(text), _EXPECTED)
 
 
-def with_interval(snapshots: Sequence[PoolSnapshot], seconds: float) -> Tuple[PoolSnapshot, ...]:
-    """The snapshots of a series, in the order given, dated ``seconds`` apart.
+def settle_day_order(snapshots: Sequence[PoolSnapshot]) -> Tuple[PoolSnapshot, ...]:
+    """The snapshots of a series with days and months of ambiguous dates (4/5/2024) changed about, if that orders them.
 
-    They are counted from the first one that has a time; where none has, the last one is taken as of now.
+    They come in their order; as month/day/year they would go back in time, as day/month/year they do not.
     """
-    anchor = next((index for index, snapshot in enumerate(snapshots) if snapshot.taken_at), len(snapshots) - 1)
-    known = snapshots[anchor].taken_at if snapshots else None
-    origin = (known or datetime.now(timezone.utc)) - timedelta(seconds=seconds * anchor)
-    return tuple(
-        replace(snapshot, taken_at=origin + timedelta(seconds=seconds * index), time_from="interval")
-        for index, snapshot in enumerate(snapshots)
-    )
+    swapped = []
+    for snapshot in snapshots:
+        at = swap_day_and_month(snapshot.taken_at) if snapshot.taken_at and MONTH_FIRST in snapshot.warnings else None
+        if at is None:
+            swapped.append(snapshot)
+            continue
+        warnings = tuple(warning for warning in snapshot.warnings if warning != MONTH_FIRST)
+        swapped.append(replace(snapshot, taken_at=at, warnings=(DAY_FIRST, *warnings)))
+    return tuple(swapped) if _goes_back(snapshots) and not _goes_back(swapped) else tuple(snapshots)
+
+
+def _goes_back(snapshots: Sequence[PoolSnapshot]) -> bool:
+    moments = [snapshot.taken_at for snapshot in snapshots if snapshot.taken_at]
+    return any(later < earlier for earlier, later in zip(moments, moments[1:]))
 
 
 @contextmanager

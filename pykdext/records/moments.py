@@ -10,6 +10,7 @@ from typing import Mapping, NamedTuple, Optional, Tuple
 ZONE_UNKNOWN = "the log does not name the zone of its times; they are taken as UTC"
 MONTH_FIRST = "dates such as 4/5/2024 are read as month/day/year"
 
+DAY_FIRST = "dates such as 4/5/2024 are read as day/month/year: otherwise they would go back"
 DATE_OF_FILE = "the log names times of day without a date; the date of the file is taken"
 
 _YEARS = range(1990, 2100)

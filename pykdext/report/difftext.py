@@ -10,7 +10,8 @@ from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines
-from pykdext.units import format_change, format_duration, format_moment, format_rate
+from pykdext.report.sentences.states import describe_taken
+from pykdext.units import format_change, format_duration, format_rate
 
 
 def render_diff_text(
@@ -31,10 +32,9 @@ def render_diff_text(
 
 
 def _state_lines(word: str, snapshot: PoolSnapshot, width: int) -> List[str]:
-    taken = format_moment(snapshot.taken_at)
-    time_from = f" (by the {snapshot.time_from})" if snapshot.taken_at and snapshot.time_from else ""
+    taken = describe_taken(snapshot)
     host = f", {snapshot.host}" if snapshot.host else ""
-    return wrap(f"{word + ':':8}{snapshot.source.path or 'session'}: {taken}{time_from}{host}", width, "", " " * 8)
+    return wrap(f"{word + ':':8}{snapshot.source.path or 'session'}: {taken}{host}", width, "", " " * 8)
 
 
 def _table(rows: Sequence[TagDelta], links: Links) -> List[Line]:

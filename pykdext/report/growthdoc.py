@@ -6,7 +6,18 @@ import json
 from dataclasses import asdict
 from typing import Any, Dict, Iterable, Optional, Sequence
 
-from pykdext.model import Conclusion, Diff, GrownTag, PoolKind, PoolSnapshot, Segment, TagDelta, Trend, TrendReport
+from pykdext.model import (
+    Conclusion,
+    Diff,
+    GrownTag,
+    PoolKind,
+    PoolSnapshot,
+    Segment,
+    TagDelta,
+    TotalTrend,
+    Trend,
+    TrendReport,
+)
 from pykdext.report.jsondoc import description_document, group_document, owner_document, pool_document
 
 DIFF_SCHEMA = "poolleak.diff/1"
@@ -39,6 +50,7 @@ def render_trend_json(report: TrendReport, conclusion: Conclusion) -> str:
         "span_seconds": report.span_seconds,
         "segments": [_segment_document(segment, report.judged) for segment in report.segments],
         "newest": _state_document(report.newest) if report.newest else None,
+        "totals": [_total_document(total) for total in report.totals],
         **_conclusion_document(conclusion),
         "groups": [group_document(group) for group in report.groups],
         "warnings": [*conclusion.warnings, *report.warnings],
@@ -131,10 +143,27 @@ def trend_document(trend: Trend) -> Dict[str, Any]:
     }
 
 
+def _total_document(total: TotalTrend) -> Dict[str, Any]:
+    known = [held for held in total.bytes if held is not None]
+    return {
+        "pool": total.pool.value,
+        "first_bytes": known[0],
+        "last_bytes": known[-1],
+        "slope_bytes_per_hour": total.slope.bytes_per_hour if total.slope else None,
+        "slope_low": total.slope.low if total.slope else None,
+        "slope_high": total.slope.high if total.slope else None,
+        "monotonic_p": total.monotonic_p,
+        "verdict": total.verdict.value,
+        "hours_to_limit": total.hours_to_limit,
+        "limit": total.limit,
+        "note": total.note,
+    }
+
+
 def _segment_document(segment: Segment, judged: Optional[Segment]) -> Dict[str, Any]:
     return {
-        "first": segment.first.isoformat(),
-        "last": segment.last.isoformat(),
+        "first": segment.first.isoformat() if segment.first else None,
+        "last": segment.last.isoformat() if segment.last else None,
         "samples": segment.samples,
         "cut": segment.cut,
         "judged": segment is judged,

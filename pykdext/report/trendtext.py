@@ -12,7 +12,9 @@ from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines
 from pykdext.report.sentences.series import (
+    capture_steps,
     describe_series,
+    describe_total,
     describe_verdicts,
     format_deadline,
     is_worth_a_row,
@@ -47,6 +49,11 @@ def render_trend_text(
         lines += ["", *_trend_table(shown[:ROWS_SHOWN], width, unicode)]
         if len(shown) > ROWS_SHOWN:
             lines.append(say_rest(len(shown), ROWS_SHOWN))
+    growing = [total for total in report.totals if total.verdict in (Verdict.LEAK, Verdict.GROWTH)]
+    if report.trends and growing:
+        lines += ["", *itertools.chain(*(wrap(describe_total(total), width) for total in growing))]
+    for step in capture_steps(report):
+        lines += ["", *wrap(step, width, "", "   ")] if step[0].isalpha() else wrap(step, width, "", "   ")
     for group in report.groups:
         heading = "blocks grow in lockstep, so one cause holds them all"
         lines += ["", *group_lines(group, heading, width, _AT_HAND)]

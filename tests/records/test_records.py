@@ -5,7 +5,7 @@ import gzip
 import os
 import struct
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pykdext.errors import RecordFormatError, TargetError
 from pykdext.model import PoolUsage, SystemMemory
 from pykdext.records import live
-from pykdext.records.logs import UNDATED, is_log_head, load_log, with_interval
+from pykdext.records.logs import UNDATED, is_log_head, load_log
 from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, find_moment, find_name_moment
 from pykdext.records.quantities import parse_count, parse_size
 from pykdext.records.snapshotfile import render_snapshot_json
@@ -284,25 +284,6 @@ def test_mutations_never_raise_anything_but_our_errors(tmp_path_factory, data):
         assert snapshots
         sentences = [warning for item in snapshots for warning in item.warnings]
     assert all("\n" not in sentence and len(sentence) < 400 for sentence in sentences)
-
-
-class TestInterval:
-    def states(self, *times):
-        return [snapshot(row("Pipo", usage(10, 2, 640)), taken_at=time) for time in times]
-
-    def test_counts_from_the_snapshot_that_has_a_time(self):
-        noon = datetime(2024, 11, 12, 12, tzinfo=timezone.utc)
-        dated = with_interval(self.states(None, None, noon), 900)
-        assert [item.taken_at for item in dated] == [noon - timedelta(minutes=30), noon - timedelta(minutes=15), noon]
-        assert {item.time_from for item in dated} == {"interval"}
-
-    def test_no_time_at_all(self):
-        first, last = with_interval(self.states(None, None), 60)
-        assert last.taken_at - first.taken_at == timedelta(seconds=60)
-        assert abs(datetime.now(timezone.utc) - last.taken_at) < timedelta(minutes=1)
-
-    def test_nothing(self):
-        assert with_interval([], 60) == ()
 
 
 class TestLive:

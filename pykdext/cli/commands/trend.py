@@ -9,16 +9,18 @@ from typing import Optional, Tuple
 from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_redaction, list_forms
 from pykdext.cli.arguments import (
     RedactOptions,
+    RowOptions,
     add_format_option,
     add_output_option,
     add_redact_option,
+    add_row_options,
     add_shared_options,
     parse_duration,
 )
 
 
 @dataclass(frozen=True)
-class TrendOptions(RedactOptions):
+class TrendOptions(RowOptions, RedactOptions):
     """``every``: seconds between samples that bear no time. ``mixed``: different machines are one series."""
 
     PATHS = ("logs",)
@@ -34,6 +36,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
         "--every", type=parse_duration, metavar="TIME", help="time between samples without one, e.g. 15m"
     )
     parser.add_argument("--mixed", action="store_true", help="take samples of different machines as one series")
+    add_row_options(parser)
     add_format_option(parser, list_forms(REPORT))
     add_output_option(parser)
     add_redact_option(parser)
@@ -44,13 +47,15 @@ def _follow(options: TrendOptions, call: Invocation) -> Outcome:
     from pykdext import pipeline
     from pykdext.cli.origin import describe_origin
     from pykdext.cli.outputs import describe_lacks
+    from pykdext.model.selection import select_trends
     from pykdext.report.csvtext import render_trends_csv
     from pykdext.report.growthdoc import render_trend_json
     from pykdext.report.trendtext import render_trend_text
 
     lists = pipeline.TagLists.load(options.pooltags)
     followed = pipeline.follow_files(options.logs, lists, options.every, options.mixed, call.work)
-    found = replace(followed.report, warnings=(*followed.unusable, *followed.report.warnings))
+    chosen = select_trends(followed.report.trends, options.pool, options.tag, options.top)
+    found = replace(followed.report, trends=chosen, warnings=(*followed.unusable, *followed.report.warnings))
     redact = choose_redaction(options, pipeline.find_logs(options.logs).files)
     concluded = pipeline.conclude_series(found, lists, call.work, options.symbols)
     report, conclusion, origin = redact((found, concluded, describe_origin(call.words)))
@@ -79,5 +84,7 @@ COMMAND = Command(
     examples=(
         "poolleak trend logs",
         "poolleak trend logs/*.txt --every 15m",
+        "poolleak trend counters.csv",
+        "poolleak trend logs --pool nonpaged --tag 'Ir*' --top 5",
     ),
 )

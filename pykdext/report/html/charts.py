@@ -81,12 +81,13 @@ def draw_growth(report: TrendReport, shown: Sequence[Trend]) -> List[Chart]:
         return []
     divisor, unit = _choose_unit(max(held for trend in curves for held in trend.bytes if held is not None))
     moments = [format_moment(moment, zone=False) for moment in report.moments]
+    places = moments or [str(number) for number in range(1, report.samples + 1)]
     data: List[Dict[str, Any]] = [
         {
             "type": "scatter",
             "mode": "lines",
             "name": f"{_plain(trend.tag.text)} {trend.pool.label}",
-            "x": moments,
+            "x": places,
             "y": [None if held is None else held / divisor for held in trend.bytes],
             "text": [format_bytes(held) for held in trend.bytes],
             "hovertemplate": "%{text}",

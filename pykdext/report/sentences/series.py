@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple, Union
 
-from pykdext.model import Conclusion, Role, Trend, TrendReport, Verdict
+from pykdext.model import Conclusion, Role, TotalTrend, Trend, TrendReport, Verdict
 from pykdext.report.sentences.grown import say_holder, say_owner
 from pykdext.units import format_bytes, format_duration, format_moment
 
@@ -16,9 +16,17 @@ def verdict_on_series(report: TrendReport, conclusion: Optional[Conclusion] = No
     """One or two sentences: what leaks, how fast and until when, or that nothing does."""
     if report.judged is None or report.newest is None:
         return "There is no sample to judge."
+    if not report.trends and report.totals:
+        return " ".join(map(describe_total, report.totals))
     first = report.trends[0] if report.trends else None
     if first is None or first.verdict not in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES):
         return "No tag grows beyond its noise."
+    return _verdict_on_tag(first, report.has_times, conclusion)
+
+
+def _verdict_on_tag(first: Trend, has_times: bool, conclusion: Optional[Conclusion]) -> str:
+    if not has_times and first.verdict is not Verdict.TOO_FEW_SAMPLES:
+        return f"{_untimed_text(first)}{_cause_text(first, conclusion)}"
     if first.slope is None or first.slope.bytes_per_hour <= 0:
         return "The samples are too few for a verdict, and no tag grew among them."
     if first.verdict is Verdict.TOO_FEW_SAMPLES:
@@ -39,8 +47,46 @@ def _cause_text(first: Trend, conclusion: Optional[Conclusion]) -> str:
 
 def is_growing(trend: Trend) -> bool:
     """Whether the tag rises, beyond its noise where the samples tell that."""
-    rises = trend.slope is not None and trend.slope.bytes_per_hour > 0
-    return rises and trend.verdict in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES)
+    if trend.slope is None:  # of samples without times only the verdict is known
+        return trend.verdict in (Verdict.LEAK, Verdict.GROWTH)
+    return trend.slope.bytes_per_hour > 0 and trend.verdict in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES)
+
+
+def describe_total(total: TotalTrend) -> str:
+    """How a whole pool goes on, and until when; in a sentence."""
+    known = [held for held in total.bytes if held is not None]
+    name = f"The {total.pool.value} pool"
+    if total.slope is not None and total.slope.bytes_per_hour > 0 and total.verdict is not Verdict.STEADY:
+        rate = total.slope.bytes_per_hour
+        surely = "" if total.verdict is not Verdict.TOO_FEW_SAMPLES else ", by too few samples for a verdict"
+        return (
+            f"{name} grows by {format_bytes(rate)} an hour, {format_bytes(24 * rate)} a day{surely}, and holds "
+            f"{format_bytes(known[-1])} now{_limit_text(total)}."
+        )
+    if total.verdict in (Verdict.LEAK, Verdict.GROWTH):
+        return f"{name} grows, from {format_bytes(known[0])} to {format_bytes(known[-1])}; how fast is not known."
+    return f"{name} holds {format_bytes(known[-1])} and does not grow beyond its noise."
+
+
+def capture_steps(report: TrendReport) -> Tuple[str, ...]:
+    """What to capture before the machine is restarted, where only totals are known; empty where tags are."""
+    if report.trends or not report.totals:
+        return ()
+    return (
+        "A total names no tag, and a restart takes the evidence away. Capture before it:",
+        "1. the tags, now and again in an hour: poolmon -b -n pool-1.txt (Windows Driver Kit), or without any tool "
+        "the script that poolleak record --recipe prints, in an elevated PowerShell;",
+        "2. the memory, for the driver's name: a kernel dump (a live one from Task Manager, Details, System; livekd; "
+        "or NotMyFault), then poolleak analyze MEMORY.DMP.",
+    )
+
+
+def _untimed_text(trend: Trend) -> str:
+    return (
+        f"Tag {trend.tag} of the {trend.pool.value} pool grows from {format_bytes(trend.first_bytes)} to "
+        f"{format_bytes(trend.last_bytes)} over {len(trend.bytes)} samples; how fast is not known: "
+        "they bear no time"
+    )
 
 
 def _growth_text(trend: Trend) -> str:
@@ -59,13 +105,14 @@ def _interval_text(trend: Trend) -> str:
     return f" (95 %: {format_bytes(trend.slope.low)} to {format_bytes(trend.slope.high)} an hour{chance})"
 
 
-def _limit_text(trend: Trend) -> str:
+def _limit_text(trend: Union[Trend, TotalTrend]) -> str:
     if trend.hours_to_limit is None or trend.hours_to_limit > DEADLINE_HOURS:
         return ""
     if trend.hours_to_limit <= 0:
         return f"; the {trend.limit} is reached already"
     left = format_duration(3600 * trend.hours_to_limit)
-    return f"; the {trend.limit} is {'full' if trend.limit != 'commit limit' else 'reached'} in {left}"
+    ends = {"commit limit": "reached", "available memory": "used up"}
+    return f"; the {trend.limit} is {ends.get(trend.limit or '', 'full')} in {left}"
 
 
 def _role_text(trend: Trend) -> str:
@@ -87,6 +134,8 @@ def describe_series(report: TrendReport) -> str:
     """How many samples, from when to when."""
     if report.judged is None:
         return "No samples"
+    if report.span_seconds is None:
+        return f"{report.samples} samples, in their order; when they were taken is not known"
     return (
         f"{report.samples} samples from {format_moment(report.judged.first, seconds=False, zone=False)} to "
         f"{format_moment(report.judged.last, seconds=False)}, {format_duration(report.span_seconds)}"

@@ -159,10 +159,23 @@ def machine_lines(facts: Union[PoolSnapshot, TargetFacts]) -> Iterator[str]:
     if facts.processors is not None:
         system += f", {facts.processors} processor{'s' if facts.processors != 1 else ''}"
     yield system
-    yield f"Taken {format_moment(facts.taken_at)}, up {format_duration(facts.uptime_seconds)}"
+    yield f"Taken {describe_taken(facts)}, up {format_duration(facts.uptime_seconds)}"
     if facts.bugcheck is not None:
         parameters = ", ".join(f"{value:x}" for value in facts.bugcheck.parameters)
         yield f"Bugcheck {facts.bugcheck.code:08X} ({parameters})"
+
+
+_TIMES_FROM = {
+    "file time": "by the file time, perhaps that of a copy",
+    "file name": "by the file name",
+    "interval": "by the interval that was given",
+}
+
+
+def describe_taken(facts: Union[PoolSnapshot, TargetFacts]) -> str:
+    """When a state was taken, and where its time is from unless it stands in the source itself."""
+    where = _TIMES_FROM.get(facts.time_from or "") if isinstance(facts, PoolSnapshot) and facts.taken_at else None
+    return f"{format_moment(facts.taken_at)} ({where})" if where else format_moment(facts.taken_at)
 
 
 def describe_coverage(tables: TableCoverage, images: Optional[ImageCoverage]) -> str:
