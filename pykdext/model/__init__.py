@@ -39,8 +39,6 @@ from pykdext.model.memory import (
     MemoryFailure,
     MemoryReport,
     PageFrames,
-    UntaggedKind,
-    UntaggedMemory,
     UseCount,
 )
 from pykdext.model.owners import (
@@ -85,6 +83,7 @@ from pykdext.model.report import (
     Suspect,
 )
 from pykdext.model.target import BugCheck, Machine, MachineTable, MemoryImage, Module, TargetFacts
+from pykdext.model.untagged import UntaggedKind, UntaggedMemory
 
 __all__ = [
     "PROTECTED_POOL",

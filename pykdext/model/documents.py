@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Dict
 
 from pykdext.model.pool import PoolKind, PoolSnapshot, PoolUsage, TableCoverage, TagUsage
+from pykdext.model.untagged import UntaggedMemory
 
 
 def subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
@@ -51,4 +52,14 @@ def coverage_document(coverage: TableCoverage) -> Dict[str, Any]:
         },
         "rows": {"read": coverage.rows_read, "expected": coverage.rows_expected},
         "expansion_table": coverage.expansion_table,
+    }
+
+
+def untagged_document(holding: UntaggedMemory) -> Dict[str, Any]:
+    """One kind of memory that no tag counts."""
+    return {
+        "kind": holding.kind.value,
+        "bytes": holding.bytes,
+        "source": holding.source,
+        "is_estimate": holding.is_estimate,
     }

@@ -8,6 +8,7 @@ from typing import Optional, Tuple
 
 from pykdext.model.pool import PoolSnapshot
 from pykdext.model.report import NextStep
+from pykdext.model.untagged import UntaggedMemory
 
 
 class CommitPart(enum.Enum):
@@ -146,29 +147,6 @@ class PageFrames:
     def bytes_of(self, use: FrameUse) -> int:
         """What frames of ``use`` hold; 0 where none was seen."""
         return sum(count.frames for count in self.uses if count.use is use) * self.frame_bytes
-
-
-class UntaggedKind(enum.Enum):
-    """A kind of memory that the kernel or a driver holds and no pool tag counts."""
-
-    SYSTEM_PTES = "system PTE mappings"
-    LOCKED = "pages without a PTE (locked by drivers, MDLs, AWE)"
-    MDL = "pages that drivers allocated for MDLs"
-    CONTIGUOUS = "contiguous memory of drivers"
-    AWE = "AWE and physical pages of processes"
-    PAGE_TABLES = "page tables"
-    KERNEL_STACKS = "kernel stacks"
-    HYPERSPACE = "hyperspace and working set lists"
-
-
-@dataclass(frozen=True)
-class UntaggedMemory:
-    """What one kind of untagged memory holds, and by whose count. ``is_estimate``: from a sample, or a part."""
-
-    kind: UntaggedKind
-    bytes: int
-    source: str
-    is_estimate: bool
 
 
 @dataclass(frozen=True)

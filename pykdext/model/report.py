@@ -10,6 +10,7 @@ from pykdext.model.growth import LockstepGroup
 from pykdext.model.owners import ContentsWitness, ImageCoverage, Owner, Role, TagDescription
 from pykdext.model.pool import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, TagUsage
 from pykdext.model.target import Module, TargetFacts
+from pykdext.model.untagged import UntaggedMemory
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class LeakReport:
 
     ``suspects`` look like a leak, the likeliest first. ``largest`` are the largest tags of each pool, judged in the
     same way, suspects or not. ``groups``: tags whose blocks agree in number with those of a suspect; ``companions``
-    are their members that are no suspects themselves.
+    are their members that are no suspects themselves. ``untagged`` is what no tag counts, the largest first; ``fills``
+    that of it which weighs more than the pools, None where nothing does.
     """
 
     snapshot: PoolSnapshot
@@ -137,3 +139,5 @@ class LeakReport:
     largest: Tuple[Suspect, ...] = ()
     groups: Tuple[LockstepGroup, ...] = ()
     companions: Tuple[Suspect, ...] = ()
+    untagged: Tuple[UntaggedMemory, ...] = ()
+    fills: Optional[UntaggedMemory] = None

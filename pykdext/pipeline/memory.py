@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from pykdext.growth.untagged import find_dominant, rank_untagged
@@ -10,17 +11,21 @@ from pykdext.kernel.memory.commit import read_commit_sheet
 from pykdext.kernel.memory.frames import read_page_frames
 from pykdext.model import (
     CommitSheet,
+    LeakReport,
     MemoryReport,
     NextStep,
     PageFrames,
     PoolKind,
     PoolSnapshot,
     UntaggedKind,
-    UntaggedMemory,
 )
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.memory import verdict_on_memory
+from pykdext.report.sentences.states import verdict_on
 from pykdext.work import UNWATCHED, Work
+
+SAMPLED_CHUNKS, VERDICT_CHUNKS = 192, 48
+"""Pieces of 4,096 page frames that ``poolleak memory`` and every verdict look at."""
 
 _BALLOON_DRIVERS = ("vmmemctl.sys", "balloon.sys", "dmvsc.sys", "xenballoon.sys", "prl_memdev.sys")
 """Drivers that take memory from a virtual machine at its host's wish: VMware, virtio, Hyper-V, Xen, Parallels."""
@@ -41,6 +46,8 @@ _STEPS: Dict[UntaggedKind, Tuple[NextStep, ...]] = {
     ),
     UntaggedKind.PAGE_TABLES: (NextStep("!process 0 0", "exited processes that are kept: each keeps its page tables"),),
     UntaggedKind.HYPERSPACE: (NextStep("!process 0 0", "exited processes that are kept keep these pages, too"),),
+    UntaggedKind.CONTIGUOUS: (NextStep("!verifier 1", "contiguous memory by driver, if verifier was on"),),
+    UntaggedKind.AWE: (NextStep("!process 0 0", "processes that lock pages (AWE): databases, virtual machines"),),
     UntaggedKind.KERNEL_STACKS: (NextStep("!stacks 2", "what the threads wait for, and whose they are"),),
 }
 
@@ -52,7 +59,7 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     """
     snapshot, kernel = source.snapshot, source.kernel
     sheet = read_commit_sheet(kernel) if kernel else None
-    frames = read_page_frames(kernel, work, sampled=sampled) if kernel else None
+    frames = read_page_frames(kernel, work, chunks=SAMPLED_CHUNKS if sampled else None) if kernel else None
     untagged = rank_untagged(sheet, frames)
     physical = _physical_bytes(snapshot, sheet, frames)
     dominant = find_dominant(untagged, physical, _pool_bytes(snapshot))
@@ -65,7 +72,7 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
         untagged=untagged,
         dominant=dominant,
         balloons=balloons,
-        next_steps=_STEPS.get(dominant.kind, ()) if dominant else (),
+        next_steps=_STEPS[dominant.kind] if dominant else (),
         warnings=(*snapshot.warnings, *_iter_warnings(kernel, sheet, frames)),
     )
 
@@ -109,7 +116,24 @@ def _iter_warnings(
     return found
 
 
-def untagged_of(kernel: Kernel, snapshot: PoolSnapshot, work: Work) -> Optional[UntaggedMemory]:
-    """What weighs more than the pools, by the commit sheet and a sample of the page frames; None where nothing does."""
-    sheet, frames = read_commit_sheet(kernel), read_page_frames(kernel, work, sampled=True)
-    return find_dominant(rank_untagged(sheet, frames), _physical_bytes(snapshot, sheet, frames), _pool_bytes(snapshot))
+def weigh_untagged(report: LeakReport, kernel: Kernel, work: Work) -> LeakReport:
+    """The report with what no tag counts; its verdict and next steps begin with it if it weighs more than the pools.
+
+    The page frames are estimated from few of them: in a debugger all that is read takes its time.
+    """
+    snapshot, sheet = report.snapshot, read_commit_sheet(kernel)
+    frames = None
+    with work.hold():
+        frames = read_page_frames(kernel, work, chunks=VERDICT_CHUNKS)
+    untagged = rank_untagged(sheet, frames)
+    fills = find_dominant(untagged, _physical_bytes(snapshot, sheet, frames), _pool_bytes(snapshot))
+    if not untagged:
+        return report
+    steps: Tuple[NextStep, ...] = ()
+    if fills is not None:
+        path = snapshot.source.path
+        source = f' "{path}"' if " " in path else f" {path}" if path else ""
+        program = "!py poolleak" if snapshot.source.is_session else "poolleak"
+        steps = (*_STEPS[fills.kind], NextStep(f"{program} memory{source} --whole", "all of the memory by use"))
+    report = replace(report, untagged=untagged, fills=fills, next_steps=(*steps, *report.next_steps))
+    return replace(report, verdict=verdict_on(report))

@@ -10,6 +10,7 @@ from pykdext.attribution.taglists import TagLists
 from pykdext.model import ImageCoverage, LeakReport, PoolKind, PoolSnapshot, PoolTag, PoolTotal, Role, TagOwners
 from pykdext.pipeline.advice import next_steps
 from pykdext.pipeline.imagesearch import search_kernel
+from pykdext.pipeline.memory import weigh_untagged
 from pykdext.pipeline.ownership import FoundOwners, weigh_owners
 from pykdext.pipeline.pointers import NO_CONTENTS, search_contents
 from pykdext.pipeline.sources import Source
@@ -36,7 +37,8 @@ def analyze(
         sampled = dict.fromkeys(suspect.tag for suspect in suspects if suspect.role is not Role.OBJECT)
         contents = search_contents(kernel, tuple(sampled), work)
         found = weigh_owners(searches, contents, tags, lists, snapshot)
-    return judge_state(snapshot, _by_tag(found), found.coverage if kernel else None, top, found.warnings)
+    report = judge_state(snapshot, _by_tag(found), found.coverage if kernel else None, top, found.warnings)
+    return weigh_untagged(report, kernel, work) if kernel else report
 
 
 def judge_state(

@@ -8,8 +8,9 @@ from pykdext.model import Conclusion, GrownTag, PoolTotal
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import Line, emphasize
-from pykdext.report.plaintext import note_lines, owner_lines, step_lines
+from pykdext.report.plaintext import note_lines, owner_lines
 from pykdext.report.sentences.owners import describe
+from pykdext.report.steps import step_lines
 from pykdext.units import format_bytes, format_share
 
 OWNERS_SHOWN = 3

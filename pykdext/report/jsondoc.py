@@ -20,7 +20,7 @@ from pykdext.model import (
     TagDescription,
     TagOwners,
 )
-from pykdext.model.documents import coverage_document, subject_document, tag_document, usage_document
+from pykdext.model.documents import coverage_document, subject_document, tag_document, untagged_document, usage_document
 from pykdext.model.fleet import REPORT_SCHEMA
 
 BLOCKS_SCHEMA = "poolleak.blocks/1"
@@ -55,6 +55,8 @@ def render_report_json(report: LeakReport) -> str:
         "largest": [suspect_document(suspect) for suspect in report.largest],
         "groups": [group_document(group) for group in report.groups],
         "companions": [suspect_document(suspect) for suspect in report.companions],
+        "untagged": [untagged_document(holding) for holding in report.untagged],
+        "fills": report.fills.kind.value if report.fills else None,
         "next_steps": [asdict(step) for step in report.next_steps],
         "coverage": {
             **coverage_document(report.snapshot.coverage),

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Dict, Iterator, Optional
 
 from pykdext.model import CommitSheet, MemoryReport, PageFrames
-from pykdext.model.documents import subject_document
+from pykdext.model.documents import subject_document, untagged_document
 from pykdext.report.csvtext import iter_csv
 
 MEMORY_SCHEMA = "poolleak.memory/1"
@@ -32,15 +32,7 @@ def _memory_document(report: MemoryReport) -> Dict[str, Any]:
         "verdict": report.verdict,
         "frames": _frames_document(report.frames),
         "commit": _commit_document(report.sheet),
-        "untagged": [
-            {
-                "kind": holding.kind.value,
-                "bytes": holding.bytes,
-                "source": holding.source,
-                "is_estimate": holding.is_estimate,
-            }
-            for holding in report.untagged
-        ],
+        "untagged": [untagged_document(holding) for holding in report.untagged],
         "dominant": report.dominant.kind.value if report.dominant else None,
         "balloon_drivers": list(report.balloons),
         "next_steps": [asdict(step) for step in report.next_steps],

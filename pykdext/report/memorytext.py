@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import List, Sequence
 
-from pykdext.model import CommitSheet, MemoryReport, PageFrames, PoolKind
+from pykdext.model import CommitSheet, MemoryReport, PageFrames, PoolKind, UntaggedMemory
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, render_lines
-from pykdext.report.plaintext import step_lines
 from pykdext.report.sentences.states import subject_lines
+from pykdext.report.steps import step_lines
 from pykdext.units import format_bytes, format_count, format_share
 
 _BAR_COLUMNS = 20
+
+UNTAGGED_SHOWN = 4
+"""Kinds of untagged memory in a verdict; ``poolleak memory`` and JSON have them all."""
 
 
 def render_memory_text(report: MemoryReport, width: int, markup: Markup = PLAIN) -> str:
@@ -74,6 +77,17 @@ def _commit_table(sheet: CommitSheet, width: int) -> List[str]:
     refused = [f"{failure.count:,} {failure.name}" for failure in sheet.failures if failure.count]
     lines += wrap(f"Refused since boot: {', '.join(refused)}", width) if refused else []
     return lines
+
+
+def untagged_table(untagged: Sequence[UntaggedMemory], width: int) -> List[str]:
+    """What no tag counts, the largest first, and whose count it is."""
+    shown = untagged[:UNTAGGED_SHOWN]
+    rows = [
+        (holding.kind.value, ("~" if holding.is_estimate else "") + format_bytes(holding.bytes), holding.source)
+        for holding in shown
+    ]
+    lines = format_table(("Kind", "Bytes", "Counted by"), rows, ("left", "right", "left"), width)
+    return [*lines, f"and {len(untagged) - len(shown)} more"] if len(untagged) > len(shown) else lines
 
 
 def _pool_lines(report: MemoryReport, width: int) -> List[str]:

@@ -8,7 +8,6 @@ from pykdext.model import (
     Evidence,
     ImageCoverage,
     LeakReport,
-    NextStep,
     Owner,
     PoolTotal,
     SnapshotSource,
@@ -19,6 +18,7 @@ from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import cut, format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines
+from pykdext.report.memorytext import untagged_table
 from pykdext.report.sentences.owners import (
     describe,
     describe_gap,
@@ -28,10 +28,8 @@ from pykdext.report.sentences.owners import (
     name_use,
 )
 from pykdext.report.sentences.states import describe_coverage, describe_images, subject_lines
+from pykdext.report.steps import step_lines
 from pykdext.units import format_bytes, format_count, format_share, say_rest
-
-COMMAND_COLUMNS = 48
-"""Longer commands (with long paths) stand on a line of their own."""
 
 EVIDENCE_SHOWN = 4
 """Places listed for one owner; JSON has them all."""
@@ -51,6 +49,8 @@ def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -
             lines += ["", *_suspect_lines(number, suspect, report.image_coverage, width, links)]
     for group in report.groups:
         lines += ["", *group_lines(group, "as many blocks of each are outstanding", width, links)]
+    if report.untagged:
+        lines += ["", "Outside the tags", *untagged_table(report.untagged, width)]
     if report.largest:
         lines += ["", "Largest tags of each pool", *_largest_table(report.largest, width, links)]
     lines += ["", "Next steps"]
@@ -131,21 +131,6 @@ def _suspect_lines(
     yield from wrap(f"Why: {'; '.join(suspect.reasons)}", width, "   ", "     ")
     yield from owner_lines(suspect.owners, coverage, width, links)
     yield from note_lines(suspect.owner_notes, width)
-
-
-def step_lines(steps: Sequence[NextStep], width: int, links: Links) -> Iterator[Line]:
-    """What to do next: commands, linked where the markup has links, and what they are for."""
-    commands = [step.command for step in steps if step.command]
-    column = max((len(command) for command in commands if len(command) <= COMMAND_COLUMNS), default=0) + 4
-    for step in steps:
-        if step.command is None:
-            yield from wrap(step.why, width, "  ", "      ")
-        elif len(step.command) <= COMMAND_COLUMNS:
-            lines = wrap(step.why, width, f"  {step.command}".ljust(column), " " * column)
-            yield from link_words(lines, step.command, links.command(step.command))
-        else:
-            yield from link_words([f"  {step.command}"], step.command, links.command(step.command))
-            yield from wrap(step.why, width, " " * column)
 
 
 def _tag_heading(owners: TagOwners, links: Links) -> Iterator[Line]:

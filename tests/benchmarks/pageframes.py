@@ -8,6 +8,7 @@ from pathlib import Path
 from dumps.forge import forge
 from dumps.forge.pageframes import plan_frames
 from pykdext.kernel.memory.frames import read_page_frames
+from pykdext.pipeline.memory import SAMPLED_CHUNKS
 from pykdext.pipeline.sources import open_source
 from tests.benchmarks.results import MILLISECONDS, OURS, Report, Work
 from tests.benchmarks.rounds import ContestantError, run_in_turns, time_seconds
@@ -40,7 +41,9 @@ def _read(path: Path, sampled: bool) -> float:
     with open_source(str(path)) as source:
         answers = []
         kernel = source.kernel
-        seconds = time_seconds(lambda: answers.append(read_page_frames(kernel, sampled=sampled)))
+        seconds = time_seconds(
+            lambda: answers.append(read_page_frames(kernel, chunks=SAMPLED_CHUNKS if sampled else None))
+        )
     if not answers[0]:
         raise ContestantError("the page frame database was not found")
     return seconds

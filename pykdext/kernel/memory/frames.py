@@ -28,7 +28,6 @@ MOST_FRAMES = 1 << 34
 """64 TB of memory: more frames than any Windows manages."""
 
 CHUNK_RECORDS = 0x1000
-SAMPLED_CHUNKS = 192
 _MOST_TABLE_ENTRIES = 1 << 16
 _MOST_KEYS = 1 << 18
 _USER_END = 0x0000800000000000
@@ -121,10 +120,10 @@ class _Classifier:
         return self._regions[number].use
 
 
-def read_page_frames(kernel: Kernel, work: Work = UNWATCHED, *, sampled: bool) -> Optional[PageFrames]:
+def read_page_frames(kernel: Kernel, work: Work = UNWATCHED, chunks: Optional[int] = None) -> Optional[PageFrames]:
     """Physical memory by use; None where this kernel's page frame database is not known or not in the dump.
 
-    ``sampled``: only every n-th piece is read, so that it takes less than a second; the counts are estimates then.
+    ``chunks``: so many pieces of the database are read, evenly spread, and the counts are estimates; None: all of it.
     """
     database, highest = kernel.find_variable("MmPfnDatabase"), _highest_frame(kernel)
     columns = _find_columns(kernel)
@@ -134,10 +133,10 @@ def read_page_frames(kernel: Kernel, work: Work = UNWATCHED, *, sampled: bool) -
     expected = min(highest + 1, MOST_FRAMES)
     regions = read_regions(kernel)
     tally = _Tally(_Classifier(pte_base, regions), _TableEntries(kernel, pte_base))
-    chunks = -(-expected // CHUNK_RECORDS)
-    stride = max(1, chunks // SAMPLED_CHUNKS) if sampled else 1
-    for number in range(0, chunks, stride):
-        work.report(number, chunks, "page frames")
+    whole = -(-expected // CHUNK_RECORDS)
+    stride = max(1, whole // chunks) if chunks else 1
+    for number in range(0, whole, stride):
+        work.report(number, whole, "page frames")
         first = number * CHUNK_RECORDS
         count = min(CHUNK_RECORDS, expected - first)
         for data in _iter_records(kernel, database + first * columns.size, count, columns.size):
@@ -149,7 +148,7 @@ def read_page_frames(kernel: Kernel, work: Work = UNWATCHED, *, sampled: bool) -
     read = sum(sum(uses.values()) for uses in tally.pieces)
     if not read:
         return None
-    counts = _estimate(tally.pieces, chunks, stride)
+    counts = _estimate(tally.pieces, whole, stride)
     return PageFrames(
         uses=tuple(sorted(counts, key=lambda count: (-count.frames, count.use.value))),
         expected=_physical_frames(kernel) or expected,

@@ -16,6 +16,7 @@ from pykdext.model import (
     TableCoverage,
     TargetFacts,
 )
+from pykdext.report.sentences.memory import describe_untagged
 from pykdext.report.sentences.owners import name_owners
 from pykdext.units import format_bytes, format_count, format_duration, format_moment, format_share, name_some
 
@@ -29,7 +30,12 @@ _COMPARE = "One state shows no growth; compare two states of this machine to see
 
 
 def verdict_on(report: LeakReport) -> str:
-    """One or two sentences: the leading suspect and its owner, or that nothing stands out."""
+    """What fills the machine if the pools do not, then the leading suspect and its owner, if any."""
+    said = _verdict_on_pools(report)
+    return said if report.fills is None else f"{describe_untagged(report.fills)} {said}"
+
+
+def _verdict_on_pools(report: LeakReport) -> str:
     if not report.suspects:
         return _verdict_without_suspects(report)
     first = report.suspects[0]

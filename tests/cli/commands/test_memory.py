@@ -82,3 +82,24 @@ def test_a_log_tells_that_it_has_no_memory(tmp_path, capsys):
     assert main(["memory", str(tmp_path / "s.json")]) == 1
     words = " ".join(capsys.readouterr().out.split())
     assert "No verdict" in words and "no memory to look into" in words
+
+
+class TestVerdict:
+    def test_what_fills_the_machine_stands_before_the_tags(self, mapped, capsys):
+        assert main([str(mapped), "--format", "json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["fills"] == "system PTE mappings"
+        assert document["verdict"].startswith("The pools are not what fills this machine: about ")
+        assert document["next_steps"][0]["command"] == "!sysptes 1"
+        main(["schema", "report/1"])
+        jsonschema.validate(document, json.loads(capsys.readouterr().out))
+        main([str(mapped), "--width", "80"])
+        text = capsys.readouterr().out
+        assert "Outside the tags" in text and "system PTE mappings" in text
+        assert all(len(line) <= 80 or str(mapped) in line for line in text.splitlines())
+
+    def test_where_nothing_outside_is_larger_the_verdict_is_that_on_the_pools(self, plain, capsys):
+        assert main([str(plain), "--format", "json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["fills"] is None and document["untagged"]
+        assert "The pools are not" not in document["verdict"]

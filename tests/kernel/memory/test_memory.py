@@ -121,7 +121,7 @@ class TestCommitSheet:
 
 class TestPageFrames:
     def test_equal_the_truth(self, machine, tmp_path):
-        frames = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel, sampled=False))
+        frames = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel))
         found = {count.use: count.frames for count in frames.uses}
         expected = expected_uses(machine.truth.build, machine.truth.frames)
         if machine.truth.build not in WITH_REGIONS:
@@ -139,10 +139,9 @@ class TestPageFrames:
         assert all(first.end <= second.start for first, second in zip(regions, regions[1:]))
 
     @pytest.mark.parametrize("build", WITH_REGIONS)
-    def test_a_sample_says_its_error_and_keeps_it(self, build, tmp_path, monkeypatch):
-        monkeypatch.setattr("pykdext.kernel.memory.frames.SAMPLED_CHUNKS", 24)
+    def test_a_sample_says_its_error_and_keeps_it(self, build, tmp_path):
         machine = machine_of(build)
-        sample = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel, sampled=True))
+        sample = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel, chunks=24))
         assert sample.is_sampled and sample.read <= FRAMES // 2
         truth = expected_uses(build, machine.truth.frames)
         # three times the half width of a 95 % interval: what is outside of it is no chance
@@ -152,17 +151,17 @@ class TestPageFrames:
     def test_missing_records_are_counted(self, tmp_path):
         machine = forge("quiet", page_frames=plan_frames(FRAMES))
         machine.unmap(DATABASE, 0x1000 * RECORD_BYTES)
-        frames = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel, sampled=False))
+        frames = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel))
         assert frames.read == FRAMES - 0x1000
         assert frames.expected > frames.read
 
     def test_no_database_is_not_an_answer(self, tmp_path):
-        assert ask(forge("quiet"), tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel, sampled=False)) is None
+        assert ask(forge("quiet"), tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel)) is None
 
     def test_regions_that_lie_are_left_out(self, tmp_path):
         machine = forge("quiet", build=22000, page_frames=plan_frames(FRAMES))
         machine.write_virtual(machine.addresses["nt"] + 0xC4F080 + 0x4400 + 0xBD0, b"\xff" * 16 * 14)
-        frames = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel, sampled=False))
+        frames = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel))
         assert not frames.has_regions
         assert frames.bytes_of(FrameUse.SYSTEM_PTES) == 0
 
@@ -171,5 +170,5 @@ class TestPageFrames:
         machine = forge("quiet", page_frames=plan_frames(0x4000))
         for start in range(DATABASE, DATABASE + 0x4000 * RECORD_BYTES, PAGE):
             machine.write_virtual(start, fill * PAGE)
-        frames = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel, sampled=False))
+        frames = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel))
         assert frames.read == 0x4000
