@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Dict
 
+from pykdext.model.owners import ImageCoverage
 from pykdext.model.pool import PoolKind, PoolSnapshot, PoolUsage, TableCoverage, TagUsage
 from pykdext.model.untagged import UntaggedMemory
 
@@ -62,4 +63,13 @@ def untagged_document(holding: UntaggedMemory) -> Dict[str, Any]:
         "bytes": holding.bytes,
         "source": holding.source,
         "is_estimate": holding.is_estimate,
+    }
+
+
+def image_coverage_document(coverage: ImageCoverage) -> Dict[str, Any]:
+    """How much of the driver images was searched."""
+    return {
+        "modules_scanned": coverage.modules_scanned,
+        "modules_total": coverage.modules_total,
+        "resident_fraction": coverage.resident_fraction,
     }

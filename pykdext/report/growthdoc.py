@@ -18,6 +18,7 @@ from pykdext.model import (
     Trend,
     TrendReport,
 )
+from pykdext.model.documents import image_coverage_document
 from pykdext.report.jsondoc import description_document, group_document, owner_document, pool_document
 
 DIFF_SCHEMA = "poolleak.diff/1"
@@ -67,7 +68,7 @@ def _conclusion_document(conclusion: Conclusion) -> Dict[str, Any]:
         },
         "grown": [_grown_document(item) for item in conclusion.grown],
         "next_steps": [asdict(step) for step in conclusion.next_steps],
-        "images": asdict(images) if images else None,
+        "images": image_coverage_document(images) if images else None,
     }
 
 

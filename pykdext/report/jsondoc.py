@@ -10,7 +10,6 @@ from pykdext.model import (
     BlockReport,
     ContentsWitness,
     Evidence,
-    ImageCoverage,
     ImageVersion,
     LeakReport,
     LockstepGroup,
@@ -20,7 +19,14 @@ from pykdext.model import (
     TagDescription,
     TagOwners,
 )
-from pykdext.model.documents import coverage_document, subject_document, tag_document, untagged_document, usage_document
+from pykdext.model.documents import (
+    coverage_document,
+    image_coverage_document,
+    subject_document,
+    tag_document,
+    untagged_document,
+    usage_document,
+)
 from pykdext.model.fleet import REPORT_SCHEMA
 
 BLOCKS_SCHEMA = "poolleak.blocks/1"
@@ -36,7 +42,7 @@ def render_owners_json(found: Sequence[TagOwners], warnings: Sequence[str]) -> s
             "owners": [owner_document(owner) for owner in owners.owners],
             "descriptions": [description_document(item) for item in owners.descriptions],
             "notes": list(owners.notes),
-            "coverage": _image_coverage_document(owners.coverage),
+            "coverage": image_coverage_document(owners.coverage),
         }
         for owners in found
     ]
@@ -60,7 +66,7 @@ def render_report_json(report: LeakReport) -> str:
         "next_steps": [asdict(step) for step in report.next_steps],
         "coverage": {
             **coverage_document(report.snapshot.coverage),
-            "images": _image_coverage_document(images) if images else None,
+            "images": image_coverage_document(images) if images else None,
         },
         "warnings": list(report.warnings),
     }
@@ -91,14 +97,6 @@ def render_blocks_json(report: BlockReport) -> str:
         "warnings": list(report.warnings),
     }
     return _dump(document)
-
-
-def _image_coverage_document(coverage: ImageCoverage) -> Dict[str, Any]:
-    return {
-        "modules_scanned": coverage.modules_scanned,
-        "modules_total": coverage.modules_total,
-        "resident_fraction": coverage.resident_fraction,
-    }
 
 
 def _witness_document(witness: ContentsWitness) -> Dict[str, Any]:
