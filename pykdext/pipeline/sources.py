@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.model import DumpSummary, PoolSnapshot
 from pykdext.printable import hide_secrets
 from pykdext.records.live import read_live_snapshot
-from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log
-from pykdext.records.snapshotfile import is_snapshot_head
+from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log, load_log_stream
+from pykdext.records.textfile import MAX_TEXT_BYTES as MAX_STREAM_BYTES
 from pykdext.store.source import StoredSource, find_stored_source
 from pykdext.targets.dump.base import DumpTarget, Traffic
 from pykdext.targets.dump.compressed import is_dump_head
@@ -25,6 +26,8 @@ from pykdext.targets.protocol import Target
 from pykdext.targets.session.debugger import is_in_debugger
 from pykdext.targets.session.session import open_session
 from pykdext.work import UNWATCHED, Work
+
+STANDARD_INPUT = "-"
 
 _SESSION_HINT = ". In the debugger type .symfix, then .reload /f nt to load the kernel's symbols, and try again"
 
@@ -68,6 +71,9 @@ def open_source(
         PykdextError: one line that says what is wrong.
         OSError: the file cannot be opened.
     """
+    if path is not None and is_stream(path):
+        yield Source(_load_stream(path)[-1], None)
+        return
     stored = None if path is None else find_stored_source(path)
     if path is None:
         yield _open_machine(work, symbol_path)
@@ -89,6 +95,8 @@ def load_states(
     path: Optional[str], work: Work = UNWATCHED, symbol_path: Optional[str] = None
 ) -> Tuple[PoolSnapshot, ...]:
     """All snapshots of a source, in its order: one of a dump, a session or a machine, any number of a log or store."""
+    if path is not None and is_stream(path):
+        return _load_stream(path)
     stored = None if path is None else find_stored_source(path)
     if stored is not None:
         return _load_stored(stored)
@@ -96,6 +104,29 @@ def load_states(
         return load_log(path)
     with open_source(path, work, symbol_path) as source:
         return (source.snapshot,)
+
+
+def is_stream(path: str) -> bool:
+    """Whether a source can be read once only, from its start: ``-``, which is standard input, and pipes."""
+    return path == STANDARD_INPUT or (not is_remote(path) and os.path.exists(path) and _is_pipe(path))
+
+
+def _is_pipe(path: str) -> bool:
+    mode = os.stat(path).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _load_stream(path: str) -> Tuple[PoolSnapshot, ...]:
+    """All snapshots of a pipe; a dump cannot be read from one."""
+    if path == STANDARD_INPUT:
+        name, data = "standard input", sys.stdin.buffer.read(MAX_STREAM_BYTES + 1)
+    else:
+        with open(path, "rb") as stream:
+            name, data = path, stream.read(MAX_STREAM_BYTES + 1)
+    head = data[:HEAD_BYTES]
+    if is_dump_head(head) and not is_log_head(head):
+        raise TargetError(f"{name}: found a dump, expected a log or snapshot. Hint: give the dump's file, not a pipe")
+    return load_log_stream(name, data)
 
 
 def _load_stored(stored: StoredSource) -> Tuple[PoolSnapshot, ...]:
@@ -112,8 +143,6 @@ def _is_log(path: str) -> bool:
         raise TargetError(f"{path}: found a folder, expected a dump, log or snapshot. Hint: {hint}")
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
-    if is_dump_head(head) and not is_snapshot_head(head):
-        return False  # the bytes of a compressed dump may look like text
     return is_log_head(head)
 
 

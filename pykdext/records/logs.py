@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Callable, Iterator, Sequence, Tuple
+from typing import Callable, Iterable, Iterator, List, Sequence, Tuple, Union
 
 from pykdext.errors import RecordFormatError
 from pykdext.model import PoolSnapshot
@@ -14,13 +15,14 @@ from pykdext.records.blocklists import parse_poolfind, parse_verifier
 from pykdext.records.csvlog import parse_csv
 from pykdext.records.keyedrecords import parse_format_list, parse_json_records
 from pykdext.records.moments import DAY_FIRST, MONTH_FIRST, find_name_moment, swap_day_and_month
+from pykdext.records.packed import Unpacked, peek_packed, unpack
 from pykdext.records.pastedtable import parse_pasted_tables
 from pykdext.records.perfcounters import parse_perf_counters
 from pykdext.records.poolmon import parse_poolmon
 from pykdext.records.poolused import parse_poolused
-from pykdext.records.snapshotfile import is_snapshot_head, load_snapshot
+from pykdext.records.snapshotfile import is_snapshot_head, load_snapshot, parse_snapshot
 from pykdext.records.textclean import clean_text
-from pykdext.records.textfile import TextFile, is_text_head, read_text_file
+from pykdext.records.textfile import MAX_TEXT_BYTES, TextFile, is_text_head, make_text_file, read_text_file
 from pykdext.records.untitled import parse_untitled_rows
 from pykdext.records.vmtotals import parse_vm_text
 
@@ -51,7 +53,13 @@ PARSERS: Tuple[_Parse, ...] = (
 
 
 def is_log_head(head: bytes) -> bool:
-    """The first bytes of a file are those of text or of a snapshot, so that it may be a log; a dump's never are."""
+    """The first bytes of a file are those of text or of a snapshot, so that it may be a log; a dump's never are.
+
+    Of a packed file the bytes within count.
+    """
+    packed = peek_packed(head)
+    if packed is not None:
+        return is_snapshot_head(packed) or (bool(packed.strip()) and is_text_head(packed))
     return is_snapshot_head(head) or is_text_head(head)
 
 
@@ -70,13 +78,56 @@ def load_log(path: str) -> Tuple[PoolSnapshot, ...]:
         head = file.read(HEAD_BYTES)
     if is_snapshot_head(head):
         return (load_snapshot(path),)
-    text = clean_text(read_text_file(path))
+    if peek_packed(head) is None:
+        return _load(read_text_file(path))
+    packed = read_text_file(path)
+    return _load_members(unpack(packed.raw, path), packed)
+
+
+def load_log_stream(name: str, data: bytes) -> Tuple[PoolSnapshot, ...]:
+    """All snapshots of bytes that have no file: of a pipe, of standard input. ``name`` is what to call them.
+
+    Nothing dates them but themselves.
+
+    Raises:
+        RecordFormatError: no form of log is found in them.
+    """
+    if len(data) > MAX_TEXT_BYTES:
+        raise RecordFormatError(name, None, f"more than {MAX_TEXT_BYTES >> 20} MB", "a log")
+    if peek_packed(data[:HEAD_BYTES]) is None:
+        return _load(make_text_file(name, data))
+    return _load_members(unpack(data, name), make_text_file(name, data))
+
+
+def _load_members(members: Iterable[Unpacked], packed: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """The snapshots of all logs that are packed in a file; what is none is left out, if others are."""
+    snapshots: List[PoolSnapshot] = []
+    refused: List[RecordFormatError] = []
+    for member in sorted(members, key=lambda member: natural_key(member.name)):
+        path = f"{packed.path}/{member.name}" if member.name else packed.path
+        try:
+            snapshots += _load(make_text_file(path, member.data, packed.written_at))
+        except RecordFormatError as error:
+            refused.append(error)
+    if not snapshots:
+        raise refused[0] if refused else RecordFormatError(packed.path, None, "an empty archive", _EXPECTED)
+    if refused:
+        left_out = f"{len(refused)} of the packed files cannot be used, first {refused[0]}"
+        snapshots = [replace(snapshot, warnings=(*snapshot.warnings, left_out)) for snapshot in snapshots]
+    return tuple(snapshots)
+
+
+def _load(file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """The snapshots of one text or snapshot file."""
+    if is_snapshot_head(file.raw[:HEAD_BYTES]):
+        return (parse_snapshot(file.raw, file.path),)
+    text = clean_text(file)
     with _collector_paused():
         for parse in PARSERS:
             snapshots = parse(text)
             if snapshots:
                 return settle_day_order(_date_snapshots(snapshots, text))
-    raise RecordFormatError(path, None, _describe(text), _EXPECTED)
+    raise RecordFormatError(file.path, None, _describe(text), _EXPECTED)
 
 
 def settle_day_order(snapshots: Sequence[PoolSnapshot]) -> Tuple[PoolSnapshot, ...]:
@@ -98,6 +149,12 @@ def settle_day_order(snapshots: Sequence[PoolSnapshot]) -> Tuple[PoolSnapshot, .
 def _goes_back(snapshots: Sequence[PoolSnapshot]) -> bool:
     moments = [snapshot.taken_at for snapshot in snapshots if snapshot.taken_at]
     return any(later < earlier for earlier, later in zip(moments, moments[1:]))
+
+
+def natural_key(name: str) -> Tuple[Union[int, str], ...]:
+    """A sort key in which ``log-2`` stands before ``log-10``."""
+    pieces = re.split(r"([0-9]+)", name)
+    return tuple(int(piece) if number % 2 else piece.lower() for number, piece in enumerate(pieces))
 
 
 @contextmanager
@@ -127,7 +184,7 @@ def _date_snapshots(snapshots: Tuple[PoolSnapshot, ...], file: TextFile) -> Tupl
         dated[undated[0]] = replace(
             first, taken_at=named.at, time_from="file name", warnings=(*named.doubts, *first.warnings)
         )
-    else:
+    elif file.written_at is not None:
         dated[undated[-1]] = replace(dated[undated[-1]], taken_at=file.written_at, time_from="file time")
     return tuple(dated)
 

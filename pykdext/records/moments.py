@@ -132,10 +132,10 @@ def _read_moment(parts: Mapping[str, Optional[str]]) -> Optional[Moment]:
     return Moment(at.replace(tzinfo=timezone.utc) - _zone_offset(zone or ""), doubts)
 
 
-def find_time_of_day(text: str, day: datetime) -> Optional[Moment]:
+def find_time_of_day(text: str, day: Optional[datetime]) -> Optional[Moment]:
     """The moment of a text that is a time of day only, on the given day (in UTC)."""
     match = _TIME_OF_DAY.match(text)
-    if match is None:
+    if match is None or day is None:
         return None
     parts = match.groupdict()
     try:

@@ -100,6 +100,11 @@ def load_snapshot(path: str) -> PoolSnapshot:
         raise RecordFormatError(path, None, f"damaged gzip data ({error})", "a snapshot") from None
     if len(data) > MAX_FILE_BYTES:
         raise RecordFormatError(path, None, f"more than {MAX_FILE_BYTES >> 20} MB", "a snapshot")
+    return parse_snapshot(data, path)
+
+
+def parse_snapshot(data: bytes, path: str) -> PoolSnapshot:
+    """The snapshot of JSON text; RecordFormatError (naming ``path``) if it is damaged or of another schema."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:

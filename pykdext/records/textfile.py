@@ -37,12 +37,12 @@ class TextFile:
     """A text file, read whole.
 
     Attributes:
-        path: as the user gave it. written_at: when the file was last modified.
+        path: as the user gave it. written_at: when the file was last modified; None: it is none.
         raw: its bytes. encoding: that of Unicode text; None where each byte may be a character.
     """
 
     path: str
-    written_at: datetime
+    written_at: Optional[datetime]
     raw: bytes
     encoding: Optional[str]
 
@@ -72,6 +72,11 @@ def read_text_file(path: str) -> TextFile:
         written_at = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, timezone.utc)
     if len(raw) > MAX_TEXT_BYTES:
         raise RecordFormatError(path, None, f"more than {MAX_TEXT_BYTES >> 20} MB", "a log")
+    return make_text_file(path, raw, written_at)
+
+
+def make_text_file(path: str, raw: bytes, written_at: Optional[datetime] = None) -> TextFile:
+    """The text of bytes that were read already."""
     return TextFile(path, written_at, raw, _find_unicode_encoding(raw))
 
 

@@ -1,0 +1,125 @@
+"""Logs that are packed: gzip, xz, and archives of the ZIP kind with any number of logs, told by their content."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import IO, Iterator, NamedTuple, Optional, cast
+
+from pykdext.errors import RecordFormatError
+
+MAX_UNPACKED_BYTES = 256 << 20
+"""All that is unpacked from one file: more than thousands of logs; what grows beyond is a bomb, or no log."""
+
+_GZIP, _XZ, _ZIP = b"\x1f\x8b", b"\xfd7zXZ\x00", b"PK\x03\x04"
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_STORED, _DEFLATED = 0, 8
+_ENCRYPTED = 1
+_MAX_MEMBERS = 10_000
+_PEEKED_BYTES = 4096
+
+
+class Unpacked(NamedTuple):
+    """What one packed file holds: its name within an archive (empty for gzip and xz) and its bytes."""
+
+    name: str
+    data: bytes
+
+
+def peek_packed(head: bytes) -> Optional[bytes]:
+    """The first bytes that are packed in a file that begins with ``head``; None if it is not packed.
+
+    Empty if they cannot be told: a damaged file, an encrypted archive.
+    """
+    try:
+        if head.startswith(_GZIP):
+            return zlib.decompressobj(31).decompress(head, _PEEKED_BYTES)
+        if head.startswith(_XZ):
+            import lzma  # only for such files
+
+            return lzma.LZMADecompressor().decompress(head, _PEEKED_BYTES)
+        if head.startswith(_ZIP):
+            return _peek_member(head)
+    except (zlib.error, OSError, EOFError, ValueError, MemoryError):
+        return b""
+    except Exception as error:  # lzma.LZMAError, which must not be imported for files of other kinds
+        if type(error).__name__ != "LZMAError":
+            raise
+        return b""
+    return None
+
+
+def unpack(data: bytes, path: str) -> Iterator[Unpacked]:
+    """The files in packed ``data``, in the order of an archive.
+
+    Raises:
+        RecordFormatError: damaged, encrypted, or larger unpacked than ``MAX_UNPACKED_BYTES``.
+    """
+    try:
+        if data.startswith(_ZIP):
+            yield from _unpack_archive(data, path)
+        else:
+            yield Unpacked("", _read_within_limit(_open_stream(data), path, MAX_UNPACKED_BYTES))
+    except (OSError, EOFError, zlib.error, ValueError, NotImplementedError, RuntimeError) as error:
+        raise RecordFormatError(path, None, f"damaged packed data ({error})", "a packed log") from None
+
+
+def _peek_member(head: bytes) -> bytes:
+    """The first bytes of an archive's first file."""
+    if len(head) < _LOCAL_HEADER.size:
+        return b""
+    _, _, flags, method, _, _, _, _, _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(head)
+    data = head[_LOCAL_HEADER.size + name_bytes + extra_bytes :]
+    if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
+        return b""
+    return data if method == _STORED else zlib.decompressobj(-15).decompress(data, _PEEKED_BYTES)
+
+
+def _open_stream(data: bytes) -> IO[bytes]:
+    if data.startswith(_GZIP):
+        import gzip
+
+        return cast("IO[bytes]", gzip.open(io.BytesIO(data)))
+    import lzma
+
+    try:
+        return lzma.open(io.BytesIO(data))
+    except lzma.LZMAError as error:
+        raise OSError(str(error)) from None
+
+
+def _unpack_archive(data: bytes, path: str) -> Iterator[Unpacked]:
+    import zipfile
+
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except zipfile.BadZipFile as error:
+        raise OSError(str(error)) from None
+    left = MAX_UNPACKED_BYTES
+    with archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        if len(members) > _MAX_MEMBERS:
+            raise OSError(f"more than {_MAX_MEMBERS:,} files")
+        for member in members:
+            if member.flag_bits & _ENCRYPTED:
+                raise OSError(f"{member.filename} is encrypted")
+            try:
+                with archive.open(member) as stream:
+                    content = _read_within_limit(stream, path, left)
+            except zipfile.BadZipFile as error:
+                raise OSError(str(error)) from None
+            left -= len(content)
+            yield Unpacked(member.filename, content)
+
+
+def _read_within_limit(stream: IO[bytes], path: str, limit: int) -> bytes:
+    try:
+        data = stream.read(limit + 1)
+    except Exception as error:
+        if type(error).__name__ != "LZMAError":
+            raise
+        raise OSError(str(error)) from None
+    if len(data) > limit:
+        raise RecordFormatError(path, None, f"more than {MAX_UNPACKED_BYTES >> 20} MB when unpacked", "a packed log")
+    return data

@@ -1,0 +1,140 @@
+"""Logs that are packed or come through a pipe are read as the files that they are."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import lzma
+import os
+import sys
+import zipfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pykdext.errors import RecordFormatError, TargetError
+from pykdext.pipeline.sources import load_states, open_source
+from pykdext.records import packed
+from pykdext.records.logs import is_log_head, load_log, load_log_stream
+from pykdext.records.snapshotfile import render_snapshot_json
+from tests.helpers.builders import row, snapshot, usage
+
+CASES = Path(__file__).parent / "cases"
+LOG = (CASES / "31-irp.txt").read_bytes()
+
+
+def rows(snapshots):
+    return [state.tags for state in snapshots]
+
+
+def zipped(members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("log.txt.gz", gzip.compress), ("log.xz", lzma.compress), ("log.zip", lambda data: zipped([("log.txt", data)]))],
+)
+def test_one_packed_log(tmp_path, name, pack):
+    path = tmp_path / name
+    path.write_bytes(pack(LOG))
+    assert is_log_head(path.read_bytes()[:4096])
+    assert rows(load_log(str(path))) == rows(load_log(str(CASES / "31-irp.txt")))
+    with open_source(str(path)) as source:
+        assert source.snapshot.tags[0].tag.text == "NtFC" or source.snapshot.tags[0].tag.text == "Irp "
+
+
+def test_an_archive_of_logs_in_natural_order(tmp_path):
+    members = [
+        (
+            f"log-{number}.txt",
+            LOG.replace(b"10862955", b"%d" % (10862955 + number)).replace(b"410862955", b"%d" % (410862955 + number)),
+        )
+        for number in (10, 2, 1)
+    ]
+    path = tmp_path / "logs.zip"
+    path.write_bytes(zipped([*members, ("readme.txt", b"logs of a server\n")]))
+    states = load_states(str(path))
+    assert [state.source.path for state in states] == [f"{path}/log-{number}.txt" for number in (1, 2, 10)]
+    assert all("1 of the packed files cannot be used" in state.warnings[-1] for state in states)
+
+
+def test_snapshots_in_an_archive():
+    state = snapshot(row("Pipo", usage(10, 2, 640)))
+    data = zipped([("a.json", render_snapshot_json(state).encode())])
+    assert load_log_stream("archive", data) == (state,)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[:-40], lambda data: data[:60] + b"\xff" * 40 + data[100:]],
+    ids=["cut", "overwritten"],
+)
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, lambda data: zipped([("log.txt", data)])])
+def test_damaged_packed_logs_are_refused_in_words(damage, pack):
+    with pytest.raises(RecordFormatError, match=r"^x: "):
+        load_log_stream("x", damage(pack(LOG)))
+
+
+def test_a_bomb_is_refused(monkeypatch):
+    monkeypatch.setattr(packed, "MAX_UNPACKED_BYTES", 1 << 20)
+    for data in (gzip.compress(bytes(2 << 20)), zipped([("a", bytes(700_000)), ("b", bytes(700_000))])):
+        with pytest.raises(RecordFormatError, match="when unpacked"):
+            load_log_stream("bomb", data)
+
+
+@given(st.sampled_from([b"\x1f\x8b", b"\xfd7zXZ\x00", b"PK\x03\x04"]), st.binary(max_size=200))
+def test_no_bytes_break_the_reader(magic, rest):
+    packed.peek_packed(magic + rest)
+    with contextlib.suppress(RecordFormatError):
+        load_log_stream("x", magic + rest)
+
+
+class TestStreams:
+    def read(self, monkeypatch, data):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return load_states("-")
+
+    @pytest.mark.parametrize("pack", [bytes, gzip.compress])
+    def test_standard_input(self, monkeypatch, pack):
+        (state,) = self.read(monkeypatch, pack(LOG))
+        assert state.tags == load_log(str(CASES / "31-irp.txt"))[0].tags
+        assert (state.taken_at, state.time_from, state.source.path) == (None, None, "standard input")
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+    def test_text_of_the_clipboard(self, monkeypatch, encoding):
+        text = (CASES / "75-codex-md.txt").read_text(encoding="utf-8")
+        (state,) = self.read(monkeypatch, text.encode(encoding))
+        assert len(state.tags) == 4
+
+    def test_a_time_inside_counts(self, monkeypatch):
+        states = self.read(monkeypatch, (CASES / "77-series-zh.txt").read_bytes())
+        assert states[0].taken_at == datetime(2026, 6, 13, 8, 0, 1, tzinfo=timezone.utc)
+
+    def test_a_dump_cannot_come_through_a_pipe(self, monkeypatch):
+        with pytest.raises(TargetError, match="standard input: found a dump"):
+            self.read(monkeypatch, b"PAGEDU64" + bytes(8192))
+
+    def test_nothing(self, monkeypatch):
+        with pytest.raises(RecordFormatError, match="standard input: found an empty file"):
+            self.read(monkeypatch, b"")
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes with names")
+    def test_a_pipe_with_a_name(self, tmp_path):
+        import threading
+
+        path = str(tmp_path / "pipe")
+        os.mkfifo(path)
+        writer = threading.Thread(target=lambda: Path(path).write_bytes(LOG), daemon=True)
+        writer.start()
+        (state,) = load_states(path)
+        writer.join()
+        assert state.tags == load_log(str(CASES / "31-irp.txt"))[0].tags
