@@ -17,6 +17,7 @@ from typing import Callable, Dict, List, Optional
 
 from tests.benchmarks import (
     callsites,
+    damageddumps,
     fleet,
     growthtrends,
     imagereading,
@@ -48,6 +49,7 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "symbols": symbolfiles.run,
     "recall": recall.run,
     "fleet": fleet.run,
+    "damage": damageddumps.run,
     "verdicts": verdicts.run,
 }
 
