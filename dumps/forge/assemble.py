@@ -158,7 +158,7 @@ def _tell_truth(
         ),
         unloaded=tuple((driver.name, driver.start, driver.end) for driver in unloaded),
         leak=scenario.leak,
-        owners=modules.owners(),
+        owners={**modules.owners(), **(objects.owners() if objects is not None else {})},
         blocks={tag: tuple(blocks) for tag, blocks in pool.blocks.items()},
         nonpaged_limit_bytes=nonpaged_limit_bytes(parts.kernel),
         paged_limit_bytes=paged_limit_bytes(parts.kernel),

@@ -30,6 +30,8 @@ class EvidenceKind(str, enum.Enum):
     REVERSED = "reversed"
     KMDF = "kmdf"
     CONTENTS = "contents"
+    LOOKASIDE = "lookaside"
+    VERIFIER = "verifier"
     UNLOADED = "unloaded"
     POOLTAG_TXT = "pooltag.txt"
     BUILTIN = "builtin"
@@ -63,6 +65,8 @@ _ROWS: Mapping[EvidenceKind, _Row] = {
     EvidenceKind.REVERSED: _Row("an instruction holds the tag backwards"),
     EvidenceKind.KMDF: _Row("the driver framework allocates for it with the tag"),
     EvidenceKind.CONTENTS: _Row("the blocks of the tag point at it"),
+    EvidenceKind.LOOKASIDE: _Row("a lookaside list of it holds blocks of the tag"),
+    EvidenceKind.VERIFIER: _Row("Driver Verifier saw it allocate with the tag", Shown.CALL),
     EvidenceKind.UNLOADED: _Row("tag lists name it, and it was unloaded"),
     EvidenceKind.POOLTAG_TXT: _Row("the user's tag list names it"),
     EvidenceKind.BUILTIN: _Row("the built-in table of tags names it"),

@@ -227,6 +227,11 @@ class HolderKind(enum.Enum):
     NORMAL = "normal"
     UNKNOWN = "unknown"
 
+    @property
+    def tells_nothing(self) -> bool:
+        """Nobody stands out, or nothing could be read."""
+        return self in (HolderKind.NORMAL, HolderKind.UNKNOWN)
+
 
 @dataclass(frozen=True)
 class Finding:

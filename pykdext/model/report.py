@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Optional, Tuple
 
 from pykdext.model.growth import LockstepGroup
+from pykdext.model.objects import HolderReport
 from pykdext.model.owners import ContentsWitness, ImageCoverage, Owner, Role, TagDescription
 from pykdext.model.pool import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, TagUsage
 from pykdext.model.target import Module, TargetFacts
@@ -126,7 +127,8 @@ class LeakReport:
     ``suspects`` look like a leak, the likeliest first. ``largest`` are the largest tags of each pool, judged in the
     same way, suspects or not. ``groups``: tags whose blocks agree in number with those of a suspect; ``companions``
     are their members that are no suspects themselves. ``untagged`` is what no tag counts, the largest first; ``fills``
-    that of it which weighs more than the pools, None where nothing does.
+    that of it which weighs more than the pools, None where nothing does. ``holders``: who holds the objects of suspects that are objects;
+    ``unusual``: a sentence on processes with far more handles than usual, or that have exited and are held.
     """
 
     snapshot: PoolSnapshot
@@ -141,3 +143,5 @@ class LeakReport:
     companions: Tuple[Suspect, ...] = ()
     untagged: Tuple[UntaggedMemory, ...] = ()
     fills: Optional[UntaggedMemory] = None
+    holders: Tuple[HolderReport, ...] = ()
+    unusual: str = ""

@@ -16,9 +16,11 @@ from pykdext.attribution.owners import (
 from pykdext.attribution.stated import StatedAttributor
 from pykdext.attribution.taglists import TagLists, load_knowntags
 from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import ImageCoverage, PoolSnapshot, PoolTag, TagOwners
 from pykdext.pipeline.driverfiles import search_files
 from pykdext.pipeline.imagesearch import SearchedImages, search_kernel
+from pykdext.pipeline.objectevidence import find_object_evidence, join_contents
 from pykdext.pipeline.pointers import NO_CONTENTS, FoundContents, search_contents
 from pykdext.pipeline.sources import choose_symbol_path
 from pykdext.units import format_share, name_some
@@ -58,7 +60,9 @@ def find_owners(
     contents = NO_CONTENTS
     if kernel is not None:
         searches.append(search_kernel(kernel, tags, work))
-        contents = search_contents(kernel, tags, work)
+        contents = join_contents(
+            search_contents(kernel, tags, work), find_object_evidence(ObjectSpace(kernel, work), tags)
+        )
     if paths:
         symbols = choose_symbol_path(symbol_path)
         loaded = {module.name for search in searches for module in search.modules}

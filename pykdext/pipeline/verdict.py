@@ -7,13 +7,27 @@ from typing import Dict, Mapping, Optional, Sequence
 
 from pykdext import growth
 from pykdext.attribution.taglists import TagLists
-from pykdext.model import ImageCoverage, LeakReport, PoolKind, PoolSnapshot, PoolTag, PoolTotal, Role, TagOwners
+from pykdext.kernel.objects.space import ObjectSpace
+from pykdext.model import (
+    ImageCoverage,
+    LeakReport,
+    NextStep,
+    PoolKind,
+    PoolSnapshot,
+    PoolTag,
+    PoolTotal,
+    Role,
+    TagOwners,
+)
 from pykdext.pipeline.advice import next_steps
+from pykdext.pipeline.holders import weigh_holders
 from pykdext.pipeline.imagesearch import search_kernel
 from pykdext.pipeline.memory import weigh_untagged
+from pykdext.pipeline.objectevidence import find_object_evidence, join_contents
 from pykdext.pipeline.ownership import FoundOwners, weigh_owners
-from pykdext.pipeline.pointers import NO_CONTENTS, search_contents
+from pykdext.pipeline.pointers import MAX_TAGS, NO_CONTENTS, search_contents
 from pykdext.pipeline.sources import Source
+from pykdext.report.sentences.holders import describe_unusual
 from pykdext.report.sentences.states import verdict_on
 from pykdext.work import UNWATCHED, Work
 
@@ -33,12 +47,36 @@ def analyze(
     searches = [search_kernel(kernel, tags, work)] if kernel else []
     found = weigh_owners(searches, NO_CONTENTS, tags, lists, snapshot)
     suspects = growth.rank_suspects(snapshot, _by_tag(found))[:top]
+    space = None
     if kernel:
+        space = ObjectSpace(kernel, work)
         sampled = dict.fromkeys(suspect.tag for suspect in suspects if suspect.role is not Role.OBJECT)
-        contents = search_contents(kernel, tuple(sampled), work)
+        contents = join_contents(search_contents(kernel, tuple(sampled), work), find_object_evidence(space, tags))
         found = weigh_owners(searches, contents, tags, lists, snapshot)
     report = judge_state(snapshot, _by_tag(found), found.coverage if kernel else None, top, found.warnings)
-    return weigh_untagged(report, kernel, work) if kernel else report
+    if kernel is None or space is None:
+        return report
+    return weigh_untagged(_add_holders(report, space, source, work), kernel, work)
+
+
+def _add_holders(report: LeakReport, space: ObjectSpace, source: Source, work: Work) -> LeakReport:
+    """The report with who holds the objects of its suspects, where the source tells of objects."""
+    unusual = describe_unusual(space.processes.processes)
+    tags = [suspect.tag for suspect in report.suspects if suspect.role is Role.OBJECT or not suspect.owners]
+    rows = {row.tag: row for row in source.snapshot.tags}
+    wanted = [tag for tag in dict.fromkeys(tags) if tag in rows and space.types.of_tag(tag)] if tags else []
+    holders = tuple(weigh_holders(space, source, rows[tag], work) for tag in wanted[:MAX_TAGS])
+    steps = [
+        NextStep(holder.next_step, f"what holds {holder.tag}") for holder in holders if not holder.kind.tells_nothing
+    ]
+    report = replace(
+        report,
+        holders=holders,
+        unusual=unusual,
+        next_steps=(*steps, *report.next_steps),
+        warnings=tuple(dict.fromkeys((*report.warnings, *(line for holder in holders for line in holder.warnings)))),
+    )
+    return replace(report, verdict=verdict_on(report))
 
 
 def judge_state(

@@ -63,6 +63,16 @@ def render_report_json(report: LeakReport) -> str:
         "companions": [suspect_document(suspect) for suspect in report.companions],
         "untagged": [untagged_document(holding) for holding in report.untagged],
         "fills": report.fills.kind.value if report.fills else None,
+        "holders": [
+            {
+                "tag": holder.tag.text,
+                "hex": holder.tag.hex,
+                "kind": holder.kind.value,
+                "verdict": holder.sentence,
+                "grade": holder.grade,
+            }
+            for holder in report.holders
+        ],
         "next_steps": [asdict(step) for step in report.next_steps],
         "coverage": {
             **coverage_document(report.snapshot.coverage),

@@ -163,7 +163,7 @@ def test_every_type_holds_every_page(tmp_path, arch, kind):
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_header(tmp_path, scenario, arch):
-    machine = forge(scenario, arch=arch)
+    machine = forge(scenario, healthy_share=32, arch=arch)
     file, truth = save(machine, tmp_path), machine.truth
     at, word = file.at, file.word
     machine_type = {"x64": 0x8664, "arm64": 0xAA64}.get(arch, 0x14C)

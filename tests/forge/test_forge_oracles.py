@@ -53,7 +53,7 @@ def open_kernel(open_context, evidence):
 @pytest.mark.parametrize("kind", [1, 5, 6, 8, 9, 10])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_kdmp_parser_reads_every_page(kdmp_parser, tmp_path, scenario, kind):
-    machine = forge(scenario)
+    machine = forge(scenario, healthy_share=32)
     machine.save(tmp_path / "m.dmp", kind=kind)
     dump = kdmp_parser.KernelDumpParser(tmp_path / "m.dmp")
     assert int(dump.type) == kind
@@ -86,7 +86,7 @@ def test_kdmp_parser_walks_the_page_tables(kdmp_parser, tmp_path, build):
 @pytest.mark.parametrize("kind", [1, 5])
 @pytest.mark.parametrize("scenario", ["pipo", "missing"])
 def test_volatility_reads_every_page(open_context, tmp_path, scenario, kind):
-    machine = forge(scenario, build=17763)
+    machine = forge(scenario, healthy_share=32, build=17763)
     path = tmp_path / "m.dmp"
     machine.save(path, kind=kind)
     layer = open_context(path).layers["crash"]

@@ -11,7 +11,16 @@ from dumps.forge import BUILDS, SCENARIOS, forge
 from pykdext.cli.main import main
 
 KINDS = (1, 5, 6)
-EVERYTHING = [(scenario, build, kind) for scenario in SCENARIOS for build in BUILDS for kind in KINDS]
+OF_OBJECTS = ("handles", "zombies", "keys", "references", "lookaside", "verifier")
+"""Large machines: one container is enough, and a small background."""
+
+EVERYTHING = [
+    (scenario, build, kind)
+    for scenario in SCENARIOS
+    for build in BUILDS
+    for kind in KINDS
+    if scenario not in OF_OBJECTS or kind == 6
+]
 
 
 def run(capsys, *arguments):
@@ -22,7 +31,7 @@ def run(capsys, *arguments):
 
 @pytest.mark.parametrize(("scenario", "build", "kind"), EVERYTHING, ids=lambda value: str(value))
 def test_the_tag_table_equals_the_truth(scenario, build, kind, tmp_path, capsys):
-    machine = forge(scenario, build=build)
+    machine = forge(scenario, build=build, healthy_share=32)
     dump = tmp_path / "MEMORY.DMP"
     machine.save(dump, kind=kind)
     truth = machine.truth
@@ -59,7 +68,7 @@ def test_the_tag_table_equals_the_truth(scenario, build, kind, tmp_path, capsys)
 
 @pytest.mark.parametrize(("scenario", "build", "kind"), EVERYTHING, ids=lambda value: str(value))
 def test_the_verdict_equals_the_truth(scenario, build, kind, tmp_path, capsys):
-    machine = forge(scenario, build=build)
+    machine = forge(scenario, build=build, healthy_share=32)
     dump = tmp_path / "MEMORY.DMP"
     machine.save(dump, kind=kind)
 
@@ -76,7 +85,7 @@ def test_the_verdict_equals_the_truth(scenario, build, kind, tmp_path, capsys):
     owners = [owner["module"] for owner in suspect["owners"] if owner["confidence"] != "possible"]
     expected = () if scenario == "missing" else machine.truth.owners.get(tag, ())
     assert set(owners) == set(expected)
-    if scenario == "toke":
+    if scenario in ("toke", "references"):
         assert suspect["role"] == "object"
         assert "holder.sys" in report["verdict"]
         return

@@ -25,7 +25,7 @@ CALM_POOLS = ("quiet", "handles", "zombies", "keys")
 def dumps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dumps")
     for scenario in SCENARIOS:
-        forge(scenario, build=19041, pool_totals=True).save(folder / f"{scenario}.dmp")
+        forge(scenario, build=19041, pool_totals=True, healthy_share=32).save(folder / f"{scenario}.dmp")
     forge("pipo", build=2600, arch="x86").save(folder / "old.dmp")
     forge("pipo", build=19041).save(folder / "small.dmp", kind=4)
     return folder

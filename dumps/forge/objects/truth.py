@@ -80,6 +80,11 @@ class ObjectTruth:
     lost_handles: int = 0
     table_pages: Dict[int, Tuple[int, ...]] = field(default_factory=dict)
 
+    def owners(self) -> Dict[bytes, Tuple[str, ...]]:
+        """Return the drivers that lookaside lists and tracked allocations prove, by tag."""
+        lists = {item.tag: (item.driver,) for item in self.lookasides if item.driver is not None}
+        return {**lists, **{driver.tag: (driver.driver,) for driver in self.verified if driver.tracked}}
+
     def process(self, pid: int) -> ProcessTruth:
         """Return the process of a PID."""
         return next(process for process in self.processes if process.pid == pid)

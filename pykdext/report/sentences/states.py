@@ -16,6 +16,7 @@ from pykdext.model import (
     TableCoverage,
     TargetFacts,
 )
+from pykdext.model.objects import HolderReport
 from pykdext.report.sentences.memory import describe_untagged
 from pykdext.report.sentences.owners import name_owners
 from pykdext.units import format_bytes, format_count, format_duration, format_moment, format_share, name_some
@@ -30,9 +31,20 @@ _COMPARE = "One state shows no growth; compare two states of this machine to see
 
 
 def verdict_on(report: LeakReport) -> str:
-    """What fills the machine if the pools do not, then the leading suspect and its owner, if any."""
+    """What fills the machine if the pools do not, then the leading suspect and its owner, if any.
+
+    What is unusual of processes follows, where it is not who holds the suspect's objects.
+    """
     said = _verdict_on_pools(report)
+    if report.unusual and _holder_of(report, report.suspects[:1]) is None:
+        said = f"{said} {report.unusual}"
     return said if report.fills is None else f"{describe_untagged(report.fills)} {said}"
+
+
+def _holder_of(report: LeakReport, suspects: Sequence[Suspect]) -> Optional[HolderReport]:
+    """Who holds the objects of the suspect; None where it is no object, or nobody stands out."""
+    tags = [suspect.tag for suspect in suspects]
+    return next((item for item in report.holders if item.tag in tags and not item.kind.tells_nothing), None)
 
 
 def _verdict_on_pools(report: LeakReport) -> str:
@@ -41,7 +53,7 @@ def _verdict_on_pools(report: LeakReport) -> str:
     first = report.suspects[0]
     group = next((group for group in report.groups if _holds(group, first)), None)
     if group is None:
-        return _verdict_on_one(first, report.image_coverage)
+        return _verdict_on_one(report, first)
     members = [item for item in (*report.suspects, *report.companions) if _holds(group, item)]
     consumer = max(members, key=lambda item: item.usage.bytes or 0)
     holder = _find_holder(group, members)
@@ -49,18 +61,19 @@ def _verdict_on_pools(report: LeakReport) -> str:
         return _verdict_on_pair(consumer, holder)
     others = [str(item.tag) for item in members if item is not consumer]
     go = "goes" if len(others) == 1 else "go"
-    return (
-        f"{_verdict_on_one(consumer, report.image_coverage)} {name_some(others)} {go} along with it, block for block."
-    )
+    return f"{_verdict_on_one(report, consumer)} {name_some(others)} {go} along with it, block for block."
 
 
-def _verdict_on_one(first: Suspect, images: Optional[ImageCoverage]) -> str:
+def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
+    images, holder = report.image_coverage, _holder_of(report, (first,))
     size = (
         f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of the "
         f"{first.pool.value} pool"
     )
     if first.usage.outstanding is not None:
         size += f", in {format_count(first.usage.outstanding)} blocks"
+    if holder is not None:
+        return f"{size}. {holder.sentence}"
     if first.role is Role.OBJECT:
         return (
             f"{size}. Windows allocates this object for somebody who opens or references it and does not let go: "

@@ -662,7 +662,7 @@ class TestSymbols:
 @pytest.fixture(scope="module", params=REPORTS, ids=str)
 def forged(request):
     scenario, build, arch = request.param
-    return forge(scenario, build=build, processors=3, arch=arch)
+    return forge(scenario, healthy_share=32, build=build, processors=3, arch=arch)
 
 
 class TestReports:

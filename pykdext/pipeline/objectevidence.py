@@ -1,0 +1,49 @@
+"""Evidence that needs no code: lookaside lists whose driver is known, and Driver Verifier's records."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Sequence, Tuple
+
+from pykdext.kernel.objects.space import ObjectSpace
+from pykdext.model import Confidence, Evidence, PoolTag
+from pykdext.model.evidencekinds import EvidenceKind
+from pykdext.model.objects import LookasideList, TrackedCaller
+from pykdext.pipeline.pointers import FoundContents
+from pykdext.units import format_count
+
+
+def find_object_evidence(space: ObjectSpace, tags: Sequence[PoolTag]) -> FoundContents:
+    """Of each tag the drivers that keep lookaside lists of it, or that Driver Verifier saw allocate with it."""
+    found: Dict[PoolTag, List[Evidence]] = {}
+    for item in space.lookasides.lists:
+        if item.tag in tags and item.module is not None:
+            found.setdefault(item.tag, []).append(_describe_list(item, item.module))
+    for driver in space.verifier.drivers:
+        for caller in driver.callers:
+            if caller.tag in tags:
+                found.setdefault(caller.tag, []).append(_describe_caller(caller))
+    warnings = (*space.lookasides.warnings, *space.verifier.warnings) if found else ()
+    return FoundContents({tag: tuple(items) for tag, items in found.items()}, warnings)
+
+
+def join_contents(*parts: FoundContents) -> FoundContents:
+    """The evidence of all parts, each tag's in their order."""
+    evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
+    for part in parts:
+        for tag, items in part.evidence.items():
+            evidence[tag] = (*evidence.get(tag, ()), *items)
+    return FoundContents(evidence, tuple(warning for part in parts for warning in part.warnings))
+
+
+def _describe_list(item: LookasideList, module: str) -> Evidence:
+    detail = (
+        f"a lookaside list of it ({item.proof}) has given out {format_count(item.in_use)} blocks, and took "
+        f"{format_count(item.taken)} from pool"
+    )
+    confidence = Confidence.PROVEN if item.is_proven else Confidence.POSSIBLE
+    return Evidence(item.tag, module, EvidenceKind.LOOKASIDE, confidence, detail, item.rva)
+
+
+def _describe_caller(caller: TrackedCaller) -> Evidence:
+    detail = f"Driver Verifier tracked {format_count(caller.blocks)} outstanding allocations to this place"
+    return Evidence(caller.tag, caller.module, EvidenceKind.VERIFIER, Confidence.PROVEN, detail, caller.rva)
