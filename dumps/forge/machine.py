@@ -41,7 +41,8 @@ class Truth:
     ``owners`` are the loaded modules whose code or data carries the tag, ``blocks`` the tag's blocks in use
     whose pages exist; the big-page table may know more of them. ``limits`` are (in use, limit) in bytes of the
     pools 'nonpaged' and 'paged' and of 'commit', None where this kernel keeps a number at no known place. ``objects``
-    is what lives on machines of the scenarios of objects; where processes leak, no tag of the pools need be large. ``memory`` are further numbers of the memory manager,
+    is what lives on machines of the scenarios of objects; where processes leak, no tag of the pools need be
+    large. ``memory`` are further numbers of the memory manager,
     ``frames`` says how many page frames have which use; both are empty unless they were wished for.
     """
 
