@@ -127,8 +127,9 @@ class LeakReport:
     ``suspects`` look like a leak, the likeliest first. ``largest`` are the largest tags of each pool, judged in the
     same way, suspects or not. ``groups``: tags whose blocks agree in number with those of a suspect; ``companions``
     are their members that are no suspects themselves. ``untagged`` is what no tag counts, the largest first; ``fills``
-    that of it which weighs more than the pools, None where nothing does. ``holders``: who holds the objects of suspects that are objects;
-    ``unusual``: a sentence on processes with far more handles than usual, or that have exited and are held.
+    that of it which weighs more than the pools, None where nothing does. ``holders``: who holds the objects of
+    suspects that are objects; ``unusual``: a sentence on processes with far more handles than usual, or that have
+    exited and are held.
     """
 
     snapshot: PoolSnapshot
