@@ -43,6 +43,26 @@ def make_visible(text: str) -> str:
     )
 
 
+def make_readable(text: str, encoding: str, kept: AbstractSet[str] = LINE_END) -> str:
+    r"""``make_visible`` for a terminal of this encoding: what it cannot show is an escape sequence, too."""
+    if text.isascii():
+        return make_printable(text, kept)
+    return "".join(
+        character
+        if character in kept or (character.isprintable() and _is_encodable(character, encoding))
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def _is_encodable(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def make_encodable(name: str) -> str:
     """A name as text that any file can hold: bytes of it that are no characters become escape sequences."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

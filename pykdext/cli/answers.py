@@ -70,6 +70,7 @@ class Outcome:
     Attributes:
         has_marks: the text is in the markup of its look. is_complete: all of the input could be used.
         is_usable: what was asked for is in it. lacks: what it lacks, in lines for those who do not see the text.
+        verdict: the sentence that stands at the top of the text; a terminal shows it again where the text is too long.
     """
 
     text: Callable[[Look], Written]
@@ -80,6 +81,7 @@ class Outcome:
     is_complete: bool = True
     is_usable: bool = True
     lacks: Tuple[str, ...] = ()
+    verdict: Optional[str] = None
 
     @classmethod
     def of_text(cls, text: str, *, is_complete: bool = True, lacks: Tuple[str, ...] = ()) -> Outcome:
@@ -177,9 +179,21 @@ def show(outcome: Outcome, options: SharedOptions, screen: Screen) -> None:
                 screen.write_document(piece)
             else:
                 screen.write(piece, form.part is Part.TEXT and outcome.has_marks)
+        if form.part is Part.TEXT and isinstance(written, str):
+            _repeat_verdict(outcome, written.count("\n"), options, screen)
     if (options.output or form.is_file) and not outcome.is_complete:  # nobody sees the warnings of the answer
         for line in outcome.lacks:
             screen.write_error(f"poolleak: {hide_secrets(line)}")
+
+
+def _repeat_verdict(outcome: Outcome, lines: int, options: SharedOptions, screen: Screen) -> None:
+    """The verdict once more where its first lines have left the terminal."""
+    if outcome.verdict and screen.lines is not None and lines >= screen.lines:
+        from pykdext.report.layout import wrap
+        from pykdext.report.markup import emphasize, render_lines
+
+        again = emphasize(wrap(outcome.verdict, _choose_width(options, screen)))
+        screen.write(render_lines(["", *again], screen.markup), marked=True)
 
 
 def _choose_width(options: SharedOptions, screen: Screen) -> int:

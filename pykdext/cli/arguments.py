@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Collection, Iterator, Optional,
 if TYPE_CHECKING:
     from pykdext.model import PoolTag
 
-MIN_WIDTH, MAX_WIDTH = 80, 120
+MIN_WIDTH, MAX_WIDTH = 80, 200
 
 MAX_SECONDS = 366 * 86400
 """The longest time that an option takes: no system waits for more, and nobody does."""
@@ -27,8 +27,9 @@ class SharedOptions:
 
     Attributes:
         output: the file that the answer goes to; None: the screen. pooltags: the tag list. symbols: where symbols are;
-        None: along the environment's path. width: columns of text; None: those of the screen. debug: errors show where
-        they come from. format: the form of the answer, one of :data:`pykdext.cli.answers.FORMS`.
+        None: along the environment's path. width: columns of text; None: those of the screen. color: words stand out;
+        None: where the screen can and NO_COLOR is not set. debug: errors show where they come from. format: the form of
+        the answer, one of :data:`pykdext.cli.answers.FORMS`.
     PATHS: the fields of a class that hold paths as the user typed them; ``--redact`` takes them out of texts.
     """
 
@@ -38,6 +39,7 @@ class SharedOptions:
     pooltags: Optional[str]
     symbols: Optional[str]
     width: Optional[int]
+    color: Optional[bool]
     debug: bool
     format: str
 
@@ -90,7 +92,7 @@ def add_shared_options(parser: argparse.ArgumentParser, without: Collection[str]
 
     ``without``: those of the first three that the command has no use for.
     """
-    parser.set_defaults(format="text", output=None, pooltags=None, symbols=None, width=None)
+    parser.set_defaults(format="text", output=None, pooltags=None, symbols=None, width=None, color=None)
     if "pooltags" not in without:
         parser.add_argument("--pooltags", metavar="FILE", help="pooltag.txt to use (default: where WinDbg has it)")
     if "symbols" not in without:
@@ -102,6 +104,12 @@ def add_shared_options(parser: argparse.ArgumentParser, without: Collection[str]
     if "width" not in without:
         parser.add_argument(
             "--width", type=parse_width, metavar="N", help=f"columns of the text, {MIN_WIDTH} to {MAX_WIDTH}"
+        )
+        parser.add_argument(
+            "--color",
+            type=_parse_color,
+            metavar="WHEN",
+            help="always, never or auto: bold where the terminal knows it (default: auto; NO_COLOR=1 switches it off)",
         )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -176,6 +184,13 @@ def _parse_number(text: str, lowest: int, highest: Optional[int], expected: str)
     if number < lowest or (highest is not None and number > highest):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
     return number
+
+
+def _parse_color(text: str) -> Optional[bool]:
+    choices = {"always": True, "never": False, "auto": None}
+    if text not in choices:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {', '.join(choices)}")
+    return choices[text]
 
 
 def parse_tag(text: str) -> PoolTag:

@@ -53,6 +53,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
     command = load_command(name)
     options = read_options(command.options, build_command_parser(name).parse_words(own))
+    if options.color is not None:
+        screen = open_screen(options.color)
     try:
         return _run(command, options, words, screen)
     except BrokenPipeError:

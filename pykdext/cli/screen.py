@@ -11,19 +11,16 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Optional, Protocol, Type
 
-from pykdext.printable import LINE_END, make_printable
+from pykdext.printable import make_printable, make_readable
 from pykdext.report.dml import OWN_COMMAND, Dml, iter_pieces
-from pykdext.report.markup import PLAIN, Markup
+from pykdext.report.markup import PLAIN, AnsiMarkup, Markup
 from pykdext.targets.session.debugger import find_debugger
 from pykdext.work import ReportProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-SPARKS = frozenset("\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588")
-"""The only characters beyond ASCII that are ever shown, where the terminal can."""
-
-_WINDOW_COLUMNS = 100
+_WINDOW_COLUMNS, _WINDOW_LINES = 100, 25
 
 SILENT_SECONDS = 2.0
 
@@ -39,6 +36,8 @@ class Screen(Protocol):
     markup: Markup
     takes_documents: bool
     """Whether what is written may be a file for a program: nobody reads along."""
+    lines: Optional[int]
+    """How many lines of what is written are seen at once; None: nobody pages, or nobody reads along."""
 
     def write(self, text: str, marked: bool = False) -> None:
         """Show text; ``marked``: it is in ``markup``."""
@@ -58,14 +57,24 @@ class TerminalScreen:
 
     markup: Markup = PLAIN
 
-    def __init__(self) -> None:
-        self.columns = shutil.get_terminal_size((_WINDOW_COLUMNS, 25)).columns
-        self.takes_documents = not sys.stdout.isatty()
-        self.unicode = sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf")
+    def __init__(self, color: Optional[bool] = None) -> None:
+        """``color``: None where a terminal knows it and the user has not set NO_COLOR."""
+        size = shutil.get_terminal_size((_WINDOW_COLUMNS, _WINDOW_LINES))
+        self.columns = size.columns
+        is_terminal = sys.stdout.isatty()
+        self.takes_documents = not is_terminal
+        self.lines = size.lines if is_terminal else None
+        self._encoding = (sys.stdout.encoding or "ascii").lower() if is_terminal else "ascii"
+        self.unicode = self._encoding.startswith("utf")
+        if color is None:
+            color = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        if color and _takes_ansi(is_terminal):
+            self.markup = AnsiMarkup(self._encoding)
 
     def write(self, text: str, marked: bool = False) -> None:
-        """Plain text; the same, marked or not."""
-        sys.stdout.write(make_printable(text, LINE_END | SPARKS if self.unicode else LINE_END))
+        """Text with its marks, or harmless text."""
+        is_ready = marked and self.markup is not PLAIN
+        sys.stdout.write(text if is_ready else make_readable(text, self._encoding))
         sys.stdout.flush()
 
     def write_document(self, text: str) -> None:
@@ -79,7 +88,8 @@ class TerminalScreen:
 
     def write_error(self, line: str) -> None:
         """On standard error."""
-        sys.stderr.write(make_printable(line) + "\n")
+        encoding = sys.stderr.encoding if sys.stderr.isatty() else "ascii"
+        sys.stderr.write(make_readable(line, encoding or "ascii") + "\n")
 
     def watch(self) -> ContextManager[ReportProgress]:
         """A bar."""
@@ -90,6 +100,7 @@ class DebuggerScreen:
     """The command window of a debugger, by pykd: DML in pieces, 100 columns, no cursor to move."""
 
     columns = _WINDOW_COLUMNS
+    lines: Optional[int] = None
     unicode = False
     takes_documents = False
 
@@ -116,13 +127,26 @@ class DebuggerScreen:
         return LineProgress(self.write_error)
 
 
-def open_screen() -> Screen:
-    """The debugger's command window if one runs this script, else standard output."""
+def open_screen(color: Optional[bool] = None) -> Screen:
+    """The debugger's command window if one runs this script, else standard output; ``color``: None: where it fits."""
     pykd = find_debugger()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # a shell closed it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the life of the process
-    return TerminalScreen() if pykd is None else DebuggerScreen(pykd)
+    return TerminalScreen(color) if pykd is None else DebuggerScreen(pykd)
+
+
+def _takes_ansi(is_terminal: bool) -> bool:
+    """Whether escape sequences are understood; Windows' console has to be told to, which this does."""
+    if sys.platform != "win32" or not is_terminal:
+        return True
+    import ctypes
+
+    kernel = ctypes.windll.kernel32
+    handle, mode = kernel.GetStdHandle(-11), ctypes.c_ulong()
+    processed_and_virtual = 0x1 | 0x4
+    known = kernel.GetConsoleMode(handle, ctypes.byref(mode))
+    return bool(known and kernel.SetConsoleMode(handle, mode.value | processed_and_virtual))
 
 
 def silence_output() -> None:

@@ -26,6 +26,9 @@ MIN_PATH_COLUMNS = 12
 """With less room the dumps' paths are left out: their hosts name them too."""
 
 _HEADERS = ("Host", "Status", "Taken (UTC)", "Up", "Tag", "Type", "Bytes", "Driver")
+_SPARE = ("Up", "Taken (UTC)")
+"""What goes first where lines are short: hosts and drivers stay."""
+
 _ALIGN = ("left", "left", "left", "right", "left", "left", "right", "left")
 
 
@@ -93,7 +96,7 @@ def _cells(row: DumpRow) -> Sequence[str]:
 
 def _dump_table(cells: Sequence[Sequence[str]], paths: Sequence[str], width: int) -> List[str]:
     """The table with the paths in what is left of the line; of a long one its end."""
-    table = format_table(_HEADERS, cells, _ALIGN, width)
+    table = format_table(_HEADERS, cells, _ALIGN, width, _SPARE)
     left = len(table[1]) + 2
     room = min(width - left, max(map(len, paths)))
     if room < MIN_PATH_COLUMNS:

@@ -12,6 +12,9 @@ from pykdext.units import format_bytes, format_day
 SPARKLINE_MIN_COLUMNS, SPARKLINE_MAX_COLUMNS = 6, 30
 
 _HEADERS = ("Host", "Tag", "Type", "Dumps", "First", "Last", "First bytes", "Last bytes", "Per hour")
+_SPARE = ("Dumps", "First bytes", "First")
+"""What goes first where lines are short: how fast it grows stays."""
+
 _ALIGN = ("left", "left", "left", "right", "left", "left", "right", "right", "right")
 
 
@@ -32,7 +35,7 @@ def render_history_text(lines: Sequence[HistoryLine], width: int, unicode: bool,
         )
         for line in shown
     ]
-    table = format_table(_HEADERS, cells, _ALIGN, width)
+    table = format_table(_HEADERS, cells, _ALIGN, width, _SPARE)
     left = len(table[1]) + 2
     columns = min(width - left, SPARKLINE_MAX_COLUMNS, max((len(line.samples) for line in shown), default=0))
     if columns >= SPARKLINE_MIN_COLUMNS:

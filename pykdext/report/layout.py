@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Iterable, List, Optional, Sequence
+from typing import Iterable, List, Optional, Sequence, Tuple
 
 import tabulate
 
@@ -12,20 +12,67 @@ from pykdext.printable import make_printable
 _HELD_BLANK = "\ue000"
 """Stands for a blank while a table is laid out; no printable cell has it."""
 
+MIN_TEXT_COLUMNS = 12
+"""No text of a table is made shorter than this."""
+
 
 def format_table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str], width: Optional[int] = None
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    align: Sequence[str],
+    width: Optional[int] = None,
+    spare: Sequence[str] = (),
 ) -> List[str]:
-    """Lines of a table of ready texts: headers, rule, a line for each row; longer ones are cut at ``width``.
+    """Lines of a table of ready texts: headers, rule, a line for each row.
 
-    The blanks of tags are kept, nothing is taken for a number, and no text breaks its line.
+    What is wider than ``width`` loses ``spare`` columns, in this order, then characters of its widest texts, and is cut
+    in the end. The blanks of tags are kept, nothing is taken for a number, and no text breaks its line.
     """
     printable = [[_hold_blanks(make_printable(cell, frozenset())) for cell in row] for row in (headers, *rows)]
-    columns = [max(map(len, column)) for column in zip(*printable)]
+    if width is not None:
+        printable, align = _fit(printable, align, width, spare)
     table: str = tabulate.tabulate(printable, tablefmt="plain", colalign=align, disable_numparse=True)
     lines = table.replace(_HELD_BLANK, " ").split("\n")
-    lines.insert(1, "  ".join("-" * column for column in columns))
+    lines.insert(1, "  ".join("-" * columns for columns in _measure(printable)))
     return [cut(line.rstrip(), width) for line in lines]
+
+
+def _fit(
+    cells: List[List[str]], align: Sequence[str], width: int, spare: Sequence[str]
+) -> Tuple[List[List[str]], Sequence[str]]:
+    """The cells and alignments of a table that fits, if spare columns and shorter texts let it."""
+    cells, align = leave_out_columns(cells, align, width, spare)
+    texts = [number for number, side in enumerate(align) if side == "left"]
+    excess = _total(cells) - width
+    if excess > 0 and texts:
+        columns = _measure(cells)
+        widest = max(texts, key=lambda number: columns[number])
+        room = max(columns[widest] - excess, len(cells[0][widest]), MIN_TEXT_COLUMNS)
+        cells = [[cut(cell, room) if number == widest else cell for number, cell in enumerate(row)] for row in cells]
+    return cells, align
+
+
+def leave_out_columns(
+    cells: List[List[str]], align: Sequence[str], width: int, spare: Sequence[str]
+) -> Tuple[List[List[str]], Sequence[str]]:
+    """Cells (headers first) and alignments, without as many spare columns, in this order, as make lines fit."""
+    for name in spare:
+        if _total(cells) <= width:
+            break
+        if name in cells[0]:
+            gone = cells[0].index(name)
+            cells = [[*row[:gone], *row[gone + 1 :]] for row in cells]
+            align = [*align[:gone], *align[gone + 1 :]]
+    return cells, align
+
+
+def _measure(cells: Sequence[Sequence[str]]) -> List[int]:
+    return [max(map(len, column)) for column in zip(*cells)]
+
+
+def _total(cells: Sequence[Sequence[str]]) -> int:
+    columns = _measure(cells)
+    return sum(columns) + 2 * (len(columns) - 1)
 
 
 def _hold_blanks(cell: str) -> str:

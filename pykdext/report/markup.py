@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
-from pykdext.printable import make_printable
+from pykdext.printable import make_printable, make_readable
 
 
 class Markup(Protocol):
@@ -42,6 +42,27 @@ class PlainMarkup:
 
 
 PLAIN = PlainMarkup()
+
+
+class AnsiMarkup:
+    """A terminal that knows bold (ECMA-48): words stand out, and lead nowhere. ``encoding``: what it can show."""
+
+    folds = False
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+
+    def text(self, words: str) -> str:
+        """The words, kept on their line; control characters are shown, never sent."""
+        return make_readable(words, self._encoding, frozenset())
+
+    def strong(self, words: str) -> str:
+        """Bold."""
+        return f"\x1b[1m{self.text(words)}\x1b[0m"
+
+    def link(self, words: str, command: str) -> str:
+        """The words."""
+        return self.text(words)
 
 
 class Mark(NamedTuple):

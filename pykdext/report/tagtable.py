@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import List, Mapping, Optional, Sequence
 
 from pykdext.model import PoolKind, PoolSnapshot, PoolTag, TagDescription, TagUsage, UsageRow
-from pykdext.report.layout import format_table, warning_lines, wrap
+from pykdext.report.layout import format_table, leave_out_columns, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, render_lines
 from pykdext.report.sentences.owners import describe
 from pykdext.report.sentences.states import subject_lines
 from pykdext.units import format_count
+
+MIN_DESCRIPTION_COLUMNS = 20
+
+SPARE = ("Per Alloc", "Frees", "Allocs")
+"""Columns that go where lines are short, so that the driver is seen."""
 
 Descriptions = Mapping[PoolTag, TagDescription]
 
@@ -80,9 +85,11 @@ def _described_table(
     width: int,
 ) -> List[str]:
     """The table with one more column that takes what is left of ``width``."""
-    lines = format_table(headers, cells, align)
     if not cells:
-        return lines
+        return format_table(headers, cells, align)
+    room = width - MIN_DESCRIPTION_COLUMNS - 2
+    (headers, *cells), align = leave_out_columns([list(row) for row in (headers, *cells)], align, room, SPARE)
+    lines = format_table(headers, cells, align)
     left = len(lines[1]) + 2
     room = width - left
     words = ["Driver and use", "-" * max(0, room)]

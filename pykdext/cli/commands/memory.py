@@ -55,6 +55,7 @@ def _report_memory(options: MemoryOptions, call: Invocation) -> Outcome:
         document=lambda: render_memory_json(report),
         rows=lambda: render_memory_csv(report),
         page=render_page,
+        verdict=report.verdict,
         is_complete=report.sheet is not None or report.frames is not None,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from pykdext.cli.answers import TABLE, Command, Invocation, Look, Outcome, list_forms, open_source
 from pykdext.cli.arguments import (
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pykdext.model.selection import Selection
 
 _POOLMON, _POOLUSED = "poolmon", "poolused"
+
+_TOP_ON_TERMINAL = 25
+"""Rows that a terminal gets unless somebody asks for more."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,13 @@ def _show_usage(options: UsedOptions, call: Invocation) -> Outcome:
     from pykdext.model.selection import Selection, select_tags, select_usages
     from pykdext.report.csvtext import render_tags_csv, render_usages_csv
 
+    shown_at_once = _TOP_ON_TERMINAL if call.screen.lines is not None and not options.output else None
     pools = (PoolKind(options.pool),) if options.pool else tuple(PoolKind)
     selection = Selection(pools, options.tag, options.sort, options.top)
     with open_source(options, call) as source:
         snapshot = source.snapshot
     return Outcome(
-        text=lambda look: _render_text(snapshot, selection, options, look),
+        text=lambda look: _render_text(snapshot, selection, options, look, shown_at_once),
         document=lambda: _render_json(snapshot, selection),
         rows=lambda: (
             render_tags_csv(select_tags(snapshot, selection))
@@ -84,19 +88,30 @@ def _render_json(snapshot: PoolSnapshot, selection: Selection) -> str:
     return render_snapshot_json(snapshot, chosen)
 
 
-def _render_text(snapshot: PoolSnapshot, selection: Selection, options: UsedOptions, look: Look) -> str:
+def _render_text(
+    snapshot: PoolSnapshot, selection: Selection, options: UsedOptions, look: Look, shown_at_once: Optional[int]
+) -> str:
+    """The table; of one that nobody limited ``shown_at_once`` rows, with a line that says so."""
     from pykdext.model.selection import select_tags, select_usages
     from pykdext.pipeline import TagLists
     from pykdext.report.tagtable import render_poolmon_text, render_poolused_text
 
     lists = TagLists.load(options.pooltags)
+    top = shown_at_once if selection.top is None else None
     if options.view == _POOLUSED:
         tags = select_tags(snapshot, selection)
-        described = lists.describe_tags(row.tag for row in tags)
-        return render_poolused_text(snapshot, tags, described, look.width, look.markup)
-    usages = select_usages(snapshot, selection)
-    described = lists.describe_tags(row.tag for row in usages)
-    return render_poolmon_text(snapshot, usages, described, look.width, look.markup)
+        described = lists.describe_tags(row.tag for row in tags[:top])
+        text = render_poolused_text(snapshot, tags[:top], described, look.width, look.markup)
+        hidden = len(tags) - len(tags[:top])
+    else:
+        usages = select_usages(snapshot, selection)
+        described = lists.describe_tags(row.tag for row in usages[:top])
+        text = render_poolmon_text(snapshot, usages[:top], described, look.width, look.markup)
+        hidden = len(usages) - len(usages[:top])
+    if not hidden:
+        return text
+    hint = f"{hidden:,} more rows are not shown on a terminal: --top N shows N, -o FILE takes all"
+    return f"{text}{look.markup.text(hint)}\n"
 
 
 COMMAND = Command(

@@ -64,6 +64,7 @@ def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:
         document=lambda: render_report_json(report),
         rows=lambda: render_suspects_csv(report.suspects),
         page=render_page,
+        verdict=report.verdict,
         is_complete=report.snapshot.coverage.is_complete,
         lacks=describe_lacks_of(report.snapshot),
     )

@@ -1,0 +1,152 @@
+"""What a terminal gets: words that stand out, letters of all scripts, the verdict twice, no flood of rows."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from dumps.forge import forge
+from pykdext.cli.main import main
+from pykdext.report.layout import format_table
+
+BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
+
+
+class Terminal(io.StringIO):
+    def __init__(self, encoding="utf-8"):
+        super().__init__()
+        self._encoding = encoding
+
+    encoding = property(lambda self: self._encoding)
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory):
+    path = tmp_path_factory.mktemp("dump") / "MEMORY.DMP"
+    forge("pipo", build=19041).save(path)
+    return path
+
+
+@pytest.fixture
+def show(monkeypatch):
+    def run(*words, encoding="utf-8", lines=500, columns=100, **environment):
+        for name in ("NO_COLOR", "TERM"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {"LINES": str(lines), "COLUMNS": str(columns), **environment}.items():
+            monkeypatch.setenv(name, value)
+        terminal = Terminal(encoding)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        main([str(word) for word in words])
+        return terminal.getvalue()
+
+    return run
+
+
+def verdicts(text):
+    return text.count(f"{BOLD}Tag Pipo holds")
+
+
+def test_the_verdict_stands_out(show, dump):
+    text = show(dump)
+    assert verdicts(text) == 1
+    assert text.count(BOLD) == text.count(PLAIN) == text.count("\x1b") // 2
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [([], {"NO_COLOR": "1"}), ([], {"TERM": "dumb"}), (["--color", "never"], {})],
+)
+def test_what_switches_it_off(show, dump, words, environment):
+    assert "\x1b" not in show(dump, *words, **environment)
+
+
+def test_a_pipe_has_it_only_when_it_is_asked_for(dump, capsys):
+    main([str(dump)])
+    assert "\x1b" not in capsys.readouterr().out
+    main([str(dump), "--color", "always"])
+    assert verdicts(capsys.readouterr().out) == 1
+
+
+def test_a_file_never_has_it(show, dump, tmp_path):
+    assert show(dump, "-o", tmp_path / "out.txt", "--color", "always") == ""
+    assert "\x1b" not in (tmp_path / "out.txt").read_text()
+
+
+def test_the_verdict_is_said_again_where_its_first_lines_are_gone(show, dump):
+    short = show(dump, lines=10)
+    assert verdicts(short) == 2
+    assert short.rstrip().endswith(f"(proven).{PLAIN}")
+    assert show(dump, lines=10, NO_COLOR="1").count("Tag Pipo holds") == 2
+
+
+def test_a_terminal_gets_the_largest_rows_and_how_many_more(show, dump, capsys):
+    for view in ("poolmon", "poolused"):
+        text = show("used", dump, "--view", view)
+        assert len([line for line in text.splitlines() if line[4:5] in (" ", "") and "," in line]) <= 30
+        assert "more rows are not shown on a terminal" in text
+        assert "more rows" not in show("used", dump, "--view", view, "--top", 200)
+    assert "25 rows shown" in show("used", dump)
+
+
+def test_a_pipe_gets_all_rows(dump, capsys):
+    main(["used", str(dump)])
+    out = capsys.readouterr().out
+    assert "more rows" not in out and len(out.splitlines()) > 150
+
+
+@pytest.fixture
+def named(dump, tmp_path):
+    path = tmp_path / "Müller-Сервер-日本.dmp"
+    path.write_bytes(dump.read_bytes())
+    return path
+
+
+def test_letters_that_the_terminal_can_show_are_shown(show, named):
+    assert "Müller-Сервер-日本.dmp: kernel" in show(named)
+    western = show(named, encoding="cp1252")
+    assert "Müller-\\u0421" in western and "Сервер" not in western
+    assert show(named, encoding="ascii").replace(BOLD, "").replace(PLAIN, "").isascii()
+
+
+def test_a_pipe_gets_escapes(named, capsys):
+    main([str(named)])
+    assert capsys.readouterr().out.isascii()
+
+
+def test_no_escape_of_a_name_reaches_the_terminal(show, dump, tmp_path):
+    path = tmp_path / "x\u202e\x9b2J.dmp"
+    path.write_bytes(dump.read_bytes())
+    text = show(path).replace(BOLD, "").replace(PLAIN, "")
+    assert "x\\u202e\\x9b2J.dmp" in text
+    assert not set(text) & set("\x1b\u202e\x9b")
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_every_width_shows_the_driver(show, dump, columns):
+    text = show("used", dump, "--tag", "CM31", columns=columns)
+    assert "Driver and use" in text and "nt: Reg" in text
+    assert max(map(len, text.splitlines()[6:9])) <= columns
+
+
+def test_a_batch_and_its_history_in_80_columns(show, dump, tmp_path):
+    store = tmp_path / "fleet.sqlite"
+    text = show("batch", dump, "--jobs", 1, "--store", store, "--host-from", "name", columns=80)
+    table = text[text.index("Host  ") :].splitlines()
+    assert "Driver" in table[0] and "pippo.sys" in table[2] and max(map(len, table[:3])) <= 80
+    head, _, line = show("history", "Pipo", "--store", store, columns=80).splitlines()[:3]
+    assert head.rstrip().endswith("Per hour") and line.rstrip().endswith("MB")
+
+
+def test_a_table_gives_spare_columns_up_before_letters():
+    rows = [["a" * 30, "1", "b" * 10], ["c", "22", "d"]]
+    align = ("left", "right", "left")
+    assert max(map(len, format_table(("Name", "N", "Driver"), rows, align))) == 46
+    spared = format_table(("Name", "N", "Driver"), rows, align, 42, ("N",))
+    assert spared[0].split() == ["Name", "Driver"] and spared[2].endswith("b" * 10)
+    cut = format_table(("Name", "N", "Driver"), rows, align, 30, ("N",))
+    assert cut[2] == "a" * 15 + "...  " + "b" * 10
