@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from pykdext.kernel.pool.inference import MAX_ROW_BITS, MIN_ROW_BITS
 from pykdext.kernel.pool.layouts import TrackerLayout, is_printable
 from pykdext.model import PROTECTED_POOL
 from pykdext.targets.protocol import PAGE_BYTES
@@ -33,6 +34,9 @@ _FACTOR = 40543
 _FEWEST_PLACED = 16
 _PLACED_SHARE = 0.3
 """A hash that puts so many tags of a table where they are is the kernel's; chance puts one in twenty there."""
+
+_SURELY_PLACED_SHARE = 0.8
+"""So many tags of half a table fit the right number of rows; of a wrong one every second tag does at most."""
 
 _MISPLACED_SHARE = 0.25
 """A page with so many rows in wrong places is not the table's."""
@@ -148,6 +152,29 @@ def doubt_rows(layout: TrackerLayout, tables: Sequence[TableRows]) -> None:
         _Weighing(layout, tables).weigh()
 
 
+def find_hashed_row_count(read_table: Callable[[int], TableRows]) -> Optional[int]:
+    """How many rows a table has whose tags stand where a hash of that many rows puts them; None if no hash does.
+
+    ``read_table`` gives the first rows of the table, as many as asked for. The upper half of a table tells: its tags
+    would be elsewhere in a longer one, and in the lower half of a shorter one.
+    """
+    best = None
+    for bits in range(MIN_ROW_BITS, MAX_ROW_BITS + 1):
+        count = (1 << bits) + 1
+        table = read_table(count)
+        half = range(count // 2, count - 1)
+        used = [(row, table.keys[row]) for row in half if table.keys[row]]
+        if not any(table.present[row] for row in half):
+            break
+        reach = _find_reach([table], count - 2)
+        placed = max(sum((row - hash_key(key) & count - 2) <= reach[row] for row, key in used) for hash_key in _HASHES)
+        if len(used) >= 4 and placed >= _SURELY_PLACED_SHARE * len(used):
+            best = count
+        elif best is not None:
+            break
+    return best
+
+
 def doubt_strange_rows(layout: TrackerLayout, table: TableRows) -> None:
     """Note which rows of the expansion table are not believed: it is filled row by row, with tags, and has no hash."""
     used = [row for row, key in enumerate(table.keys) if key]
@@ -215,18 +242,7 @@ class _Weighing:
         return best if most >= max(_FEWEST_PLACED, _PLACED_SHARE * len(pairs)) else None
 
     def _reach(self) -> List[int]:
-        """For each row how many rows right before it hold tags, or may: so far it may stand from its hash."""
-        taken = bytearray(self._mask + 1)
-        for row in range(self._mask + 1):
-            believed = [table for table in self._tables if table.present[row] and row not in table.doubts]
-            taken[row] = not believed or any(table.keys[row] for table in believed)
-        reach = [0] * (self._mask + 1)
-        length = 0
-        for step in range(2 * len(reach)):
-            row = step & self._mask
-            reach[row] = min(length, self._mask)
-            length = length + 1 if taken[row] else 0
-        return reach
+        return _find_reach(self._tables, self._mask)
 
     def _is_placed(self, hash_key: Callable[[int], int], reach: List[int], row: int, key: int) -> bool:
         if row > self._mask:
@@ -321,6 +337,21 @@ class _Weighing:
             and not any(table.data[page.start : end])
             and not all(row in table.doubts for row in inside)
         )
+
+
+def _find_reach(tables: Sequence[TableRows], mask: int) -> List[int]:
+    """For each row how many rows right before it hold tags, or may: so far it may stand from its hash."""
+    taken = bytearray(mask + 1)
+    for row in range(mask + 1):
+        believed = [table for table in tables if table.present[row] and row not in table.doubts]
+        taken[row] = not believed or any(table.keys[row] for table in believed)
+    reach = [0] * (mask + 1)
+    length = 0
+    for step in range(2 * len(reach)):
+        row = step & mask
+        reach[row] = min(length, mask)
+        length = length + 1 if taken[row] else 0
+    return reach
 
 
 def _count_numbers(data: bytes) -> int:

@@ -1,15 +1,18 @@
 """Finding the tag tables' variables without symbols, from the address of ``PoolTrackTable`` alone.
 
 The linker keeps the pool's variables within a few pages of each other in all 213 x64 kernels of
-JPCERTCC/Windows-Symbol-Tables (never more than 4088h bytes apart), but in ever-changing order. So the neighbourhood
-is searched for values that only these variables have.
+JPCERTCC/Windows-Symbol-Tables (never more than 4088h bytes apart), but in ever-changing order, and kernels that nobody
+has seen may keep them anywhere. So the neighbourhood is searched first, then all data of nt that can be written, for
+values that only these variables have; and what the pointers lead to must look like tables of the same tags.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Dict, List, Optional, Tuple
+from typing import Iterator, List, Optional, Set, Tuple
 
+from pykdext.errors import MemoryReadError
+from pykdext.images.image import Image
 from pykdext.model import Machine
 from pykdext.targets.protocol import PAGE_BYTES, Target
 
@@ -20,49 +23,118 @@ MAX_PROCESSORS = 2048
 """Slots of ExPoolTagTables in the newest kernels."""
 
 
-class Neighbourhood:
-    """The pointer-sized words around a variable, as far as they are in memory."""
+_HEAD_BYTES = 4 * PAGE_BYTES
+_FEWEST_COMMON_TAGS = 8
+"""Two tables of one kernel have more tags than these in the same places of their first pages."""
 
-    def __init__(self, target: Target, variable: int) -> None:
-        size = target.pointer_size
-        pattern = "<Q" if size == 8 else "<I"
-        self._variable = variable
+MAX_DATA_BYTES = 64 << 20
+"""Of nt's data that is searched; real kernels have a few megabytes."""
+
+
+class KernelData:
+    """The kernel's variables, as far as they are in memory: those around one of them, and all others."""
+
+    def __init__(self, target: Target, variable: int, nt: Optional[Image]) -> None:
+        self._target = target
         self._machine = target.machine
-        self._pointer_size = size
-        self._words: Dict[int, int] = {}
+        self._pointer_size = target.pointer_size
+        self._variable = variable
+        self._nt = nt
         start = variable - NEIGHBOURHOOD_BYTES
-        for address, data in target.read_present(start, 2 * NEIGHBOURHOOD_BYTES):
-            skip = -address % size
-            end = len(data) - (len(data) - skip) % size
-            for index, (word,) in enumerate(struct.iter_unpack(pattern, data[skip:end])):
-                self._words[address + skip + index * size] = word
+        self._near = list(target.read_present(start, 2 * NEIGHBOURHOOD_BYTES))
 
     def find_processor_tables(self, first_table: int, processors: Optional[int]) -> Optional[Tuple[int, ...]]:
-        """The pointers of ``ExPoolTagTables``, or None if they are not here or several runs could be them.
+        """The pointers of ``ExPoolTagTables``, or None if they are not found or several runs could be them.
 
         They are a run that starts with processor 0's table and has one pointer for each processor.
         """
         wanted = processors or 1
-        runs = set()
-        for address, word in self._words.items():
-            if word == first_table and address != self._variable:
-                run = self._table_pointers(address)
-                if len(run) >= wanted:
-                    runs.add(run)
-        return runs.pop() if len(runs) == 1 else None
+        for parts in (iter(self._near), self._iter_data()):
+            runs: Set[Tuple[int, ...]] = set()
+            for address, data in parts:
+                for at in self._find_pointers(address, data, first_table):
+                    run = self._confirm(self._table_pointers(data, at), wanted)
+                    if len(run) >= wanted:
+                        runs.add(run)
+            if runs:
+                return runs.pop() if len(runs) == 1 else None
+        return None
 
-    def _table_pointers(self, address: int) -> Tuple[int, ...]:
+    def _iter_data(self) -> Iterator[Tuple[int, bytes]]:
+        """The sections of nt that can be written."""
+        if self._nt is None:
+            return
+        room = MAX_DATA_BYTES
+        for section in self._nt.sections:
+            if section.writable and section.known and room > 0:
+                for rva, data in self._nt.iter_range(section.rva, min(section.size, room)):
+                    yield self._nt.module.base + rva, data
+                room -= section.size
+
+    def _find_pointers(self, address: int, data: bytes, pointer: int) -> Iterator[int]:
+        """Where in ``data`` the pointer stands, the variable of processor 0's table itself left out."""
+        pattern = pointer.to_bytes(self._pointer_size, "little")
+        at = data.find(pattern)
+        while at >= 0:
+            if (address + at) % self._pointer_size == 0 and address + at != self._variable:
+                yield at
+            at = data.find(pattern, at + 1)
+
+    def _table_pointers(self, data: bytes, at: int) -> List[int]:
         run: List[int] = []
-        while len(run) < MAX_PROCESSORS and is_table_pointer(self._words.get(address, 0), self._machine):
-            run.append(self._words[address])
-            address += self._pointer_size
-        return tuple(run)
+        size = self._pointer_size
+        while len(run) < MAX_PROCESSORS:
+            word = int.from_bytes(data[at : at + size], "little")
+            if len(data) - at < size or not is_table_pointer(word, self._machine):
+                break
+            run.append(word)
+            at += size
+        return run
+
+    def _confirm(self, run: List[int], wanted: int) -> Tuple[int, ...]:
+        """The run up to the first pointer that leads to no table, or beyond the processors to what none confirms."""
+        first = self._read_head(run[0])
+        confirmed = [run[0]]
+        for number, table in enumerate(run[1:], 1):
+            likeness = _compare_tables(first, self._read_head(table))
+            if likeness is False or (likeness is None and number >= wanted):
+                break
+            confirmed.append(table)
+        return tuple(confirmed)
+
+    def _read_head(self, table: int) -> bytes:
+        try:
+            return self._target.read_virtual(table, _HEAD_BYTES)
+        except MemoryReadError:
+            return next((data for at, data in self._target.read_present(table, _HEAD_BYTES) if at == table), b"")
 
     def find_row_counts(self) -> Tuple[int, ...]:
-        """Row counts 2^k + 1 that stand here together with their hash mask 2^k - 1, ascending."""
-        values = set(self._words.values())
+        """Row counts 2^k + 1 that stand near the variable together with their hash mask 2^k - 1, ascending."""
+        code = "<Q" if self._pointer_size == 8 else "<I"
+        values: Set[int] = set()
+        for address, data in self._near:
+            skip = -address % self._pointer_size
+            end = len(data) - (len(data) - skip) % self._pointer_size
+            values.update(word for (word,) in struct.iter_unpack(code, data[skip:end]))
         counts = ((1 << bits) + 1 for bits in range(MIN_ROW_BITS, MAX_ROW_BITS + 1))
         return tuple(count for count in counts if count in values and count - 2 in values)
+
+
+def _compare_tables(one: bytes, other: bytes) -> Optional[bool]:
+    """Whether two tables have tags in the same places; None where one of them is not there, or holds nothing."""
+    size = min(len(one), len(other)) & ~3
+    if not any(one[:size]) or not any(other[:size]):
+        return None
+    tags = set(_iter_tags(one[:size]))
+    common = sum(1 for tag in set(_iter_tags(other[:size])) if tag in tags)
+    return common >= min(_FEWEST_COMMON_TAGS, len({word for _, word in tags}))
+
+
+def _iter_tags(data: bytes) -> Iterator[Tuple[int, int]]:
+    """Place and value of every word of four printable characters."""
+    for place, (word,) in enumerate(struct.iter_unpack("<I", data)):
+        if word and all(0x20 <= byte < 0x7F for byte in (word & 0x7FFFFFFF).to_bytes(4, "little")):
+            yield place, word
 
 
 def is_table_pointer(word: int, machine: Machine) -> bool:

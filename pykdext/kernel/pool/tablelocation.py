@@ -7,7 +7,7 @@ from typing import List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.pool.inference import MAX_PROCESSORS, Neighbourhood, is_row_count, is_table_pointer
+from pykdext.kernel.pool.inference import MAX_PROCESSORS, KernelData, is_row_count, is_table_pointer
 
 _FIRST_BUILD_OF_VISTA = 6000
 
@@ -20,6 +20,7 @@ class TableLocation:
         tables: address of each processor's table, processor 0 first, no address twice.
         expected: how many tables there should be; None if neither the target nor the kernel says.
         row_count: rows of each table; None if it must be derived from the rows themselves.
+        is_count_certain: a symbol gave it, not a search for such numbers.
         expansion: address of the expansion table: 0 if the kernel has none, None if it is not known.
         expansion_rows: its length, None if it is not known.
         located_by: the source of symbols that led to the processors' tables.
@@ -29,6 +30,7 @@ class TableLocation:
     tables: Tuple[int, ...]
     expected: Optional[int]
     row_count: Optional[int]
+    is_count_certain: bool
     expansion: Optional[int]
     expansion_rows: Optional[int]
     located_by: str
@@ -77,15 +79,17 @@ class _Locator:
         self._source = source
         self._first = first_table
         self._processors = kernel.target.facts.processors
-        self._neighbourhood: Optional[Neighbourhood] = None
+        self._data: Optional[KernelData] = None
         self._warnings: List[str] = []
 
     def locate(self) -> TableLocation:
         tables, located_by = self._processor_tables()
+        row_count = self._known_row_count()
         return TableLocation(
             tables=tuple(dict.fromkeys(tables)),
             expected=self._expected_tables(len(tables)),
-            row_count=self._row_count(),
+            row_count=row_count or self._likely_row_count(),
+            is_count_certain=row_count is not None,
             expansion=self._kernel.find_variable("PoolTrackTableExpansion"),
             expansion_rows=self._kernel.find_variable("PoolTrackTableExpansionSize"),
             located_by=located_by,
@@ -102,7 +106,7 @@ class _Locator:
                 f"nt!ExPoolTagTables at 0x{array.address:x} ({array.source}) does not begin with processor 0's table: "
                 "not used"
             )
-        inferred = self._nearby().find_processor_tables(self._first, self._processors)
+        inferred = self._kernel_data().find_processor_tables(self._first, self._processors)
         if inferred is not None:
             return inferred, "inference"
         if self._processors != 1 and not self._is_single_table_kernel:
@@ -135,16 +139,19 @@ class _Locator:
                 break
         return tuple(tables)
 
-    def _row_count(self) -> Optional[int]:
+    def _known_row_count(self) -> Optional[int]:
         count = self._kernel.find_variable("PoolTrackTableSize")
         if count is not None and is_row_count(count):
             return count
         if count is not None:
             self._warnings.append(f"nt!PoolTrackTableSize: found {count}, expected a power of two plus one: not used")
-        counts = self._nearby().find_row_counts()
+        return None
+
+    def _likely_row_count(self) -> Optional[int]:
+        counts = self._kernel_data().find_row_counts()
         return counts[0] if len(counts) == 1 else None
 
-    def _nearby(self) -> Neighbourhood:
-        if self._neighbourhood is None:
-            self._neighbourhood = Neighbourhood(self._kernel.target, self._variable)
-        return self._neighbourhood
+    def _kernel_data(self) -> KernelData:
+        if self._data is None:
+            self._data = KernelData(self._kernel.target, self._variable, self._kernel.nt)
+        return self._data

@@ -11,7 +11,13 @@ from typing import Dict, Iterable, List, Tuple
 
 from pykdext.errors import TargetError
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.pool.believed import TableRows, doubt_rows, doubt_strange_rows, gather_rows
+from pykdext.kernel.pool.believed import (
+    TableRows,
+    doubt_rows,
+    doubt_strange_rows,
+    find_hashed_row_count,
+    gather_rows,
+)
 from pykdext.kernel.pool.inference import MAX_ROW_BITS, MIN_ROW_BITS
 from pykdext.kernel.pool.layouts import TrackerLayout, find_described_layout, find_tracker_layout
 from pykdext.kernel.pool.plausible import Weighed, doubt_counters
@@ -101,7 +107,7 @@ class _TableReader:
         self.warnings = list(location.warnings)
         self._heads = [tuple(self._target.read_present(table, _HEAD_BYTES)) for table in location.tables]
         self._layout = self._find_layout()
-        self._row_count = location.row_count or self._derive_row_count()
+        self._row_count = self._find_row_count()
 
     def _find_layout(self) -> TrackerLayout:
         tables = self._location.tables
@@ -118,6 +124,25 @@ class _TableReader:
         if not layout.fits_build(self._target.machine, self._build):
             self.warnings.append(f"the tag tables have {layout.name}, which build {self._build} is not known for")
         return layout
+
+    def _find_row_count(self) -> int:
+        """By its symbol; else by the hash that the tags of the first table fit, and only then by what was found."""
+        location = self._location
+        if location.row_count is not None and location.is_count_certain:
+            return location.row_count
+        hashed = find_hashed_row_count(self._read_first_table)
+        if hashed is None:
+            return location.row_count or self._derive_row_count()
+        if location.row_count not in (None, hashed):
+            self.warnings.append(
+                f"the number of rows is not known: {location.row_count} stands near nt!PoolTrackTable, and the tags "
+                f"are in places of {hashed} rows, which is taken"
+            )
+        return hashed
+
+    def _read_first_table(self, row_count: int) -> TableRows:
+        base = self._location.tables[0]
+        return self._gather(self._target.read_present(base, row_count * self._layout.row_bytes), base, row_count)
 
     def _derive_row_count(self) -> int:
         """The largest 2^k + 1 rows that are in memory and read as rows."""
