@@ -35,6 +35,8 @@ _FEWEST_PLACED = 16
 _PLACED_SHARE = 0.3
 """A hash that puts so many tags of a table where they are is the kernel's; chance puts one in twenty there."""
 
+_FEWEST_IN_HALF = 4
+_HALVES_MISSED = 3
 _SURELY_PLACED_SHARE = 0.8
 """So many tags of half a table fit the right number of rows; of a wrong one every second tag does at most."""
 
@@ -158,7 +160,7 @@ def find_hashed_row_count(read_table: Callable[[int], TableRows]) -> Optional[in
     ``read_table`` gives the first rows of the table, as many as asked for. The upper half of a table tells: its tags
     would be elsewhere in a longer one, and in the lower half of a shorter one.
     """
-    best = None
+    best, missed = None, 0
     for bits in range(MIN_ROW_BITS, MAX_ROW_BITS + 1):
         count = (1 << bits) + 1
         table = read_table(count)
@@ -168,10 +170,12 @@ def find_hashed_row_count(read_table: Callable[[int], TableRows]) -> Optional[in
             break
         reach = _find_reach([table], count - 2)
         placed = max(sum((row - hash_key(key) & count - 2) <= reach[row] for row, key in used) for hash_key in _HASHES)
-        if len(used) >= 4 and placed >= _SURELY_PLACED_SHARE * len(used):
-            best = count
-        elif best is not None:
-            break
+        if len(used) >= _FEWEST_IN_HALF and placed >= _SURELY_PLACED_SHARE * len(used):
+            best, missed = count, 0
+        elif best is not None:  # a page may be damaged, or the table has ended
+            missed += 1
+            if missed == _HALVES_MISSED:
+                break
     return best
 
 

@@ -108,8 +108,9 @@ def test_no_damaged_page_counts_as_read(machines, tmp_path, arch, build, kind):
         assert any("not believed" in warning for warning in snapshot.warnings)
         for tag, row in machine.truth.tags.items():
             usage = counted(snapshot).get(tag)
-            if usage is not None:
-                assert usage[0].allocs <= row.nonpaged_allocs and usage[1].allocs <= row.paged_allocs
+            if usage is not None:  # counts of a part may be doubtful: more was freed there than allocated
+                assert (usage[0].allocs or 0) <= row.nonpaged_allocs
+                assert (usage[1].allocs or 0) <= row.paged_allocs
         if kind == "zeroed table":
             coverage = snapshot.coverage
             assert coverage.processor_tables_read == coverage.processor_tables_expected - 1
