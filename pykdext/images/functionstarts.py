@@ -40,9 +40,16 @@ _LONGEST_END = 6
 _PROLOGUE = re.compile(
     rb"(?:\x8b\xff)?\x55(?:\x8b\xec|\x89\xe5)"  # mov edi, edi; push ebp; mov ebp, esp
     rb"|\x6a.\x68....\xe8"  # push size; push table; call of the compiler's exception prologue
-    rb"|[\x53\x56\x57\x55][\x53\x56\x57\x55]\x8b",
+    rb"|[\x53\x55-\x57]{2,4}\x8b",  # push of registers that are kept; mov
     re.DOTALL,
 )
+_PROLOGUE_BEHIND_RETURN = re.compile(
+    rb"(?:\xc3|\xc2.\x00)(?=\x6a.\x68....\xe8"
+    rb"|(?:\x8b\xff)?\x55(?:\x8b\xec|\x89\xe5)"
+    rb"|[\x53\x55-\x57]{2,4}\x8b[\x44\x4c\x54\x5c\x6c\x74\x7c]\x24)",  # push ...; mov of a parameter
+    re.DOTALL,
+)
+"""A prologue right behind a return: of a function that perhaps nothing calls."""
 
 _BREAKPOINT = 0xCC
 _CALL = re.compile(rb"\xe8(?=(.{4}))", re.DOTALL)
@@ -53,6 +60,9 @@ _SHORT_REACH = 130
 _ARM64_FILLER = frozenset({0, 0xD503201F, 0xD43E0000})  # zeros, nop, brk 0xf000
 _ARM64_RETURNS = frozenset({0xD65F03C0, 0xD65F0BFF, 0xD65F0FFF})  # ret, retaa, retab
 _ARM64_JUMP = 0x05  # b: the upper six bits
+_ARM64_CALL_BYTE = re.compile(rb"[\x94-\x97]")  # the last one of bl
+_TABLE_REACH = 6
+"""Instructions before a jump to a register among which the one is that makes the address of a jump table's arm."""
 
 
 def read_code(image: Image) -> Pieces:
@@ -67,6 +77,12 @@ def find_x86_starts(image: Image) -> List[int]:
     starts.update(rva for rva in set(_iter_targets(code.pieces, _CALL)) if code.may_begin(rva))
     starts.update(rva for rva in (image.entry_rva, *read_exports(image).rvas.values()) if rva and code.holds(rva))
     starts.update(rva for rva in _iter_pointers(image, code.pieces) if code.begins_clearly(rva))
+    starts.update(
+        rva + match.end()
+        for rva, piece in code.pieces
+        for match in _PROLOGUE_BEHIND_RETURN.finditer(piece)
+        if not _is_jumped_to(piece, match.end())
+    )
     starts.update(_iter_filled_starts(code.pieces, starts))
     return sorted(starts)[:MAX_STARTS]
 
@@ -89,11 +105,13 @@ def find_x64_leaves(code: bytes, rva: int, call_targets: Sequence[int]) -> List[
 def find_arm64_starts(code: bytes, rva: int) -> List[int]:
     """Where functions begin in ARM64 code at ``rva`` that is known to begin with one.
 
-    A function ends with the return or jump that no branch before it passes over.
+    A function ends with the return or jump that no branch before it passes over; a jump to a register may lead on to
+    the arms of a switch.
     """
     starts: List[int] = []
     reached = begin = -1
-    for index, (word,) in enumerate(struct.iter_unpack("<I", code[: len(code) & -4])):
+    words = struct.unpack_from(f"<{len(code) // 4}I", code)
+    for index, word in enumerate(words):
         place = rva + 4 * index
         if begin < 0:
             if word in _ARM64_FILLER:
@@ -103,9 +121,34 @@ def find_arm64_starts(code: bytes, rva: int) -> List[int]:
         target = _arm64_branch_target(word, place)
         if target is not None and begin <= target < rva + len(code):
             reached = max(reached, target)
-        if place >= reached and (word in _ARM64_RETURNS or word >> 26 == _ARM64_JUMP):
+        is_end = word in _ARM64_RETURNS or word >> 26 == _ARM64_JUMP
+        if place >= reached and (is_end or _leaves_by_register(words, index)):
             begin = -1
     return starts
+
+
+def find_arm64_call_targets(pieces: Pieces) -> List[int]:
+    """What ARM64 code calls directly (``bl``): RVAs, ascending."""
+    targets = set()
+    for rva, code in pieces:
+        for match in _ARM64_CALL_BYTE.finditer(code):
+            offset = match.end() - 4
+            if offset >= 0 and (rva + offset) % 4 == 0:
+                steps = int.from_bytes(code[offset : offset + 4], "little") & 0x3FFFFFF
+                targets.add(rva + offset + 4 * (steps - (steps >> 25 << 26)))
+    return sorted(targets)
+
+
+def _leaves_by_register(words: Sequence[int], index: int) -> bool:
+    """Whether ``br`` stands there, of a register that no sum of a base and a table's entry was put into before."""
+    word = words[index]
+    if word & 0xFFFFFC1F != 0xD61F0000:
+        return False
+    register = word >> 5 & 31
+    for before in reversed(words[max(index - _TABLE_REACH, 0) : index]):
+        if before & 31 == register:
+            return before & 0x1F000000 != 0x0B000000  # add of two registers
+    return True
 
 
 def _arm64_branch_target(word: int, place: int) -> Optional[int]:

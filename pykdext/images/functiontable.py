@@ -12,6 +12,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from pykdext.images.functionstarts import (
     Pieces,
+    find_arm64_call_targets,
     find_arm64_starts,
     find_call_targets,
     find_x64_leaves,
@@ -89,6 +90,10 @@ class FunctionTable:
     def _call_targets(self) -> List[int]:
         return find_call_targets(self._code)
 
+    @cached_property
+    def _arm64_call_targets(self) -> List[int]:
+        return find_arm64_call_targets(self._code)
+
     def _find_by_flow(self, rva: int, gap_start: int, gap_end: int) -> Optional[FunctionBounds]:
         """The function around ``rva`` in code that the unwind table leaves out, from ``gap_start`` to ``gap_end``."""
         for piece_rva, piece in self._code:
@@ -112,7 +117,9 @@ class FunctionTable:
         return _FIND_STARTS[self.image.machine](self, code, rva)
 
     def _find_arm64_starts(self, code: bytes, rva: int) -> List[int]:
-        return find_arm64_starts(code, rva)
+        targets = self._arm64_call_targets
+        called = targets[bisect.bisect_left(targets, rva) : bisect.bisect_left(targets, rva + len(code))]
+        return sorted({*find_arm64_starts(code, rva), *called})
 
     def _find_x64_starts(self, code: bytes, rva: int) -> List[int]:
         return find_x64_leaves(code, rva, self._call_targets)

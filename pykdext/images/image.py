@@ -63,6 +63,7 @@ class Image:
     Attributes:
         module: the loader's entry. size: bytes that are looked at. machine, timestamp, checksum, entry_rva: from the
         headers; where these cannot be read, the target's machine, and None for the others. sections: by ascending RVA.
+        is_file: the bytes are those of a file.
         warnings: what was wrong or missing, one line each.
     """
 
@@ -79,7 +80,7 @@ class Image:
         self._asked: List[Tuple[int, int]] = []
         self._pieces: List[Tuple[int, bytes]] = []
         self._directories: Tuple[Tuple[int, int], ...] = ()
-        self._zeros_are_code = zeros_are_code
+        self.is_file = zeros_are_code
         self.sections: Tuple[Section, ...] = ()
         self.sections = self._read_headers()
 
@@ -126,6 +127,11 @@ class Image:
         """Forget the memory that was read; what was parsed from it stays."""
         self._asked.clear()
         self._pieces.clear()
+
+    @property
+    def directories(self) -> Tuple[Tuple[int, int], ...]:
+        """RVA and size of the data directories, in the order of the PE format."""
+        return self._directories
 
     def directory(self, index: int) -> Tuple[int, int]:
         """RVA and size of a data directory by its number in the PE format; ``(0, 0)`` where the image has none."""
@@ -263,7 +269,7 @@ class Image:
 
     def _leave_out_zeros(self, rva: int, data: bytes) -> Iterator[Tuple[int, bytes]]:
         """``data`` without the pages in code that are nothing but zeros."""
-        if self._zeros_are_code or _ZERO_PAGE not in data:
+        if self.is_file or _ZERO_PAGE not in data:
             yield rva, data
             return
         kept_rva, kept = rva, bytearray()

@@ -6,6 +6,7 @@ It lies at the base that its headers prefer, so no address in it needs relocatio
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
@@ -156,8 +157,10 @@ def _map_sections(file: FileBytes, headers: PeHeaders) -> Tuple[_Extent, ...]:
     zeros_left = MAX_ZERO_BYTES
     if end:
         extents.append(_Extent(headers.base, end, 0))
-    for section in sorted(headers.sections, key=lambda section: section.rva):
-        start, held, stop = _section_bounds(section, headers.image_bytes)
+    ordered = sorted(headers.sections, key=lambda section: section.rva)
+    for section, following in itertools.zip_longest(ordered, ordered[1:]):
+        end_rva = following.rva if following is not None else headers.image_bytes
+        start, held, stop = _section_bounds(section, end_rva, headers.image_bytes)
         left = file.size - section.raw_offset
         if held - start > max(left, 0):
             expected = f"{held - start:,} of section {section.name!r}"
@@ -176,9 +179,14 @@ def _map_sections(file: FileBytes, headers: PeHeaders) -> Tuple[_Extent, ...]:
     return tuple(extents)
 
 
-def _section_bounds(section: SectionHeader, image_bytes: int) -> Tuple[int, int, int]:
-    """RVAs within the image: where the section begins, where its bytes of the file end, where it ends."""
-    size = _page_up(section.virtual_bytes or section.raw_bytes)
+def _section_bounds(section: SectionHeader, following_rva: int, image_bytes: int) -> Tuple[int, int, int]:
+    """RVAs within the image: where the section begins, where its bytes of the file end, where it ends.
+
+    It is rounded up to pages, but not over the section that follows: with a SectionAlignment below a page, as old kits
+    have it on x86, sections begin inside of pages.
+    """
+    needed = section.virtual_bytes or section.raw_bytes
+    size = min(_page_up(needed), max(needed, following_rva - section.rva))
     held = min(section.raw_bytes, size) if section.raw_offset else 0
     start, held, stop = (min(section.rva + length, image_bytes) for length in (0, held, size))
     return start, held, stop
