@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Collection, Dict, Generator, Iterator, List, NamedTuple, Sequence, Tuple, Union
 
+from pykdext.attribution.places.cache import open_index_cache
 from pykdext.attribution.places.index import ImageIndex
 from pykdext.errors import PykdextError, TargetError
 from pykdext.images.image import read_image
@@ -141,7 +142,7 @@ def _search_file(job: _Job) -> _Found:
         with open_image_file(job.path) as target:
             (module,) = target.modules()
             image = read_image(target, replace(module, name=job.name), zeros_are_code=True)
-            index = ImageIndex([image], job.tags)
+            index = ImageIndex([image], job.tags, cache=open_index_cache())
             folder = os.path.dirname(os.path.abspath(job.path))
             return search_index(index, target, job.tags, symbol_path=job.symbol_path, folder=folder)
     except (PykdextError, OSError) as error:

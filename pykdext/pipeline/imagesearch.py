@@ -55,7 +55,7 @@ def search_index(
     After an interruption the tags whose calls were not followed until then have only the places where they stand.
     """
     images = [entry.image for entry in index.modules]
-    code = CodeAttributor(index)
+    code = CodeAttributor(index, open_index_cache())
     attributors: Tuple[Attributor, ...] = (code, FrameworkAttributor(target, images), *open_registered(target, images))
     names = FunctionNames(index, target, code, symbol_path, folder)
     evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}

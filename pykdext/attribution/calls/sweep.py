@@ -8,9 +8,12 @@ these few then tells whether it is made, and where it goes.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from itertools import islice
-from typing import Dict, Iterable, Iterator, List, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
+from pykdext.attribution.calls.allocators import allocator_names
 from pykdext.attribution.calls.callees import CalleeResolver
 from pykdext.attribution.calls.callsites import MAX_WRAPPERS
 from pykdext.attribution.calls.codereader import TAG_MASK, Numbers
@@ -19,12 +22,16 @@ from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.calls.processors import PROCESSORS
 from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.flow.thunks import read_thunk
+from pykdext.attribution.places.cache import IndexCache
 from pykdext.images.functiontable import FunctionBounds
 from pykdext.images.image import Image
 from pykdext.model import PoolTag
 
 MAX_CALLER_BYTES = 512 << 10
 """Code kept of one image."""
+
+_FORM = 1
+"""Of what is kept of an image; it changes with what is collected."""
 
 MAX_POINTERS = 512
 """Copies of allocators' addresses in the data of one image whose readers are looked for; drivers have few."""
@@ -46,23 +53,64 @@ class AllocatorCallers:
         code_bytes: their code, as far as it is kept. is_cut: some are missing, for the limits or for ``room_bytes``.
     """
 
-    def __init__(self, followed: FollowedImage, resolver: CalleeResolver, room_bytes: int = MAX_CALLER_BYTES) -> None:
+    def __init__(
+        self,
+        followed: FollowedImage,
+        resolver: CalleeResolver,
+        room_bytes: int = MAX_CALLER_BYTES,
+        cache: Optional[IndexCache] = None,
+    ) -> None:
         self.code_bytes = 0
         self.is_cut = False
         self._image = followed.image
         self._followed = followed
         self._room_bytes = min(room_bytes, MAX_CALLER_BYTES)
+        self._functions: Dict[int, FunctionBounds] = {}
         self._numbers: Dict[int, Numbers] = {}
-        if room_bytes > 0:
-            self._collect(resolver)
-            self._image.release()
-        else:
+        key = _identify(self._image, self._room_bytes) if cache and self._image.is_file and room_bytes > 0 else b""
+        kept = cache.load_entry(key) if cache and key else None
+        if room_bytes <= 0:
             self.is_cut = True
+        elif kept is None or not self._restore(kept):
+            self._collect(resolver)
+            if cache and key:
+                cache.save_entry(key, self._pack())
 
     def find_makers(self, tag: PoolTag) -> Tuple[int, ...]:
         """The entries of those that hold numbers of which ``tag`` can be made, with or without PROTECTED_POOL."""
         number = tag.key & TAG_MASK
-        return tuple(start_rva for start_rva, numbers in self._numbers.items() if numbers.can_make(number))
+        found = tuple(start_rva for start_rva in self._functions if self._numbers_of(start_rva).can_make(number))
+        self._image.release()
+        return found
+
+    def _numbers_of(self, start_rva: int) -> Numbers:
+        if start_rva not in self._numbers:
+            code = _read_code(self._image, self._functions[start_rva])
+            self._numbers[start_rva] = PROCESSORS[self._image.machine].open_numbers(code)
+        return self._numbers[start_rva]
+
+    def _pack(self) -> bytes:
+        """What was collected, to be kept."""
+        functions = [(bounds.start_rva, bounds.source, bounds.ranges) for bounds in self._functions.values()]
+        return json.dumps([self.is_cut, functions]).encode()
+
+    def _restore(self, kept: bytes) -> bool:
+        """Take what :meth:`_pack` gave in an earlier run; False if that is not what it is."""
+        try:
+            is_cut, functions = json.loads(kept)
+            bounds = [
+                FunctionBounds(start, tuple((first, end) for first, end in ranges), source)
+                for start, source, ranges in functions
+            ]
+        except (ValueError, TypeError):
+            return False
+        places = (place for one in bounds for first, end in one.ranges for place in (first, end, end - first))
+        if not all(isinstance(place, int) and 0 <= place <= self._image.size for place in places):
+            return False
+        self.is_cut = bool(is_cut)
+        self._functions = {one.start_rva: one for one in bounds}
+        self.code_bytes = sum(one.size_bytes for one in bounds)
+        return True
 
     def _collect(self, resolver: CalleeResolver) -> None:
         """Go from the allocators to their callers, and on to the callers of these."""
@@ -87,14 +135,13 @@ class AllocatorCallers:
         new: Set[int] = set()
         for rva in sorted(places):
             bounds = self._followed.find_bounds(rva)
-            if bounds is None or bounds.start_rva in self._numbers:
+            if bounds is None or bounds.start_rva in self._functions:
                 continue
             if self.code_bytes + bounds.size_bytes > self._room_bytes:
                 self.is_cut = True
                 continue
             self.code_bytes += bounds.size_bytes
-            code = _read_code(self._image, bounds)
-            self._numbers[bounds.start_rva] = PROCESSORS[self._image.machine].open_numbers(code)
+            self._functions[bounds.start_rva] = bounds
             new.add(bounds.start_rva)
         return new
 
@@ -121,3 +168,15 @@ def _iter_pointers(image: Image, addresses: List[int]) -> Iterator[int]:
 def _read_code(image: Image, bounds: FunctionBounds) -> bytes:
     """What is in memory of a function."""
     return b"".join(code for start, end in bounds.ranges for _, code in image.iter_range(start, end - start))
+
+
+def _identify(image: Image, room_bytes: int) -> bytes:
+    """The digest of what decides which functions of a file are kept: its bytes, and the allocators that are known."""
+    facts = (_FORM, image.machine.value, image.size, room_bytes, MAX_WRAPPERS, allocator_names(), image.directories)
+    digest = hashlib.sha256(repr(facts).encode())
+    for section in image.sections:
+        digest.update(repr(section).encode())
+        for rva, data in image.iter_present(section):
+            digest.update(rva.to_bytes(8, "little"))
+            digest.update(data)
+    return digest.digest()

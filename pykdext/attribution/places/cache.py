@@ -99,6 +99,22 @@ class IndexCache:
         if len(piece.data) < MIN_PIECE_BYTES:
             return None
         key = _identify(machine, piece)
+        records = self.load_entry(key)
+        if records is None or len(records) % _RECORD.size:
+            return None
+        places = CachedPlaces(records, _encodings(machine))
+        return places if places.are_within(piece) else None
+
+    def save(self, machine: Machine, piece: Piece, places: Iterable[Tuple[bytes, Place]]) -> None:
+        """Keep all that a search of ``piece`` gave; where that is not possible nothing happens."""
+        if len(piece.data) < MIN_PIECE_BYTES:
+            return
+        numbers = {encoding: number for number, encoding in enumerate(_encodings(machine))}
+        records = b"".join(_RECORD.pack(tag, place.rva, numbers[place.encoding]) for tag, place in places)
+        self.save_entry(_identify(machine, piece), records)
+
+    def load_entry(self, key: bytes) -> Optional[bytes]:
+        """What was kept under a digest of all that it depends on; None if nothing was, or it is damaged."""
         path = self._path(key)
         try:
             with path.open("rb") as file:
@@ -106,17 +122,12 @@ class IndexCache:
             os.utime(path)
         except OSError:
             return None
-        return _parse_entry(data, key, machine, piece)
+        return _parse_entry(data, key)
 
-    def save(self, machine: Machine, piece: Piece, places: Iterable[Tuple[bytes, Place]]) -> None:
-        """Keep all that a search of ``piece`` gave; where that is not possible nothing happens."""
-        if len(piece.data) < MIN_PIECE_BYTES:
-            return
-        key = _identify(machine, piece)
-        numbers = {encoding: number for number, encoding in enumerate(_encodings(machine))}
-        records = b"".join(_RECORD.pack(tag, place.rva, numbers[place.encoding]) for tag, place in places)
-        body = zlib.compress(key + records, 1)
-        if len(key) + len(records) > MAX_ENTRY_BYTES:
+    def save_entry(self, key: bytes, content: bytes) -> None:
+        """Keep ``content`` under ``key``; where that is not possible nothing happens."""
+        body = zlib.compress(key + content, 1)
+        if len(key) + len(content) > MAX_ENTRY_BYTES:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -159,8 +170,8 @@ def _encodings(machine: Machine) -> Tuple[Encoding, ...]:
     return (DATA_DWORD, *CODE_TABLES[machine].encodings)
 
 
-def _parse_entry(data: bytes, key: bytes, machine: Machine, piece: Piece) -> Optional[CachedPlaces]:
-    """The places of an entry; None unless it is whole, of this piece, and can be true."""
+def _parse_entry(data: bytes, key: bytes) -> Optional[bytes]:
+    """The content of an entry; None unless it is whole and of this key."""
     digest, body = data[len(_MAGIC) :][:_DIGEST_BYTES], data[len(_MAGIC) + _DIGEST_BYTES :]
     if not data.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
         return None
@@ -168,8 +179,4 @@ def _parse_entry(data: bytes, key: bytes, machine: Machine, piece: Piece) -> Opt
         unpacked = zlib.decompressobj().decompress(body, MAX_ENTRY_BYTES)
     except zlib.error:
         return None
-    records = unpacked[len(key) :]
-    if not unpacked.startswith(key) or len(records) % _RECORD.size:
-        return None
-    places = CachedPlaces(records, _encodings(machine))
-    return places if places.are_within(piece) else None
+    return unpacked[len(key) :] if unpacked.startswith(key) else None
