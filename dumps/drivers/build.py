@@ -78,6 +78,7 @@ IDIOM_DRIVERS = (
     Driver("ports", "Ports Gateway", "Ports gateway driver", (1, 2, 0, 0), PORTS),
     Driver("framed", "Framed Device", "Framed device driver", (2, 1, 0, 0), ("wdfldr",), guarded=True),
     Driver("innocent", "Innocent Pictures", "Innocent picture cache driver", (3, 0, 1, 0), KERNEL),
+    Driver("byways", "Byways Journal", "Byways journal driver", (1, 3, 0, 0), KERNEL),
 )
 """Every way in which a tag reaches an allocator, and much that only looks like one: built at each of ``LEVELS``."""
 
