@@ -6,25 +6,24 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.attribution.calls.allocators import Action, Allocator
+from pykdext.attribution.calls.allocators import Action, Allocator, takes_no_tag
 from pykdext.attribution.calls.callees import CalleeResolver
-from pykdext.attribution.calls.callsites import ENOUGH_CALLS, CallSites, TagUse, TagUses
+from pykdext.attribution.calls.callsites import ENOUGH_CALLS, CallSites, Sight, TagUse, TagUses
 from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
 from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.calls.sweep import AllocatorCallers
+from pykdext.attribution.flow.calls import LONGEST_INSTRUCTION_BYTES
 from pykdext.attribution.flow.values import ImageRead
 from pykdext.attribution.owners import ModuleFacts
+from pykdext.attribution.places.cache import IndexCache
 from pykdext.attribution.places.index import ImageIndex, ModuleIndex, TagPlaces, describe_place
 from pykdext.attribution.places.search import Place
-from pykdext.attribution.places.tagencodings import Position
 from pykdext.attribution.registrations import describe_registration
 from pykdext.attribution.taglists import load_knowntags
 from pykdext.images.image import Image
 from pykdext.images.imports import read_imports
 from pykdext.model import Confidence, Evidence, EvidenceKind, PoolTag
 from pykdext.model.names import canonical_name
-
-LONGEST_INSTRUCTION_BYTES = 15
 
 MAX_SWEPT_BYTES = 2 << 20
 """Code looked through in all images for tags that are made by arithmetic."""
@@ -33,9 +32,8 @@ _CONSTANT_BYTES = (4, 8, 16)
 """Sizes of constants in data that may hold a tag: code refers to their start, at a multiple of the size."""
 
 _IN_CODE = frozenset({EvidenceKind.IMMEDIATE, EvidenceKind.BYTES})
-
-_IN_MEMORY = frozenset({Position.FRAME, Position.GLOBAL, Position.STRUCTURE})
-"""Values there can reach a call in ways that are not followed."""
+_READ = frozenset({EvidenceKind.DATA, EvidenceKind.BYTES})
+"""Kinds of places that instructions elsewhere may read: variables, and literals among the code."""
 
 
 class _Meaning(NamedTuple):
@@ -48,19 +46,20 @@ class _Meaning(NamedTuple):
 _MEANINGS = {
     Action.ALLOCATES: _Meaning(EvidenceKind.CALL),
     Action.INITIALISES: _Meaning(EvidenceKind.CALL),
-    Action.REGISTERS: _Meaning(EvidenceKind.REGISTRATION, ", in the structure that it gets"),
+    Action.REGISTERS: _Meaning(EvidenceKind.REGISTRATION),
     Action.RESERVES: _Meaning(EvidenceKind.RESERVATION, ": reserves addresses"),
     Action.FREES: _Meaning(EvidenceKind.FREE, ": frees"),
 }
 
 
 class CodeAttributor:
-    """Names the modules whose code uses a tag."""
+    """Names the modules whose code uses a tag. What a search of files collects is kept in the ``cache``."""
 
     name = "images"
 
-    def __init__(self, index: ImageIndex) -> None:
+    def __init__(self, index: ImageIndex, cache: Optional[IndexCache] = None) -> None:
         self._index = index
+        self._cache = cache
         self._resolver = CalleeResolver([module.image for module in index.modules])
         self._pools: Dict[int, bool] = {}
         self._room = CodeRoom()
@@ -83,7 +82,7 @@ class CodeAttributor:
             yield from self._iter_made(tag)
 
     def _iter_module_evidence(self, tag: PoolTag, module: ModuleIndex, places: TagPlaces) -> Iterator[Evidence]:
-        uses = TagUses((), frozenset())
+        uses = TagUses((), {})
         if module.image.has_headers and self._has_pool(module.image):
             uses = self._find_uses(tag, module, places.kept)
         for use in uses.calls:
@@ -96,12 +95,12 @@ class CodeAttributor:
             place_uses = uses_by_place.get(place.rva, [])
             if all(use.allocator is None for use in place_uses):
                 registration = describe_registration(module.image, tag, place.rva) if _is_data(place) else None
-                is_followed = place.rva in uses.followed
-                yield registration or _describe_unproven(tag, module, place, places.total, place_uses, is_followed)
+                sight = uses.sight(place.rva)
+                yield registration or _describe_unproven(tag, module, place, places.total, place_uses, sight)
 
     def _find_uses(self, tag: PoolTag, module: ModuleIndex, places: Sequence[Place]) -> TagUses:
         """The calls that get the tag, in the functions around its immediates and around reads of its variables."""
-        variables = [place.rva for place in places if _is_data(place)]
+        variables = [place.rva for place in places if place.encoding.kind in _READ]
         starts = {rva - rva % size for rva in variables for size in _CONSTANT_BYTES}
         readers = find_references(module.image, starts) if starts else {}
         rvas: List[int] = [place.rva for place in places if place.encoding.kind in _IN_CODE]
@@ -139,7 +138,7 @@ class CodeAttributor:
             image = module.image
             if self.is_part_of_windows(image) or not (image.has_headers and self._has_pool(image)):
                 continue
-            callers = AllocatorCallers(self.open_followed(image), self._resolver, room_bytes)
+            callers = AllocatorCallers(self.open_followed(image), self._resolver, room_bytes, self._cache)
             room_bytes -= callers.code_bytes
             if callers.is_cut:
                 image.warnings.append(f"{image.module.name}: not all of its code was searched for tags that it makes")
@@ -189,6 +188,8 @@ def _describe_use(
     else:
         text = f"call {allocator.name} with tag {tag.text!r}"
     text += (", made by arithmetic" if is_made else "") + meaning.comment
+    if allocator.structure is not None:
+        text += ", in the structure that it gets"
     if isinstance(use.source, ImageRead):
         text += f"; the tag is read from +0x{use.source.rva:x}"
     elif use.origin_text:
@@ -198,20 +199,42 @@ def _describe_use(
 
 
 def _describe_unproven(
-    tag: PoolTag, module: ModuleIndex, place: Place, total: int, uses: Sequence[TagUse], is_followed: bool
+    tag: PoolTag, module: ModuleIndex, place: Place, total: int, uses: Sequence[TagUse], sight: Sight
 ) -> Evidence:
-    """A place that no allocator call is known for; less than likely where its function shows another use."""
-    encoding = place.encoding
-    if not is_followed or encoding.kind is not EvidenceKind.IMMEDIATE or encoding.position in _IN_MEMORY:
+    """A place that no allocator call is known for: no more than possible where its function shows something else.
+
+    What is said is what was seen: of a function that is not known nothing is said but that.
+    """
+    if place.encoding.kind is not EvidenceKind.IMMEDIATE or sight is Sight.NOT_FOLLOWED:
         return describe_place(tag, module, place, total)
-    other = [use.callee for use in uses]
-    names = sorted({callee.name for callee in other if callee is not None and callee.name})
-    if not other:
-        return describe_place(tag, module, place, total, Confidence.POSSIBLE, "its function hands it to no call")
-    if all(callee is not None and callee.name for callee in other):
-        meaning = f"goes to {', '.join(names)}, which takes no tag"
-        return describe_place(tag, module, place, total, Confidence.POSSIBLE, meaning)
-    return describe_place(tag, module, place, total)
+    meaning = ""
+    if sight is Sight.NO_CODE:
+        meaning = "no path through a function leads there: text or data among the code, or code that is not called"
+    elif not uses:
+        meaning = "no call was seen that gets it"
+    elif all(_is_known_otherwise(use) for use in uses):
+        meaning = _describe_other_uses(uses)
+    return describe_place(tag, module, place, total, Confidence.POSSIBLE if meaning else None, meaning or None)
+
+
+def _is_known_otherwise(use: TagUse) -> bool:
+    """Whether the call that gets the tag is of a function that has a name or was followed, and no allocator."""
+    callee = use.callee
+    return callee is not None and (use.is_dead_end or (callee.rva is None and bool(callee.name)))
+
+
+def _describe_other_uses(uses: Sequence[TagUse]) -> str:
+    """What the functions that get the tag are, of which none is an allocator."""
+    named = sorted({use.callee.name for use in uses if use.callee and use.callee.name and not use.is_dead_end})
+    own = sorted({use.callee.rva for use in uses if use.callee and use.callee.rva is not None and use.is_dead_end})
+    unknown = [name for name in named if not takes_no_tag(name)]
+    tagless = [name for name in named if takes_no_tag(name)]
+    parts = [f"goes to {', '.join(tagless)}, which takes no pool tag"] if tagless else []
+    if own:
+        parts.append(f"goes to {', '.join(f'+0x{rva:x}' for rva in own)}, where no call was seen that gets it")
+    if unknown:
+        parts.append(f"goes to {', '.join(unknown)}, of which nothing is known")
+    return "; ".join(parts)
 
 
 def _is_data(place: Place) -> bool:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
+from collections import Counter
 
 import pytest
 
+from dumps.drivers import build
 from pykdext.cli.main import main
-
-WINE = sorted(Path("/usr/lib").glob("*/wine/*-windows/*.sys")) + sorted(Path("/usr/lib").glob("*/wine/*/ntoskrnl.exe"))
+from pykdext.model import Confidence, PoolTag
+from pykdext.pipeline.driverfiles import search_files
+from tests.helpers import idioms
+from tests.helpers.realdrivers import WINE, fetch_windivert
 
 COMMON_TAGS = re.findall(
     r"\w+",
@@ -32,20 +33,9 @@ def find(capsys, *words):
 
 @pytest.mark.parametrize("version", ["2.1.0", "4.0.1"])
 def test_windivert_is_proven_to_own_its_tag(version, tmp_path, capsys):
-    options = ["--no-deps", "--only-binary=:all:", "--platform", "win_amd64", "--python-version", "3.12"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(tmp_path), *options]
-    try:
-        done = subprocess.run([*command, f"pydivert=={version}"], capture_output=True, text=True, timeout=120)
-    except subprocess.TimeoutExpired:
-        pytest.skip("the wheel did not arrive within two minutes")
-    if done.returncode:
-        pytest.skip(f"pydivert {version} cannot be downloaded")
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        drivers = [archive.extract(name, tmp_path) for name in archive.namelist() if name.endswith(".sys")]
-    assert drivers
+    drivers = fetch_windivert(tmp_path, version)
     owners = find(capsys, "WDiv", "--images", tmp_path)["WDiv"]
-    assert {owner["module"] for owner in owners} == {Path(driver).name for driver in drivers}
+    assert {owner["module"] for owner in owners} == {driver.name for driver in drivers}
     for owner in owners:
         assert owner["confidence"] == "proven"
         assert owner["part_of_windows"] is False
@@ -60,3 +50,24 @@ def test_wine_owns_no_common_tag(capsys):
     for tag, owners in find(capsys, *COMMON_TAGS, *options).items():
         sure = [owner["module"] for owner in owners if owner["confidence"] != "possible"]
         assert sure == [], tag
+
+
+SAMPLE_TAGS = {"Pipo", "Pgla", "Look", "Glob", "Ctxr", "Dupl", "Hldr", *idioms.all_tags()}
+WORDS = 500
+
+
+def test_words_that_no_image_allocates_have_no_likely_owner(tmp_path):
+    """The pieces of text that are most common in all images at hand, in which they stand as text and constants."""
+    paths = [*WINE, *sorted(build.IMAGES.glob("*/*.sys"))]
+    with contextlib.suppress(pytest.skip.Exception):  # fewer images
+        paths += fetch_windivert(tmp_path, "4.0.1")
+    counts = Counter()
+    for path in paths:
+        for text in re.findall(rb"[A-Za-z0-9 _%]{6,}", path.read_bytes()):
+            counts.update(text[start : start + 4].decode() for start in range(len(text) - 3))
+    words = [word for word, _ in counts.most_common() if word.strip() == word and word not in {*SAMPLE_TAGS, "WDiv"}]
+    tags = [PoolTag(word.encode()) for word in words[:WORDS]]
+    assert len(tags) == WORDS
+    found = search_files([str(path) for path in paths], tags).evidence
+    wrong = [item for items in found.values() for item in items if item.confidence is not Confidence.POSSIBLE]
+    assert wrong == []

@@ -77,6 +77,9 @@ IDIOMS = (
     Idiom("FrmL", "framed", "WdfLookasideListCreate through the table of KMDF"),
     Idiom("FrmD", "framed", "WDF_DRIVER_CONFIG", "likely"),
     Idiom("Innc", "innocent", "direct call, among much that is none"),
+    *(Idiom(f"Sw{number:02}", "byways", "one of a dozen tags for one call") for number in range(12)),
+    Idiom("Rlc1", "byways", "wrapper that frees before it allocates"),
+    Idiom("Dep1", "byways", "wrappers three deep"),
 )
 
 LIBRARY_TAGS = ("SeSd", "SeAl", "SeTs", "PpRb", "PpUc")
@@ -93,10 +96,13 @@ LOOK_ALIKES = (
     Idiom("NV12", "innocent", "format of a picture in a switch", None, "possible"),
     Idiom("YUY2", "innocent", "format of a picture in a switch", None, "possible"),
     Idiom("MJPG", "innocent", "format of a picture in a switch", None, "possible"),
+    Idiom("BERT", "byways", "name of a table, for a function that looks it up", None, "possible"),
+    Idiom("expa", "byways", "constant of a cipher in the frame", None, "possible"),
+    Idiom("te k", "byways", "constant of a cipher in the frame", None, "possible"),
 )
 """None of them is a tag of the innocent driver, whatever the bytes say."""
 
-DRIVERS = ("idioms", "ports", "framed", "innocent")
+DRIVERS = ("idioms", "ports", "framed", "innocent", "byways")
 
 CALLS = {
     "Drct": (0x130F, 0x1307, 0x12AB, 0x126C, 0x1364, 0x1368),
@@ -135,6 +141,20 @@ CALLS = {
     "FrmL": (0x10D4, 0x10B3, 0x1080, 0x106F, 0x10C8, 0x10C8),
     "FrmD": (0x1084, 0x1063, 0x104D, 0x1045, 0x106C, 0x106C),
     "Innc": (0x114A, 0x112D, 0x111A, 0x1101, 0x117C, 0x117C),
+    "Sw00": (0x1263, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw01": (0x12BD, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw02": (0x1290, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw03": (0x129F, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw04": (0x1272, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw05": (0x12CC, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw06": (0x12DB, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw07": (0x12AE, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw08": (0x12F9, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw09": (0x1281, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw10": (0x12EA, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Sw11": (0x1308, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
+    "Rlc1": (0x11D6, 0x118F, 0x118B, 0x1146, 0x11D4, 0x11D4),
+    "Dep1": (0x11AC, 0x1168, 0x1166, 0x1121, 0x11EC, 0x11EC),
 }
 """RVA of the call that gets the tag, in the images for x64, x86 and ARM64, of each at -O2 and -Os, as LLVM's objdump
 shows them; None where the way does not exist. Of several calls it is the first."""

@@ -132,7 +132,14 @@ def find_allocator(name: str) -> Optional[Allocator]:
 def find_removed_bytes(name: str) -> Optional[int]:
     """What the function of this name takes from the stack on x86, in bytes; None where nothing is known of it."""
     allocator = find_allocator(name)
-    return None if allocator is None else allocator.removed_bytes
+    if allocator is not None:
+        return allocator.removed_bytes
+    return 0 if name.lstrip("_") in _CDECL or name in _CDECL else None
+
+
+def takes_no_tag(name: str) -> bool:
+    """Whether the function of this name is known to take no pool tag; of most functions nothing is known."""
+    return name in _WITHOUT_POOL_TAG
 
 
 def allocator_names() -> Tuple[str, ...]:
@@ -179,19 +186,55 @@ _ALLOCATORS = (
     Allocator("NdisAllocateMemoryWithTagPriority", Action.ALLOCATES, 3, 4),
     Allocator("NdisAllocateGenericObject", Action.ALLOCATES, 2, 3),
     Allocator("NdisInitializeNPagedLookasideList", Action.INITIALISES, 6, 7),
-    Allocator("NdisAllocateNetBufferListPool", Action.REGISTERS, 2, 2, StructureOffset(wide=8, narrow=8)),
-    Allocator("NdisAllocateNetBufferPool", Action.REGISTERS, 2, 2, StructureOffset(wide=4, narrow=4)),
-    Allocator("NdisAllocateTimerObject", Action.REGISTERS, 2, 3, StructureOffset(wide=4, narrow=4)),
+    Allocator("NdisAllocateNetBufferListPool", Action.INITIALISES, 2, 2, StructureOffset(wide=8, narrow=8)),
+    Allocator("NdisAllocateNetBufferPool", Action.INITIALISES, 2, 2, StructureOffset(wide=4, narrow=4)),
+    Allocator("NdisAllocateTimerObject", Action.ALLOCATES, 2, 3, StructureOffset(wide=4, narrow=4)),
+    Allocator("NdisAllocateCloneOidRequest", Action.ALLOCATES, 3, 4),
     Allocator("NdisFreeMemoryWithTag", Action.FREES, 2, 2),
     Allocator("NdisFreeMemoryWithTagPriority", Action.FREES, 3, 3),
     # StorPortAllocatePool is an inline function of storport.h: this export with the function code 0.
     Allocator("StorPortExtendedFunction", Action.ALLOCATES, 4, None, condition=Condition(argument=1, number=0)),
     Allocator("VideoPortAllocatePool", Action.ALLOCATES, 4, 4),
+    Allocator("IoInitializeRemoveLockEx", Action.REGISTERS, 2, 5),
+    Allocator("WheaGetErrorSourceInfo", Action.ALLOCATES, 4, 4),
+    Allocator("EngAllocUserMem", Action.RESERVES, 2, 2),
     Allocator("EngAllocMem", Action.ALLOCATES, 3, 3),
     # KMDF functions get WdfDriverGlobals as their first argument, which the documented prototypes leave out.
     Allocator("WdfMemoryCreate", Action.ALLOCATES, 4, 7),
     Allocator("WdfLookasideListCreate", Action.INITIALISES, 6, 7),
     Allocator("WdfDriverCreate", Action.REGISTERS, 5, 6, StructureOffset(wide=0x1C, narrow=0x10)),
 )
+
+_CDECL = frozenset(
+    (
+        *("memchr", "memcmp", "memcpy", "memcpy_s", "memmove", "memmove_s", "memset", "DbgPrint", "DbgPrintEx"),
+        *("strcat", "strchr", "strcmp", "strcpy", "strlen", "strncat", "strncmp", "strncpy", "strrchr", "strspn"),
+        *("strstr", "strtok_s", "strcat_s", "strcpy_s", "strnlen", "_stricmp", "_strnicmp", "_strlwr", "_strupr"),
+        *("wcscat", "wcschr", "wcscmp", "wcscpy", "wcslen", "wcsncat", "wcsncmp", "wcsncpy", "wcsrchr", "wcsstr"),
+        *("wcscat_s", "wcscpy_s", "wcsnlen", "_wcsicmp", "_wcsnicmp", "_wcslwr", "_wcsupr", "towlower", "towupper"),
+        *("sprintf", "sprintf_s", "_snprintf", "_snprintf_s", "vsprintf", "vsprintf_s", "_vsnprintf", "_vsnprintf_s"),
+        *("swprintf", "swprintf_s", "_snwprintf", "_snwprintf_s", "_vsnwprintf", "_vsnwprintf_s", "_swprintf"),
+        *("sscanf", "sscanf_s", "swscanf_s", "atoi", "atol", "_itoa", "_itow", "_wtoi", "_wtol", "bsearch", "qsort"),
+        *("isdigit", "islower", "isprint", "isspace", "isupper", "isxdigit", "tolower", "toupper", "rand", "srand"),
+    )
+)
+"""Functions of the kernel's C run-time and its printers: on x86 the caller removes their arguments."""
+
+_WITHOUT_POOL_TAG = frozenset(
+    (
+        *_CDECL,
+        *("ObDereferenceObjectDeferDeleteWithTag", "ObOpenObjectByPointerWithTag", "ObReferenceObjectByHandleWithTag"),
+        *("ObReferenceObjectByPointerWithTag", "ObReferenceObjectSafeWithTag", "ObfDereferenceObjectWithTag"),
+        *(
+            "ObfReferenceObjectWithTag",
+            "IoAcquireRemoveLockEx",
+            "IoReleaseRemoveLockEx",
+            "IoReleaseRemoveLockAndWaitEx",
+        ),
+        *("KeBugCheck", "KeBugCheckEx", "RtlCompareMemory", "RtlFillMemory"),
+        *("RtlZeroMemory", "RtlMoveMemory"),
+    )
+)
+"""Functions whose documentation has no pool tag among their arguments, though some have a tag of another sort."""
 
 _BY_NAME: Dict[str, Allocator] = {allocator.name: allocator for allocator in _ALLOCATORS}

@@ -13,6 +13,7 @@ from typing import Collection, FrozenSet, Iterator, Tuple
 from pykdext.attribution.calls.codereader import TAG_MASK, Reference
 from pykdext.images.image import Image
 
+_LITERAL_LOAD = re.compile(rb"[\x18\x1c\x58\x5c\x98\x9c]")  # the last byte of the instruction
 _CALL = re.compile(rb"[\x14-\x17\x94-\x97]")  # the last byte of the instruction
 _WORD_BYTES = 4
 _CALL_REACH = 1 << 26
@@ -34,8 +35,9 @@ def iter_calls(rva: int, code: bytes, wanted: FrozenSet[int], mask: int) -> Iter
                 yield rva + offset
 
 
-def iter_paged(_image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
-    """ARM64: ``adrp`` of a page, then ``add`` or a load with the offset in it."""
+def iter_references(_image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+    """``adrp`` of a page, then ``add`` or a load with the offset in it; loads of literals, which lie near the code."""
+    yield from _iter_literals(rva, code, wanted)
     pages = {variable & ~0xFFF for variable in wanted}
     for match in re.finditer(b"A", code.translate(_ADRP_FOLD)):
         offset = match.end() - 4
@@ -47,6 +49,17 @@ def iter_paged(_image: Image, rva: int, code: bytes, wanted: Collection[int]) ->
                 for place, address in _iter_uses(code, offset + 4, word & 0x1F, page):
                     if address in wanted:
                         yield Reference(address, rva + place)
+
+
+def _iter_literals(rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+    """``ldr`` of a literal, which is told by its distance."""
+    for match in _LITERAL_LOAD.finditer(code):
+        offset = match.end() - _WORD_BYTES
+        if offset >= 0 and (rva + offset) % _WORD_BYTES == 0:
+            steps = int.from_bytes(code[offset : offset + _WORD_BYTES], "little") >> 5 & 0x7FFFF
+            target = rva + offset + _WORD_BYTES * (steps - (steps >> 18 << 19))
+            if target in wanted:
+                yield Reference(target, rva + offset)
 
 
 def _iter_uses(code: bytes, offset: int, register: int, page: int) -> Iterator[Tuple[int, int]]:

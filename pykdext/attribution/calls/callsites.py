@@ -7,14 +7,15 @@ own functions that hands this argument on as the tag (a wrapper), through at mos
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from pykdext.attribution.calls.allocators import Allocator, argument_locations, find_allocator
 from pykdext.attribution.calls.callees import Callee, CalleeResolver
 from pykdext.attribution.calls.codereader import TAG_MASK
 from pykdext.attribution.calls.functions import FollowedImage
-from pykdext.attribution.flow.calls import CallSite
+from pykdext.attribution.flow.calls import CallSite, FunctionFlow
 from pykdext.attribution.flow.values import (
     Atom,
     Constant,
@@ -30,7 +31,7 @@ from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.functiontable import FunctionBounds
 from pykdext.model import PoolTag
 
-MAX_WRAPPERS = 2
+MAX_WRAPPERS = 3
 """Functions of the driver between the tag and the allocator."""
 
 ENOUGH_CALLS = 4
@@ -45,7 +46,8 @@ class TagUse:
         call_rva: of the call. source: what brings the tag in, a constant or a variable of the image.
         allocator: what it reaches as a tag; None: no allocator. callee: what is called, as far as it is known.
         wrappers: entries of the driver's functions on the way, the outermost first. origin_text: the instruction that
-        brings in a constant, with the tag in quotes.
+        brings in a constant, with the tag in quotes. is_dead_end: the callee was followed, and
+        hands the tag to no call.
     """
 
     call_rva: int
@@ -54,6 +56,7 @@ class TagUse:
     allocator: Optional[Allocator] = None
     wrappers: Tuple[int, ...] = ()
     origin_text: str = ""
+    is_dead_end: bool = False
 
     @property
     def is_proof(self) -> bool:
@@ -68,12 +71,24 @@ class TagUse:
         return self.source.rva if isinstance(self.source, ImageRead) else None
 
 
+class Sight(enum.Enum):
+    """What is known of the code at a place."""
+
+    NOT_FOLLOWED = "its function was not followed, or not to the end"
+    NO_CODE = "no path through a function leads there"
+    FOLLOWED = "its function was followed, and the instruction there"
+
+
 @dataclass(frozen=True)
 class TagUses:
-    """The calls that get a tag, by ascending RVA; ``followed``: the places that were asked for and were followed."""
+    """The calls that get a tag, by ascending RVA; ``sights``: of the places that were followed, or have no code."""
 
     calls: Tuple[TagUse, ...]
-    followed: FrozenSet[int]
+    sights: Mapping[int, Sight]
+
+    def sight(self, rva: int) -> Sight:
+        """What is known of the code at a place."""
+        return self.sights.get(rva, Sight.NOT_FOLLOWED)
 
 
 class CallSites:
@@ -96,13 +111,15 @@ class CallSites:
         """
         sought = _SoughtTag(tag, frozenset(variables))
         calls: Dict[Tuple[int, Atom], TagUse] = {}
-        followed: Set[int] = set()
-        for places in self._group_by_function(rvas):
+        groups = self._group_by_function(rvas)
+        known = {rva for places in groups for rva in places}
+        sights = {rva: Sight.NO_CODE for rva in rvas if rva not in known}
+        for places in groups:
             flow = self._followed.find_flow(places[0])
             if flow is None:
                 continue
             if flow.lost is None:
-                followed.update(places)
+                sights.update((rva, Sight.FOLLOWED if flow.reaches(rva) else Sight.NO_CODE) for rva in places)
             for site in flow.calls:
                 for use in self._iter_uses(site, sought):
                     text = flow.instruction_text.get(use.origin_rva or 0, "")
@@ -110,7 +127,7 @@ class CallSites:
             if len({use.call_rva for use in calls.values() if use.is_proof}) >= enough:
                 break
         ordered = sorted(calls.values(), key=lambda use: (use.call_rva, use.origin_rva or 0))
-        return TagUses(tuple(ordered), frozenset(followed))
+        return TagUses(tuple(ordered), sights)
 
     def _group_by_function(self, rvas: Sequence[int]) -> List[List[int]]:
         """The places that lie in functions, by function, which cost more to follow the larger they are."""
@@ -134,7 +151,7 @@ class CallSites:
                 if callee is not None and callee.rva is not None:
                     handed_on = self._follow_parameter(callee.rva, location, MAX_WRAPPERS)
                 if handed_on is None:
-                    yield TagUse(site.rva, source, callee)
+                    yield TagUse(site.rva, source, callee, is_dead_end=self._is_dead_end(callee, location))
                 else:
                     yield TagUse(site.rva, source, callee, handed_on.allocator, handed_on.wrappers)
 
@@ -169,21 +186,41 @@ class CallSites:
         return self._handed_on[key]
 
     def _search_parameter(self, start_rva: int, location: Location, depth: int) -> Optional[_HandedOn]:
-        flow = self._followed.find_flow(start_rva)
+        """The best of all ways: a wrapper may free before it allocates."""
+        flow = self._find_entered(start_rva)
         parameter = Parameter(location)
-        for site in flow.calls if flow is not None and flow.start_rva == start_rva else ():
+        found: List[_HandedOn] = []
+        for site in flow.calls if flow is not None else ():
             callee = self._resolver.resolve(self._image, site)
             allocator = self._find_allocator(site, callee)
             if allocator is not None:
                 if parameter in self._read_tag_argument(site, allocator):
-                    return _HandedOn(allocator, (start_rva,))
+                    found.append(_HandedOn(allocator, (start_rva,)))
             elif depth > 1 and callee is not None and callee.rva is not None:
                 for argument in argument_locations(self._machine):
                     if parameter in site.frame.argument(argument, TAG_BYTES):
                         further = self._follow_parameter(callee.rva, argument, depth - 1)
                         if further is not None:
-                            return _HandedOn(further.allocator, (start_rva, *further.wrappers))
-        return None
+                            found.append(_HandedOn(further.allocator, (start_rva, *further.wrappers)))
+            if found and found[-1].allocator.action.is_proof:
+                return found[-1]
+        return found[0] if found else None
+
+    def _is_dead_end(self, callee: Optional[Callee], location: Location) -> bool:
+        """Whether the callee is a function of the image that was followed and hands ``location`` to no call."""
+        flow = self._find_entered(callee.rva) if callee is not None and callee.rva is not None else None
+        if flow is None or flow.lost is not None:
+            return False
+        parameter = Parameter(location)
+        arguments = argument_locations(self._machine)
+        return not any(
+            parameter in site.frame.argument(argument, TAG_BYTES) for site in flow.calls for argument in arguments
+        )
+
+    def _find_entered(self, start_rva: int) -> Optional[FunctionFlow]:
+        """The flow of the function that begins at ``start_rva``."""
+        flow = self._followed.find_flow(start_rva)
+        return flow if flow is not None and flow.start_rva == start_rva else None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,6 @@ PROCESSORS = MachineTable(
     {
         Machine.X64: CodeReader(intel.iter_calls, intel.iter_relative, intel.IntelNumbers),
         Machine.X86: CodeReader(intel.iter_calls, intel.iter_absolute, intel.IntelNumbers),
-        Machine.ARM64: CodeReader(arm64.iter_calls, arm64.iter_paged, arm64.Arm64Numbers),
+        Machine.ARM64: CodeReader(arm64.iter_calls, arm64.iter_references, arm64.Arm64Numbers),
     },
 )

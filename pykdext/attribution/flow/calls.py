@@ -26,6 +26,9 @@ class FrameReader(Protocol):
         """What stands in the caller's own frame, ``offset`` as in ``StackAddress``."""
 
 
+LONGEST_INSTRUCTION_BYTES = 15
+
+
 @dataclass(frozen=True)
 class CallSite:
     """A call, or a jump that ends the function as a call would (tail call).
@@ -51,10 +54,17 @@ class FunctionFlow:
 
     Attributes:
         start_rva: its entry. calls: by ascending RVA. instruction_text: by RVA, as a disassembler prints it, of the
-        instructions that bring in a constant, and of the calls. lost: why a part was not followed, or None.
+        instructions that bring in a constant, and of the calls. constant_bytes: how long the instructions that bring in
+        a constant are. lost: why a part was not followed, or None.
     """
 
     start_rva: int
     calls: Tuple[CallSite, ...]
     instruction_text: Mapping[int, str] = field(default_factory=dict)
+    constant_bytes: Mapping[int, int] = field(default_factory=dict)
     lost: Optional[str] = None
+
+    def reaches(self, rva: int) -> bool:
+        """Whether a path leads through an instruction that brings in a constant and holds the byte at ``rva``."""
+        starts = range(rva, rva - LONGEST_INSTRUCTION_BYTES, -1)
+        return any(rva < start + self.constant_bytes.get(start, 0) for start in starts)

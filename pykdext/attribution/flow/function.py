@@ -81,6 +81,7 @@ class _FunctionWalk:
         self._tables: Dict[int, int] = {}
         self._calls: Dict[int, Tuple[Call, CallFrame]] = {}
         self._texts: Dict[int, str] = {}
+        self._constant_bytes: Dict[int, int] = {}
         self._steps_left = MAX_STEPS
         self._lost: Optional[str] = None
         self._reached: FrozenSet[int] = frozenset()
@@ -98,7 +99,8 @@ class _FunctionWalk:
             CallSite(rva, call.target, call.dispatched, frame, call.is_jump)
             for rva, (call, frame) in sorted(self._calls.items())
         )
-        return FunctionFlow(self._start_rva, calls, self._texts, self._code.lost or self._lost)
+        lost = self._code.lost or self._lost
+        return FunctionFlow(self._start_rva, calls, self._texts, self._constant_bytes, lost)
 
     def _enter(self, rva: int, state: State) -> None:
         """Follow everything that a path from ``rva`` reaches."""
@@ -128,6 +130,7 @@ class _FunctionWalk:
         """Do what a step tells."""
         if step.brings_constant:
             self._texts[instruction.rva] = instruction.text
+            self._constant_bytes[instruction.rva] = instruction.size
         if step.call:
             self._note_call(instruction, step.call, state)
             if not step.call.is_jump:

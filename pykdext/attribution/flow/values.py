@@ -11,7 +11,7 @@ from typing import Callable, FrozenSet, NamedTuple, Optional, Set, Union
 
 from pykdext.images.image import Image
 
-MAX_ATOMS = 8
+MAX_ATOMS = 32
 """Possibilities kept of one value; more of them are UNKNOWN."""
 
 MAX_DEREFERENCES = 3

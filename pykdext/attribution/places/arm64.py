@@ -60,8 +60,8 @@ _WIDE_REGISTERS = tuple(
 _FRAME = immediate(
     "movz, movk, str [sp+offset], {tag}",
     Position.FRAME,
-    Confidence.LIKELY,
-    "a local variable or structure, as NET_BUFFER_LIST_POOL_PARAMETERS",
+    Confidence.POSSIBLE,
+    "a local variable or structure",
 )
 _LITERAL = hint(EvidenceKind.BYTES, "dword {tag}", "among the instructions: a literal pool")
 

@@ -74,8 +74,8 @@ def register_rows(
 
 def frame_row(operand: str) -> Encoding:
     """A store into the function's own frame."""
-    meaning = "a local variable or structure, as NET_BUFFER_LIST_POOL_PARAMETERS"
-    return immediate(f"mov dword [{operand}], {{tag}}", Position.FRAME, Confidence.LIKELY, meaning)
+    meaning = "a local variable or structure"
+    return immediate(f"mov dword [{operand}], {{tag}}", Position.FRAME, Confidence.POSSIBLE, meaning)
 
 
 def global_row(operand: str) -> Encoding:

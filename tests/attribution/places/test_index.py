@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +12,7 @@ from pykdext.images.image import read_image
 from pykdext.model import Confidence, ImageCoverage, Machine, Module, PoolTag
 from pykdext.work import Work
 from tests.helpers.indexcoverage import coverage_of
+from tests.helpers.realdrivers import fetch_windivert
 from tests.helpers.segments import SegmentsTarget
 from tests.images.test_image import (
     BASE,
@@ -253,11 +251,8 @@ def test_drivers_of_known_source(machine, name, tag, kinds, confidence, words):
         ("WinDivert32.sys", Machine.X86, {"push 'WDiv'"}),
     ],
 )
-def test_a_real_driver(name, machine, forms):
-    found = importlib.util.find_spec("pydivert")
-    files = sorted(Path(found.origin).parent.rglob(name)) if found and found.origin else []
-    if not files:
-        pytest.skip("pydivert, whose wheel holds a real driver, is not installed")
+def test_a_real_driver(name, machine, forms, tmp_path):
+    files = [path for path in fetch_windivert(tmp_path, "2.1.0") if path.name == name]
     _, memory = map_file(files[0])
     items = evidence_of(memory, PoolTag(b"WDiv"), machine=machine)
     assert items[0].confidence is LIKELY

@@ -105,6 +105,9 @@ class CallEffects:
         removed = self._find_returned_bytes(callee) if callee is not None else None
         if removed is None:
             removed = self._find_imported_bytes(state, instruction, callee)
+            if removed == 0:  # its arguments stay until the caller removes them, perhaps those of several calls at once
+                state.registers[RESTING_STACK] = state.read_register(stack_pointer)
+                return
         if removed is None:
             pushed = rest - top if rest is not None and rest > top else 0
             adjustment = self._find_adjustment(instruction)

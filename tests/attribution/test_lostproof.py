@@ -1,0 +1,229 @@
+"""Idioms of real drivers that proof has lost before, and words that only look like tags: machine code and its grade."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from pykdext.attribution.codeevidence import CodeAttributor
+from pykdext.attribution.places.index import ImageIndex
+from pykdext.images.functionstarts import find_arm64_call_targets, find_arm64_starts
+from pykdext.images.image import read_image
+from pykdext.images.imagefile import open_image_file
+from pykdext.model import Confidence, Machine, PoolTag
+from tests.attribution.calls.test_callees import (
+    ALLOCATE,
+    CODE_RVA,
+    FREE,
+    NARROW_BASES,
+    OTHER_SLOT,
+    SLOT,
+    WIDE_BASES,
+    System,
+    pointer_at,
+)
+from tests.helpers.peimages import CODE, PAGE, VARIABLES, X86, Part, build_file
+
+pytest.importorskip("capstone")
+
+PROVEN, LIKELY, POSSIBLE = Confidence.PROVEN, Confidence.LIKELY, Confidence.POSSIBLE
+FILLING = b"\xcc" * 16
+
+
+def slots(machine):
+    """Live pointers to the allocator and, behind it, to the function that frees."""
+    kernel = NARROW_BASES[0] if machine is Machine.X86 else WIDE_BASES[0]
+    first = pointer_at(SLOT, kernel + ALLOCATE, machine.pointer_size).ljust(OTHER_SLOT - 2 * PAGE, b"\0")
+    return first + (kernel + FREE).to_bytes(machine.pointer_size, "little")
+
+
+def find(code, tag, machine=Machine.X64, **options):
+    system = System(machine, code=code, constants=slots(machine), **options)
+    return list(CodeAttributor(ImageIndex(system.images, [PoolTag(tag)])).evidence(PoolTag(tag)))
+
+
+class X64Code:
+    """Functions one behind another, each at a multiple of 16."""
+
+    def __init__(self):
+        self.bytes = b""
+
+    @property
+    def rva(self):
+        return CODE_RVA + len(self.bytes)
+
+    def add(self, *parts):
+        """``bytes`` as they are; ``(opcode, rva)``: an instruction that ends with the distance to ``rva``."""
+        start = self.rva
+        for part in parts:
+            self.bytes += part if isinstance(part, bytes) else self._relative(*part)
+        self.bytes += FILLING
+        self.bytes += b"\xcc" * (-len(self.bytes) % 16)
+        return start
+
+    def _relative(self, opcode, rva):
+        return opcode + struct.pack("<i", rva - (self.rva + len(opcode) + 4))
+
+
+CALL_SLOT, CALL = b"\xff\x15", b"\xe8"
+ENTER, LEAVE = b"\x48\x83\xec\x28", b"\x48\x83\xc4\x28\xc3"  # sub rsp, 28h ... add rsp, 28h; ret
+R8D = b"\x41\xb8"
+
+
+def test_a_dozen_tags_for_one_call_are_each_proven():
+    """cmp ecx, n; jne next; mov r8d, TAGn; jmp join ... join: call."""
+    tags = [b"Sw%02d" % number for number in range(12)]
+    case_bytes, join = 3 + 2 + 6 + 5, 12 * 16
+    cases = b""
+    for number, tag in enumerate(tags):
+        cases += b"\x83\xf9" + bytes([number]) + b"\x75\x0b" + R8D + tag
+        cases += b"\xe9" + struct.pack("<i", join - len(cases) - 5)
+    assert len(cases) == 12 * case_bytes == join
+    code = X64Code()
+    code.add(ENTER, cases, (CALL_SLOT, SLOT), LEAVE)
+    for tag in tags:
+        assert [item.confidence for item in find(code.bytes, tag)] == [PROVEN], tag
+
+
+def test_a_wrapper_that_frees_first_is_one_that_allocates():
+    """if (p) ExFreePoolWithTag(p, tag); return ExAllocatePoolWithTag(pool, n, tag)."""
+    code = X64Code()
+    wrapper = code.add(
+        b"\x53\x48\x83\xec\x20\x44\x89\xc3",  # push rbx; sub rsp, 20h; mov ebx, r8d
+        b"\x48\x85\xc9\x74\x08\x89\xda",  # test rcx, rcx; je behind; mov edx, ebx
+        (CALL_SLOT, OTHER_SLOT),
+        b"\x41\x89\xd8",  # mov r8d, ebx
+        (CALL_SLOT, SLOT),
+        b"\x48\x83\xc4\x20\x5b\xc3",
+    )
+    code.add(ENTER, R8D + b"Rlc1", (CALL, wrapper), LEAVE)
+    (item,) = find(code.bytes, b"Rlc1")
+    assert (item.confidence, item.kind) == (PROVEN, "call")
+    assert "ExAllocatePoolWithTag" in item.detail
+
+
+def test_wrappers_three_deep_are_followed():
+    code = X64Code()
+    callee = code.add(ENTER, (CALL_SLOT, SLOT), LEAVE)
+    for _ in range(2):
+        callee = code.add(ENTER, (CALL, callee), LEAVE)
+    code.add(ENTER, R8D + b"Dep1", (CALL, callee), LEAVE)
+    (item,) = find(code.bytes, b"Dep1")
+    assert item.confidence is PROVEN
+    assert item.detail.count("+0x") >= 3
+
+
+def test_of_wrappers_that_are_too_deep_nothing_is_said():
+    code = X64Code()
+    callee = code.add(ENTER, (CALL_SLOT, SLOT), LEAVE)
+    for _ in range(4):
+        callee = code.add(ENTER, (CALL, callee), LEAVE)
+    code.add(ENTER, R8D + b"Dep9", (CALL, callee), LEAVE)
+    (item,) = find(code.bytes, b"Dep9")
+    assert item.confidence is LIKELY
+    assert "no tag" not in item.detail and "no call" not in item.detail
+
+
+def test_a_word_for_a_function_that_only_looks_at_it_is_no_tag():
+    """mov ecx, 'BERT'; call find: names of firmware tables."""
+    code = X64Code()
+    look = code.add(b"\x31\xc0\x81\xf9APIC\x0f\x94\xc0\xc3")  # xor eax, eax; cmp ecx, ...; sete al; ret
+    code.add(ENTER, b"\xb9BERT", (CALL, look), LEAVE)
+    (item,) = find(code.bytes, b"BERT")
+    assert item.confidence is POSSIBLE
+    assert "no call was seen that gets it" in item.detail
+
+
+@pytest.mark.parametrize("word", [b"expa", b"nd 3", b"2-by", b"te k"])
+def test_constants_in_local_variables_are_no_tags(word):
+    """mov [rbp-10h], ... of a cipher's constants, whose address goes to a function of the driver."""
+    code = X64Code()
+    mix = code.add(b"\x8b\x01\x33\x41\x04\xc3")  # mov eax, [rcx]; xor eax, [rcx+4]; ret
+    stores = b"".join(
+        b"\xc7\x45" + bytes([0xE0 + 4 * n]) + w for n, w in enumerate((b"expa", b"nd 3", b"2-by", b"te k"))
+    )
+    code.add(b"\x55\x48\x89\xe5\x48\x83\xec\x40", stores, b"\x48\x8d\x4d\xe0", (CALL, mix), b"\xc9\xc3")
+    found = find(code.bytes, word)
+    assert found and all(item.confidence is POSSIBLE for item in found)
+    assert all("NET_BUFFER" not in item.detail for item in found)
+
+
+def test_text_among_x86_code_is_no_push():
+    """The 'h' of a text has the byte of push imm32."""
+    code = b"\xb8\x05\0\0\0\xc3PsGetThreadId\0\0Wait for thread \0" + FILLING
+    for word in (b"read", b"Thre"):
+        assert all(item.confidence is POSSIBLE for item in find(code, word, Machine.X86))
+    pushed = b"\x68Pipo\x6a\x20\x6a\x00\xff\x15" + struct.pack("<I", NARROW_BASES[1] + SLOT) + b"\xc3"
+    (item,) = find(pushed + FILLING, b"Pipo", Machine.X86)
+    assert item.confidence is PROVEN
+
+
+def test_one_removal_for_several_calls_of_the_run_time():
+    """call memset; call memset; add esp, 18h: what is pushed behind it is still the allocator's."""
+    base = NARROW_BASES[1]
+    directories = {1: (PAGE * 2, 40), 12: (SLOT, 8)}
+    constants = bytearray(0x200)
+    struct.pack_into("<I8xII", constants, 0, 0x2080, 0x2060, SLOT)
+    struct.pack_into("<II", constants, 0x80, 0x2040, 0x20A0)
+    constants[0x40:0x57] = b"\1\0ExAllocatePoolWithTag"
+    constants[0xA0:0xA9] = b"\1\0memset\0"
+    constants[0x60:0x6C] = b"ntoskrnl.exe"
+    struct.pack_into("<II", constants, SLOT - 2 * PAGE, 0x2040, 0x20A0)
+    pointer = struct.pack("<I", base + SLOT)
+    memset = b"\x6a\x10\x6a\x00\x57\xff\x15" + struct.pack("<I", base + SLOT + 4)  # push 10h; push 0; push edi; call
+    code = memset + memset + b"\x83\xc4\x18\x68Pipo\x83\xc7\x0c\x57\x6a\x01\xff\x15" + pointer + b"\xc3"
+    system = System(Machine.X86, code=code + FILLING, constants=bytes(constants), directories=directories)
+    (item,) = CodeAttributor(ImageIndex(system.images, [PoolTag(b"Pipo")])).evidence(PoolTag(b"Pipo"))
+    assert item.confidence is PROVEN
+
+
+def words(*numbers):
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+RET, NOP = 0xD65F03C0, 0xD503201F
+
+
+def test_a_tag_in_an_arm64_literal_pool_is_followed_from_the_load():
+    """The pool lies behind another function: ldr w2, pool; adrp x8; ldr x8, [x8, slot]; blr x8."""
+    pages = (SLOT >> 12) - (CODE_RVA >> 12)
+    adrp = 0x90000000 | (pages & 3) << 29 | pages >> 2 << 5 | 8
+    load = 0xF9400000 | (SLOT & 0xFFF) // 8 << 10 | 8 << 5 | 8
+    first = [0xA9BF7BFD, 0, 0x52800020, 0x52800401, adrp, load, 0xD63F0100, 0xA8C17BFD, RET]  # stp ... blr x8, ldp, ret
+    other = [0x52800000, RET]
+    pool_index = len(first) + len(other)
+    first[1] = 0x18000000 | (pool_index - 1) << 5 | 2
+    code = words(*first, *other) + b"Litr" + words(RET)
+    found = find(code, b"Litr", Machine.ARM64)
+    assert [item.confidence for item in found if item.kind == "call"] == [PROVEN]
+
+
+def test_a_jump_to_a_register_ends_an_arm64_function():
+    """Leaf wrappers one behind another: adrp x8; ldr x8, [x8]; mov w2, ...; br x8."""
+    leaf = (0x90000008, 0xF9400108, 0x52800022, 0xD61F0100)
+    code = words(*leaf, *leaf, *leaf)
+    assert find_arm64_starts(code, PAGE) == [PAGE, PAGE + 16, PAGE + 32]
+    switch = (0x10000089, 0x38606928, 0x8B080928, 0xD61F0100, 0x52800020, RET)  # adr, ldrb, add, br: its arms follow
+    assert find_arm64_starts(words(*switch, *leaf), PAGE) == [PAGE, PAGE + 24]
+
+
+def test_calls_lead_to_arm64_functions():
+    code = words(0x94000003, RET, NOP, RET)
+    assert find_arm64_call_targets([(PAGE, code)]) == [PAGE + 12]
+
+
+def test_sections_that_begin_inside_a_page_keep_their_bytes(tmp_path):
+    """SectionAlignment 80h, as old kits have it: the zeros behind a section end where the next one begins."""
+    variables = Part(b".data", 0x1900, b"\x11" * 0x80, VARIABLES, virtual_bytes=0x90)
+    code = Part(b"INIT", 0x1A00, b"\x68Pipo\xc3" + b"\x90" * 0x3A, CODE)
+    path = tmp_path / "old.sys"
+    path.write_bytes(
+        build_file(Part(b".text", 0x1000, b"\xc3" * 0x900, CODE), variables, code, machine=X86, base=0x10000)
+    )
+    with open_image_file(str(path)) as target:
+        (module,) = target.modules()
+        image = read_image(target, module, zeros_are_code=True)
+        assert image.read(0x1A00, 6) == b"\x68Pipo\xc3"
+        assert image.read(0x1980, 0x10) == bytes(0x10), "zeros up to the size in memory"
+        assert image.read(0x1000, 2) == b"\xc3\xc3"
