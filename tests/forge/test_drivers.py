@@ -45,6 +45,7 @@ IDIOM_ALLOCATORS = {
     "ports": {"NdisAllocateMemoryWithTag", "StorPortExtendedFunction", "VideoPortAllocatePool", "FltRegisterFilter"},
     "framed": {"WdfVersionBind"},
     "innocent": {"ExAllocatePoolWithTag", "DbgPrint"},
+    "byways": {"ExAllocatePoolWithTag", "ExFreePoolWithTag"},
 }
 NAMES = (*TAGS, *(f"{name}-{level}" for name in IDIOM_ALLOCATORS for level in build.LEVELS))
 LIBRARIES = {
