@@ -8,6 +8,8 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from pykdext.model import BatchSummary, CommonCause, DumpRow, HistoryLine
 from pykdext.report.csvtext import iter_csv
+from pykdext.report.sentences.batches import verdict_on_batch
+from pykdext.report.sentences.tags import verdict_on_history
 
 BATCH_SCHEMA = "poolleak.batch/1"
 HISTORY_SCHEMA = "poolleak.history/1"
@@ -53,6 +55,7 @@ def iter_batch_json(summary: BatchSummary, rows: Iterable[DumpRow]) -> Iterator[
     """
     head = {
         "schema": BATCH_SCHEMA,
+        "verdict": verdict_on_batch(summary),
         "counts": {
             "dumps": summary.dumps,
             "hosts": summary.hosts,
@@ -78,7 +81,7 @@ def iter_batch_csv(rows: Iterable[DumpRow]) -> Iterator[str]:
 
 def render_history_json(lines: Sequence[HistoryLine], subject: Optional[str]) -> str:
     """``poolleak.history/1``, one line a tag, pool and host."""
-    head = {"schema": HISTORY_SCHEMA, "subject": subject}
+    head = {"schema": HISTORY_SCHEMA, "subject": subject, "verdict": verdict_on_history(lines)}
     listed = ",\n    ".join(json.dumps(_history_document(line)) for line in lines)
     return f'{json.dumps(head, indent=2)[:-2]},\n  "lines": [\n    {listed}\n  ]\n}}\n'
 

@@ -46,6 +46,7 @@ def render_summary_json(summary: DumpSummary) -> str:
         "os": {"build": facts.build, "arch": facts.machine.value, "processors": facts.processors},
         "uptime_seconds": facts.uptime_seconds,
         "bugcheck": asdict(facts.bugcheck) if facts.bugcheck else None,
+        "verdict": f"No verdict: {summary.reason}",
         "reason": summary.reason,
         "modules": [asdict(module) for module in summary.modules],
         "warnings": list(facts.warnings),

@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 from pykdext.model import PoolTag, TagDescription, TagLookup
 from pykdext.report.layout import format_table, wrap
 from pykdext.report.markup import PLAIN, Line, Markup, render_lines
+from pykdext.report.sentences.tags import verdict_on_explanation
 
 EXPLANATION_SCHEMA = "poolleak.explanation/1"
 
@@ -43,7 +44,10 @@ def render_explanation_json(explained: Explained) -> str:
         }
         for tag, lookups in explained
     ]
-    return json.dumps({"schema": EXPLANATION_SCHEMA, "tags": tags}, indent=2) + "\n"
+    return (
+        json.dumps({"schema": EXPLANATION_SCHEMA, "verdict": verdict_on_explanation(explained), "tags": tags}, indent=2)
+        + "\n"
+    )
 
 
 def iter_entry_documents(lookups: Sequence[TagLookup]) -> Iterator[Dict[str, Any]]:

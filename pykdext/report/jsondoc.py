@@ -28,6 +28,7 @@ from pykdext.model.documents import (
     usage_document,
 )
 from pykdext.model.fleet import REPORT_SCHEMA
+from pykdext.report.sentences.tags import verdict_on_blocks, verdict_on_owners
 
 BLOCKS_SCHEMA = "poolleak.blocks/1"
 OWNERS_SCHEMA = "poolleak.owners/1"
@@ -46,7 +47,9 @@ def render_owners_json(found: Sequence[TagOwners], warnings: Sequence[str]) -> s
         }
         for owners in found
     ]
-    return _dump({"schema": OWNERS_SCHEMA, "tags": tags, "warnings": list(warnings)})
+    return _dump(
+        {"schema": OWNERS_SCHEMA, "verdict": verdict_on_owners(found), "tags": tags, "warnings": list(warnings)}
+    )
 
 
 def render_report_json(report: LeakReport) -> str:
@@ -88,6 +91,7 @@ def render_blocks_json(report: BlockReport) -> str:
     heads = {view.block.address: view.head.hex() for view in report.sample if view.head}
     document = {
         "schema": BLOCKS_SCHEMA,
+        "verdict": verdict_on_blocks(report),
         "source": asdict(report.source),
         "counted": tag_document(report.counted),
         "sizes": [{"size_bytes": size, "blocks": count} for size, count in report.sizes],

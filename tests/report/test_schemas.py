@@ -109,6 +109,12 @@ def test_a_batch_and_its_history(check, dumps, tmp_path):
     assert check("history", "--store", store)["lines"]
 
 
+def test_every_answer_has_its_sentence(schema_of):
+    """The rows of ``used`` and a kept ``snapshot`` are a state, of which nothing is judged."""
+    for name in DOCUMENTS:
+        assert ("verdict" in schema_of(f"{name}/1")["required"]) == (name != "snapshot"), name
+
+
 def test_a_kept_snapshot(run, schema_of, dumps, tmp_path):
     path = tmp_path / "state.json"
     run("snapshot", dumps / "toke.dmp", "-o", path)

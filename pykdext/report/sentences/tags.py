@@ -1,0 +1,63 @@
+"""What is said of single tags: who owns them, where their blocks are, what a list says of them, how they went on."""
+
+from __future__ import annotations
+
+from typing import Sequence, Tuple
+
+from pykdext.model import BlockReport, HistoryLine, PoolKind, PoolTag, TagLookup, TagOwners
+from pykdext.report.sentences.owners import describe, name_owners
+from pykdext.units import format_bytes, format_count, format_day, format_share, say_rest
+
+TAGS_NAMED = 5
+
+
+def verdict_on_owners(found: Sequence[TagOwners]) -> str:
+    """Who owns each of the tags."""
+    return _join(
+        [
+            f"{item.tag}: {name_owners(item.owners)}" if item.owners else f"{item.tag}: nobody is known to own it"
+            for item in found
+        ],
+        "No tag was asked for.",
+    )
+
+
+def verdict_on_blocks(report: BlockReport) -> str:
+    """How many of the blocks that are counted were found, and what they point at."""
+    counted = sum(report.counted.usage(pool).outstanding or 0 for pool in PoolKind)
+    found = f"{format_count(len(report.found))} of {format_count(counted)} blocks of {report.tag} were found."
+    if report.witness is None or not report.witness.drivers:
+        return found
+    first = report.witness.drivers[0]
+    return f"{found} {format_share(first.share_of_blocks)} of those looked into point at {first.module}."
+
+
+def verdict_on_explanation(explained: Sequence[Tuple[PoolTag, Sequence[TagLookup]]]) -> str:
+    """What the first list with an entry says of each tag."""
+    lines = []
+    for tag, lookups in explained:
+        won = next((lookup.matches[0] for lookup in lookups if lookup.matches), None)
+        lines.append(f"{tag}: {describe(won)} ({won.source})" if won else f"{tag}: no tag list has it")
+    return _join(lines, "No tag was asked for.")
+
+
+def verdict_on_history(lines: Sequence[HistoryLine]) -> str:
+    """Which tag of which host grew most between its first and its last dump."""
+    grown = [
+        (last.usage.bytes - first.usage.bytes, line)
+        for line in lines
+        if (first := line.samples[0]).usage.bytes is not None and (last := line.samples[-1]).usage.bytes is not None
+    ]
+    most, line = max(grown, key=lambda entry: entry[0], default=(0, None))
+    if line is None or most <= 0:
+        return "No tag grew between the stored dumps of its host."
+    first, last = line.samples[0], line.samples[-1]
+    return (
+        f"Tag {line.tag} of the {line.pool.value} pool grew most: by {format_bytes(most)} on {line.host} from "
+        f"{format_day(first.taken_at)} to {format_day(last.taken_at)}."
+    )
+
+
+def _join(sentences: Sequence[str], otherwise: str) -> str:
+    rest = say_rest(len(sentences), TAGS_NAMED)
+    return ("; ".join([*sentences[:TAGS_NAMED], *([rest] if rest else [])]) + ".") if sentences else otherwise
