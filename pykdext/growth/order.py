@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import List, Optional, Sequence, Tuple, Union
 
-from pykdext.growth.restart import FILE_TIME, MIN_FILE_SECONDS, RESTART_SHARE, count_gone_back
-from pykdext.model import PoolSnapshot
+from pykdext.growth.restart import MIN_FILE_SECONDS, RESTART_SHARE, count_gone_back, is_file_time
+from pykdext.model import PoolSnapshot, TimeOrigin
 from pykdext.units import format_duration
 
 MIN_FILE_INTERVAL_SECONDS = 5.0
@@ -51,7 +51,7 @@ def order_samples(snapshots: Sequence[PoolSnapshot], keep_all: bool = False) -> 
 
     Where only some have a time, the others are left out; with ``keep_all`` counters and names give the order then.
     """
-    trusted = [snapshot for snapshot in snapshots if snapshot.taken_at and snapshot.time_from != FILE_TIME]
+    trusted = [snapshot for snapshot in snapshots if snapshot.taken_at and not is_file_time(snapshot)]
     if snapshots and (not trusted or (keep_all and len(trusted) < len(snapshots))):
         return _order_without_times(snapshots)
     warnings: List[str] = []
@@ -73,14 +73,14 @@ def date_samples(ordered: Ordered, seconds: float) -> Ordered:
     samples = ordered.samples
     if not samples:
         return ordered
-    known = [index for index, sample in enumerate(samples) if sample.taken_at and sample.time_from != FILE_TIME]
+    known = [index for index, sample in enumerate(samples) if sample.taken_at and not is_file_time(sample)]
     anchor = known[0] if known else len(samples) - 1
     origin = samples[anchor].taken_at or next((sample.taken_at for sample in samples if sample.taken_at), None)
     if origin is None:
         return ordered
     start = origin - timedelta(seconds=seconds * anchor)
     dated = tuple(
-        replace(sample, taken_at=start + timedelta(seconds=seconds * index), time_from="interval")
+        replace(sample, taken_at=start + timedelta(seconds=seconds * index), time_from=TimeOrigin.INTERVAL)
         for index, sample in enumerate(samples)
     )
     return Ordered(dated, True, ordered.warnings)

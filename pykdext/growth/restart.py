@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Optional, Tuple
 
-from pykdext.model import PoolSnapshot
+from pykdext.model import PoolSnapshot, TimeOrigin
 from pykdext.units import format_duration
 
 COUNTER_RANGE = 1 << 32
 """Allocations and frees have 32 bits in SYSTEM_POOLTAG (NtQuerySystemInformation), and so in every log."""
-
-FILE_TIME = "file time"
-"""Where a time is from (``time_from``) that a copy of the file may have changed."""
 
 UPTIME_SLACK_SECONDS = 60.0
 UPTIME_SLACK_SHARE = 0.01
@@ -23,6 +20,11 @@ RESTART_SHARE = 0.25
 
 MIN_FILE_SECONDS = 300.0
 """Two files that were written within less may be copies, or pastes of one sitting: their times tell nothing."""
+
+
+def is_file_time(snapshot: PoolSnapshot) -> bool:
+    """Whether the time is that of a file's last change, which a copy of the file may have changed."""
+    return snapshot.time_from is TimeOrigin.FILE_TIME
 
 
 def seconds_between(earlier: PoolSnapshot, later: PoolSnapshot) -> Optional[float]:
@@ -38,7 +40,7 @@ def trusted_seconds_between(earlier: PoolSnapshot, later: PoolSnapshot) -> Optio
     That is where they are close together, or contradict the order of the states.
     """
     seconds = seconds_between(earlier, later)
-    is_of_files = FILE_TIME in (earlier.time_from, later.time_from)
+    is_of_files = TimeOrigin.FILE_TIME in (earlier.time_from, later.time_from)
     return None if seconds is None or (is_of_files and seconds < MIN_FILE_SECONDS) else seconds
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from pykdext.growth.order import Ordered, date_samples, describe_untrusted_times, order_samples
-from pykdext.growth.restart import FILE_TIME, find_restart, is_same_boot, seconds_between
+from pykdext.growth.restart import find_restart, is_file_time, is_same_boot, seconds_between
 from pykdext.growth.trendtests import MIN_EFFECTIVE_SAMPLES
-from pykdext.model import PoolSnapshot, Segment
+from pykdext.model import PoolSnapshot, Segment, TimeOrigin
 from pykdext.units import format_duration, name_some
 
 GAP_FACTOR = 12
@@ -19,7 +19,7 @@ GAP_FACTOR = 12
 MAX_SAMPLES = 400
 """More samples of a segment than these are thinned out evenly: the slopes of all pairs cost their square."""
 
-_COPIED_TIMES = ("file name", FILE_TIME, None)
+_COPIED_TIMES = (TimeOrigin.FILE_NAME, TimeOrigin.FILE_TIME, None)
 """Times that a copy of a log may bear as well: equal contents tell that it is the same sample."""
 
 
@@ -108,7 +108,7 @@ def _drop_doubles(ordered: Sequence[PoolSnapshot], warnings: List[str]) -> List[
 
 
 def _is_double(earlier: PoolSnapshot, later: PoolSnapshot) -> bool:
-    if earlier.taken_at == later.taken_at and later.taken_at is not None and later.time_from != FILE_TIME:
+    if earlier.taken_at == later.taken_at and later.taken_at is not None and not is_file_time(later):
         return True
     return later.time_from in _COPIED_TIMES and bool(later.tags) and earlier.tags == later.tags
 

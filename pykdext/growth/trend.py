@@ -8,7 +8,6 @@ from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Typ
 
 from pykdext.growth.judge import MIN_SAMPLES, Judgement, judge_series
 from pykdext.growth.lockstep import MIN_GROWN_BLOCKS, BlockCount, IsObject, find_lockstep, no_objects
-from pykdext.growth.restart import FILE_TIME
 from pykdext.growth.series import arrange_series
 from pykdext.model import (
     LockstepGroup,
@@ -19,6 +18,7 @@ from pykdext.model import (
     Role,
     Slope,
     TagUsage,
+    TimeOrigin,
     TotalTrend,
     Trend,
     TrendReport,
@@ -112,7 +112,7 @@ def _iter_sample_warnings(snapshots: Sequence[PoolSnapshot], guesses: bool) -> I
 
     ``guesses``: the times of files are taken for those of their samples.
     """
-    guessed = sum(snapshot.time_from == FILE_TIME for snapshot in snapshots) if guesses else 0
+    guessed = sum(snapshot.time_from is TimeOrigin.FILE_TIME for snapshot in snapshots) if guesses else 0
     if guessed:
         yield (
             f"{guessed} of {len(snapshots)} samples have the time of their file's last change, which a copy may have "

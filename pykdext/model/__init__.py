@@ -61,6 +61,7 @@ from pykdext.model.pool import (
     PROTECTED_POOL,
     UNUSED,
     Allocation,
+    ExpansionState,
     PoolKind,
     PoolSnapshot,
     PoolTag,
@@ -70,6 +71,7 @@ from pykdext.model.pool import (
     SystemMemory,
     TableCoverage,
     TagUsage,
+    TimeOrigin,
     UsageRow,
 )
 from pykdext.model.report import (
@@ -109,6 +111,7 @@ __all__ = [
     "DumpSummary",
     "Evidence",
     "EvidenceKind",
+    "ExpansionState",
     "FieldLayout",
     "FrameUse",
     "GrownTag",
@@ -154,6 +157,7 @@ __all__ = [
     "TagOwners",
     "TagUsage",
     "TargetFacts",
+    "TimeOrigin",
     "TotalTrend",
     "Trend",
     "TrendReport",

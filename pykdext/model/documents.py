@@ -15,7 +15,7 @@ def subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
     return {
         "source": asdict(snapshot.source),
         "taken_at": snapshot.taken_at.isoformat() if snapshot.taken_at else None,
-        "time_from": snapshot.time_from,
+        "time_from": snapshot.time_from.value if snapshot.time_from else None,
         "host": snapshot.host,
         "os": {
             "build": snapshot.build,
@@ -52,7 +52,7 @@ def coverage_document(coverage: TableCoverage) -> Dict[str, Any]:
             "expected": coverage.processor_tables_expected,
         },
         "rows": {"read": coverage.rows_read, "expected": coverage.rows_expected},
-        "expansion_table": coverage.expansion_table,
+        "expansion_table": coverage.expansion_table.value,
     }
 
 

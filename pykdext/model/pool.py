@@ -135,18 +135,38 @@ class UsageRow:
     usage: PoolUsage
 
 
+class TimeOrigin(enum.Enum):
+    """Where the moment of a state is from; the value is the word in JSON and in text."""
+
+    HEADER = "header"
+    """The source itself says it."""
+    FILE_NAME = "file name"
+    FILE_TIME = "file time"
+    """The file's last change, which may be that of a copy."""
+    INTERVAL = "interval"
+    """The place in the series, and the interval that the user gave."""
+
+
+class ExpansionState(enum.Enum):
+    """What became of the expansion table of the tag tables; the value is the word in JSON."""
+
+    READ = "read"
+    ABSENT = "absent"
+    """The kernel has none: it makes one only when the tables are full."""
+    UNREADABLE = "unreadable"
+    UNKNOWN = "unknown"
+    """It was not found, or the source has no tables."""
+
+
 @dataclass(frozen=True)
 class TableCoverage:
-    """How much of the kernel's pool tag tables was read. None: unknown, or the source has no such part.
-
-    ``expansion_table`` is ``read``, ``absent`` (the kernel has none), ``unreadable`` or ``unknown`` (not found).
-    """
+    """How much of the kernel's pool tag tables was read. None: unknown, or the source has no such part."""
 
     processor_tables_read: Optional[int] = None
     processor_tables_expected: Optional[int] = None
     rows_read: Optional[int] = None
     rows_expected: Optional[int] = None
-    expansion_table: str = "unknown"
+    expansion_table: ExpansionState = ExpansionState.UNKNOWN
 
     @property
     def is_complete(self) -> bool:
@@ -154,7 +174,7 @@ class TableCoverage:
         return self == TableCoverage() or (
             self.processor_tables_read == self.processor_tables_expected
             and self.rows_read == self.rows_expected
-            and self.expansion_table in ("read", "absent")
+            and self.expansion_table in (ExpansionState.READ, ExpansionState.ABSENT)
         )
 
 
@@ -220,8 +240,8 @@ class StatedDriver:
 class PoolSnapshot:
     """The state of both pools, tag by tag, at one moment of one machine's life since boot.
 
-    ``time_from`` tells where ``taken_at`` comes from: ``header``, ``file name``, ``file time``, ``interval``; None:
-    there is no time. ``stated_nonpaged`` and ``stated_paged`` are the sums over all tags that the source prints (a row
+    ``time_from``: where ``taken_at`` is from; None: there is no time.
+    ``stated_nonpaged`` and ``stated_paged`` are the sums over all tags that the source prints (a row
     ``TOTAL``); they count tags that are not listed, too. ``stated_drivers``: what the source says of who allocates.
     ``blocks``: single blocks that it lists (``!poolfind``, ``!verifier 3``).
     """
@@ -236,7 +256,7 @@ class PoolSnapshot:
     uptime_seconds: Optional[float] = None
     bugcheck: Optional[BugCheck] = None
     memory: SystemMemory = field(default_factory=SystemMemory)
-    time_from: Optional[str] = None
+    time_from: Optional[TimeOrigin] = None
     coverage: TableCoverage = field(default_factory=TableCoverage)
     warnings: Tuple[str, ...] = ()
     stated_nonpaged: Optional[PoolUsage] = None

@@ -27,10 +27,15 @@ class Selection:
     top: Optional[int] = None
 
 
-def match_tag(pattern: str, tag: PoolTag) -> bool:
-    """Whether a WinDbg wildcard names the tag; case counts, blanks at the end of a tag need not be typed."""
+def match_text(pattern: str, text: str) -> bool:
+    """Whether a WinDbg wildcard (``*``, ``?``) matches all of a text; case counts, brackets are themselves."""
     expression = "".join({"*": ".*", "?": "."}.get(character, re.escape(character)) for character in pattern)
-    return any(re.fullmatch(expression, text, re.DOTALL) for text in (tag.text, tag.text.rstrip(" ")))
+    return re.fullmatch(expression, text, re.DOTALL) is not None
+
+
+def match_tag(pattern: str, tag: PoolTag) -> bool:
+    """Whether a wildcard names the tag; blanks at the end of a tag need not be typed."""
+    return any(match_text(pattern, text) for text in (tag.text, tag.text.rstrip(" ")))
 
 
 def select_usages(snapshot: PoolSnapshot, selection: Selection) -> Tuple[UsageRow, ...]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Callable, Iterable, Iterator, List, Sequence, Tuple, Union
 
 from pykdext.errors import RecordFormatError
-from pykdext.model import PoolSnapshot
+from pykdext.model import PoolSnapshot, TimeOrigin
 from pykdext.records.blocklists import parse_poolfind, parse_verifier
 from pykdext.records.csvlog import parse_csv
 from pykdext.records.keyedrecords import parse_format_list, parse_json_records
@@ -182,10 +182,12 @@ def _date_snapshots(snapshots: Tuple[PoolSnapshot, ...], file: TextFile) -> Tupl
     if named:
         first = dated[undated[0]]
         dated[undated[0]] = replace(
-            first, taken_at=named.at, time_from="file name", warnings=(*named.doubts, *first.warnings)
+            first, taken_at=named.at, time_from=TimeOrigin.FILE_NAME, warnings=(*named.doubts, *first.warnings)
         )
     elif file.written_at is not None:
-        dated[undated[-1]] = replace(dated[undated[-1]], taken_at=file.written_at, time_from="file time")
+        dated[undated[-1]] = replace(dated[undated[-1]], taken_at=file.written_at, time_from=TimeOrigin.FILE_TIME)
+    else:
+        dated[undated[-1]] = replace(dated[undated[-1]], taken_at=file.written_at, time_from=TimeOrigin.FILE_TIME)
     return tuple(dated)
 
 

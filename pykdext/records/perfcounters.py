@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory
+from pykdext.model import PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory, TimeOrigin
 from pykdext.records.columns import POOL_UNNAMED, find_fact, find_pool, find_unit
 from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, Moment, find_moment, find_time_of_day
 from pykdext.records.quantities import find_decimal_mark, parse_size
@@ -161,7 +161,7 @@ def _make_snapshot(
         taken_at=moment.at if moment else None,
         host=host,
         memory=memory,
-        time_from="header" if moment else None,
+        time_from=TimeOrigin.HEADER if moment else None,
         warnings=(*(moment.doubts if moment else ()), TOTALS_ONLY, *warnings, *check_memory(memory)),
     )
 

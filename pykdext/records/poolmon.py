@@ -11,7 +11,16 @@ from __future__ import annotations
 import re
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, StatedDriver, SystemMemory, TagUsage
+from pykdext.model import (
+    PoolKind,
+    PoolSnapshot,
+    PoolUsage,
+    SnapshotSource,
+    StatedDriver,
+    SystemMemory,
+    TagUsage,
+    TimeOrigin,
+)
 from pykdext.records.moments import find_moment
 from pykdext.records.stateddrivers import find_drivers
 from pykdext.records.tagtable import (
@@ -161,7 +170,7 @@ def _read_screen(file: TextFile, screen: _Screen, preamble_start: int, first_lin
         taken_at=moment.at if moment else None,
         host=find_host(preamble),
         memory=memory,
-        time_from="header" if moment else None,
+        time_from=TimeOrigin.HEADER if moment else None,
         warnings=(*(moment.doubts if moment else ()), *faults),
         stated_drivers=_find_mapped_drivers(rows),
     )

@@ -10,7 +10,16 @@ from __future__ import annotations
 import re
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, StatedDriver, SystemMemory
+from pykdext.model import (
+    PoolKind,
+    PoolSnapshot,
+    PoolTag,
+    PoolUsage,
+    SnapshotSource,
+    StatedDriver,
+    SystemMemory,
+    TimeOrigin,
+)
 from pykdext.records.joining import join_sorted_tables
 from pykdext.records.stateddrivers import find_binary
 from pykdext.records.tagtable import LineFaults, TagTable, check_against_memory, tag_of_text
@@ -191,7 +200,7 @@ def _make_snapshot(path: str, table: _Table, around: str) -> PoolSnapshot:
         processors=facts.processors,
         uptime_seconds=facts.uptime_seconds,
         memory=memory,
-        time_from="header" if facts.taken_at else None,
+        time_from=TimeOrigin.HEADER if facts.taken_at else None,
         warnings=tuple(warnings),
         stated_nonpaged=_read_usage(table.total[:half]) if table.total else None,
         stated_paged=_read_usage(table.total[half:]) if table.total else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, SnapshotSource, StatedDriver, SystemMemory
+from pykdext.model import PoolKind, PoolSnapshot, SnapshotSource, StatedDriver, SystemMemory, TimeOrigin
 from pykdext.records.columns import MEMORY_FIELDS, POOL_UNNAMED, SESSION_POOL, Columns, TaggedUsage
 from pykdext.records.moments import ZONE_UNKNOWN, Moment, find_moment
 from pykdext.records.quantities import parse_count, parse_size
@@ -102,7 +102,7 @@ class SampleCollector:
             host=sample.host,
             uptime_seconds=sample.uptime_seconds,
             memory=sample.memory,
-            time_from="header" if moment else None,
+            time_from=TimeOrigin.HEADER if moment else None,
             warnings=tuple(warnings),
             stated_drivers=tuple(sample.drivers),
         )

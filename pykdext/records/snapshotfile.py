@@ -11,6 +11,7 @@ from pykdext.errors import RecordFormatError
 from pykdext.model import (
     Allocation,
     BugCheck,
+    ExpansionState,
     Machine,
     PoolKind,
     PoolSnapshot,
@@ -21,6 +22,7 @@ from pykdext.model import (
     SystemMemory,
     TableCoverage,
     TagUsage,
+    TimeOrigin,
 )
 from pykdext.model.documents import coverage_document, subject_document, tag_document, usage_document
 
@@ -140,13 +142,13 @@ def _parse(document: Mapping[str, Any]) -> PoolSnapshot:
         uptime_seconds=None if document["uptime_seconds"] is None else float(document["uptime_seconds"]),
         bugcheck=BugCheck(int(bugcheck["code"]), tuple(map(int, bugcheck["parameters"]))) if bugcheck else None,
         memory=SystemMemory(**{name: _count(value) for name, value in (document.get("memory") or {}).items()}),
-        time_from=document.get("time_from"),
+        time_from=TimeOrigin(document["time_from"]) if document.get("time_from") else None,
         coverage=TableCoverage(
             processor_tables_read=_count(coverage["processor_tables"]["read"]),
             processor_tables_expected=_count(coverage["processor_tables"]["expected"]),
             rows_read=_count(coverage["rows"]["read"]),
             rows_expected=_count(coverage["rows"]["expected"]),
-            expansion_table=_text(coverage["expansion_table"]),
+            expansion_table=ExpansionState(coverage["expansion_table"]),
         ),
         warnings=tuple(map(_text, document["warnings"])),
         stated_nonpaged=_parse_stated(document, PoolKind.NONPAGED),

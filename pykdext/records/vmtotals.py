@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Dict, List, NamedTuple, Tuple
 
-from pykdext.model import PoolSnapshot, SnapshotSource, SystemMemory
+from pykdext.model import PoolSnapshot, SnapshotSource, SystemMemory, TimeOrigin
 from pykdext.records.tagtable import check_memory
 from pykdext.records.textfile import TextFile
 from pykdext.records.windbgtext import parse_session_facts
@@ -72,7 +72,7 @@ def parse_vm_text(file: TextFile) -> Tuple[PoolSnapshot, ...]:
             processors=facts.processors,
             uptime_seconds=facts.uptime_seconds,
             memory=totals.memory,
-            time_from="header" if facts.taken_at else None,
+            time_from=TimeOrigin.HEADER if facts.taken_at else None,
             warnings=(*facts.doubts, "the text holds totals only, no tags", *totals.warnings),
         )
         for totals in parse_vm_totals(file.text)

@@ -98,7 +98,7 @@ def _state_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
     return {
         "source": asdict(snapshot.source),
         "taken_at": snapshot.taken_at.isoformat() if snapshot.taken_at else None,
-        "time_from": snapshot.time_from,
+        "time_from": snapshot.time_from.value if snapshot.time_from else None,
         "host": snapshot.host,
         "build": snapshot.build,
         "uptime_seconds": snapshot.uptime_seconds,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import re
 import sqlite3
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from pykdext.model import HistoryLine, HistorySample, PoolKind, PoolSnapshot, PoolTag, PoolUsage
+from pykdext.model.selection import match_tag, match_text
 from pykdext.records.snapshotfile import parse_snapshot_document
 from pykdext.store.database import StoreError, failures_named, open_database
 from pykdext.store.source import SEPARATOR, StoredSource
@@ -55,7 +54,7 @@ def load_history(file: str, subject: Optional[str] = None) -> Tuple[HistoryLine,
     """
     with _open_connection(file) as connection:
         hosts = _load_hosts(connection)
-        chosen = [host for host in hosts if subject is None or _matches(host.lower(), subject.lower())]
+        chosen = [host for host in hosts if subject is None or match_text(subject.lower(), host.lower())]
         lines = _load_lines(connection, chosen or hosts, None if chosen else subject)
     if not lines and subject is not None:
         raise StoreError(f"{file}: found neither a host nor a tag {subject}; hosts: {_name_hosts(hosts)}")
@@ -125,12 +124,7 @@ def _load_tags(connection: sqlite3.Connection, snapshot_id: int) -> List[Dict[st
 
 
 def _is_tag(tag: PoolTag, pattern: str) -> bool:
-    return _matches(tag.text.rstrip(), pattern) or _matches(tag.text, pattern)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """WinDbg's wildcards: ``*`` and ``?``; case counts, and brackets are themselves."""
-    return re.fullmatch(fnmatch.translate(pattern.replace("[", "[[]")), name) is not None
+    return match_tag(pattern, tag)
 
 
 def _name_hosts(hosts: List[str]) -> str:

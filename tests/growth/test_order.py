@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pykdext.growth import compare_snapshots, follow_series
 from pykdext.growth.order import date_samples, natural_key, order_samples
-from pykdext.model import PoolKind, PoolUsage, SnapshotSource, Verdict
+from pykdext.model import PoolKind, PoolUsage, SnapshotSource, TimeOrigin, Verdict
 from tests.helpers.poolseries import INTERVAL, LEAK, RESTART_AT, START, snapshots_of, troubled_series
 
 EVERY = INTERVAL.total_seconds()
@@ -32,7 +32,7 @@ def copied(series, name, seed=0, seconds=1.0):
             sample,
             source=SnapshotSource("poolmon log", name(number)),
             taken_at=START + timedelta(seconds=rng.uniform(0, seconds)),
-            time_from="file time",
+            time_from=TimeOrigin.FILE_TIME,
         )
         for number, sample in enumerate(series, start=1)
     ]
@@ -101,7 +101,7 @@ def test_copied_logs_without_an_interval_are_all_samples_but_have_no_rate(untouc
 
 
 def test_files_written_as_samples_are_keep_their_times(untouched):
-    series = [replace(sample, time_from="file time") for sample in untouched]
+    series = [replace(sample, time_from=TimeOrigin.FILE_TIME) for sample in untouched]
     shuffled = random.Random(3).sample(series, len(series))
     report = follow_series(shuffled)
     assert key_numbers(report) == key_numbers(follow_series(untouched))
@@ -133,7 +133,10 @@ def test_counters_order_any_shuffled_boot(rng, count):
     names = rng.sample(range(10**6), count)
     files = [
         replace(
-            sample, source=SnapshotSource("poolmon log", f"{1000 * name}.txt"), taken_at=START, time_from="file time"
+            sample,
+            source=SnapshotSource("poolmon log", f"{1000 * name}.txt"),
+            taken_at=START,
+            time_from=TimeOrigin.FILE_TIME,
         )
         for sample, name in zip(series, names)
     ]
@@ -156,7 +159,7 @@ def test_an_interval_counts_from_the_sample_that_has_a_time():
     assert [sample.taken_at for sample in dated.samples] == [
         series[2].taken_at - timedelta(seconds=seconds) for seconds in (120, 60, 0)
     ]
-    assert {sample.time_from for sample in dated.samples} == {"interval"}
+    assert {sample.time_from for sample in dated.samples} == {TimeOrigin.INTERVAL}
 
 
 def test_no_samples():
@@ -164,7 +167,7 @@ def test_no_samples():
 
 
 class TestTwoStates:
-    def sides(self, seconds, time_from="file time", after_from="file time"):
+    def sides(self, seconds, time_from=TimeOrigin.FILE_TIME, after_from=TimeOrigin.FILE_TIME):
         usages = [PoolUsage(10, 0, 10, 640), PoolUsage(1000, 0, 1000, 64000)]
         before, after = snapshots_of([("Irp", PoolKind.NONPAGED, usages)], 2)
         before = replace(before, time_from=time_from)
@@ -178,8 +181,10 @@ class TestTwoStates:
         assert any("no rates" in warning for warning in diff.warnings)
 
     def test_one_time_of_a_file_is_enough_to_doubt(self):
-        assert compare_snapshots(*self.sides(2, time_from="header")).interval_seconds is None
+        assert compare_snapshots(*self.sides(2, time_from=TimeOrigin.HEADER)).interval_seconds is None
 
-    @pytest.mark.parametrize(("seconds", "where"), [(2, "header"), (2, "file name"), (3600, "file time")])
+    @pytest.mark.parametrize(
+        ("seconds", "where"), [(2, TimeOrigin.HEADER), (2, TimeOrigin.FILE_NAME), (3600, TimeOrigin.FILE_TIME)]
+    )
     def test_other_times_give_rates(self, seconds, where):
         assert compare_snapshots(*self.sides(seconds, where, where)).interval_seconds == seconds

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pykdext.growth import MixedMachinesError, follow_series
 from pykdext.growth.judge import judge_series
 from pykdext.growth.trendtests import check_monotonic, estimate_slope
-from pykdext.model import Machine, PoolKind, PoolTag, PoolUsage, Role, SystemMemory, Verdict
+from pykdext.model import Machine, PoolKind, PoolTag, PoolUsage, Role, SystemMemory, TimeOrigin, Verdict
 from tests.helpers.poolseries import (
     CAUSE,
     GB,
@@ -293,10 +293,10 @@ def test_doubles_are_dropped_and_named(leaking):
 
 
 def test_a_copy_of_a_log_with_a_time_of_its_own_is_a_double(leaking):
-    by_file_time = [replace(sample, time_from="file time") for sample in leaking]
+    by_file_time = [replace(sample, time_from=TimeOrigin.FILE_TIME) for sample in leaking]
     copy = replace(by_file_time[-1], taken_at=by_file_time[-1].taken_at + timedelta(minutes=3))
     assert follow_series([*by_file_time, copy]).samples == 40
-    by_header = replace(copy, time_from="header")
+    by_header = replace(copy, time_from=TimeOrigin.HEADER)
     assert follow_series([*leaking, by_header]).samples == 41
 
 

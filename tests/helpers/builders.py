@@ -13,6 +13,7 @@ from pykdext.model import (
     Confidence,
     Evidence,
     EvidenceKind,
+    ExpansionState,
     ImageCoverage,
     Machine,
     Owner,
@@ -28,6 +29,7 @@ from pykdext.model import (
     TagDescription,
     TagOwners,
     TagUsage,
+    TimeOrigin,
 )
 
 NO_IMAGES = ImageCoverage(0, 0, None)
@@ -87,10 +89,8 @@ snapshots = st.builds(
         st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4).map(tuple),
     ),
     memory=st.builds(SystemMemory, *[maybe] * 8),
-    time_from=st.none() | texts,
-    coverage=st.builds(
-        TableCoverage, maybe, maybe, maybe, maybe, st.sampled_from(["read", "absent", "unreadable", "unknown"])
-    ),
+    time_from=st.none() | st.sampled_from(TimeOrigin),
+    coverage=st.builds(TableCoverage, maybe, maybe, maybe, maybe, st.sampled_from(ExpansionState)),
     warnings=st.lists(texts, max_size=3).map(tuple),
     stated_nonpaged=st.none() | usages,
     stated_paged=st.none() | usages,

@@ -8,7 +8,17 @@ import random
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from pykdext.model import UNUSED, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, SystemMemory, TagUsage
+from pykdext.model import (
+    UNUSED,
+    PoolKind,
+    PoolSnapshot,
+    PoolTag,
+    PoolUsage,
+    SnapshotSource,
+    SystemMemory,
+    TagUsage,
+    TimeOrigin,
+)
 
 KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
 START = datetime(2024, 11, 12, 3, 41, tzinfo=timezone.utc)
@@ -91,7 +101,7 @@ def snapshots_of(columns, count, memory=None, host="server", **facts):
             tags=tuple(rows),
             taken_at=START + index * INTERVAL,
             host=host,
-            time_from="header",
+            time_from=TimeOrigin.HEADER,
             memory=memory or SystemMemory(),
             **facts,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pykdext.errors import RecordFormatError
-from pykdext.model import PoolKind
+from pykdext.model import PoolKind, TimeOrigin
 from pykdext.records.columns import POOL_UNNAMED
 from pykdext.records.logs import load_log
 
@@ -158,7 +158,7 @@ def test_dates_of_consoles(locale):
     day = 7 if locale == "us_amb" else 13
     expected = [datetime(2026, 6, day, 8 + hour, 0, 1, tzinfo=zone) for hour in range(10)]
     assert [snapshot.taken_at for snapshot in snapshots] == expected
-    assert {snapshot.time_from for snapshot in snapshots} == {"header"}
+    assert {snapshot.time_from for snapshot in snapshots} == {TimeOrigin.HEADER}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykdext.model import PoolKind, PoolTag, PoolUsage, SystemMemory
+from pykdext.model import PoolKind, PoolTag, PoolUsage, SystemMemory, TimeOrigin
 from pykdext.records.columns import POOL_UNNAMED, find_columns, find_pool
 from pykdext.records.csvlog import parse_csv
 from pykdext.records.logs import load_log
@@ -88,7 +88,7 @@ def test_lists_of_poolmonx_read_back(rows):
 def test_samples_of_the_recipe_read_back(rows):
     snapshot = parse_one(writers.write_recipe_csv(rows))
     assert writers.as_rows(snapshot) == writers.expected_rows(rows)
-    assert (snapshot.host, snapshot.uptime_seconds, snapshot.time_from) == ("SRV1", 987654.0, "header")
+    assert (snapshot.host, snapshot.uptime_seconds, snapshot.time_from) == ("SRV1", 987654.0, TimeOrigin.HEADER)
     assert snapshot.taken_at == datetime(2024, 11, 12, 3, 41, 27, tzinfo=timezone.utc)
     assert snapshot.memory == SystemMemory(1000, None, 2000, None, 3000, 4000, 5000, 6000)
     assert ZONE_UNKNOWN not in snapshot.warnings

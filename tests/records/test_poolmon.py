@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pykdext.model import PoolKind, PoolTag
+from pykdext.model import PoolKind, PoolTag, TimeOrigin
 from pykdext.records.logs import load_log
 from pykdext.records.poolmon import parse_poolmon
 from pykdext.records.tagtable import UNSAID
@@ -273,7 +273,7 @@ class TestTimeAndHost:
     def test_a_line_above_the_screen_dates_it(self, line, moment):
         snapshot = parse_one(writers.write_poolmon(ROWS, before=b"Computer: SRV1\n" + line + b"\n"))
         assert snapshot.taken_at == datetime.fromisoformat(moment).replace(tzinfo=timezone.utc)
-        assert (snapshot.time_from, snapshot.host) == ("header", "SRV1")
+        assert (snapshot.time_from, snapshot.host) == (TimeOrigin.HEADER, "SRV1")
 
     def test_each_screen_has_its_own_time(self):
         lines = [b"2024-11-12 03:00\n", b"2024-11-12 03:15\n", b"2024-11-12 03:30\n"]

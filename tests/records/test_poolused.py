@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykdext.errors import RecordFormatError
-from pykdext.model import Machine, PoolKind, PoolTag, SystemMemory
+from pykdext.model import Machine, PoolKind, PoolTag, SystemMemory, TimeOrigin
 from pykdext.records.logs import load_log
 from pykdext.records.poolused import parse_poolused
 from pykdext.records.textfile import TextFile
@@ -202,7 +202,7 @@ def test_the_banner_tells_about_the_machine():
     assert snapshot.taken_at == datetime(2024, 11, 12, 2, 41, 27, tzinfo=timezone.utc)
     assert (snapshot.build, snapshot.machine, snapshot.processors) == (19041, Machine.X64, 4)
     assert snapshot.uptime_seconds == 11 * 86400 + 2 * 3600 + 3 * 60 + 4.567
-    assert (snapshot.host, snapshot.time_from, snapshot.warnings) == (None, "header", ())
+    assert (snapshot.host, snapshot.time_from, snapshot.warnings) == (None, TimeOrigin.HEADER, ())
 
 
 @pytest.mark.parametrize(

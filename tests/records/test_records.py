@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykdext.errors import RecordFormatError, TargetError
-from pykdext.model import PoolUsage, SystemMemory
+from pykdext.model import PoolUsage, SystemMemory, TimeOrigin
 from pykdext.records import live
 from pykdext.records.logs import UNDATED, is_log_head, load_log
 from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, find_moment, find_name_moment
@@ -182,21 +182,21 @@ class TestLoadLog:
     def test_time_from_the_header_then_the_name_then_the_file(self, tmp_path):
         dated = writers.write_poolmon(ROWS, before=b"2024-11-12 03:41:27Z\n")
         (found,) = load_log(save(tmp_path, "log-2023-01-01_0000.txt", dated))
-        assert (found.taken_at.year, found.time_from) == (2024, "header")
+        assert (found.taken_at.year, found.time_from) == (2024, TimeOrigin.HEADER)
         assert not any(warning == ZONE_UNKNOWN for warning in found.warnings)
         (found,) = load_log(save(tmp_path, "log-2023-01-01_0000.txt", writers.write_poolmon(ROWS)))
-        assert (found.taken_at.year, found.time_from) == (2023, "file name")
+        assert (found.taken_at.year, found.time_from) == (2023, TimeOrigin.FILE_NAME)
         assert found.warnings[0] == ZONE_UNKNOWN
         (found,) = load_log(save(tmp_path, "poolsnap.log", writers.write_poolmon(ROWS)))
-        assert (found.taken_at, found.time_from) == (CHANGED_AT, "file time")
+        assert (found.taken_at, found.time_from) == (CHANGED_AT, TimeOrigin.FILE_TIME)
 
     def test_several_snapshots_without_times(self, tmp_path):
         data = writers.write_poolmon(ROWS) * 3
         found = load_log(save(tmp_path, "poolsnap.log", data))
-        assert [item.time_from for item in found] == [None, None, "file time"]
+        assert [item.time_from for item in found] == [None, None, TimeOrigin.FILE_TIME]
         assert all(UNDATED in item.warnings for item in found)
         named = load_log(save(tmp_path, "20241112-0341.log", data))
-        assert [item.time_from for item in named] == ["file name", None, None]
+        assert [item.time_from for item in named] == [TimeOrigin.FILE_NAME, None, None]
 
     @pytest.mark.parametrize(
         ("data", "words"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pykdext.attribution.taglists import TagLists
 from pykdext.growth import compare_snapshots, follow_series
-from pykdext.model import PoolKind, PoolTag, PoolUsage, SystemMemory
+from pykdext.model import PoolKind, PoolTag, PoolUsage, SystemMemory, TimeOrigin
 from pykdext.pipeline import conclude_diff, conclude_series
 from pykdext.report.difftext import render_diff_text
 from pykdext.report.growthdoc import render_diff_json, render_trend_json
@@ -51,7 +51,7 @@ def diff():
         row("Idle", usage(5, 5, 0)),
         path="log-1.txt",
         taken_at=START,
-        time_from="file name",
+        time_from=TimeOrigin.FILE_NAME,
         uptime_seconds=None,
     )
     after = snapshot(
@@ -61,7 +61,7 @@ def diff():
         row("Newt", paged=PoolUsage(None, None, 3, 96)),
         path="log-2.txt",
         taken_at=START + timedelta(hours=2),
-        time_from="file name",
+        time_from=TimeOrigin.FILE_NAME,
         uptime_seconds=None,
     )
     return compare_snapshots(before, after)

@@ -26,6 +26,7 @@ from pykdext.kernel.structs import iter_row_runs, iter_whole_rows
 from pykdext.kernel.systemmemory import read_commit, read_system_memory
 from pykdext.model import (
     PROTECTED_POOL,
+    ExpansionState,
     PoolKind,
     PoolSnapshot,
     PoolTag,
@@ -34,6 +35,7 @@ from pykdext.model import (
     SystemMemory,
     TableCoverage,
     TagUsage,
+    TimeOrigin,
 )
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.work import UNWATCHED, Work
@@ -85,7 +87,7 @@ def read_pool_snapshot(
         uptime_seconds=facts.uptime_seconds,
         bugcheck=facts.bugcheck,
         memory=memory,
-        time_from="header" if facts.taken_at else None,
+        time_from=TimeOrigin.HEADER if facts.taken_at else None,
         coverage=reader.coverage(),
         warnings=(*facts.warnings, *kernel.notes, *kernel.symbols.notes, *reader.warnings),
     )
@@ -102,7 +104,7 @@ class _TableReader:
         self._sums: Dict[int, List[int]] = {}
         self._tables_read = 0
         self._rows_read = 0
-        self._expansion_state = "unknown"
+        self._expansion_state = ExpansionState.UNKNOWN
         self._has_free_row = False
         self.warnings = list(location.warnings)
         self._heads = [tuple(self._target.read_present(table, _HEAD_BYTES)) for table in location.tables]
@@ -215,19 +217,19 @@ class _TableReader:
         base, count = self._location.expansion, self._location.expansion_rows
         if base is None or (base and count is None):
             if self._has_free_row:
-                self._expansion_state = "absent"  # the kernel makes one only when the table is full
+                self._expansion_state = ExpansionState.ABSENT  # the kernel makes one only when the table is full
                 return
             self.warnings.append("the expansion of the tag table was not found: tags in it are missing, if it exists")
             return
         if base == 0 or not count:
-            self._expansion_state = "absent"
+            self._expansion_state = ExpansionState.ABSENT
             return
         bounded = min(count, _MAX_EXPANSION_ROWS)
         table = self._gather(self._target.read_present(base, bounded * self._layout.row_bytes), base, bounded)
         doubt_strange_rows(self._layout, table)
         self._add(table)
         rows = table.believed_rows
-        self._expansion_state = "read" if rows == count else "unreadable"
+        self._expansion_state = ExpansionState.READ if rows == count else ExpansionState.UNREADABLE
         if rows < count:
             self.warnings.append(
                 f"expansion table at 0x{base:x}: {count - rows} of {count} rows are "

@@ -15,6 +15,7 @@ from pykdext.model import (
     Suspect,
     TableCoverage,
     TargetFacts,
+    TimeOrigin,
 )
 from pykdext.model.objects import HolderReport
 from pykdext.report.sentences.memory import describe_untagged
@@ -185,15 +186,16 @@ def machine_lines(facts: Union[PoolSnapshot, TargetFacts]) -> Iterator[str]:
 
 
 _TIMES_FROM = {
-    "file time": "by the file time, perhaps that of a copy",
-    "file name": "by the file name",
-    "interval": "by the interval that was given",
+    TimeOrigin.FILE_TIME: "by the file time, perhaps that of a copy",
+    TimeOrigin.FILE_NAME: "by the file name",
+    TimeOrigin.INTERVAL: "by the interval that was given",
 }
 
 
 def describe_taken(facts: Union[PoolSnapshot, TargetFacts]) -> str:
     """When a state was taken, and where its time is from unless it stands in the source itself."""
-    where = _TIMES_FROM.get(facts.time_from or "") if isinstance(facts, PoolSnapshot) and facts.taken_at else None
+    origin = facts.time_from if isinstance(facts, PoolSnapshot) and facts.taken_at else None
+    where = _TIMES_FROM.get(origin) if origin else None
     return f"{format_moment(facts.taken_at)} ({where})" if where else format_moment(facts.taken_at)
 
 
@@ -204,7 +206,7 @@ def describe_coverage(tables: TableCoverage, images: Optional[ImageCoverage]) ->
         expected = tables.processor_tables_expected
         parts.append(f"{tables.processor_tables_read} of {expected or 'an unknown number of'} processor tables")
         parts.append(f"{format_count(tables.rows_read)} of {format_count(tables.rows_expected)} rows")
-        parts.append(f"expansion table {tables.expansion_table}")
+        parts.append(f"expansion table {tables.expansion_table.value}")
     if images is not None:
         parts.append(describe_images(images))
     return "; ".join(parts) or "all rows of the file"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pykdext.errors import LayoutNotFoundError, SymbolNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel, TargetSymbols
 from pykdext.kernel.pool.tagtables import read_pool_snapshot
-from pykdext.model import FieldLayout, Machine, PoolKind, TargetFacts, TypeLayout
+from pykdext.model import ExpansionState, FieldLayout, Machine, PoolKind, TargetFacts, TypeLayout
 from pykdext.symbols.chain import SymbolChain
 from tests.helpers.segments import SegmentsTarget
 
@@ -87,7 +87,7 @@ def test_processors_are_summed_modulo_the_counter(build):
     assert snapshot.total_bytes(PoolKind.NONPAGED) == 512 + 2 * 64000 * len(PLAIN)
     assert snapshot.coverage.is_complete and snapshot.coverage.processor_tables_read == 2
     assert snapshot.coverage.rows_read == snapshot.coverage.rows_expected == 2 * ROWS
-    assert snapshot.coverage.expansion_table == "absent"
+    assert snapshot.coverage.expansion_table is ExpansionState.ABSENT
     assert snapshot.source.path == "two.dmp" and snapshot.source.symbols == "target"
     assert not snapshot.warnings
 
@@ -118,7 +118,7 @@ def test_the_expansion_and_the_overflow_row_count():
     snapshot = read_pool_snapshot(kernel_of(19041, [table(19041, rows)], expansion=expansion))
     assert usage(snapshot, b"Late").bytes == 700
     assert usage(snapshot, b"Ovfl").outstanding == 2
-    assert snapshot.coverage.expansion_table == "read"
+    assert snapshot.coverage.expansion_table is ExpansionState.READ
     assert any("Ovfl" in warning for warning in snapshot.warnings)
 
 
@@ -164,7 +164,7 @@ def test_without_symbols_the_neighbourhood_tells(build):
     assert usage(snapshot, b"File").allocs == 2700
     assert snapshot.source.symbols == "inference"
     assert snapshot.coverage.rows_read == 3 * ROWS
-    assert snapshot.coverage.expansion_table == "absent"  # the table has free rows
+    assert snapshot.coverage.expansion_table is ExpansionState.ABSENT  # the table has free rows
     assert snapshot.coverage.is_complete
 
 
@@ -172,7 +172,7 @@ def test_a_full_table_may_have_an_expansion_that_was_not_found():
     full = {slot: (b"%04x" % slot, (1, 0, 16, 0, 0, 0)) for slot in range(ROWS - 1)}
     words = [TABLES, 0, ROWS, 77, ROWS - 2, 5, TABLES, 0]
     snapshot = read_pool_snapshot(kernel_of(19041, [table(19041, full)], variables=words, symbols=["PoolTrackTable"]))
-    assert snapshot.coverage.expansion_table == "unknown"
+    assert snapshot.coverage.expansion_table is ExpansionState.UNKNOWN
     assert any("expansion" in warning for warning in snapshot.warnings)
     assert not snapshot.coverage.is_complete
 
