@@ -75,7 +75,7 @@ def arrange_series(
 
 
 def _describe_mixture(snapshots: Sequence[PoolSnapshot]) -> Optional[str]:
-    """What tells that the snapshots are of different machines, in words.
+    """Why the snapshots must be of different machines, in words; None if nothing speaks for that.
 
     A new build on the same host is an update, not another machine.
     """

@@ -25,7 +25,7 @@ NOTED_BYTES, LARGE_BYTES, HUGE_BYTES = 256 << 20, 1 << 30, 4 << 30
 NOTED_MEMORY_SHARE = 0.10
 PROMINENT_TIMES, TOWERING_TIMES = 2.5, 5.0
 COMPARED_TAGS = 3
-"""With fewer other tags of the pool in the list, the next one tells little."""
+"""With fewer other tags of the pool in the list, the next one is no measure."""
 
 WHOLE_ROWS = 100
 """A list with so many tags of a pool was not chosen by hand: what it adds up to is the pool."""

@@ -17,7 +17,7 @@ USUAL_FILES = 200_000
 MAX_FILES = 1_000_000
 
 USUAL_MEMORY_BYTES = 16 << 30
-"""Where the source does not tell how much memory the machine has."""
+"""For sources that do not say how much memory the machine has."""
 
 LARGE_BLOCK_BYTES = 2_048
 """Where the size of a block is not known: few tags that are counted by blocks have larger ones."""
@@ -35,7 +35,7 @@ class MachineSize:
 
     @classmethod
     def of(cls, snapshot: PoolSnapshot) -> MachineSize:
-        """By the objects and the memory that ``snapshot`` tells of, else those of a usual machine."""
+        """The size by the objects and the memory in ``snapshot``; what is missing there is that of a usual machine."""
         return cls(
             min(_count_blocks(snapshot, _PROCESS) or USUAL_PROCESSES, MAX_PROCESSES),
             min(_count_blocks(snapshot, _FILE) or USUAL_FILES, MAX_FILES),

@@ -33,7 +33,7 @@ _ALIGN = ("left", "left", "left", "right", "left", "left", "right", "left")
 
 
 def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int) -> str:
-    """The common denominator, a line for each dump with its first suspect, and the reason where there is none."""
+    """What the hosts have in common, a line for each dump with its first suspect, and why a dump has no verdict."""
     failures: List[str] = []
     cells: List[Sequence[str]] = []
     paths: List[str] = []

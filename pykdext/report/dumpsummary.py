@@ -1,4 +1,4 @@
-"""What a dump tells that has no readable tag tables: the system, the crash, its drivers; and why there is no more."""
+"""Dumps without readable tag tables: the system, the crash, the drivers, and why there is no verdict."""
 
 from __future__ import annotations
 

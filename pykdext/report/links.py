@@ -14,7 +14,7 @@ _PLAIN_TAG = re.compile(r"[A-Za-z0-9_.]+ *")
 
 
 class Links:
-    """The commands that tell more about a report on ``source``; where it is not the session, the session cannot."""
+    """The debugger's commands behind a report; most exist only where ``source`` is the session itself."""
 
     def __init__(self, source: SnapshotSource) -> None:
         self._is_session = source.is_session

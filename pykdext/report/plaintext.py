@@ -149,7 +149,7 @@ def _tag_heading(owners: TagOwners, links: Links) -> Iterator[Line]:
 
 
 def owner_lines(owners: Sequence[Owner], coverage: Optional[ImageCoverage], width: int, links: Links) -> Iterator[Line]:
-    """Each owner with its evidence; none: what was looked at in vain."""
+    """Each owner with its evidence, or what was searched in vain."""
     if not owners:
         yield from wrap(f"Owner: unknown; {describe_gap(coverage)}", width, "   ", "     ")
     for owner in owners:

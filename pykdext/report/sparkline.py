@@ -10,7 +10,7 @@ ASCII_RAMP = ".:-=+*#%@"
 
 
 def render_sparkline(values: Sequence[Optional[float]], columns: int, unicode: bool = False) -> str:
-    """The values from lowest to highest in at most ``columns`` characters; a blank where none is known.
+    """The values from lowest to highest in at most ``columns`` characters; a blank where no value is known.
 
     More values than columns are put together by their mean; a series that does not change is drawn low.
     """

@@ -49,7 +49,7 @@ class Chart(NamedTuple):
 
 
 def draw_composition(snapshot: PoolSnapshot, suspects: AbstractSet[_Held]) -> List[Chart]:
-    """What each pool holds: its largest tags and the rest, suspects standing out; none for a pool that no tag tells."""
+    """A chart of each pool whose tags are known: the largest ones and the rest, suspects standing out."""
     return [
         _draw_pool(pool, bars, {tag for tag, held_in in suspects if held_in is pool})
         for pool in PoolKind
@@ -75,7 +75,7 @@ def _draw_pool(pool: PoolKind, bars: Sequence[Tuple[Optional[PoolTag], int]], su
 
 
 def draw_growth(report: TrendReport, shown: Sequence[Trend]) -> List[Chart]:
-    """The bytes of the first of the trends over time; none without any."""
+    """A chart of the bytes of the first trends over time; empty without trends."""
     curves = shown[:CURVES_SHOWN]
     if not curves:
         return []
@@ -109,7 +109,7 @@ def draw_growth(report: TrendReport, shown: Sequence[Trend]) -> List[Chart]:
 
 
 def draw_changes(rows: Sequence[TagDelta]) -> List[Chart]:
-    """By how much tags grew or shrank, the largest changes of the rows; none if no bytes changed."""
+    """A chart of the largest changes among the rows, in bytes; empty if no bytes changed."""
     changed = [(delta, delta.bytes) for delta in rows if delta.bytes]
     largest = sorted(changed, key=lambda item: abs(item[1]), reverse=True)[:CHANGES_SHOWN]
     bars = [
@@ -121,7 +121,7 @@ def draw_changes(rows: Sequence[TagDelta]) -> List[Chart]:
 
 
 def draw_causes(summary: BatchSummary) -> List[Chart]:
-    """What each common cause holds on all hosts where it leaks; none without a cause."""
+    """A chart of what each common cause holds on all hosts where it leaks; empty without causes."""
     bars = [
         _Bar(
             f"{cause.tag} {cause.pool.label}, {name_driver(cause) if cause.module else 'owner not known'}",

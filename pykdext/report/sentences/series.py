@@ -46,7 +46,7 @@ def _cause_text(first: Trend, conclusion: Optional[Conclusion]) -> str:
 
 
 def is_growing(trend: Trend) -> bool:
-    """Whether the tag rises, beyond its noise where the samples tell that."""
+    """Whether the tag rises; beyond its noise, if there are enough samples to judge that."""
     if trend.slope is None:  # of samples without times only the verdict is known
         return trend.verdict in (Verdict.LEAK, Verdict.GROWTH)
     return trend.slope.bytes_per_hour > 0 and trend.verdict in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES)
