@@ -186,8 +186,6 @@ def _date_snapshots(snapshots: Tuple[PoolSnapshot, ...], file: TextFile) -> Tupl
         )
     elif file.written_at is not None:
         dated[undated[-1]] = replace(dated[undated[-1]], taken_at=file.written_at, time_from=TimeOrigin.FILE_TIME)
-    else:
-        dated[undated[-1]] = replace(dated[undated[-1]], taken_at=file.written_at, time_from=TimeOrigin.FILE_TIME)
     return tuple(dated)
 
 
