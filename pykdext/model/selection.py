@@ -97,3 +97,19 @@ def _sort_key(sort: str) -> _SortKey:
     }
     counter = counters[sort]
     return lambda tag, usages: -sum(counter(usage) or 0 for usage in usages)
+
+
+def describe_misspelt_tags(tags: Iterable[PoolTag], rows: Sequence[TagUsage]) -> Tuple[str, ...]:
+    """A line for each tag that no row bears, though one does in other case, with other blanks, or backwards."""
+    known = {row.tag for row in rows}
+    alike: Dict[bytes, PoolTag] = {}
+    for row in sorted(rows, key=lambda row: row.nonpaged.bytes or row.paged.bytes or 0):  # the largest is meant
+        alike[_spell(row.tag.raw[::-1])] = row.tag
+    alike.update({_spell(row.tag.raw): row.tag for row in rows})
+    missing = [tag for tag in tags if tag not in known and _spell(tag.raw) in alike]
+    return tuple(f"no block bears {tag.text}: did you mean {alike[_spell(tag.raw)].text}?" for tag in missing)
+
+
+def _spell(raw: bytes) -> bytes:
+    """The letters of a tag, whatever their case and the blanks around them."""
+    return raw.strip(b" \0").lower()

@@ -9,10 +9,12 @@ from pykdext.model import (
     ImageCoverage,
     LeakReport,
     Owner,
+    PoolKind,
     PoolTotal,
     SnapshotSource,
     Suspect,
     TagOwners,
+    TagUsage,
 )
 from pykdext.model.objects import HolderReport
 from pykdext.report.grouptable import group_lines
@@ -62,13 +64,20 @@ def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -
 
 
 def render_owners_text(
-    source: SnapshotSource, found: Sequence[TagOwners], warnings: Sequence[str], width: int, markup: Markup = PLAIN
+    source: SnapshotSource,
+    found: Sequence[TagOwners],
+    warnings: Sequence[str],
+    width: int,
+    markup: Markup = PLAIN,
+    rows: Sequence[TagUsage] = (),
 ) -> str:
-    """Each tag with its owners and their evidence; ``source`` is where they were looked for."""
+    """Each tag with its owners and their evidence; ``source`` is where they were looked for, ``rows`` its tag table."""
     links = Links(source)
     lines: List[Line] = []
+    held = {row.tag: row for row in rows}
     for owners in found:
-        lines += [*_tag_heading(owners, links), *owner_lines(owners.owners, owners.coverage, width, links)]
+        lines += [*_tag_heading(owners, links), *_held_lines(held.get(owners.tag))]
+        lines += [*owner_lines(owners.owners, owners.coverage, width, links)]
         lines += [*note_lines(owners.notes, width), ""]
     lines += [f"Coverage: {describe_images(found[0].coverage)}"] if found else []
     return render_lines([*lines, *warning_lines(warnings, width)], markup, width)
@@ -146,6 +155,18 @@ def _tag_heading(owners: TagOwners, links: Links) -> Iterator[Line]:
     yield from link_words([f"{owners.tag}  ({owners.tag.hex})"], owners.tag.text, links.usage(owners.tag))
     for item in owners.descriptions:
         yield f"  {describe(item)} ({item.source})"
+
+
+def _held_lines(row: Optional[TagUsage]) -> Iterator[str]:
+    """What the tag holds of each pool in which it holds anything."""
+    sides = [(pool, row.usage(pool)) for pool in PoolKind] if row else []
+    held = [
+        f"{pool.value} {format_count(usage.bytes)} bytes in {format_count(usage.outstanding)} blocks"
+        for pool, usage in sides
+        if usage.bytes or usage.outstanding
+    ]
+    if held:
+        yield f"   Holds: {'; '.join(held)}"
 
 
 def owner_lines(owners: Sequence[Owner], coverage: Optional[ImageCoverage], width: int, links: Links) -> Iterator[Line]:

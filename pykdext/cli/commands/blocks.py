@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pykdext.cli.answers import TABLE, Command, Invocation, Outcome, list_forms, open_source
@@ -41,12 +41,15 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 def _find_blocks(options: BlocksOptions, call: Invocation) -> Outcome:
     from pykdext import pipeline
     from pykdext.cli.outputs import describe_lacks
+    from pykdext.model.selection import describe_misspelt_tags
     from pykdext.report.blocklist import render_blocks_text
     from pykdext.report.csvtext import render_blocks_csv
     from pykdext.report.jsondoc import render_blocks_json
 
     with open_source(options, call) as source:
-        report = pipeline.find_blocks(source, options.tag, options.top, call.work)
+        found = pipeline.find_blocks(source, options.tag, options.top, call.work)
+    guesses = describe_misspelt_tags([options.tag], source.snapshot.tags)
+    report = replace(found, warnings=(*guesses, *found.warnings))
     return Outcome(
         text=lambda look: render_blocks_text(report, look.width, look.markup),
         document=lambda: render_blocks_json(report),

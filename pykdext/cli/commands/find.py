@@ -19,7 +19,7 @@ from pykdext.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from pykdext.model import PoolTag
+    from pykdext.model import PoolTag, TagUsage
     from pykdext.pipeline import TagLists
 
 
@@ -95,6 +95,7 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
     from pykdext import pipeline
     from pykdext.cli.outputs import describe_lacks
     from pykdext.model import SnapshotSource
+    from pykdext.model.selection import describe_misspelt_tags
     from pykdext.report.csvtext import render_owners_csv
     from pykdext.report.jsondoc import render_owners_json
     from pykdext.report.plaintext import render_owners_text
@@ -107,13 +108,15 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
     jobs = 1 if in_debugger else options.jobs  # there this Python has no program file to start again
     with ExitStack() as opened:
         kernel, subject = None, SnapshotSource("driver files", ", ".join(options.images))
+        rows: Tuple[TagUsage, ...] = ()
         if options.source is not None or in_debugger or not options.images:
             source = opened.enter_context(open_source(options, call))
-            kernel, subject = source.kernel, source.snapshot.source
+            kernel, subject, rows = source.kernel, source.snapshot.source, source.snapshot.tags
         answer = pipeline.find_owners(kernel, options.images, options.tags, lists, jobs, call.work, options.symbols)
+    warnings = (*describe_misspelt_tags(options.tags, rows), *answer.warnings)
     return Outcome(
-        text=lambda look: render_owners_text(subject, answer.tags, answer.warnings, look.width, look.markup),
-        document=lambda: render_owners_json(answer.tags, answer.warnings),
+        text=lambda look: render_owners_text(subject, answer.tags, warnings, look.width, look.markup, rows),
+        document=lambda: render_owners_json(answer.tags, warnings),
         rows=lambda: render_owners_csv(answer.tags),
         is_complete=answer.complete and not call.work.is_ended,
         lacks=describe_lacks((), answer.warnings),

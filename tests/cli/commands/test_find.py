@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from dumps.forge import forge
 from pykdext.cli.main import main
 
 LIST = """\
@@ -79,3 +80,26 @@ def test_a_tag_in_no_list(pooltags, capsys):
     assert status == 0
     assert "none of its 5 entries matches" in out
     assert "wins" not in out
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory):
+    path = tmp_path_factory.mktemp("dump") / "MEMORY.DMP"
+    forge("pipo", build=19041).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("typed", ["pipo", "PIPO", "opiP", " irp", "IRP"])
+def test_a_misspelt_tag_is_guessed(dump, capsys, typed):
+    meant = "Irp" if "irp" in typed.lower() else "Pipo"
+    for command in ("find", "blocks"):
+        main([command, typed, dump])
+        assert f"did you mean {meant}" in " ".join(capsys.readouterr().out.split()), command
+
+
+def test_a_right_tag_is_not_guessed_at_and_says_what_it_holds(dump, capsys):
+    assert main(["find", "Pipo", "Zzzz", dump]) == 0
+    out = capsys.readouterr().out
+    assert "did you mean" not in out
+    assert out.count("   Holds: ") == 1
+    assert "   Holds: nonpaged 2,078,933,040 bytes in 4,812,345 blocks\n" in out
