@@ -141,7 +141,7 @@ class HeldObjects:
     count: int
     zombie_image: Optional[str] = None
     odd_image: Optional[str] = None
-    odd_share: int = 1004
+    odd_share: int = 1003
     key_path: Tuple[str, ...] = ()
     session: int = 0
     threads: int = 9

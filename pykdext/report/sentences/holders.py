@@ -79,7 +79,7 @@ def name_zombie_holder(
     part = "" if holder.zombies >= zombies else f"; it has handles to {format_count(holder.zombies)} of them"
     sentence = (
         f"Tag {tag}{_size(size)}: {who} are held by {holder.process.label}: a handle leak of that process{part}"
-        f"{_coverage(holder)}."
+        f"{_coverage(holder, is_count=True)}."
     )
     return Finding(HolderKind.ZOMBIES, sentence, _PROVEN, _look_at_handles(holder.process))
 
@@ -221,13 +221,13 @@ def _handles_of(census: HandleCensus) -> str:
     return f"{format_count(counted)} handles"
 
 
-def _coverage(census: HandleCensus) -> str:
-    """How much of the process's handles was read, where that was not all."""
+def _coverage(census: HandleCensus, *, is_count: bool = False) -> str:
+    """How much of the process's handles was read, where that was not all; ``is_count``: no sample was needed."""
     words = []
     if not census.is_whole:
         of = "" if census.counted is None else f" of {format_count(census.counted)}"
         words.append(f"{format_count(census.read)}{of} handles read")
-    if census.sampled < census.read:
+    if census.sampled < census.read and not is_count:
         words.append(f"a sample of {format_count(census.sampled)} handles")
     return f" ({', '.join(words)})" if words else ""
 
