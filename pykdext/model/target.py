@@ -26,8 +26,12 @@ class Machine(enum.Enum):
 
     @property
     def kernel_start(self) -> int:
-        """The lowest address of the kernel's half of the address space (32-bit Windows without /3GB)."""
-        return 0x80000000 if self is Machine.X86 else 0xFFFF8000_00000000
+        """The lowest address of the kernel's half of the address space (32-bit Windows without /3GB).
+
+        x64 with five levels of page tables (LA57) begins lower than with four, which reach FFFF8000'00000000; what lies
+        between is no address there.
+        """
+        return _KERNEL_STARTS[self]
 
     @property
     def address_end(self) -> int:
@@ -51,6 +55,13 @@ class MachineTable(Generic[Row]):
         except KeyError:
             known = ", ".join(sorted(known.value for known in self._rows))
             raise UnknownMachineError(getattr(machine, "value", machine), self._room, known) from None
+
+
+_KERNEL_STARTS = {
+    Machine.X86: 0x80000000,
+    Machine.X64: 0xFF000000_00000000,
+    Machine.ARM64: 0xFFFF8000_00000000,
+}
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
-from pykdext.targets.protocol import PAGE_BYTES, Target
+from pykdext.targets.protocol import PAGE_BYTES, SymbolTaker, Target
 from pykdext.work import UNWATCHED, Work
 
+_FOUR_LEVELS_START = 0xFFFF8000_00000000
+_SPARSE_SPAN_BYTES = 1 << 48
 _SPAN_BYTES = 1 << 36
 """Memory is walked in spans of this size: between two of them time is checked and progress told."""
 
@@ -87,10 +89,18 @@ def find_small_blocks(
     return walker.found
 
 
-def _kernel_spans(machine: Machine) -> Iterator[Tuple[int, int]]:
-    """The kernel's half of the address space, piece by piece."""
-    end = machine.address_end
-    return ((start, min(_SPAN_BYTES, end - start)) for start in range(machine.kernel_start, end, _SPAN_BYTES))
+def _kernel_spans(target: Target) -> Iterator[Tuple[int, int]]:
+    """The kernel's half of the address space, piece by piece; what only five levels of tables reach in larger ones.
+
+    A target that reads page tables itself passes at once over what these do not reach; a debugger asks page by page.
+    """
+    machine = target.machine
+    start = max(machine.kernel_start, _FOUR_LEVELS_START) if machine is Machine.X64 else machine.kernel_start
+    if isinstance(target, SymbolTaker):
+        for lower in range(machine.kernel_start, start, _SPARSE_SPAN_BYTES):
+            yield lower, min(_SPARSE_SPAN_BYTES, start - lower)
+    for upper in range(start, machine.address_end, _SPAN_BYTES):
+        yield upper, min(_SPAN_BYTES, machine.address_end - upper)
 
 
 class _Walker:
@@ -113,7 +123,7 @@ class _Walker:
         """Search all kernel memory, as far as the limits allow."""
         ends_at = time.monotonic() + MAX_WALK_SECONDS
         total = (self._target.facts.pages_present or 0) * PAGE_BYTES
-        for start, size in _kernel_spans(self._target.machine):
+        for start, size in _kernel_spans(self._target):
             for address, data in self._target.read_present(start, size):
                 self.search(address, data)
                 work.report(min(self.found.walked_bytes, total), total, "kernel memory")

@@ -12,7 +12,7 @@ from pykdext.targets.dump.base import DumpTarget
 from pykdext.targets.dump.compressed import Progress, open_file
 from pykdext.targets.dump.containers import open_container
 from pykdext.targets.dump.facts import KernelFacts
-from pykdext.targets.dump.fivelevels import refuse_five_levels
+from pykdext.targets.dump.fivelevels import has_five_levels
 from pykdext.targets.dump.header import DUMP_SIGNATURES, TRIAGE_DUMP, parse_header
 from pykdext.targets.dump.pages import PagesInFile
 from pykdext.targets.dump.triage import TriageDump, open_triage
@@ -57,7 +57,6 @@ def open_crashdump(
         if header.dump_type == TRIAGE_DUMP:
             return open_triage(file, header)
         container = open_container(file, header)
-        refuse_five_levels(file.path, header.facts, container)
         return CrashDump(file, header.facts, container)
     except BaseException:
         file.close()
@@ -67,9 +66,9 @@ def open_crashdump(
 class CrashDump(DumpTarget):
     """The kernel in a crash dump or an image of memory: a Target, and a context manager that closes the file.
 
-    Supported: x86 with and without PAE, x64 with four-level paging, ARM64 with pages of 4 KiB; every container of
-    physical pages, truncated ones too. Variables are known as far as the kernel's debugger data names them; layouts
-    of structures are not.
+    Supported: x86 with and without PAE, x64 with page tables of four and five levels, ARM64 with pages of 4 KiB; every
+    container of physical pages, truncated ones too. Variables are known as far as the kernel's debugger data names
+    them; layouts of structures are not.
     """
 
     def __init__(self, file: FileBytes, facts: KernelFacts, container: Union[PagesInFile, MachineMemory]) -> None:
@@ -77,7 +76,8 @@ class CrashDump(DumpTarget):
         self._kernel = KERNEL32 if facts.machine is Machine.X86 else KERNEL64
         self._container = container
         self._zeros_are_absent = isinstance(container, MachineMemory) and container.is_padded
-        mode = find_paging_mode(facts.machine, facts.build, pae_enabled=facts.pae_enabled)
+        five_levels = has_five_levels(facts, container)
+        mode = find_paging_mode(facts.machine, facts.build, pae_enabled=facts.pae_enabled, five_levels=five_levels)
         self._prototypes_need_base = mode.prototypes_need_base
         self._space = AddressSpace(mode, self._container, facts.directory_table_base)
         if facts.build is not None and facts.build < _FIRST_BUILD_WITH_GUARDED_PTES:

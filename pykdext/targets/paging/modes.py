@@ -13,7 +13,7 @@ from typing import Optional
 from pykdext.model import Machine
 from pykdext.targets.paging.addressspace import PagingMode, TableLevel
 
-_KERNEL_HALF = (Machine.X64.kernel_start, 1 << 64)
+_KERNEL_HALF = (0xFFFF8000_00000000, 1 << 64)
 _USER_HALF = (0, 1 << 47)
 _ALL_32_BITS = (0, 1 << 32)
 
@@ -92,6 +92,13 @@ X64 = PagingMode(
 )
 """Four levels, pages of 4 KiB, 2 MiB and 1 GiB. The address in a prototype entry lacks its sign's copies."""
 
+X64_FIVE_LEVELS = replace(
+    X64,
+    address_ranges=((0xFF000000_00000000, 1 << 64), (0, 1 << 56)),
+    levels=(TableLevel(48, 0x1FF, _VALID, *_NEVER_LARGE), *X64.levels),
+)
+"""LA57, the kernel ntkrla57: one more level on top, and addresses of 57 bits."""
+
 ARM64 = PagingMode(
     address_ranges=(_KERNEL_HALF,),
     root_mask=0x0000FFFF_FFFFF000,
@@ -114,10 +121,12 @@ L1TF is a flaw of x86 processors: nothing guards against it here.
 """
 
 
-def find_paging_mode(machine: Machine, build: Optional[int], *, pae_enabled: bool) -> PagingMode:
+def find_paging_mode(
+    machine: Machine, build: Optional[int], *, pae_enabled: bool, five_levels: bool = False
+) -> PagingMode:
     """How a kernel's page tables look."""
     if machine is Machine.X64:
-        return X64
+        return X64_FIVE_LEVELS if five_levels else X64
     if machine is Machine.ARM64:
         return ARM64
     if pae_enabled:

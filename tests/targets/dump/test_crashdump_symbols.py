@@ -7,8 +7,9 @@ import struct
 import pytest
 
 from dumps.forge import forge
-from pykdext.errors import MemoryReadError, SymbolNotFoundError, UnsupportedDumpError
+from pykdext.errors import MemoryReadError, SymbolNotFoundError
 from pykdext.kernel.kernel import open_kernel
+from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.targets.protocol import SymbolTaker
 from tests.helpers.forgedumps import DumpFolder, loaded_names, loader_entry, names, read_entry, set_string, write_entry
 from tests.helpers.pagetables import PAGE
@@ -26,23 +27,41 @@ def machine():
     return forge("pipo", build=19041, processors=2, seed=5)
 
 
-def test_five_level_paging_is_refused(open_machine, machine):
-    machine.header.loaded_module_list = 0xFF11_2233_4455_6000
-    with pytest.raises(UnsupportedDumpError) as caught:
-        open_machine(machine)
-    assert "LA57" in str(caught.value)
-
-
-def test_five_level_paging_is_recognised_by_its_tables(open_machine, machine):
-    """The kernel lies where four levels reach as well, but its fourth level hangs below a fifth."""
-    root = machine.space.root_pfn
+def hang_below_a_fifth_level(machine, slot):
+    """The machine's tables, reached through one entry of a fifth level."""
     top = machine.space.frames.take()
     machine.memory.page(top)
-    struct.pack_into("<Q", machine.memory.pages[top], 511 * 8, root << 12 | 0x63)
+    struct.pack_into("<Q", machine.memory.pages[top], slot * 8, machine.space.root_pfn << 12 | 0x63)
     machine.header.directory_table_base = top << 12
-    with pytest.raises(UnsupportedDumpError) as caught:
-        open_machine(machine)
-    assert "LA57" in str(caught.value)
+    return top
+
+
+def test_five_levels_of_tables_are_read(open_machine, machine):
+    intact = open_machine(machine)
+    expected, tables = names(intact), read_pool_snapshot(open_kernel(intact)).tags
+    hang_below_a_fifth_level(machine, 511)
+    dump = open_machine(machine)
+    assert names(dump) == expected == loaded_names(machine)
+    assert not dump.facts.warnings
+    snapshot = read_pool_snapshot(open_kernel(dump))
+    assert snapshot.tags == tables and snapshot.coverage.is_complete
+
+
+def test_memory_that_only_five_levels_reach_is_read(open_machine, machine):
+    """The same tables hang below another entry of the top, too: all is there twice, at addresses of 57 bits."""
+    top = hang_below_a_fifth_level(machine, 511)
+    struct.pack_into("<Q", machine.memory.pages[top], 300 * 8, machine.space.root_pfn << 12 | 0x63)
+    dump = open_machine(machine)
+    address = machine.addresses["PsLoadedModuleList"]
+    low = 0xFE00 << 48 | 300 << 48 | address & (1 << 48) - 1
+    assert low < 0xFFFF << 48
+    assert dump.read_virtual(low, 16) == dump.read_virtual(address, 16)
+
+
+def test_an_address_of_57_bits_alone_makes_no_fifth_level(open_machine, machine):
+    """A damaged header: the debugger data says where the list is."""
+    machine.header.loaded_module_list = 0xFF11_2233_4455_6000
+    assert names(open_machine(machine)) == loaded_names(machine)
 
 
 def test_a_table_that_is_not_there_is_not_taken_for_a_fifth_level(open_machine, machine):
