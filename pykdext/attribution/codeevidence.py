@@ -18,6 +18,7 @@ from pykdext.attribution.owners import ModuleFacts
 from pykdext.attribution.places.cache import IndexCache
 from pykdext.attribution.places.index import ImageIndex, ModuleIndex, TagPlaces, describe_place
 from pykdext.attribution.places.search import Place
+from pykdext.attribution.places.tagencodings import IN_TEXT
 from pykdext.attribution.registrations import describe_registration
 from pykdext.attribution.taglists import load_knowntags
 from pykdext.images.image import Image
@@ -93,6 +94,8 @@ class CodeAttributor:
             uses_by_place.setdefault(_find_origin(use, places.kept), []).append(use)
         for place in places.kept:
             place_uses = uses_by_place.get(place.rva, [])
+            if place.encoding is IN_TEXT:
+                continue  # followed, but a part of a text more often than an entry of a table: it says nothing alone
             if all(use.allocator is None for use in place_uses):
                 registration = describe_registration(module.image, tag, place.rva) if _is_data(place) else None
                 sight = uses.sight(place.rva)
@@ -117,7 +120,7 @@ class CodeAttributor:
                     yield _describe_use(tag, module, use, use.allocator, is_made=repr(tag.text) not in use.origin_text)
 
     def is_part_of_windows(self, image: Image) -> Optional[bool]:
-        """True, False, or None where nothing tells."""
+        """True or False; None where that is not known."""
         return self._facts.is_part_of_windows(image.module.name)
 
     @cached_property

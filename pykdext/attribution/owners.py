@@ -95,7 +95,7 @@ class ModuleFacts:
         return None if module is None else self._versions.get(module.name)
 
     def is_part_of_windows(self, name: str) -> Optional[bool]:
-        """True, False, or None where nothing tells."""
+        """True or False; None where that is not known."""
         if canonical_name(name) == "nt":
             return True
         version = self.find_version(name)

@@ -114,7 +114,7 @@ def choose_modules(modules: Iterable[Module]) -> List[Module]:
 
 
 def describe_witness(witness: ContentsWitness) -> Iterator[Evidence]:
-    """The drivers that enough blocks point at; nt and hal are none, whatever their share is."""
+    """The drivers that enough blocks point at; never nt or hal, whatever their share is."""
     if witness.blocks_sampled < MIN_BLOCKS:
         return
     for driver in witness.drivers:

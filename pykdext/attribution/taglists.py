@@ -107,7 +107,7 @@ class TagListAttributor:
 
 
 def parse_pooltags(text: str, source: str) -> Iterator[TagDescription]:
-    """The entries of a list; lines that are none are skipped, indented ones continue the entry above.
+    """The entries of a list; other lines are skipped, indented ones continue the entry above.
 
     ``module`` is empty where the list says ``<unknown>`` or nothing. ``source`` names the list in each entry.
     """
@@ -169,7 +169,7 @@ class TagLists:
 
     @classmethod
     def load(cls, pooltags: Optional[str] = None) -> TagLists:
-        """Read ``pooltags``, or the list that Windows tools brought along; RecordFormatError if it is none."""
+        """Read ``pooltags``, or the list that Windows tools brought along; RecordFormatError if that is no list."""
         found = Path(pooltags) if pooltags else next(iter(find_pooltags(Path.cwd())), None)
         own = {EvidenceKind.POOLTAG_TXT: load_pooltags(found)} if found else {}
         return cls({**own, EvidenceKind.BUILTIN: load_knowntags()})

@@ -42,7 +42,7 @@ class _Node(NamedTuple):
 
 
 def read_version(read: ReadRva, resources_rva: int) -> ImageVersion:
-    """The version resource below the resource directory at ``resources_rva``; all None where there is none."""
+    """The version resource below the resource directory at ``resources_rva``; all None where it is missing."""
     names = _find_child(read, resources_rva, _SUBDIRECTORY, _RT_VERSION)
     languages = _find_child(read, resources_rva, names)
     data_entry = _find_child(read, resources_rva, languages, _ENGLISH)

@@ -119,7 +119,7 @@ def weigh_owners(
 
 
 def _describe_incomplete(shares: Sequence[Tuple[str, float]]) -> Iterator[str]:
-    """The images that may hide an owner, the least complete first; nothing if there are none."""
+    """The images that may hide an owner, the least complete first; nothing if all are complete."""
     if shares:
         worst = sorted(shares, key=lambda share: share[1])
         names = name_some([f"{name} ({format_share(share)})" for name, share in worst], _NAMED_IMAGES)

@@ -70,7 +70,7 @@ def _max_walked_bytes(kernel: Kernel) -> int:
 
 
 def _find_big_blocks(kernel: Kernel, tags: Sequence[PoolTag], warnings: List[str]) -> Dict[PoolTag, List[Allocation]]:
-    """Those of a page and more, by one pass over their table; why there is none is added to ``warnings``."""
+    """Those of a page and more, by one pass over their table; why it cannot be read is added to ``warnings``."""
     blocks: Dict[PoolTag, List[Allocation]] = {tag: [] for tag in tags}
     try:
         for block in read_big_pages(kernel, tags).allocations:

@@ -7,11 +7,13 @@ import struct
 import pytest
 
 from pykdext.attribution.codeevidence import CodeAttributor
+from pykdext.attribution.owners import register_attributor
 from pykdext.attribution.places.index import ImageIndex
 from pykdext.images.functionstarts import find_arm64_call_targets, find_arm64_starts
 from pykdext.images.image import read_image
 from pykdext.images.imagefile import open_image_file
-from pykdext.model import Confidence, Machine, PoolTag
+from pykdext.model import Confidence, Evidence, EvidenceKind, Machine, PoolTag
+from pykdext.pipeline.driverfiles import search_files
 from tests.attribution.calls.test_callees import (
     ALLOCATE,
     CODE_RVA,
@@ -227,3 +229,31 @@ def test_sections_that_begin_inside_a_page_keep_their_bytes(tmp_path):
         assert image.read(0x1A00, 6) == b"\x68Pipo\xc3"
         assert image.read(0x1980, 0x10) == bytes(0x10), "zeros up to the size in memory"
         assert image.read(0x1000, 2) == b"\xc3\xc3"
+
+
+def test_a_word_inside_a_text_of_data_is_not_shown():
+    """An aligned dword of a text says nothing, unless code reads it from there."""
+    assert find(FILLING, b"Thre", variables=b"\0\0\0\0WaitThreadsX\0\0\0\0") == []
+    (item,) = find(FILLING, b"Glob", variables=b"\0\0\0\0Glob\0\0\0\0")
+    assert item.confidence is POSSIBLE
+
+
+def test_an_attributor_from_outside_is_asked(tmp_path):
+    """A kind of evidence that is added beside the package: registered, asked, and weighed with the others."""
+
+    class Birthday:
+        name = "birthday"
+
+        def __init__(self, images):
+            self.images = images
+
+        def evidence(self, tag):
+            yield Evidence(tag, self.images[0].module.name, EvidenceKind.OTHER, LIKELY, "born on the same day")
+
+    path = tmp_path / "made.sys"
+    path.write_bytes(build_file(Part(b".text", 0x1000, b"\xc3" * 0x100, CODE)))
+    tag = PoolTag(b"Bday")
+    with register_attributor(lambda target, images: Birthday(images)):
+        (item,) = search_files([str(path)], [tag]).evidence[tag]
+    assert (item.module, item.kind.value, item.confidence) == ("made.sys", "other", LIKELY)
+    assert search_files([str(path)], [tag]).evidence[tag] == ()

@@ -1,6 +1,6 @@
 """Which function a call reaches: an import, an export of another image, a function of the same image, or one of KMDF's.
 
-A pointer's name comes from the import tables; where these are discarded, or the pointer is none of theirs (a function
+A pointer's name comes from the import tables; where these are discarded, or the pointer is not in them (a function
 looked up at run time), from its live value and the exports of the image it points into. Jumps that linkers and Windows
 put in between are followed: import thunks, the dispatcher of control-flow guard, retpolined import calls.
 """

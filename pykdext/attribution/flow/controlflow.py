@@ -113,7 +113,7 @@ class ControlFlow:
         return heapq.heappop(self._ends) if self._ends else None
 
     def decode(self, rva: int) -> Optional[Instruction]:
-        """The instruction at ``rva``; None, and noted, where there is none."""
+        """The instruction at ``rva``; None, and noted, where no instruction begins."""
         return self._decoded.get(rva) or next(self._iter_instructions(rva), None)
 
     def _explore(self, rvas: Iterable[int]) -> None:

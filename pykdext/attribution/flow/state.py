@@ -252,7 +252,7 @@ class InstructionSet(Protocol[Decoded]):
         """The state at a function's entry: registers and stack hold its parameters."""
 
     def decode(self, code: bytes, rva: int) -> Iterator[Decoded]:
-        """The instructions of ``code``, which lies at ``rva``, one after another up to what is none."""
+        """The instructions of ``code``, which lies at ``rva``, one after another up to what is no instruction."""
 
     def leads(self, instruction: Decoded) -> Leads:
         """Where control flow goes from ``instruction``, whatever the state is."""

@@ -8,6 +8,7 @@ from typing import Collection, Iterator, Optional, Tuple
 from pykdext.attribution.places.tagencodings import (
     AMONG_TEXT,
     DATA_DWORD,
+    IN_TEXT,
     TAG_BYTES,
     Encoding,
     canonical,
@@ -39,7 +40,7 @@ def find_data_offsets(data: bytes, rva: int) -> Iterator[int]:
     """Offsets of dwords that look like a tag, with no text before and at most one more character behind.
 
     Several of them side by side look like a text, and are given only if no zero ends it. The lower half of a kernel's
-    64-bit pointer is none. ``rva`` is where ``data`` begins: a dword is aligned in the image.
+    64-bit pointer is left out. ``rva`` is where ``data`` begins: a dword is aligned in the image.
     """
     classes = b"." + data.translate(_CLASSES)
     for match in _DWORD.finditer(classes):
@@ -62,7 +63,7 @@ def classify_dword(data: bytes, offset: int) -> Optional[Encoding]:
     end = data[offset + TAG_BYTES + behind : offset + TAG_BYTES + behind + 1]
     is_table = before % TAG_BYTES == 0 == behind % TAG_BYTES and text_bytes <= MAX_TABLE_TAGS * TAG_BYTES
     if is_table and text_bytes > TAG_BYTES and end in (b"", b"\0"):
-        return AMONG_TEXT
+        return IN_TEXT
     return AMONG_TEXT if before == 0 and _ends_table(data, offset) else None
 
 

@@ -137,7 +137,7 @@ _STORE_OPERAND_BYTES = (6, 5, 3, 2, 1)
 class IntelCode:
     """The code table of one machine; ``has_rex``: the bytes 40 to 4F are prefixes, as on x64.
 
-    Without, each byte that could be one is masked to zero, which is none.
+    Without them, each byte that could be a prefix is masked to zero, which is no prefix.
     """
 
     alignment = 1

@@ -79,6 +79,7 @@ DATA_DWORD = Encoding(
 )
 RAW_BYTES = hint(EvidenceKind.BYTES, "bytes {tag}", "in code, in no known instruction")
 AMONG_TEXT = hint(EvidenceKind.DATA, "bytes {tag}", "in data, beside other characters: a table of tags, or a text")
+IN_TEXT = hint(EvidenceKind.DATA, "bytes {tag}", "in data, between other characters: a text, or a table of tags")
 REVERSED = hint(EvidenceKind.REVERSED, "{tag} backwards", "the letters in reverse order: a driver that swaps them")
 
 

@@ -132,7 +132,7 @@ def test_tags_side_by_side(tag):
     assert [item.kind for item in evidence_of(table, PoolTag(tag))] == ["data"], "no text: no zero ends it"
     ended = tags_in_data(b"\0" * 4, b"TagATagBTagC", b"\0\0\0\0")
     (item,) = evidence_of(ended, PoolTag(tag))
-    assert "or a text" in item.detail
+    assert "a text, or a table" in item.detail
     assert item.confidence is POSSIBLE
     long_text = tags_in_data(b"\0" * 4, b"TagATagBTagC" * 6, b"\0\0\0\0")
     assert evidence_of(long_text, PoolTag(tag)) == []

@@ -93,7 +93,7 @@ class Arm64Instruction(NamedTuple):
         return INSTRUCTION_BYTES
 
     def register(self, index: int) -> Optional[Register]:
-        """The register that is the operand at ``index``; None if it is none, or a part of a vector register."""
+        """The register that is the operand at ``index``; None if it is no register, or a part of a vector register."""
         operand = self.operands[index] if index < len(self.operands) else None
         return operand.register if operand is not None and operand.lane is None else None
 
@@ -109,7 +109,7 @@ class Arm64Decoder:
         self._engine.detail = True
 
     def decode(self, code: bytes, rva: int) -> Iterator[Arm64Instruction]:
-        """The instructions of ``code``, one after another up to what is none."""
+        """The instructions of ``code``, one after another, up to bytes that are no instruction."""
         for offset in range(0, len(code) - INSTRUCTION_BYTES + 1, INSTRUCTION_BYTES):
             raw = code[offset : offset + INSTRUCTION_BYTES]
             word = int.from_bytes(raw, "little")

@@ -99,7 +99,7 @@ class Arm64InstructionSet:
         return State(registers, return_bytes=0)
 
     def decode(self, code: bytes, rva: int) -> Iterator[Arm64Instruction]:
-        """The instructions of ``code``, one after another up to what is none."""
+        """The instructions of ``code``, one after another, up to bytes that are no instruction."""
         return self._decoder.decode(code, rva)
 
     def leads(self, instruction: Arm64Instruction) -> Leads:

@@ -108,7 +108,7 @@ class IntelDecoder:
         self._registers = _number_registers(pointer_bytes)
 
     def decode(self, code: bytes, rva: int) -> Iterator[IntelInstruction]:
-        """The instructions of ``code``, one after another up to what is none."""
+        """The instructions of ``code``, one after another, up to bytes that are no instruction."""
         offset = 0
         for _, size, mnemonic, text in self._engine.disasm_lite(code, self._base + rva):
             yield self._read(mnemonic, text, code[offset : offset + size], rva + offset)

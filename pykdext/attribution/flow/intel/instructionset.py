@@ -94,7 +94,7 @@ class IntelInstructionSet:
         return State(registers, self._pointer_bytes)
 
     def decode(self, code: bytes, rva: int) -> Iterator[IntelInstruction]:
-        """The instructions of ``code``, one after another up to what is none."""
+        """The instructions of ``code``, one after another, up to bytes that are no instruction."""
         return self._decoder.decode(code, rva)
 
     def leads(self, instruction: IntelInstruction) -> Leads:
