@@ -15,7 +15,7 @@ from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.model import DumpSummary, PoolSnapshot
 from pykdext.printable import hide_secrets
 from pykdext.records.live import read_live_snapshot
-from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log, load_log_stream
+from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log, load_log_stream, load_newest
 from pykdext.records.textfile import MAX_TEXT_BYTES as MAX_STREAM_BYTES
 from pykdext.store.source import StoredSource, find_stored_source
 from pykdext.targets.dump.base import DumpTarget, Traffic
@@ -80,7 +80,7 @@ def open_source(
     elif stored is not None:
         yield Source(_load_stored(stored)[-1], None)
     elif _is_log(path):
-        yield Source(load_log(path)[-1], None)
+        yield Source(load_newest(path), None)
     else:
         with open_crashdump(path, lambda done, total: work.report(done, total, "unpacking")) as target:
             yield _read_target(target, hide_secrets(path), work, symbol_path)

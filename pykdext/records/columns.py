@@ -82,9 +82,9 @@ _CYRILLIC_UNITS = {"к": "k", "м": "m", "г": "g", "т": "t"}
 _PARENTHESES = re.compile(r"\([^)]{0,80}\)")
 _HEX_TAG = re.compile(r"(?:0x)?([0-9a-fA-F]{8})")
 _DIGITS = 20
+_MOST_SHARED_USAGES = 1 << 15
 _NOTHING = frozenset(("", "-", "n/a", "N/A", "--"))
 
-_FIELDS = ("allocs", "frees", "outstanding", "bytes")
 _UNSAID = PoolUsage(None, None, None, None)
 
 
@@ -125,6 +125,8 @@ class Columns:
         for counter in counters:
             self._sides.setdefault(counter.pool, []).append(counter)
         self._marks: Dict[int, str] = {}
+        self._last: Dict[Tuple[bytes, Optional[PoolKind]], Tuple[List[str], PoolUsage]] = {}
+        """What was read of each tag: most do not change from one sample to the next, and share the value then."""
         self.count = 1 + max(*(counter.cell for counter in counters), self._facts.get("tag", 0))
         self.has_rounded_sizes = any(counter.unit != "bytes" for counter in counters)
         self.is_session_pool = False
@@ -141,6 +143,7 @@ class Columns:
 
     def study(self, rows: Iterable[Sequence[str]]) -> None:
         """Look at rows before they are read: which decimal mark a column has, and whether ``Type`` is of pools."""
+        self._last.clear()
         place = self._facts.get("pool")
         names_pool = False
         texts: Dict[int, Set[str]] = {counter.cell: set() for counter in self._counters if counter.field == "bytes"}
@@ -165,21 +168,28 @@ class Columns:
         place = self._facts.get(fact)
         return cells[place].strip() if place is not None and place < len(cells) else ""
 
+    def read_key(self, cells: Sequence[str]) -> Tuple[str, ...]:
+        """The texts of time (UTC, date, time) and host, which part one sample from the next; empty without a column."""
+        facts = self._facts
+        return tuple([self.read_fact(fact, cells) if fact in facts else "" for fact in ("utc", "date", "time", "host")])
+
     def read_row(self, cells: Sequence[str]) -> Tuple[TaggedUsage, ...]:
         """The tag's usage in each pool that the row tells about; empty if a cell is missing or cannot be read.
 
         A cell of the column for the pool that names none is such a cell: a damaged row never becomes the other pool.
         """
-        tag = self._read_tag(cells)
-        if tag is None or len(cells) < self.count:
+        if len(cells) < self.count:
             return ()
-        said = self.read_fact("pool", cells)
+        tag = self._read_tag(cells)
+        if tag is None:
+            return ()
+        said = self.read_fact("pool", cells) if "pool" in self._facts else ""
         named = find_pool(said) if said else None
         if said and named is None:
             return ()
         self.is_session_pool = self.is_session_pool or ("ession" in said)
         try:
-            sides = {pool: self._read_usage(cells, counters) for pool, counters in self._sides.items()}
+            sides = {pool: self._find_usage(tag, pool, cells, counters) for pool, counters in self._sides.items()}
         except ValueError:
             return ()
         if None in sides:
@@ -188,7 +198,7 @@ class Columns:
 
     def read_drivers(self, cells: Sequence[str]) -> Tuple[StatedDriver, ...]:
         """The drivers that the row names for its tag."""
-        said = self.read_fact("driver", cells)
+        said = self.read_fact("driver", cells) if "driver" in self._facts else ""
         tag = self._read_tag(cells) if said else None
         if tag is None:
             return ()
@@ -196,23 +206,36 @@ class Columns:
         return find_drivers(tag, said, "a column of the table", f"{said}: {text}" if text else said)
 
     def _read_tag(self, cells: Sequence[str]) -> Optional[PoolTag]:
-        digits = _HEX_TAG.fullmatch(self.read_fact("hex", cells))
+        digits = _HEX_TAG.fullmatch(self.read_fact("hex", cells)) if "hex" in self._facts else None
         if digits:
             return tag_of_bytes(bytes.fromhex(digits[1]))
         place = self._facts.get("tag")
         shown = cells[place] if place is not None and place < len(cells) else ""
         return tag_of_text(shown) or tag_of_text(_plain(shown)) or tag_of_text(shown.strip())
 
-    def _read_usage(self, cells: Sequence[str], counters: Sequence[_Counter]) -> PoolUsage:
-        numbers: Dict[str, Optional[int]] = dict.fromkeys(_FIELDS)
-        for counter in counters:
-            numbers[counter.field] = self._read_number(cells[counter.cell], counter)
-        return _make_usage(numbers["allocs"], numbers["frees"], numbers["outstanding"], numbers["bytes"])
+    def _find_usage(
+        self, tag: PoolTag, pool: Optional[PoolKind], cells: Sequence[str], counters: Sequence[_Counter]
+    ) -> PoolUsage:
+        texts = [cells[counter.cell] for counter in counters]
+        last = self._last.get((tag.raw, pool))
+        if last is not None and last[0] == texts:
+            return last[1]
+        usage = self._read_usage(texts, counters)
+        if len(self._last) < _MOST_SHARED_USAGES:
+            self._last[tag.raw, pool] = (texts, usage)
+        return usage
+
+    def _read_usage(self, texts: Sequence[str], counters: Sequence[_Counter]) -> PoolUsage:
+        numbers: Dict[str, Optional[int]] = {}
+        for text, counter in zip(texts, counters):
+            is_plain = counter.unit == "bytes" and len(text) <= _DIGITS and text.isdecimal()
+            numbers[counter.field] = int(text) if is_plain else self._read_number(text, counter)
+        return _make_usage(
+            numbers.get("allocs"), numbers.get("frees"), numbers.get("outstanding"), numbers.get("bytes")
+        )
 
     def _read_number(self, text: str, counter: _Counter) -> Optional[int]:
         """The number in a cell; None if it is empty, ValueError if it is something else."""
-        if text.isdecimal() and len(text) <= _DIGITS and counter.unit == "bytes":
-            return int(text)
         text = _plain(text)
         if text in _NOTHING:
             return None
@@ -357,6 +380,8 @@ def _make_usage(
 ) -> PoolUsage:
     """The usage of the numbers that are known; blocks outstanding follow from allocations and frees."""
     if allocs is not None and frees is not None:
+        if allocs >= frees and used_bytes is not None and used_bytes >= 0:
+            return PoolUsage(allocs, frees, allocs - frees, used_bytes)
         outstanding = allocs - frees
     blocks, clamped = (None, False) if outstanding is None else unwrap_counts(outstanding)
     below_zero = used_bytes is not None and used_bytes < 0

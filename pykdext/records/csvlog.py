@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.model import PoolSnapshot
 from pykdext.records.columns import Columns, find_columns, find_pool
@@ -21,6 +21,9 @@ _MAX_PREFACE_LINES = 20
 """``#TYPE ...``, ``sep=;`` and what a script prints may stand above the titles."""
 
 _STUDIED_ROWS = 500
+_MARKED_CELL = re.compile(r'\d\.\d|"[^",\n]{0,40}\d,\d')
+"""A mark in a number where the comma parts the cells."""
+
 _MARKED_NUMBER = re.compile(r"\d[.,]\d")
 
 
@@ -33,24 +36,46 @@ class _Titles(NamedTuple):
     columns: Columns
 
 
-def parse_csv(file: TextFile) -> Tuple[PoolSnapshot, ...]:
-    """Every snapshot of a CSV, in the file's order; empty if the file is no CSV with a column of tags."""
+def parse_csv(file: TextFile, newest_only: bool = False) -> Tuple[PoolSnapshot, ...]:
+    """Every snapshot of a CSV, in the file's order; empty if the file is no CSV with a column of tags.
+
+    With ``newest_only`` it is the last one alone, which takes no memory for the others.
+    """
     text = file.text.replace("\0", NUL_PICTURE)
     titles = _find_titles(text)
     if titles is None:
         return ()
     titles.columns.study(_iter_studied_rows(text, titles))
     collector = SampleCollector(titles.columns, "CSV of tags", file.path)
+    wanted = _find_newest_key(text, titles) if newest_only else None
+    for number, line, cells, part in _iter_rows(text, titles):
+        if wanted is None or (*titles.columns.read_key(cells), part) == wanted:
+            collector.add(number, line, cells, part)
+    return collector.snapshots()
+
+
+def _find_newest_key(text: str, titles: _Titles) -> Optional[Tuple[str, ...]]:
+    """What the rows of the sample that begins last have in common: time, host and part of the file."""
+    keys: Dict[Tuple[str, ...], None] = {}
+    for _, _, cells, part in _iter_rows(text, titles):
+        if len(cells) >= titles.columns.count:
+            key = (*titles.columns.read_key(cells), part)
+            if key not in keys and titles.columns.read_row(cells):
+                keys[key] = None
+    return next(reversed(keys), None)
+
+
+def _iter_rows(text: str, titles: _Titles) -> Iterator[Tuple[int, str, List[str], str]]:
+    """The lines below the titles: number, text, cells, and how often the titles were repeated above."""
     repeats = 0
     for number, line in enumerate(_iter_lines(text), start=1):
         if number <= titles.line + 1 or not line:
             continue
         cells = _split_cells(line, titles.delimiter)
-        if tuple(cells) == titles.cells:
+        if cells[:1] == [titles.cells[0]] and tuple(cells) == titles.cells:
             repeats += 1
         elif any(cells):
-            collector.add(number, line, cells, str(repeats))
-    return collector.snapshots()
+            yield number, line, cells, str(repeats)
 
 
 def _iter_lines(text: str) -> Iterator[str]:
@@ -82,11 +107,12 @@ def _find_titles(text: str) -> Optional[_Titles]:
 
 def _iter_studied_rows(text: str, titles: _Titles) -> Iterator[Sequence[str]]:
     """The first rows, and all those with a mark in a number, of which the column's decimal mark follows."""
-    has_marks = bool(_MARKED_NUMBER.search(text))
+    marked = _MARKED_CELL if titles.delimiter == "," else _MARKED_NUMBER
+    has_marks = ("." in text or '"' in text or titles.delimiter != ",") and bool(marked.search(text))
     for number, line in enumerate(_iter_lines(text)):
         if number > titles.line + _STUDIED_ROWS and not has_marks:
             return
-        if number > titles.line and (number <= titles.line + _STUDIED_ROWS or _MARKED_NUMBER.search(line)):
+        if number > titles.line and (number <= titles.line + _STUDIED_ROWS or marked.search(line)):
             yield _split_cells(line, titles.delimiter)
 
 

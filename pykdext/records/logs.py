@@ -18,7 +18,7 @@ from pykdext.records.moments import DAY_FIRST, MONTH_FIRST, find_name_moment, sw
 from pykdext.records.packed import Unpacked, peek_packed, unpack
 from pykdext.records.pastedtable import parse_pasted_tables
 from pykdext.records.perfcounters import parse_perf_counters
-from pykdext.records.poolmon import parse_poolmon
+from pykdext.records.poolmon import parse_newest_screen, parse_poolmon
 from pykdext.records.poolused import parse_poolused
 from pykdext.records.snapshotfile import is_snapshot_head, load_snapshot, parse_snapshot
 from pykdext.records.textclean import clean_text
@@ -28,6 +28,9 @@ from pykdext.records.vmtotals import parse_vm_text
 
 HEAD_BYTES = 4096
 """How much of a file ``is_log_head`` wants to see."""
+
+LONG_LOG_BYTES = 8 << 20
+"""Of a log that is larger the newest snapshot is read alone where no other is asked for."""
 
 UNDATED = "the file holds several states without a time; one alone is the last of them, and --every dates a series"
 
@@ -82,6 +85,23 @@ def load_log(path: str) -> Tuple[PoolSnapshot, ...]:
         return _load(read_text_file(path))
     packed = read_text_file(path)
     return _load_members(unpack(packed.raw, path), packed)
+
+
+def load_newest(path: str) -> PoolSnapshot:
+    """The last snapshot of a file, as ``load_log`` reads it; of a long log the others take neither time nor memory.
+
+    Raises:
+        RecordFormatError: as ``load_log`` does.
+        OSError: it cannot be read.
+    """
+    if os.path.getsize(path) > LONG_LOG_BYTES:
+        file = read_text_file(path)
+        if peek_packed(file.raw[:HEAD_BYTES]) is None and not is_snapshot_head(file.raw[:HEAD_BYTES]):
+            with _collector_paused():
+                snapshots = parse_newest_screen(file) or parse_csv(file, newest_only=True)
+            if snapshots:
+                return _date_snapshots(snapshots[-1:], file)[0]
+    return load_log(path)[-1]
 
 
 def load_log_stream(name: str, data: bytes) -> Tuple[PoolSnapshot, ...]:

@@ -101,6 +101,19 @@ def parse_poolmon(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     return tuple(snapshots)
 
 
+def parse_newest_screen(file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """The last screen of poolmon that has rows, alone: the others of a long log are not read."""
+    screens = list(_iter_screens(file.data))
+    for place in range(len(screens) - 1, -1, -1):
+        screen = screens[place]
+        before = screens[place - 1].rows_end if place else 0
+        line = 1 + file.data.count(b"\n", 0, screen.rows)
+        snapshot = _read_screen(file, screen, max(before, screen.head - _PREAMBLE_BYTES), line)
+        if snapshot.tags:
+            return (snapshot,)
+    return ()
+
+
 def _iter_screens(data: bytes) -> Iterator[_Screen]:
     """The screens that have at least one row; rows above the first head, or without any, are a screen as well."""
     heads = _find_heads(data)

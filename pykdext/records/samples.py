@@ -45,13 +45,20 @@ class SampleCollector:
         caption: the pool that the text above the table names.
     """
 
-    def __init__(self, columns: Columns, kind: str, path: str, caption: Optional[PoolKind] = None) -> None:
+    def __init__(
+        self,
+        columns: Columns,
+        kind: str,
+        path: str,
+        caption: Optional[PoolKind] = None,
+    ) -> None:
         self.columns = columns
         self._source = SnapshotSource(kind, path)
         self._caption = caption
         self._samples: Dict[Tuple[str, ...], _Sample] = {}
         self._unreadable = LineFaults("cannot be read and is left out")
         self._key: Tuple[str, ...] = ()
+        self._sample: Optional[_Sample] = None
 
     def add(self, number: int, line: str, cells: Sequence[str], part: str = "") -> bool:
         """Take in a row, the line ``number`` of the file; ``part`` parts samples that have no time."""
@@ -60,9 +67,13 @@ class SampleCollector:
             self._unreadable.add(number, line)
             return False
         key = self._sample_key(cells, part)
-        sample = self._samples.get(key)
-        if sample is None:
-            sample = self._samples[key] = _Sample(self.columns, cells)
+        if key != self._key or self._sample is None:
+            self._key = key
+            sample = self._samples.get(key)
+            if sample is None:
+                sample = self._samples[key] = _Sample(self.columns, cells)
+            self._sample = sample
+        sample = self._sample
         sample.add(usages, self._caption)
         if len(sample.drivers) < _MOST_DRIVERS:
             sample.drivers.update(dict.fromkeys(self.columns.read_drivers(cells)))
@@ -78,8 +89,8 @@ class SampleCollector:
 
     def _sample_key(self, cells: Sequence[str], part: str) -> Tuple[str, ...]:
         """What tells two snapshots apart: time and host; where there is no time, the part of the file."""
-        times = tuple(self.columns.read_fact(fact, cells) for fact in ("utc", "date", "time"))
-        return (*times, self.columns.read_fact("host", cells), "" if any(times) else part)
+        texts = self.columns.read_key(cells)
+        return texts if any(texts[:3]) else (*texts, part)
 
     def _make_snapshot(self, sample: _Sample) -> PoolSnapshot:
         tags = sample.table.usages

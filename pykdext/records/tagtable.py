@@ -28,6 +28,7 @@ def tag_of_bytes(raw: bytes) -> PoolTag:
     return PoolTag.from_key(int.from_bytes(raw, "little"))
 
 
+@lru_cache(maxsize=1 << 14)
 def tag_of_text(text: str) -> Optional[PoolTag]:
     """The tag that a text of 1 to 4 characters shows; short ones are padded with blanks. None if it is none."""
     if not 1 <= len(text) <= 4:

@@ -86,7 +86,7 @@ class _TextOfMarkup(HTMLParser):
         self._pieces: List[str] = []
         self._cells: Optional[List[str]] = None
         self._hidden = 0
-        self._preformatted = 0
+        self._tables = 0
 
     @property
     def text(self) -> str:
@@ -107,7 +107,7 @@ class _TextOfMarkup(HTMLParser):
             self._add(" ")
         elif tag in self._LINES:
             self._pieces.append("\n")
-        self._preformatted += tag == "pre"
+        self._tables += tag == "table"
 
     def handle_endtag(self, tag: str) -> None:
         """End a row or a line."""
@@ -117,8 +117,8 @@ class _TextOfMarkup(HTMLParser):
             self._end_row()
         elif tag in self._LINES and self._cells is None:
             self._pieces.append("\n")
-        if tag == "pre":
-            self._preformatted = max(0, self._preformatted - 1)
+        if tag == "table":
+            self._tables = max(0, self._tables - 1)
 
     def handle_data(self, data: str) -> None:
         """Take in text."""
@@ -128,7 +128,7 @@ class _TextOfMarkup(HTMLParser):
     def _add(self, data: str) -> None:
         if self._cells:
             self._cells[-1] += data.replace("\n", " ")
-        elif self._cells is None:
+        elif self._cells is None and (not self._tables or data.strip()):  # blanks between rows are no lines
             self._pieces.append(data)
 
     def _end_row(self) -> None:

@@ -1,0 +1,193 @@
+"""The same rows in every form that people paste give the same numbers in the same pools."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pykdext.errors import RecordFormatError
+from pykdext.model import PoolKind
+from pykdext.records import logs
+from pykdext.records.logs import load_log, load_log_stream, load_newest
+from pykdext.records.quantities import find_decimal_mark, parse_size
+
+TITLES = ("Tag", "Paged Allocs", "Paged Frees", "Paged Bytes", "NonPaged Allocs", "NonPaged Frees", "NonPaged Bytes")
+
+counts = st.integers(0, 10**9)
+tags = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", min_size=4, max_size=4)
+
+
+@st.composite
+def tables(draw):
+    """Rows of a tag and, for both pools, allocations, frees that are no more, and bytes."""
+    rows = []
+    for tag in draw(st.lists(tags, min_size=1, max_size=5, unique=True)):
+        numbers = []
+        for _ in range(2):
+            allocs = draw(counts)
+            numbers += [allocs, draw(st.integers(0, allocs)), draw(counts)]
+        rows.append((tag, *numbers))
+    return rows
+
+
+def as_markdown(rows):
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (TITLES, ["---"] * len(TITLES), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def as_transposed(rows):
+    turned = list(zip(TITLES, *[tuple(map(str, row)) for row in rows]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in turned) + "\n"
+
+
+def as_html(rows):
+    def line(cells):
+        return "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>\n"
+
+    return f"<html><body><p>pools</p><table>{''.join(map(line, (TITLES, *rows)))}</table></body></html>"
+
+
+def as_format_list(rows):
+    width = max(map(len, TITLES))
+    return (
+        "\n\n".join("\n".join(f"{title:{width}} : {cell}" for title, cell in zip(TITLES, row)) for row in rows) + "\n"
+    )
+
+
+def as_json(rows):
+    return json.dumps([dict(zip(TITLES, row)) for row in rows])
+
+
+def as_nested_json(rows):
+    names = ("allocs", "frees", "bytes")
+    return json.dumps(
+        {
+            "host": "SRV",
+            "rows": [
+                {"tag": row[0], "paged": dict(zip(names, row[1:4])), "nonpaged": dict(zip(names, row[4:7]))}
+                for row in rows
+            ],
+        }
+    )
+
+
+def as_csv(rows):
+    return "".join(",".join(map(str, row)) + "\n" for row in (TITLES, *rows))
+
+
+def as_grouped_csv(rows):
+    """As a German console groups thousands."""
+    return "".join(
+        ";".join(str(cell) if isinstance(cell, str) else f"{cell:,}".replace(",", ".") for cell in row) + "\n"
+        for row in (TITLES, *rows)
+    )
+
+
+def as_wide_text(rows):
+    return "".join("  ".join(f"{cell!s:>16}" for cell in row) + "\n" for row in (TITLES, *rows))
+
+
+FORMS = [
+    as_markdown,
+    as_transposed,
+    as_html,
+    as_format_list,
+    as_json,
+    as_nested_json,
+    as_csv,
+    as_grouped_csv,
+    as_wide_text,
+]
+WRAPPINGS = {
+    "plain": lambda text: text.encode(),
+    "quoted": lambda text: "".join(f"> {line}\n" for line in text.split("\n")).encode(),
+    "quoted twice": lambda text: "".join(f">> {line}\n" for line in text.split("\n")).encode(),
+    "utf-16": lambda text: text.encode("utf-16"),
+    "line ends": lambda text: text.replace("\n", "\r\n").encode(),
+    "non-breaking": lambda text: text.replace(" ", "\xa0").encode(),
+}
+
+
+def read(data):
+    (state,) = load_log_stream("x", data)
+    found = {}
+    for row in state.tags:
+        for pool in PoolKind:
+            usage = row.usage(pool)
+            found[row.tag.text, pool] = (usage.allocs, usage.frees, usage.outstanding, usage.bytes)
+    return found
+
+
+def expected(rows):
+    found = {}
+    for tag, *numbers in rows:
+        for pool, (allocs, frees, used) in ((PoolKind.PAGED, numbers[:3]), (PoolKind.NONPAGED, numbers[3:])):
+            found[tag, pool] = (allocs, frees, allocs - frees, used)
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(tables())
+def test_every_form_reads_alike(form, rows):
+    assert read(form(rows).encode()) == expected(rows)
+
+
+@pytest.mark.parametrize("wrap", ["quoted", "quoted twice", "utf-16", "line ends"])
+@pytest.mark.parametrize("form", [as_markdown, as_wide_text, as_csv])
+@given(tables())
+def test_what_mail_and_editors_do_changes_nothing(form, wrap, rows):
+    assert read(WRAPPINGS[wrap](form(rows))) == expected(rows)
+
+
+@given(tables())
+def test_non_breaking_blanks_change_nothing(rows):
+    assert read(WRAPPINGS["non-breaking"](as_wide_text(rows))) == expected(rows)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 9)), min_size=1, max_size=8))
+def test_a_decimal_mark_holds_for_the_whole_column(numbers):
+    """Read with the mark of their column, numbers mean the same with commas as with points."""
+
+    def write(whole, tenth, group, point):
+        return f"{whole:,}".replace(",", group) + f"{point}{tenth}"
+
+    german = [write(*number, ".", ",") for number in numbers]
+    english = [write(*number, ",", ".") for number in numbers]
+    marks = find_decimal_mark(german), find_decimal_mark(english)
+    assert marks == (",", ".")
+    for (whole, tenth), one, other in zip(numbers, german, english):
+        size = round((10 * whole + tenth) * (1 << 20) / 10)
+        assert abs(parse_size(one, "mb", ",") - size) <= 1
+        assert parse_size(one, "mb", ",") == parse_size(other, "mb", ".")
+
+
+@given(st.text(max_size=300))
+def test_no_text_breaks_any_reader(text):
+    with contextlib.suppress(RecordFormatError):
+        load_log_stream("x", text.encode("utf-8", "replace"))
+
+
+@pytest.mark.parametrize("name", ["77-series-zh.txt", "31-irp.txt", "53-poolmonx.csv", "76-poolused-2-and-4.txt"])
+def test_the_newest_snapshot_alone_is_the_last_of_all(monkeypatch, name):
+    path = str(Path(__file__).parent / "cases" / name)
+    monkeypatch.setattr(logs, "LONG_LOG_BYTES", 0)
+    assert load_newest(path) == load_log(path)[-1]
+
+
+def test_the_newest_of_a_csv_of_many_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "LONG_LOG_BYTES", 0)
+    path = tmp_path / "pools.csv"
+    lines = [
+        f"2026-06-{day:02} 08:00:00,{tag},{day * 10},{day},{day * 640}\n"
+        for day in range(1, 9)
+        for tag in ("Irp", "File")
+    ]
+    path.write_text("Time,Tag,NonPaged Allocs,NonPaged Frees,NonPaged Bytes\n" + "".join(lines))
+    assert load_newest(str(path)) == load_log(str(path))[-1]
+    assert len(load_log(str(path))) == 8
