@@ -28,6 +28,7 @@ from pykdext.model import (
     TrendReport,
 )
 from pykdext.model.names import find_engine_name
+from pykdext.pipeline.handlegrowth import say_handle_growth
 from pykdext.pipeline.imagesearch import search_kernel
 from pykdext.pipeline.ownership import FoundOwners, weigh_owners
 from pykdext.pipeline.pointers import NO_CONTENTS, search_contents
@@ -49,7 +50,8 @@ def conclude_diff(
 ) -> Conclusion:
     """What ``deltas``, those rows of ``diff`` that were asked for, come to.
 
-    Where the later side has memory, its images and blocks are searched for the owners.
+    Where the later side has memory, its images and blocks are searched for the owners; where both have, the process
+    whose handles grew most is named.
     """
     counts = list(growth.iter_delta_blocks(replace(diff, deltas=tuple(deltas))))
     grown = [
@@ -71,7 +73,8 @@ def conclude_diff(
         image_coverage=found.coverage if has_images else None,
         warnings=warnings,
     )
-    return replace(conclusion, verdict=verdict_on_diff(diff, conclusion))
+    handles = say_handle_growth(diff.before, diff.after, work, symbol_path)
+    return replace(conclusion, verdict=" ".join(filter(None, (verdict_on_diff(diff, conclusion), handles))))
 
 
 def conclude_series(

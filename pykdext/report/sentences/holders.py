@@ -208,6 +208,17 @@ def describe_unusual(processes: Sequence[Process]) -> str:
     return " ".join(words)
 
 
+def describe_handle_growth(process: Optional[Process], grown: int, exited: int) -> str:
+    """A sentence on the process whose handles grew most between two states, and on processes that exited and stay."""
+    words = []
+    if process is not None:
+        now = format_count(process.handles)
+        words.append(f"The handles of {process.label} grew most, by {format_count(grown)} to {now}.")
+    if exited >= _MANY_ZOMBIES // 10:
+        words.append(f"{format_count(exited)} more exited processes are held.")
+    return " ".join(words)
+
+
 def _kinds(names: Sequence[str]) -> str:
     return " or ".join(names)
 
