@@ -7,13 +7,14 @@ import shlex
 
 import pytest
 
+from dumps.forge.__main__ import main as forge_main
 from pykdext.cli.commands import COMMANDS
 from pykdext.cli.main import main
 from tests.conftest import PROJECT
 from tests.helpers.windbgscreens import windbg_session
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-SESSIONS = re.findall(r"```console\n\$ (poolleak [^\n]*)\n(.*?)```", README, re.DOTALL)
+SESSIONS = re.findall(r"```console\n\$ ((?:poolleak|python -m dumps.forge) [^\n]*)\n(.*?)```", README, re.DOTALL)
 
 WINDBG_SESSIONS = re.findall(r"```text\nkd> !py (poolleak [^\n]*)\n(.*?)```", README, re.DOTALL)
 
@@ -28,7 +29,8 @@ def test_the_readme_shows_what_is_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for command, output in SESSIONS:
-        status = main(shlex.split(command)[1:])
+        program, *words = shlex.split(command)
+        status = main(words) if program == "poolleak" else forge_main(words[2:])
         captured = capsys.readouterr()
         assert (status, captured.err) == (0, ""), command
         assert without_speed(captured.out) == without_speed(output), command

@@ -8,7 +8,11 @@ from typing import List, Optional
 
 from dumps.forge.architectures import ARCHITECTURES
 from dumps.forge.containers import BITMAP_KERNEL, KINDS
+from dumps.forge.memorymanager import MemoryPlan
+from dumps.forge.pageframes import plan_frames
 from dumps.forge.scenarios import SCENARIOS, SUMMARIES, forge
+
+_FRAMES = 0xFFF9E  # all of the machine's memory
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -26,6 +30,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--swizzle", action="store_true", help="page tables are protected against L1TF")
     parser.add_argument("--encoded-kdbg", action="store_true", help="the debugger data block is still encoded")
     parser.add_argument("--pool-totals", action="store_true", help="known kernels tell all their totals")
+    parser.add_argument("--memory", action="store_true", help="counters of memory and the use of page frames (x64)")
     parser.add_argument("--live", action="store_true", help="taken without stopping the system")
     parser.add_argument("--encrypted", action="store_true", help="only the header can be read")
     parser.add_argument("-o", "--output", metavar="FILE", help="a suffix .gz, .xz or .zip compresses")
@@ -55,6 +60,8 @@ def _make_dump(options: argparse.Namespace) -> None:
         swizzle=options.swizzle,
         encoded_kdbg=options.encoded_kdbg,
         pool_totals=options.pool_totals,
+        memory=MemoryPlan() if options.memory else None,
+        page_frames=plan_frames(_FRAMES) if options.memory else None,
     )
     machine.save(options.output, kind=options.kind, live=options.live, encrypted=options.encrypted)
 

@@ -25,8 +25,11 @@ from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.holders import describe_processes
 from pykdext.work import UNWATCHED, Work
 
-MAX_CENSUSES = 8
-"""Processes whose handles are looked through: those with most."""
+MAX_CENSUSES = 4096
+"""Processes whose handles are looked through at most, those with most of them first."""
+
+CENSUS_HANDLES = 500_000
+"""So many handles are looked through of all processes together; beyond, only those of processes with much of them."""
 
 _CENSUS_SHARE = 0.01
 PROCESS_ORDERS = ("handles", "pool", "commit", "zombies")
@@ -135,8 +138,13 @@ def _take_censuses(space: ObjectSpace, names: Tuple[str, ...]) -> Tuple[HandleCe
     holders = [process for process in space.processes.processes if process.handle_table is not None]
     total = sum(process.handles or 0 for process in holders)
     ranked = sorted(holders, key=lambda process: -(process.handles or process.handle_slots or 0))[:MAX_CENSUSES]
-    chosen = [process for process in ranked if (process.handles or 0) >= _CENSUS_SHARE * total or process is ranked[0]]
-    censuses = [space.take_census(process) for process in chosen]
+    censuses: List[HandleCensus] = []
+    seen = 0
+    for process in ranked:
+        if seen > CENSUS_HANDLES and (process.handles or 0) < _CENSUS_SHARE * total:
+            break
+        censuses.append(space.take_census(process))
+        seen += censuses[-1].read
     return tuple(sorted(censuses, key=lambda census: -census.handles_of(names)))
 
 

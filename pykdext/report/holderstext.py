@@ -9,12 +9,15 @@ from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines
 from pykdext.report.sentences.states import subject_lines
-from pykdext.units import format_bytes, format_count
+from pykdext.units import format_bytes, format_count, say_rest
 
 PAGE_BYTES = 0x1000
 _TYPES_SHOWN = 3
 _NOTABLE_TARGET = 1_000
 _ROWS_SHOWN = 10
+
+HOLDERS_SHOWN = 8
+"""Processes in the table; JSON and CSV have them all."""
 
 
 def render_holders_text(report: HolderReport, width: int, markup: Markup = PLAIN) -> str:
@@ -97,6 +100,7 @@ def _holder_lines(report: HolderReport, links: Links, width: int) -> List[Line]:
     if not report.holders:
         return []
     names = tuple(kind.name or "" for kind in report.types)
+    shown = report.holders[:HOLDERS_SHOWN]
     rows = [
         (
             census.process.label,
@@ -105,12 +109,14 @@ def _holder_lines(report: HolderReport, links: Links, width: int) -> List[Line]:
             format_count(census.handles_of(names)),
             _types_of(census),
         )
-        for census in report.holders
+        for census in shown
     ]
     headers = ("Process", "Handles", "Read", "Of type", "Most lead to")
     table: List[Line] = [*format_table(headers, rows, ("left", "right", "right", "right", "left"), width)]
-    lines = link_cells(table, 0, [links.command(f"!handle 0 3 0n{census.process.pid}") for census in report.holders])
-    for census in report.holders:
+    lines = link_cells(table, 0, [links.command(f"!handle 0 3 0n{census.process.pid}") for census in shown])
+    rest = say_rest(len(report.holders), len(shown), "processes")
+    lines += [rest] if rest else []
+    for census in shown:
         target = census.common_target
         if target is not None and target.handles >= _NOTABLE_TARGET:
             share = f"{format_count(target.handles)} of {format_count(target.of)}"

@@ -160,3 +160,12 @@ def test_a_log_holds_no_objects(tmp_path):
     assert main(["snapshot", str(tmp_path / "m.dmp"), "-o", str(log)]) == 0
     with open_source(str(log)) as source, pytest.raises(TargetError, match="found a source without memory"):
         find_holders(source, PoolTag.from_text("Even"))
+
+
+def test_the_one_who_holds_exited_processes_need_not_be_among_those_with_most_handles(tmp_path):
+    machine = forge("zombies", leaked=300)
+    report = holders_of(machine, "Proc", tmp_path)
+    truth = machine.truth.objects.process(2428)
+    assert report.holders[0].process.label == "watchman.exe (pid 2428)"
+    assert sum(process.handles > truth.handles for process in machine.truth.objects.processes) > 8
+    assert report.grade == "proven"
