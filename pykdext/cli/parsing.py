@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Iterable, NoReturn, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, NoReturn, Optional, Sequence, Tuple
 
 from pykdext import __version__
 from pykdext.cli.commands import COMMANDS
@@ -49,6 +49,13 @@ class OneLineParser(argparse.ArgumentParser):
 
 def build_parser() -> OneLineParser:
     """The parser that lists the commands; each has one of its own, :func:`build_command_parser`."""
+    parser, commands = _build_outline()
+    for name, listed in COMMANDS.items():
+        commands.add_parser(name, help=listed.summary)
+    return parser
+
+
+def _build_outline() -> Tuple[OneLineParser, argparse._SubParsersAction[OneLineParser]]:
     parser = OneLineParser(
         prog="poolleak",
         description="Find the driver behind a Windows kernel pool memory leak.",
@@ -56,9 +63,20 @@ def build_parser() -> OneLineParser:
         f"and examples. {_EXIT_STATUS}",
     )
     parser.add_argument(VERSION_WORD, action="version", version=f"poolleak {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    return parser, parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+
+def build_whole_parser(file_words: Any) -> OneLineParser:
+    """One parser of all commands with all their options; ``file_words``: how the words of files are completed."""
+    parser, commands = _build_outline()
     for name, listed in COMMANDS.items():
-        commands.add_parser(name, help=listed.summary)
+        command = load_command(name)
+        own = commands.add_parser(name, help=listed.summary)
+        command.declare(own)
+        paths = {path for kind in command.options.__mro__ for path in vars(kind).get("PATHS", ())}
+        for action in own._actions:
+            if action.dest in paths:
+                setattr(action, "complete", file_words)  # noqa: B010 - an attribute of shtab's
     return parser
 
 

@@ -31,6 +31,7 @@ COMMANDS: Dict[str, Listed] = {
     "batch": Listed("many dumps: what they have in common", f"{__name__}.batch"),
     "history": Listed("stored hosts and tags over the weeks", f"{__name__}.history"),
     "setup-windbg": Listed("what to do so that WinDbg knows !poolleak", f"{__name__}.setup"),
+    "completion": Listed("a script that lets the shell complete commands and options", f"{__name__}.completion"),
     "schema": Listed("the JSON Schema of a document", f"{__name__}.schema"),
     "snapshot": Listed("keep a state for later", f"{__name__}.snapshot"),
 }

@@ -1,0 +1,58 @@
+"""Completion of the shell: what its script offers, asked of the shell itself."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from pykdext.cli.commands import COMMANDS
+from pykdext.cli.main import main
+
+
+@pytest.fixture
+def script(tmp_path):
+    pytest.importorskip("shtab", reason="shtab (extra completion) is not installed")
+    path = tmp_path / "poolleak.bash"
+    assert main(["completion", "bash", "-o", str(path)]) == 0
+    return path
+
+
+def complete(script, *words):
+    """What bash offers for the last word."""
+    code = (
+        f"source {script}; COMP_WORDS=({' '.join(words)!s}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); "
+        'COMP_LINE="${COMP_WORDS[*]}"; COMP_POINT=${#COMP_LINE}; COMP_TYPE=9; '
+        '$(complete -p poolleak | sed "s/.*-F \\([^ ]*\\).*/\\1/") poolleak; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    code = code.replace("$(complete -p poolleak | sed", "fn=$(complete -p poolleak | sed").replace(
+        '/\\1/") poolleak;', '/\\1/"); $fn poolleak "${COMP_WORDS[COMP_CWORD]}";'
+    )
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_options_and_choices(script):
+    assert complete(script, "poolleak", "tr") == ["trend"]
+    assert set(complete(script, "poolleak", "h")) == {name for name in COMMANDS if name.startswith("h")}
+    assert "--images" in complete(script, "poolleak", "find", "--i")
+    assert complete(script, "poolleak", "used", "--format", "j") == ["json"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_every_shell_gets_all_commands(shell, capsys):
+    pytest.importorskip("shtab", reason="shtab (extra completion) is not installed")
+    assert main(["completion", shell]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS) and "--pooltags" in out
+
+
+def test_without_the_library_it_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and "pykdext[completion]" in captured.err
