@@ -27,6 +27,7 @@ from pykdext.model import (
     PoolTag,
     TrendReport,
 )
+from pykdext.model.objects import HolderReport, ProcessReport
 
 Path = Union[str, "os.PathLike[str]"]
 Tag = Union[str, PoolTag]
@@ -77,6 +78,18 @@ class OpenSource:
     def blocks(self, tag: Tag, sample: int = 10) -> BlockReport:
         """Where the tag's blocks are, ``sample`` of them with their first bytes; TargetError without memory."""
         return pipeline.find_blocks(self._source, _parse_tags(tag)[0], sample)
+
+    def holders(self, tag: Tag) -> HolderReport:
+        """Who holds the objects of the tag: processes, references, lookaside lists; TargetError without memory."""
+        from pykdext.pipeline.holders import find_holders
+
+        return find_holders(self._source, _parse_tags(tag)[0])
+
+    def processes(self, order: str = "handles", top: Optional[int] = None) -> ProcessReport:
+        """The processes with most of ``handles``, ``pool``, ``commit`` or ``zombies``; TargetError without memory."""
+        from pykdext.pipeline.holders import list_processes
+
+        return list_processes(self._source, order, top)
 
     def memory(self, *, whole: bool = False) -> MemoryReport:
         """Where the memory of the machine is; ``whole``: every page frame is counted, not a sample of them."""
@@ -168,7 +181,7 @@ def to_dict(answer: Any) -> Dict[str, Any]:
 
 def _render(answer: Any) -> str:  # noqa: PLR0911 - one line for each answer
     from pykdext.records.snapshotfile import render_snapshot_json
-    from pykdext.report import batchdoc, dumpsummary, growthdoc, jsondoc, memorydoc
+    from pykdext.report import batchdoc, dumpsummary, growthdoc, holdersdoc, jsondoc, memorydoc
 
     if isinstance(answer, BatchAnswer):
         return "".join(batchdoc.iter_batch_json(answer.summary, answer.rows))
@@ -187,6 +200,10 @@ def _render(answer: Any) -> str:  # noqa: PLR0911 - one line for each answer
         return growthdoc.render_trend_json(answer, pipeline.conclude_series(answer, pipeline.TagLists.load()))
     if isinstance(answer, MemoryReport):
         return memorydoc.render_memory_json(answer)
+    if isinstance(answer, HolderReport):
+        return holdersdoc.render_holders_json(answer)
+    if isinstance(answer, ProcessReport):
+        return holdersdoc.render_processes_json(answer)
     if isinstance(answer, DumpSummary):
         return dumpsummary.render_summary_json(answer)
     raise TypeError(f"found {type(answer).__name__}, expected an answer of pykdext")

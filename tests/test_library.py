@@ -54,6 +54,8 @@ def test_the_same_answers_as_the_command_line(dump, as_json, tmp_path):
         assert pykdext.to_dict(source.find("Pipo")) == as_json("find", "Pipo", dump)
         assert source.find(PoolTag(b"Pipo")).tags == source.find(["Pipo"]).tags
         assert pykdext.to_dict(source.blocks("Pipo", 3)) == as_json("blocks", "Pipo", dump, "--top", 3)
+        assert pykdext.to_dict(source.holders("Toke")) == as_json("holders", "Toke", dump)
+        assert pykdext.to_dict(source.processes(top=30)) == as_json("processes", dump)
         assert pykdext.to_dict(source.memory()) == as_json("memory", dump)
         assert source.analyze() == pykdext.analyze(dump)
 

@@ -11,17 +11,6 @@ from pykdext.cli.commands import COMMANDS
 from pykdext.cli.main import main
 from pykdext.cli.parsing import build_command_parser, load_command
 
-WORDS = {
-    "find": ["Pipo", "a.dmp"],
-    "blocks": ["Pipo", "a.dmp"],
-    "diff": ["a.dmp", "b.dmp"],
-    "trend": ["logs"],
-    "batch": ["a.dmp"],
-    "history": ["--store", "a.sqlite"],
-    "snapshot": ["-o", "a.json"],
-}
-"""What a command cannot do without."""
-
 
 @pytest.mark.parametrize(
     ("words", "answer"),
@@ -57,10 +46,11 @@ def test_counts_and_widths_are_bounded(number):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_reads_its_words_into_a_value(name):
     command = load_command(name)
-    parser = build_command_parser(name)
-    options = read_options(command.options, parser.parse_words(WORDS.get(name, [])))
+    _, *words = command.examples[0].split()
+    own = words[1:] if words[0] == name else words
+    options = read_options(command.options, build_command_parser(name).parse_words(own))
     assert type(options) is command.options
-    assert hash(options) == hash(read_options(command.options, parser.parse_words(WORDS.get(name, []))))
+    assert hash(options) == hash(read_options(command.options, build_command_parser(name).parse_words(own)))
     with pytest.raises(AttributeError):
         options.width = 100
 

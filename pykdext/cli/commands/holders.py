@@ -35,7 +35,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     add_format_option(parser, list_forms(REPORT))
     add_redact_option(parser)
     add_output_option(parser)
-    add_shared_options(parser)
+    add_shared_options(parser, without=("pooltags",))
 
 
 def _find_holders(options: HoldersOptions, call: Invocation) -> Outcome:
@@ -62,4 +62,12 @@ def _find_holders(options: HoldersOptions, call: Invocation) -> Outcome:
     )
 
 
-COMMAND = Command(_declare, HoldersOptions, _find_holders)
+COMMAND = Command(
+    _declare,
+    HoldersOptions,
+    _find_holders,
+    examples=(
+        "poolleak holders Toke MEMORY.DMP",
+        "poolleak holders Proc MEMORY.DMP --format html -o holders.html",
+    ),
+)

@@ -38,7 +38,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     add_format_option(parser, list_forms(REPORT))
     add_redact_option(parser)
     add_output_option(parser)
-    add_shared_options(parser)
+    add_shared_options(parser, without=("pooltags",))
 
 
 def _list_processes(options: ProcessesOptions, call: Invocation) -> Outcome:
@@ -66,4 +66,12 @@ def _list_processes(options: ProcessesOptions, call: Invocation) -> Outcome:
     )
 
 
-COMMAND = Command(_declare, ProcessesOptions, _list_processes)
+COMMAND = Command(
+    _declare,
+    ProcessesOptions,
+    _list_processes,
+    examples=(
+        "poolleak processes MEMORY.DMP",
+        "poolleak processes MEMORY.DMP --sort zombies --top 10",
+    ),
+)
