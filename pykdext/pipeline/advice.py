@@ -48,7 +48,7 @@ def _suspect_steps(suspect: Suspect) -> Iterator[NextStep]:
         return
     if suspect.role.tells_no_caller:
         yield NextStep(
-            f"poolleak blocks {tag} DUMP", "the caller by what its blocks point at, in a dump of this machine"
+            f"poolleak blocks {tag.strip()} DUMP", "the caller by what its blocks point at, in a dump of this machine"
         )
         yield NextStep("verifier /flags 8 /driver NAME.sys", "count the allocations of a driver that you suspect")
     for owner in suspect.owners[:2]:

@@ -134,13 +134,22 @@ def _find_owners(
         kernel: Optional[Kernel] = None
         if unique and _has_memory(snapshot):
             try:
-                kernel = opened.enter_context(open_source(snapshot.source.path or None, work, symbol_path)).kernel
+                source = opened.enter_context(open_source(snapshot.source.path or None, work, symbol_path))
+                if snapshot.source.is_session or _is_same_state(snapshot, source.snapshot):
+                    kernel = source.kernel
+                else:
+                    failed = (f"owners were not searched: {snapshot.source.path} holds another state by now",)
             except (PykdextError, OSError) as error:
                 failed = (f"owners were not searched: {error}",)
         searches = [search_kernel(kernel, unique, work)] if kernel else []
         contents = search_contents(kernel, unique, work) if kernel else NO_CONTENTS
         found = weigh_owners(searches, contents, unique, lists, snapshot)
         return found, kernel is not None, (*failed, *found.warnings)
+
+
+def _is_same_state(kept: PoolSnapshot, found: PoolSnapshot) -> bool:
+    """Whether a file still holds the dump that a state was read from: dumps are overwritten by later ones."""
+    return (kept.taken_at, kept.build, kept.tags) == (found.taken_at, found.build, found.tags)
 
 
 def _has_memory(snapshot: PoolSnapshot) -> bool:
