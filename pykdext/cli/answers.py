@@ -218,7 +218,7 @@ def open_source(options: SourceOptions, call: Invocation, work: Optional[Work] =
     from pykdext import pipeline
     from pykdext.units import format_bytes
 
-    with pipeline.open_source(options.source, work or call.work, options.symbols) as source:
+    with pipeline.open_source(options.source, work or call.work, options.symbols, options.meta) as source:
         yield source
         if source.traffic:
             size = format_bytes(source.traffic.dump_bytes)

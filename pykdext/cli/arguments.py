@@ -46,11 +46,15 @@ class SharedOptions:
 
 @dataclass(frozen=True)
 class SourceOptions(SharedOptions):
-    """``source``: a dump, log or snapshot; None: the session or machine at hand."""
+    """``source``: a dump, image, log or snapshot; None: the session or machine at hand.
 
-    PATHS = ("source",)
+    ``meta``: the file that describes a memory file; None: it is looked for beside it.
+    """
+
+    PATHS: ClassVar[Tuple[str, ...]] = ("source", "meta")
 
     source: Optional[str]
+    meta: Optional[str]
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,17 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         nargs="?",
-        help="dump, log or snapshot (default: the debugger's session, or the live machine)",
+        help="dump, memory image, log or snapshot (default: the debugger's session, or the live machine)",
+    )
+    add_meta_option(parser)
+
+
+def add_meta_option(parser: argparse.ArgumentParser) -> None:
+    """``--meta FILE``."""
+    parser.add_argument(
+        "--meta",
+        metavar="FILE",
+        help="the .vmsn or .vmss of a .vmem file (default: the one beside it that fits)",
     )
 
 

@@ -14,8 +14,10 @@ from pykdext.records.snapshotfile import is_snapshot_head
 from pykdext.targets.dump.compressed import is_dump_head
 from pykdext.targets.dump.header import DUMP_SUFFIXES
 from pykdext.targets.dump.remote import find_remote_files, is_remote
+from pykdext.targets.machine.signatures import RAW_SUFFIXES, VMWARE
+from pykdext.targets.machine.vmware import holds_memory
 
-_REMOTE_SUFFIXES = (*DUMP_SUFFIXES, ".dmp.gz", ".dmp.xz", ".zip")
+_REMOTE_SUFFIXES = (*DUMP_SUFFIXES, *RAW_SUFFIXES, ".vmrs", ".dmp.gz", ".dmp.xz", ".zip")
 """Remote files are not looked into before they are read."""
 
 
@@ -92,11 +94,13 @@ def _identify(path: str) -> Optional[str]:
 
 
 def _may_be_input(path: str) -> bool:
-    """Whether a file of a folder begins like a dump, plain or compressed, or like a snapshot, or is named like a dump.
+    """Whether a file of a folder begins like a dump, an image or a snapshot, or is named like a dump or a raw image.
 
     One that cannot be read may be one.
     """
-    if path.lower().endswith(DUMP_SUFFIXES):
+    if path.lower().endswith((*DUMP_SUFFIXES, *RAW_SUFFIXES)):
         return True
     head = read_head(path)
+    if head is not None and head.startswith(VMWARE):
+        return holds_memory(path)  # the one of a .vmem file is no second dump
     return head is None or is_dump_head(head) or is_snapshot_head(head)

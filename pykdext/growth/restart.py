@@ -47,8 +47,11 @@ def trusted_seconds_between(earlier: PoolSnapshot, later: PoolSnapshot) -> Optio
 def find_restart(earlier: PoolSnapshot, later: PoolSnapshot) -> Optional[str]:
     """How a restart between the two shows, in words; None if nothing shows one.
 
-    Uptime decides where both snapshots have it and their times; otherwise counters do.
+    The count of boots decides where both have it, then uptime where both have that and their times; else counters do.
     """
+    boots = [snapshot.image.boot_id for snapshot in (earlier, later) if snapshot.image is not None]
+    if len(boots) == 2 and None not in boots and boots[0] != boots[1]:
+        return f"Windows counts its boots: number {boots[0]:,}, then number {boots[1]:,}"
     if is_same_boot(earlier, later):
         return None
     seconds = seconds_between(earlier, later)

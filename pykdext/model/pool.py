@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Optional, Tuple
 
-from pykdext.model.target import BugCheck, Machine
+from pykdext.model.target import BugCheck, Machine, MemoryImage
 
 PROTECTED_POOL = 0x80000000
 """Bit 31 of a tag: the driver asked for a protected allocation (WDK: PROTECTED_POOL); never part of the tag's name."""
@@ -140,6 +140,8 @@ class TimeOrigin(enum.Enum):
 
     HEADER = "header"
     """The source itself says it."""
+    CLOCK_TICK = "last clock tick"
+    """The system's own clock in an image of its memory: a machine that hangs may have stopped it before."""
     FILE_NAME = "file name"
     FILE_TIME = "file time"
     """The file's last change, which may be that of a copy."""
@@ -243,7 +245,8 @@ class PoolSnapshot:
     ``time_from``: where ``taken_at`` is from; None: there is no time.
     ``stated_nonpaged`` and ``stated_paged`` are the sums over all tags that the source prints (a row
     ``TOTAL``); they count tags that are not listed, too. ``stated_drivers``: what the source says of who allocates.
-    ``blocks``: single blocks that it lists (``!poolfind``, ``!verifier 3``).
+    ``blocks``: single blocks that it lists (``!poolfind``, ``!verifier 3``). ``image``: the source is no dump, but the
+    memory of a system that ran or hung; ``taken_at`` is then its last clock tick, and ``time_from`` says so.
     """
 
     source: SnapshotSource
@@ -263,6 +266,7 @@ class PoolSnapshot:
     stated_paged: Optional[PoolUsage] = None
     stated_drivers: Tuple[StatedDriver, ...] = ()
     blocks: Tuple[Allocation, ...] = ()
+    image: Optional[MemoryImage] = None
 
     def stated_total(self, pool: PoolKind) -> Optional[PoolUsage]:
         """The sum over all tags of ``pool`` that the source itself prints."""

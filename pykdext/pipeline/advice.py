@@ -11,10 +11,15 @@ from pykdext.units import format_address
 
 def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[NextStep, ...]:
     """The commands that lead on from here: WinDbg's for a suspect, poolleak's where growth must be seen first."""
-    steps = list(dict.fromkeys(step for suspect in suspects[:3] for step in _suspect_steps(suspect)))
+    hint = None if snapshot.image is None else snapshot.image.windbg_hint
     program = "!py poolleak" if snapshot.source.is_session else "poolleak"
     path = snapshot.source.path
     source = f' "{path}"' if " " in path else f" {path}" if path else ""
+    if hint is None:
+        steps = list(dict.fromkeys(step for suspect in suspects[:3] for step in _suspect_steps(suspect)))
+    else:
+        steps = list(dict.fromkeys(step for suspect in suspects[:3] for step in _steps_without_windbg(suspect, source)))
+        steps.append(NextStep(None, hint))
     if not snapshot.tags:
         steps.append(NextStep("poolleak record --recipe", "a script that samples the tags of that machine"))
         steps.append(NextStep("poolmon -n log.txt", "or its tags once, before the restart that ends the leak"))
@@ -36,14 +41,31 @@ def _look_at(address: int, place: Evidence) -> NextStep:
     return NextStep(f"db {format_address(address)} L20", f"the bytes of {place.tag}")
 
 
+def _steps_without_windbg(suspect: Suspect, source: str) -> Iterator[NextStep]:
+    """What leads on where WinDbg does not open the file."""
+    yield from _iter_questions(suspect)
+    if suspect.role is not Role.OBJECT:
+        yield NextStep(f"poolleak find {_quote(suspect.tag.text)}{source}", f"every place that uses {suspect.tag.text}")
+        yield NextStep(f"poolleak blocks {_quote(suspect.tag.text)}{source}", "where its blocks are")
+
+
+def _quote(tag: str) -> str:
+    """A tag as a word of the command line."""
+    return tag if tag.isalnum() else f'"{tag}"'
+
+
+def _iter_questions(suspect: Suspect) -> Iterator[NextStep]:
+    """What the tag lists make one ask next."""
+    question = next((item.next_question for item in suspect.descriptions if item.next_question), None)
+    if question:
+        yield NextStep(None, f"{suspect.tag.text}: {question}")
+
+
 def _suspect_steps(suspect: Suspect) -> Iterator[NextStep]:
     tag = suspect.tag.text
     sort_flag = 2 if suspect.pool is PoolKind.NONPAGED else 4
     yield NextStep(f"!poolused {sort_flag} {tag}", "the same numbers in WinDbg")
-    for description in suspect.descriptions:
-        if description.next_question:
-            yield NextStep(None, f"{tag}: {description.next_question}")
-            break
+    yield from _iter_questions(suspect)
     if suspect.role is Role.OBJECT:
         return
     if suspect.role.tells_no_caller:

@@ -57,7 +57,7 @@ def search_contents(
                 blocks.extend(small.allocations)
                 if not small.complete and len(blocks) < MAX_BLOCKS_TRIED:
                     searched = format_bytes(small.walked_bytes)
-                    warnings.append(f"small blocks of {tag} were looked for in the first {searched} of memory only")
+                    warnings.append(f"small blocks of {tag} were looked for in {searched} of memory only")
             found[tag] = tuple(describe_witness(read_witness(kernel.target, tag, blocks, kernel.images)))
     if len(tags) > MAX_TAGS:
         warnings.append(f"what blocks point at was looked at for the first {MAX_TAGS} of {len(tags):,} tags only")

@@ -59,12 +59,14 @@ def open_source(
     path: Optional[str],
     work: Work = UNWATCHED,
     symbol_path: Optional[str] = None,
+    metadata_path: Optional[str] = None,
 ) -> Iterator[Source]:
     """Recognise ``path`` by its content and read its pools; of a log with several snapshots the last one.
 
     Without a path it is the debugger's session, or else the live machine. ``symbol_path`` is where a dump's PDB is
-    looked for; None: along the environment's ``_NT_SYMBOL_PATH``. An end by the user while the
-    tag tables are read leaves what was read of them.
+    looked for; None: along the environment's ``_NT_SYMBOL_PATH``. ``metadata_path`` is the file that describes a memory
+    file (VMware's .vmsn); None: it is looked for beside it. An end by the user while the tag tables are read leaves
+    what was read of them.
 
     Raises:
         NoTagTablesError: the dump can be read, but not its tag tables.
@@ -82,7 +84,7 @@ def open_source(
     elif _is_log(path):
         yield Source(load_newest(path), None)
     else:
-        with open_crashdump(path, lambda done, total: work.report(done, total, "unpacking")) as target:
+        with open_crashdump(path, lambda done, total: work.report(done, total, "reading"), metadata_path) as target:
             yield _read_target(target, hide_secrets(path), work, symbol_path)
 
 

@@ -13,6 +13,7 @@ from pykdext.model import (
     BugCheck,
     ExpansionState,
     Machine,
+    MemoryImage,
     PoolKind,
     PoolSnapshot,
     PoolTag,
@@ -126,6 +127,13 @@ def parse_snapshot_document(document: Any, path: str) -> PoolSnapshot:
         raise RecordFormatError(path, None, f"{type(error).__name__}: {error}", f"the fields of {SCHEMA}") from None
 
 
+def _parse_image(document: Optional[Mapping[str, Any]]) -> Optional[MemoryImage]:
+    if document is None:
+        return None
+    hint = document["windbg_hint"]
+    return MemoryImage(_text(document["found_by"]), _count(document["boot_id"]), None if hint is None else _text(hint))
+
+
 def _parse(document: Mapping[str, Any]) -> PoolSnapshot:
     system = document["os"]
     coverage = document["coverage"]
@@ -155,6 +163,7 @@ def _parse(document: Mapping[str, Any]) -> PoolSnapshot:
         stated_paged=_parse_stated(document, PoolKind.PAGED),
         stated_drivers=tuple(map(_parse_stated_driver, document.get("stated_drivers") or ())),
         blocks=tuple(map(_parse_block, document.get("blocks") or ())),
+        image=_parse_image(document.get("memory_image")),
     )
 
 

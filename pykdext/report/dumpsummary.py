@@ -51,4 +51,6 @@ def render_summary_json(summary: DumpSummary) -> str:
         "modules": [asdict(module) for module in summary.modules],
         "warnings": list(facts.warnings),
     }
+    if facts.image is not None:
+        document["memory_image"] = asdict(facts.image)
     return json.dumps(document, indent=2) + "\n"

@@ -12,6 +12,7 @@ from pykdext.cli.answers import TABLE, Command, Invocation, Outcome, list_forms,
 from pykdext.cli.arguments import (
     SourceOptions,
     add_format_option,
+    add_meta_option,
     add_output_option,
     add_shared_options,
     parse_positive,
@@ -60,6 +61,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="only what the tag lists say, which entry won, and why; no SOURCE needed"
     )
+    add_meta_option(parser)
     add_format_option(parser, list_forms(TABLE))
     add_output_option(parser)
     add_shared_options(parser)

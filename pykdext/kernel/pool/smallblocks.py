@@ -13,7 +13,9 @@ from __future__ import annotations
 import struct
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
@@ -23,7 +25,7 @@ from pykdext.work import UNWATCHED, Work
 _FOUR_LEVELS_START = 0xFFFF8000_00000000
 _SPARSE_SPAN_BYTES = 1 << 48
 _SPAN_BYTES = 1 << 36
-"""Memory is walked in spans of this size: between two of them time is checked and progress told."""
+"""Memory is walked in spans of this size, by turns; between two pieces of them time is checked and progress told."""
 
 MAX_MAPPINGS_A_PAGE = 4
 """No kernel maps its pages more often on the average: page tables that do are damaged, and could go on for days."""
@@ -123,12 +125,14 @@ class _Walker:
         """Search all kernel memory, as far as the limits allow."""
         ends_at = time.monotonic() + MAX_WALK_SECONDS
         total = (self._target.facts.pages_present or 0) * PAGE_BYTES
-        for start, size in _kernel_spans(self._target):
-            for address, data in self._target.read_present(start, size):
+        spans = deque(self._target.read_present(*span) for span in _kernel_spans(self._target))
+        while spans:
+            # One piece of each span in turn: a walk that ends early has seen something of all kinds of memory.
+            span = spans.popleft()
+            for address, data in islice(span, 1):
                 self.search(address, data)
                 work.report(min(self.found.walked_bytes, total), total, "kernel memory")
-                if self._is_enough(ends_at):
-                    break
+                spans.append(span)
             if self._is_enough(ends_at):
                 self.found.complete = False
                 return

@@ -87,7 +87,8 @@ def read_pool_snapshot(
         uptime_seconds=facts.uptime_seconds,
         bugcheck=facts.bugcheck,
         memory=memory,
-        time_from=TimeOrigin.HEADER if facts.taken_at else None,
+        time_from=None if facts.taken_at is None else TimeOrigin.CLOCK_TICK if facts.image else TimeOrigin.HEADER,
+        image=facts.image,
         coverage=reader.coverage(),
         warnings=(*facts.warnings, *kernel.notes, *kernel.symbols.notes, *reader.warnings),
     )

@@ -179,7 +179,14 @@ def machine_lines(facts: Union[PoolSnapshot, TargetFacts]) -> Iterator[str]:
     if facts.processors is not None:
         system += f", {facts.processors} processor{'s' if facts.processors != 1 else ''}"
     yield system
-    yield f"Taken {describe_taken(facts)}, up {format_duration(facts.uptime_seconds)}"
+    up = format_duration(facts.uptime_seconds)
+    if facts.image is None:
+        yield f"Taken {describe_taken(facts)}, up {up}"
+    else:
+        yield f"Last clock tick at {format_moment(facts.taken_at)}, up {up}"
+        if facts.bugcheck is None:
+            yield "No bugcheck: memory of a running or hung system"
+        yield f"Kernel found by {facts.image.found_by}"
     if facts.bugcheck is not None:
         parameters = ", ".join(f"{value:x}" for value in facts.bugcheck.parameters)
         yield f"Bugcheck {facts.bugcheck.code:08X} ({parameters})"

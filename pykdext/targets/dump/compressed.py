@@ -13,6 +13,8 @@ from pykdext.errors import DumpFormatError, TargetError
 from pykdext.targets.dump.header import DUMP_SIGNATURES
 from pykdext.targets.dump.remote import is_remote, open_remote_file, open_remote_stream
 from pykdext.targets.filebytes import FileBytes
+from pykdext.targets.foreignfiles import AFF4, AFF4_MEMBER
+from pykdext.targets.machine.signatures import HEAD_BYTES, RAW_SUFFIXES, is_machine_head
 
 if TYPE_CHECKING:
     import zipfile
@@ -73,7 +75,7 @@ def open_file(path: str, progress: Optional[Progress] = None) -> FileBytes:
 
 def is_dump_head(head: bytes) -> bool:
     """Whether a file that begins so is a dump, or compressed in a way that is read."""
-    return head.startswith(DUMP_SIGNATURES) or _find_packing(head) is not None
+    return head.startswith(DUMP_SIGNATURES) or is_machine_head(head) or _find_packing(head) is not None
 
 
 def _open_remote(url: str, progress: Optional[Progress]) -> FileBytes:
@@ -134,6 +136,8 @@ def _open_zip(packed: IO[bytes], path: str) -> _Opened:
         files = [member for member in archive.infolist() if not member.filename.endswith("/")]
         if any(member.flag_bits & _ENCRYPTED_MEMBER for member in files):
             raise _unusable_archive(path, "an archive with a password", "unpack it with its password first")
+        if any(member.filename.endswith(AFF4_MEMBER) for member in files):
+            raise DumpFormatError(path, 0, AFF4.found, "a ZIP archive that holds one kernel dump", AFF4.hint)
         dumps = [member for member in files[:_MAX_MEMBERS] if _begins_like_a_dump(archive, member)]
         if len(dumps) == 1:
             return cast("BufferedIOBase", archive.open(dumps[0])), errors
@@ -149,7 +153,9 @@ def _open_zip(packed: IO[bytes], path: str) -> _Opened:
 
 def _begins_like_a_dump(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
     with archive.open(member) as stream:
-        return stream.read(len(DUMP_SIGNATURES[0])) in DUMP_SIGNATURES
+        head = stream.read(_HEAD_BYTES)
+    is_raw = member.filename.lower().endswith(RAW_SUFFIXES)
+    return is_raw or head.startswith(DUMP_SIGNATURES) or is_machine_head(head)
 
 
 def _unusable_archive(path: str, found: str, hint: str) -> DumpFormatError:
@@ -162,7 +168,7 @@ _PACKINGS = (
     _Packing(b"PK\x03\x04", _open_zip),
 )
 
-_HEAD_BYTES = max(len(packing.magic) for packing in _PACKINGS)
+_HEAD_BYTES = HEAD_BYTES
 
 
 def _find_packing(head: bytes) -> Optional[_Packing]:

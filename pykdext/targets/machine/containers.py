@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional, Tuple
+from typing import Callable, Dict, Optional
 
 from pykdext.errors import DumpFormatError
 from pykdext.targets.filebytes import FileBytes
@@ -13,25 +13,22 @@ from pykdext.targets.machine.image import MachineImage
 from pykdext.targets.machine.kdump import open_kdump
 from pykdext.targets.machine.lime import open_lime
 from pykdext.targets.machine.rawimage import MIN_RAW_BYTES, open_raw
+from pykdext.targets.machine.signatures import ELF, FLATTENED, HYPERV, KDUMP, LIME, OLD_VMWARE, VMWARE
 from pykdext.targets.machine.vmware import open_vmware_state
-from pykdext.targets.machine.vmwaretags import MAGICS, OLD_MAGICS
 
 Opener = Callable[[FileBytes, Optional[str]], MachineImage]
 
 _HEAD_BYTES = 0x1000
 
-_KINDS: Tuple[Tuple[bytes, Opener], ...] = (
-    (b"\x7fELF", lambda file, _: open_elf_core(file)),
-    (b"KDUMP   ", lambda file, _: open_kdump(file)),
-    (b"makedumpfile", lambda file, _: open_kdump(file)),
-    (b"EMiL", lambda file, _: open_lime(file)),
-    (b"\x14\x20\x28\x01", lambda file, _: open_saved_state(file)),
-    *((magic, open_vmware_state) for magic in (*MAGICS, *OLD_MAGICS)),
-)
+_OPENERS: Dict[bytes, Opener] = {
+    ELF: lambda file, _: open_elf_core(file),
+    KDUMP: lambda file, _: open_kdump(file),
+    FLATTENED: lambda file, _: open_kdump(file),
+    LIME: lambda file, _: open_lime(file),
+    HYPERV: lambda file, _: open_saved_state(file),
+    **dict.fromkeys((*VMWARE, *OLD_VMWARE), open_vmware_state),
+}
 """How files begin, and what opens them."""
-
-MAGIC_BYTES = tuple(magic for magic, _ in _KINDS)
-"""How the files begin that hold the memory of a machine, raw images apart."""
 
 
 def open_machine_image(file: FileBytes, metadata_path: Optional[str] = None) -> Optional[MachineImage]:
@@ -44,7 +41,7 @@ def open_machine_image(file: FileBytes, metadata_path: Optional[str] = None) -> 
     if foreign is not None:
         expected = "a kernel dump, or the memory of a machine (raw, .vmem, .vmsn, ELF core, kdump, LiME, .vmrs)"
         raise DumpFormatError(file.path, 0, foreign.found, expected, foreign.hint)
-    for magic, open_kind in _KINDS:
+    for magic, open_kind in _OPENERS.items():
         if head.startswith(magic):
             return open_kind(file, metadata_path)
     if file.size < MIN_RAW_BYTES:

@@ -13,7 +13,6 @@ from pykdext.errors import DumpFormatError
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.machine.memory import MemoryRange, settle_ranges
 
-MAGIC = b"makedumpfile"
 MAX_RECORDS = 1 << 22
 
 _HEADER_BYTES = 0x1000

@@ -14,9 +14,10 @@ from pykdext.targets.dump.pageindex import PageIndex
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.machine.decompression import NAMES, Unpack, find_unpacker
 from pykdext.targets.machine.elfcore import MAX_NOTES_BYTES, find_windows_header, parse_notes, read_qemu_processors
-from pykdext.targets.machine.flattened import MAGIC, FlattenedFile
+from pykdext.targets.machine.flattened import FlattenedFile
 from pykdext.targets.machine.image import MachineImage
 from pykdext.targets.machine.memory import PackedPages
+from pykdext.targets.machine.signatures import FLATTENED, KDUMP
 from pykdext.targets.protocol import PAGE_BYTES
 
 MAX_PAGES = 1 << 34
@@ -25,7 +26,6 @@ MAX_PAGES = 1 << 34
 _SEARCHABLE_BYTES = 1 << 30
 _PROBED_DESCRIPTORS = 256
 
-_SIGNATURE = b"KDUMP   "
 _COUNTS = struct.Struct("<IIII")  # block size, blocks of the sub header, blocks of the bitmaps, pages
 _COUNTS_WIDE, _COUNTS_NARROW = 0x1AC, 0x1A0
 _SUB_HEADER = struct.Struct("<QIIQQQQQQQQQQQ")
@@ -52,7 +52,7 @@ Source = Union[FileBytes, FlattenedFile]
 
 def open_kdump(file: FileBytes) -> MachineImage:
     """The memory of a kdump-compressed file; DumpFormatError if its headers cannot be true."""
-    source: Source = FlattenedFile(file) if file.read_at(0, len(MAGIC)) == MAGIC else file
+    source: Source = FlattenedFile(file) if file.read_at(0, len(FLATTENED)) == FLATTENED else file
     warnings = source.warnings if isinstance(source, FlattenedFile) else ()
     layout = _read_layout(file.path, source)
     bitmap = source.read_at(layout.bitmap_at, layout.bitmap_bytes)
@@ -73,7 +73,7 @@ def open_kdump(file: FileBytes) -> MachineImage:
 
 def _read_layout(path: str, source: Source) -> _Layout:
     head = source.read_at(0, PAGE_BYTES)
-    if len(head) < 0x1D0 or not head.startswith(_SIGNATURE):
+    if len(head) < 0x1D0 or not head.startswith(KDUMP):
         raise DumpFormatError(path, 0, f"signature {head[:8]!r}", "KDUMP, with a whole header", "it is cut short")
     for at in (_COUNTS_WIDE, _COUNTS_NARROW):
         block_bytes, sub_blocks, bitmap_blocks, pages = _COUNTS.unpack_from(head, at)

@@ -164,7 +164,13 @@ class FileRanges(MachineMemory):
                 yield MemoryRange(first, self._offsets[at] + first - start, length)
 
     def read_present_physical(self, address: int, size: int) -> Iterator[Tuple[int, bytes]]:
-        """The parts of a physical range that the file holds, as ``(address, bytes)``, ascending and disjoint."""
+        """The parts of a physical range that the file holds, as ``(address, bytes)``, ascending and disjoint.
+
+        Holes of a padded file count as absent: nothing was written there.
+        """
+        if self.is_padded:
+            yield from self.iter_pieces(address, address + size)
+            return
         for start, offset, length in self._iter_extents(address, address + size):
             for done in range(0, length, PIECE_BYTES):
                 data = self._file.read_at(offset + done, min(PIECE_BYTES, length - done))
@@ -176,8 +182,8 @@ class FileRanges(MachineMemory):
         for start, offset, length in self._iter_extents(address, end):
             done = 0
             while done < length:
-                skipped = (self._file.skip_hole(offset + done) - offset) & -PAGE_BYTES
-                done = max(done, skipped)
+                if length - done > PAGE_BYTES:
+                    done = max(done, (self._file.skip_hole(offset + done) - offset) & -PAGE_BYTES)
                 data = self._file.read_at(offset + done, min(PIECE_BYTES, length - done)) if done < length else b""
                 if not data:
                     break

@@ -12,7 +12,8 @@ from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.machine.cpustate import MAX_PROCESSORS, CpuState
 from pykdext.targets.machine.image import MachineImage
 from pykdext.targets.machine.memory import FileRanges, MemoryRange
-from pykdext.targets.machine.vmwaretags import MAGICS, OLD_MAGICS, StateFile
+from pykdext.targets.machine.signatures import OLD_VMWARE, VMWARE
+from pykdext.targets.machine.vmwaretags import StateFile
 from pykdext.targets.protocol import PAGE_BYTES
 
 MAX_REGIONS = 0x1000
@@ -106,7 +107,7 @@ def _list_states(path: str) -> List[str]:
 def _is_state_file(path: str) -> bool:
     try:
         with open(path, "rb") as stream:
-            return stream.read(4) in (*MAGICS, *OLD_MAGICS)
+            return stream.read(4) in (*VMWARE, *OLD_VMWARE)
     except OSError:
         return False
 
@@ -128,7 +129,7 @@ def _read_companion(path: str) -> Companion:
         except OSError as error:
             raise TargetError(f"{path}: cannot be opened: {error.strerror or error}") from error
         file = FileBytes(stream, path)
-        if file.read_at(0, 4) not in (*MAGICS, *OLD_MAGICS):
+        if file.read_at(0, 4) not in (*VMWARE, *OLD_VMWARE):
             found = f"signature {file.read_at(0, 8)!r}"
             raise DumpFormatError(path, 0, found, "a VMware state file (.vmsn or .vmss)")
         state = StateFile(file)
@@ -208,3 +209,13 @@ def _control_register(state: StateFile, cpu: int, number: int) -> Optional[int]:
     if len(block) >= _CONTROL_REGISTERS_BYTES:
         return int.from_bytes(block[8 * number : 8 * number + 8], "little")
     return state.number("CR", cpu, number)
+
+
+def holds_memory(path: str) -> bool:
+    """Whether a state file holds the memory itself; False for what cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            state = StateFile(FileBytes(stream, path))
+    except (OSError, TargetError, DumpFormatError):
+        return False
+    return ("Memory", (0, 0)) in state.blocks

@@ -10,12 +10,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from pykdext.errors import DumpFormatError, UnsupportedDumpError
 from pykdext.targets.filebytes import FileBytes
-
-MAGICS = (b"\xd2\xbe\xd2\xbe", b"\xd3\xbe\xd3\xbe", b"\xd1\xba\xd1\xba", b"\xd2\xba\xd2\xba")
-"""How the files begin: a state, a partial one, a restored one, and one more."""
-
-OLD_MAGICS = (b"\xd0\xbe\xd2\xbe", b"\xd0\xbe\xd0\xbe")
-"""Those of products before 2008, whose lengths have 32 bits."""
+from pykdext.targets.machine.signatures import OLD_VMWARE
 
 MAX_GROUPS = 0x100
 MAX_TAGS = 0x10000
@@ -68,7 +63,7 @@ class StateFile:
     def _iter_groups(self) -> Iterator[Tuple[str, int, int]]:
         file = self._file
         head = file.read_at(0, _HEADER.size)
-        if head.startswith(OLD_MAGICS):
+        if head.startswith(OLD_VMWARE):
             hint = "its product is of before 2008: resume the machine and make a crash dump in it"
             raise UnsupportedDumpError(file.path, 0, "a state of an old VMware product", "one of 64 bits", hint)
         if len(head) < _HEADER.size:
