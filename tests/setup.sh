@@ -1,11 +1,11 @@
 #!/bin/sh
 # Installs on Debian what the tests of Microsoft's debugger engine need (Wine for 64-bit programs, the MinGW-w64 C
-# compiler), and those of the HTML pages (Chromium, fonts, PDF tools).
+# compiler), those of the HTML pages (Chromium, fonts, PDF tools), and QEMU, which writes cores of a virtual machine.
 set -eu
 
 missing=""
 for package in wine wine64 gcc-mingw-w64-x86-64 \
-    chromium fonts-dejavu-core fonts-liberation poppler-utils; do
+    chromium fonts-dejavu-core fonts-liberation poppler-utils qemu-system-x86 qemu-utils; do
     state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$state" = installed ] || missing="$missing $package"
 done

@@ -8,10 +8,11 @@ from __future__ import annotations
 import struct
 
 from dumps.forge.parts import Parts
-from dumps.forge.physical import PAGE_BYTES
+from dumps.forge.physical import PAGE_BYTES, VIRTUAL_LARGE_START
 
 STUB_PAGE = 0x13
 _PROCESSES = 12
+_HIGH_FRAMES = VIRTUAL_LARGE_START - 0x400  # above 4 GiB, where the allocator hands out none
 _SELF_SLOT = 0x1ED
 _UPPER_HALF = 0x800
 _CR4 = 0x350EF8
@@ -23,7 +24,7 @@ def write_processes(parts: Parts) -> None:
     memory, chance = parts.space.memory, parts.chance
     system = memory.page(parts.space.root_pfn)
     for number in range(_PROCESSES):
-        frame = parts.space.frames.take()
+        frame = _HIGH_FRAMES + number if number % 2 else parts.space.frames.take()
         page = memory.page(frame)
         page[_UPPER_HALF:] = system[_UPPER_HALF:]
         flags = struct.unpack_from("<Q", system, _SELF_SLOT * 8)[0] & 0x8000000000000FFF

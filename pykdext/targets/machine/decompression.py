@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from typing import Any, Callable, Dict, Optional
 
@@ -44,7 +45,8 @@ def _make_snappy() -> Unpack:
 
 
 def _make_lzo() -> Unpack:
-    from dissect.util.compression import lzo
+    # The module in Python: the one in Rust ends a program that gives it damaged pages.
+    lzo: Any = importlib.import_module("dissect.util.compression.lzo")
 
     def unpack(data: bytes, size: int) -> Optional[bytes]:
         if len(data) > size:  # a byte of input makes 255 at most

@@ -175,6 +175,7 @@ class _Discovery:
         image, shared, view, header = self._image, verified.shared, verified.view, self._header
         is_noted = header is not None and verified.candidate.module_list is not None
         build = shared.build or (header.build if is_noted and header else None) or _read_build(view, verified.nt)
+        build = build or shared.build_by_version
         found_by = verified.candidate.method
         if self._refused:
             count = len(self._refused)

@@ -7,12 +7,13 @@ which pages are there, a descriptor of each page where it stands and how it is p
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from typing import Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 from pykdext.errors import DumpFormatError, UnsupportedDumpError
 from pykdext.targets.dump.pageindex import PageIndex
 from pykdext.targets.filebytes import FileBytes
-from pykdext.targets.machine.decompression import NAMES, Unpack, find_unpacker
+from pykdext.targets.machine.decompression import NAMES, ZSTANDARD, Unpack, find_unpacker
 from pykdext.targets.machine.elfcore import MAX_NOTES_BYTES, find_windows_header, parse_notes, read_qemu_processors
 from pykdext.targets.machine.flattened import FlattenedFile
 from pykdext.targets.machine.image import MachineImage
@@ -147,18 +148,20 @@ class KdumpMemory(PackedPages):
         return (*super().warnings, told)
 
     def check_packing(self) -> None:
-        """UnsupportedDumpError if the first pages need a decompressor that is not there."""
+        """UnsupportedDumpError if most of the first pages need a decompressor that is not there."""
         data = self._source.read_at(self._descriptors_at, _PROBED_DESCRIPTORS * _DESCRIPTOR.size)
         whole = len(data) // _DESCRIPTOR.size * _DESCRIPTOR.size
-        for _, _, flags, _ in _DESCRIPTOR.iter_unpack(data[:whole]):
-            packing = flags & ~1 or flags
-            if packing and packing in NAMES and self._find_unpacker(packing) is None:
-                name = NAMES[packing]
-                is_extra = name != "Zstandard"
-                hint = "pip install 'pykdext[vm]'" if is_extra else "makedumpfile -c FILE OTHER packs it with zlib"
-                raise UnsupportedDumpError(
-                    self._file.path, self._descriptors_at, f"pages packed with {name}", "plain or zlib pages", hint
-                )
+        counts = Counter(_find_packing(flags) for _, _, flags, _ in _DESCRIPTOR.iter_unpack(data[:whole]))
+        del counts[0]
+        packing, count = next(iter(counts.most_common(1)), (0, 0))
+        if 2 * count > sum(counts.values()) and self._find_unpacker(packing) is None:
+            name = NAMES[packing]
+            hint = "pip install 'pykdext[vm]'"
+            if packing == ZSTANDARD:
+                hint = "makedumpfile -c FILE OTHER packs it with zlib"
+            raise UnsupportedDumpError(
+                self._file.path, self._descriptors_at, f"pages packed with {name}", "plain or zlib pages", hint
+            )
 
     def _find_unpacker(self, flag: int) -> Optional[Unpack]:
         if flag not in self._unpackers:
@@ -186,7 +189,7 @@ class KdumpMemory(PackedPages):
         if not 0 < size <= PAGE_BYTES or offset + size > self._source.size:
             return None, f"0x{size:x} bytes at 0x{offset:x} are no page in this file"
         packed = self._source.read_at(offset, size)
-        packing = next((flag for flag in NAMES if flags & flag), 0)
+        packing = _find_packing(flags)
         if packing:
             unpack = self._find_unpacker(packing)
             if unpack is None:
@@ -197,3 +200,8 @@ class KdumpMemory(PackedPages):
         if page is None or len(page) != PAGE_BYTES:
             return None, "its bytes do not make a page"
         return page, ""
+
+
+def _find_packing(flags: int) -> int:
+    """How a page is packed, by its descriptor's flags; 0: it is not."""
+    return next((flag for flag in NAMES if flags & flag), 0)

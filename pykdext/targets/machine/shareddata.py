@@ -20,6 +20,9 @@ _MAX_UPTIME_SECONDS = 100 * 365 * 24 * 3600
 _MAX_PROCESSORS = 4096
 _MAJOR_VERSIONS = (5, 6, 10)
 _FIRST_BUILD_WITH_NUMBER = 10240
+_BUILDS_OF_OLD_VERSIONS = {(5, 2): 3790, (6, 0): 6002, (6, 1): 7601, (6, 2): 9200, (6, 3): 9600}
+"""The last service packs, by version: these systems do not tell their build here."""
+
 _FIRST_BUILD_WITH_BOOT_ID = 14393
 _FILETIME_EPOCH = datetime(1601, 1, 1, tzinfo=timezone.utc)
 _SIZE_BYTES = 0x400
@@ -32,6 +35,7 @@ _KUSER_SHARED_DATA = Struct(
     "NtSystemRoot" / Pointer(0x030, Bytes(0x40)),
     "NtBuildNumber" / Pointer(0x260, Int32ul),
     "NtMajorVersion" / Pointer(0x26C, Int32ul),
+    "NtMinorVersion" / Pointer(0x270, Int32ul),
     "BootId" / Pointer(0x2C4, Int32ul),
     "NumberOfPhysicalPages" / Pointer(0x2E8, Int32ul),
     "ActiveProcessorCount" / Pointer(0x3C0, Int32ul),
@@ -41,12 +45,14 @@ _KUSER_SHARED_DATA = Struct(
 class SharedData(NamedTuple):
     """The system's own facts. None: not told by this Windows, or damaged.
 
+    ``build_by_version``: what an old system has, if its last service pack is installed.
     ``taken_at`` is the last clock tick: a machine that hangs at a high interrupt level stops its clock. ``uptime`` is
     the time since boot, sleep included. ``physical_pages``: RAM as Windows counts it. ``boot_id`` is the same for all
     memory of one boot.
     """
 
     build: Optional[int]
+    build_by_version: Optional[int]
     taken_at: Optional[datetime]
     uptime_seconds: Optional[float]
     processors: Optional[int]
@@ -70,6 +76,7 @@ def read_shared_data(memory: VirtualReader) -> Optional[SharedData]:
     count = fields.ActiveProcessorCount
     return SharedData(
         build=build if build >= _FIRST_BUILD_WITH_NUMBER else None,
+        build_by_version=_BUILDS_OF_OLD_VERSIONS.get((fields.NtMajorVersion, fields.NtMinorVersion)),
         taken_at=_moment(ticks),
         uptime_seconds=passed / 10_000_000 if passed and passed < _MAX_UPTIME_SECONDS * 10_000_000 else None,
         processors=count if 0 < count <= _MAX_PROCESSORS else None,
