@@ -12,7 +12,7 @@ from pykdext.model.untagged import UntaggedMemory
 
 def subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
     """What a snapshot is of: source, moment, machine and its memory."""
-    document = {
+    return {
         "source": asdict(snapshot.source),
         "taken_at": snapshot.taken_at.isoformat() if snapshot.taken_at else None,
         "time_from": snapshot.time_from.value if snapshot.time_from else None,
@@ -25,8 +25,8 @@ def subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
         "uptime_seconds": snapshot.uptime_seconds,
         "bugcheck": asdict(snapshot.bugcheck) if snapshot.bugcheck else None,
         "memory": asdict(snapshot.memory),
+        "memory_image": asdict(snapshot.image) if snapshot.image else None,
     }
-    return document if snapshot.image is None else {**document, "memory_image": asdict(snapshot.image)}
 
 
 def tag_document(row: TagUsage) -> Dict[str, Any]:

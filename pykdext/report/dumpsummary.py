@@ -46,11 +46,10 @@ def render_summary_json(summary: DumpSummary) -> str:
         "os": {"build": facts.build, "arch": facts.machine.value, "processors": facts.processors},
         "uptime_seconds": facts.uptime_seconds,
         "bugcheck": asdict(facts.bugcheck) if facts.bugcheck else None,
+        "memory_image": asdict(facts.image) if facts.image else None,
         "verdict": f"No verdict: {summary.reason}",
         "reason": summary.reason,
         "modules": [asdict(module) for module in summary.modules],
         "warnings": list(facts.warnings),
     }
-    if facts.image is not None:
-        document["memory_image"] = asdict(facts.image)
     return json.dumps(document, indent=2) + "\n"
