@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import AbstractSet
 
 LINE_END = frozenset("\n")
@@ -61,6 +62,22 @@ def _is_encodable(character: str, encoding: str) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
+
+
+def quote_word(word: str, platform: str = sys.platform) -> str:
+    """A word as it can be pasted behind a command, into a POSIX shell or into PowerShell and cmd of Windows.
+
+    Nothing in it is expanded or run. Simple words stay, blanks alone need quotation marks.
+    """
+    if word.startswith("-"):
+        word = f".{'/' if platform != 'win32' else chr(92)}{word}"
+    if re.fullmatch(r"[\w@%+=:,./~\\-]+" if platform == "win32" else r"[\w@%+=:,./-]+", word):
+        return word
+    if not re.search(r"[\"$`!\n]|\\\Z" if platform == "win32" else r"[\"$`!\\\n]", word):
+        return f'"{word}"'
+    if platform == "win32":
+        return "'" + word.replace("'", "''") + "'"
+    return "'" + word.replace("'", "'\\''") + "'"
 
 
 def make_encodable(name: str) -> str:

@@ -63,7 +63,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except (PykdextError, OSError) as error:
         if options.debug:
             raise
-        return _fail(screen, _describe(error), UNUSABLE)
+        return _fail(screen, _redact(_describe(error), options), UNUSABLE)
     except KeyboardInterrupt:
         return _fail(screen, "interrupted", INTERRUPTED)
     except SystemExit:  # Ctrl-Break, as pykd delivers it
@@ -122,6 +122,16 @@ def _describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'output'}: {error.strerror or error}"
     return str(error)
+
+
+def _redact(message: str, options: SharedOptions) -> str:
+    """The message without names of machines and folders, if the options ask for it."""
+    if not getattr(options, "redact", False):
+        return message
+    from pykdext.cli.arguments import iter_typed_paths
+    from pykdext.cli.redaction import Redactor
+
+    return Redactor(iter_typed_paths(options)).redact_text(message)
 
 
 def _fail(screen: Screen, message: str, status: int) -> int:

@@ -26,7 +26,8 @@ _PATH_IN_TEXT = re.compile(
     r"""(?<![\w.\\/-])(?:
         [a-z][a-z0-9+.-]+://[^\s"'<>]*[^\s"'<>.,;:)]             # a URL
         | (?:[a-z]:|\\\\[^\s\\/:"]+|\\\?\?|\\(?:systemroot|device|windows|users)\b)[\\/]
-            (?:[^:*?"<>|\n]*?\.\w{1,6}(?![\w.\\/])|[^\s:*?"<>|,;']*)   # of Windows, up to a file's extension
+            (?:[^:*?"<>|\n]*?\.\w{1,6}(?![\w.\\/])|(?:[^:*?"<>|\n,;']*\\)?[^\s:*?"<>|,;']*)   # of Windows: up to a
+                # file's extension, or through all folders
         | (?:(?:~|\.\.?)(?:/[^\s:,;'"()/]+)+ | (?:/[^\s:,;'"()/]+){2,})/?(?<!\.)    # of Unix; /x may be an option
     )""",
     re.I | re.X,
@@ -35,7 +36,10 @@ _PATH_IN_TEXT = re.compile(
 _PLACEHOLDER = re.compile(r"(?:host|path)-\d+")
 
 _MIN_NAME_CHARACTERS = 3
-"""Shorter names are not looked for in texts, nor those of small letters only: they may be any word."""
+"""Shorter names are not looked for in texts."""
+
+_MIN_WORD_CHARACTERS = 8
+"""Nor those of small letters only that are shorter: they may be any word."""
 
 
 class Redactor:
@@ -124,7 +128,8 @@ class Redactor:
         if key not in self._placeholders:
             self._counts[word] = self._counts.get(word, 0) + 1
             self._placeholders[key] = f"{word}-{self._counts[word]}"
-        if len(name) >= _MIN_NAME_CHARACTERS and not (name.isalpha() and name.islower()):
+        is_word = name.isalpha() and name.islower()
+        if len(name) >= (_MIN_WORD_CHARACTERS if is_word else _MIN_NAME_CHARACTERS):
             self._sought.add(key)
         return self._placeholders[key]
 

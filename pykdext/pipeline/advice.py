@@ -6,6 +6,7 @@ from typing import Iterator, Sequence, Tuple
 
 from pykdext.model import Evidence, NextStep, PoolKind, PoolSnapshot, Role, Shown, Suspect
 from pykdext.model.names import find_engine_name
+from pykdext.printable import quote_word
 from pykdext.units import format_address
 
 
@@ -14,7 +15,7 @@ def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[Nex
     hint = None if snapshot.image is None else snapshot.image.windbg_hint
     program = "!py poolleak" if snapshot.source.is_session else "poolleak"
     path = snapshot.source.path
-    source = f' "{path}"' if " " in path else f" {path}" if path else ""
+    source = f" {quote_word(path)}" if path else ""
     if hint is None:
         steps = list(dict.fromkeys(step for suspect in suspects[:3] for step in _suspect_steps(suspect)))
     else:

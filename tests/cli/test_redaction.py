@@ -169,3 +169,27 @@ def test_the_command_that_made_a_page_is_redacted_too(folder, tmp_path):
     main([str(folder / f"{HOST}.dmp"), "--redact", "--format", "html", "-o", str(path)])
     footer = path.read_text(encoding="utf-8").partition("<footer>")[2].partition("</footer>")[0]
     assert "poolleak &#39;path-1&#39; --redact --format html -o path-2" in footer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"at \Device\HarddiskVolume3\My Secret Folder\inner",
+        r"at C:\My Secret Folder\inner",
+        r"at \??\C:\Users\Secret Person\x",
+        "of secretia, which leaks",
+        "SECRETIA: found",
+    ],
+)
+def test_nothing_is_left_of_folders_and_hosts_in_running_text(text):
+    redactor = Redactor()
+    redactor.redact({"host": "secretia"})
+    assert "secret" not in redactor.redact_text(text).lower()
+
+
+def test_errors_are_redacted_too(tmp_path, capsys):
+    path = tmp_path / "SecretHost" / "SecretName.dmp"
+    assert main(["analyze", str(path), "--redact"]) == 3
+    said = capsys.readouterr().err
+    assert "Secret" not in said and str(tmp_path) not in said
+    assert said.startswith("poolleak: path-1: ")
