@@ -24,6 +24,9 @@ PHYSICAL_ADDRESS_BITS = 52
 PIECE_BYTES = 1 << 20
 """The largest piece that ``read_present_physical`` yields."""
 
+_SECONDARY_DATA = b"DumpBlob"
+"""How data begin that drivers add to a dump (DUMP_BLOB_FILE_HEADER of the Windows SDK)."""
+
 _PAGE_SHIFT = 12
 _END_PAGE = 1 << (PHYSICAL_ADDRESS_BITS - _PAGE_SHIFT)
 _OFFSET_MASK = PAGE_BYTES - 1
@@ -54,9 +57,25 @@ class PagesInFile(ABC):
     @property
     def warnings(self) -> Tuple[str, ...]:
         """What is wrong with the container."""
-        if self._held_pages >= self.pages_expected:
+        if self._held_pages < self.pages_expected:
+            return (
+                f"the dump is truncated: {self._held_pages:,} of its {self.pages_expected:,} pages are in the file",
+            )
+        return self._describe_excess()
+
+    def _describe_excess(self) -> Tuple[str, ...]:
+        """What stands behind the last page: nothing, zeros, the data that drivers add, or a sign of a wrong copy."""
+        end = self._data_offset + self.pages_expected * PAGE_BYTES
+        excess = self._file.size - end
+        if excess < PAGE_BYTES:
             return ()
-        return (f"the dump is truncated: {self._held_pages:,} of its {self.pages_expected:,} pages are in the file",)
+        tail = self._file.read_at(end, PAGE_BYTES)
+        if tail.startswith(_SECONDARY_DATA) or not any(tail):
+            return ()
+        return (
+            f"the file holds {excess:,} bytes behind the last page that its header tells of: if the copy is not exact, "
+            "pages may be others than they seem",
+        )
 
     @abstractmethod
     def iter_extents(self, address: int, size: int) -> Iterator[Extent]:

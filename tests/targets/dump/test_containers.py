@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dumps.forge import forge
 from pykdext.errors import DumpFormatError, MemoryReadError, NotKernelTargetError
 from pykdext.targets.dump.compressed import open_file
 from pykdext.targets.dump.containers import open_container
+from pykdext.targets.dump.crashdump import open_crashdump
 from pykdext.targets.dump.header import parse_header
 from tests.helpers.dumpbytes import (
     PAGE,
@@ -431,3 +433,16 @@ def test_an_endless_range_list_is_refused(open_bytes, monkeypatch):
     with pytest.raises(DumpFormatError) as caught:
         open_bytes(range_dump(runs))
     assert "16 ranges of pages or more" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [1, 5, 6, 8, 10])
+@pytest.mark.parametrize(
+    ("added", "is_told"), [(b"DumpBlob" + bytes(4088), False), (bytes(8192), False), (b"x" * 4096, True)]
+)
+def test_pages_behind_the_last_one_are_told(tmp_path, kind, added, is_told):
+    """A page too many in the middle moves all others: the last one stands where nothing is expected."""
+    path = tmp_path / "x.dmp"
+    forge("quiet").save(path, kind=kind)
+    path.write_bytes(path.read_bytes() + added)
+    with open_crashdump(str(path)) as dump:
+        assert any("behind the last page" in line for line in dump.facts.warnings) == is_told
