@@ -135,8 +135,9 @@ def _verdict_without_suspects(report: LeakReport) -> str:
     if snapshot.blocks:
         tags = name_some(sorted({str(block.tag) for block in snapshot.blocks}))
         return f"No verdict: the source lists single blocks of {tags}, not what the pools hold."
-    first = max(report.largest, key=lambda item: item.share, default=None)
-    if first is not None and first.share >= MOST:
+    most = [item for item in report.largest if item.share >= MOST]
+    first = max(most, key=lambda item: item.usage.bytes or 0, default=None)
+    if first is not None:
         return f"{_verdict_on_most(report, first)} {_COMPARE}"
     usages = [row.usage(pool) for row in snapshot.tags for pool in PoolKind]
     if all(usage.freed_share is None for usage in usages):
