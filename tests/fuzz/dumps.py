@@ -23,6 +23,7 @@ def choose_machine(chance):
     scenario = chance.choice(SCENARIOS)
     machine = forge(scenario, build=build, arch=arch, processors=chance.choice((1, 2, 4)), seed=chance.randrange(4))
     kind = chance.choice([kind for kind in KINDS if not (arch.startswith("x86") and kind in _RANGE_KINDS)])
+    machine.frames = frozenset(machine.memory.pages)
     return machine, kind
 
 
@@ -61,6 +62,8 @@ def commands_on(path, chance, tag="Pipo"):
 def dump_case(machine, kind, chance, folder, how, *, is_judged=True, edit=None, suffix=""):
     """The case of a machine whose memory was damaged, or whose file ``edit`` damages; a packed one by its suffix."""
     path = folder / f"MEMORY.DMP{suffix}"
+    for frame in machine.memory.pages.keys() - machine.frames:  # what damaged tables made come into being
+        del machine.memory.pages[frame]
     try:
         machine.save(path, kind=kind)
     except ValueError:  # a small dump is written by what the damaged memory maps
@@ -223,6 +226,7 @@ def rows_of_tables(chance, folder):
 def archives(chance, folder):
     """Packed dumps: whole ones must be recognised whatever their bytes are, damaged ones may not lie."""
     machine = forge("pipo", seed=chance.randrange(1 << 16), build=chance.choice(BUILDS_OF_ARCH["x64"]))
+    machine.frames = frozenset(machine.memory.pages)
     suffix = chance.choice((".gz", ".xz", ".zip"))
     if chance.random() < 0.3:
         case = dump_case(machine, 6, chance, folder, f"{suffix}, whole", suffix=suffix)

@@ -93,6 +93,8 @@ class KernelData:
 
     def _confirm(self, run: List[int], wanted: int) -> Tuple[int, ...]:
         """The run up to the first pointer that leads to no table, or beyond the processors to what none confirms."""
+        if not run:  # the pointer that was looked for is none to a table: it is damaged
+            return ()
         first = self._read_head(run[0])
         confirmed = [run[0]]
         for number, table in enumerate(run[1:], 1):
