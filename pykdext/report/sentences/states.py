@@ -197,6 +197,7 @@ _TIMES_FROM = {
     TimeOrigin.FILE_TIME: "by the file time, perhaps that of a copy",
     TimeOrigin.FILE_NAME: "by the file name",
     TimeOrigin.INTERVAL: "by the interval that was given",
+    TimeOrigin.CLOCK_TICK: "the last clock tick",
 }
 
 
