@@ -11,7 +11,8 @@ from pykdext.errors import PykdextError, RecordFormatError
 from pykdext.model import PoolSnapshot, TrendReport
 from pykdext.pipeline.paths import FoundFiles, find_files, read_head
 from pykdext.pipeline.sources import load_states
-from pykdext.records.logs import is_log_head, settle_day_order
+from pykdext.records.logs import settle_day_order
+from pykdext.records.recognition import is_log_head
 from pykdext.store.source import is_store_head
 from pykdext.targets.dump.compressed import is_dump_head
 from pykdext.targets.dump.header import DUMP_SUFFIXES

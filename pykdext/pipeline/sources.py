@@ -14,8 +14,7 @@ from pykdext.kernel.kernel import Kernel, open_kernel
 from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.model import DumpSummary, PoolSnapshot
 from pykdext.printable import hide_secrets
-from pykdext.records.live import read_live_snapshot
-from pykdext.records.logs import HEAD_BYTES, is_log_head, load_log, load_log_stream, load_newest
+from pykdext.records.recognition import HEAD_BYTES, is_log_head
 from pykdext.records.textfile import MAX_TEXT_BYTES as MAX_STREAM_BYTES
 from pykdext.store.source import StoredSource, find_stored_source
 from pykdext.targets.dump.base import DumpTarget, Traffic
@@ -24,7 +23,6 @@ from pykdext.targets.dump.crashdump import open_crashdump
 from pykdext.targets.dump.remote import is_remote
 from pykdext.targets.protocol import Target
 from pykdext.targets.session.debugger import is_in_debugger
-from pykdext.targets.session.session import open_session
 from pykdext.work import UNWATCHED, Work
 
 STANDARD_INPUT = "-"
@@ -82,6 +80,8 @@ def open_source(
     elif stored is not None:
         yield Source(_load_stored(stored)[-1], None)
     elif _is_log(path):
+        from pykdext.records.logs import load_newest  # the readers of all formats, which no dump needs
+
         yield Source(load_newest(path), None)
     else:
         with open_crashdump(path, lambda done, total: work.report(done, total, "reading"), metadata_path) as target:
@@ -103,6 +103,8 @@ def load_states(
     if stored is not None:
         return _load_stored(stored)
     if path is not None and _is_log(path):
+        from pykdext.records.logs import load_log
+
         return load_log(path)
     with open_source(path, work, symbol_path) as source:
         return (source.snapshot,)
@@ -128,6 +130,8 @@ def _load_stream(path: str) -> Tuple[PoolSnapshot, ...]:
     head = data[:HEAD_BYTES]
     if is_dump_head(head) and not is_log_head(head):
         raise TargetError(f"{name}: found a dump, expected a log or snapshot. Hint: give the dump's file, not a pipe")
+    from pykdext.records.logs import load_log_stream
+
     return load_log_stream(name, data)
 
 
@@ -151,9 +155,13 @@ def _is_log(path: str) -> bool:
 def _open_machine(work: Work, symbol_path: Optional[str]) -> Source:
     """The debugger's session if there is one around us, else this machine."""
     if is_in_debugger():
+        from pykdext.targets.session.session import open_session
+
         return _read_target(open_session(), "", work, symbol_path)
     if sys.platform != "win32":
         raise TargetError("SOURCE: found none, expected a dump, log or snapshot; only Windows has live pools")
+    from pykdext.records.live import read_live_snapshot
+
     return Source(read_live_snapshot(), None)
 
 

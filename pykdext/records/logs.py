@@ -20,14 +20,12 @@ from pykdext.records.pastedtable import parse_pasted_tables
 from pykdext.records.perfcounters import parse_perf_counters
 from pykdext.records.poolmon import parse_newest_screen, parse_poolmon
 from pykdext.records.poolused import parse_poolused
+from pykdext.records.recognition import HEAD_BYTES
 from pykdext.records.snapshotfile import is_snapshot_head, load_snapshot, parse_snapshot
 from pykdext.records.textclean import clean_text
 from pykdext.records.textfile import MAX_TEXT_BYTES, TextFile, is_text_head, make_text_file, read_text_file
 from pykdext.records.untitled import parse_untitled_rows
 from pykdext.records.vmtotals import parse_vm_text
-
-HEAD_BYTES = 4096
-"""How much of a file ``is_log_head`` wants to see."""
 
 LONG_LOG_BYTES = 8 << 20
 """Of a log that is larger the newest snapshot is read alone where no other is asked for."""
@@ -53,17 +51,6 @@ PARSERS: Tuple[_Parse, ...] = (
     parse_vm_text,
 )
 """From the form that is told most surely to that which is told least so; the first that finds a snapshot reads all."""
-
-
-def is_log_head(head: bytes) -> bool:
-    """The first bytes of a file are those of text or of a snapshot, so that it may be a log; a dump's never are.
-
-    Of a packed file the bytes within count.
-    """
-    packed = peek_packed(head)
-    if packed is not None:
-        return is_snapshot_head(packed) or (bool(packed.strip()) and is_text_head(packed))
-    return is_snapshot_head(head) or is_text_head(head)
 
 
 def load_log(path: str) -> Tuple[PoolSnapshot, ...]:
