@@ -9,10 +9,11 @@ A table that people write, with a time a row and totals or tags as titles, is re
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from dataclasses import replace
 from datetime import timedelta
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.model import PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory, TimeOrigin
 from pykdext.records.columns import POOL_UNNAMED, find_fact, find_pool, find_unit
@@ -35,6 +36,9 @@ _NOT_CURRENT = re.compile(r"alloc|free|fail|peak|max|resident|cache|per\b|%|/")
 _KEYED = ("poolnonpagedbytes", "poolpagedbytes", "committedbytes", "commitlimit", "availablebytes")
 _MOST_COLUMNS = 4000
 _LINE_CHARACTERS = 200_000
+_MOST_LINES_ABOVE = 2000
+_MOST_RULES = 3
+"""Lines between the titles of a table and its first row."""
 
 
 class _Total(NamedTuple):
@@ -208,13 +212,13 @@ def _parse_listing(file: TextFile) -> Tuple[PoolSnapshot, ...]:
 def _parse_timeline(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     """A table with a time a row: totals of the pools, and tags as titles of columns."""
     lines = file.text.split("\n")
-    for index, line in enumerate(lines):
+    for index, line in enumerate(lines[:_MOST_LINES_ABOVE]):
         if len(line) > _LINE_CHARACTERS:
             continue
         for delimiter in ("|", "\t", ";", ","):
             titles = _split(line, delimiter)
             if len(titles) > 1 and _is_time_title(titles[0]):
-                snapshots = _read_timeline(file, lines[index + 1 :], titles, delimiter)
+                snapshots = _read_timeline(file, itertools.islice(lines, index + 1, None), titles, delimiter)
                 if snapshots:
                     return snapshots
     return ()
@@ -225,7 +229,7 @@ def _is_time_title(title: str) -> bool:
 
 
 def _read_timeline(
-    file: TextFile, lines: Sequence[str], titles: Sequence[str], delimiter: str
+    file: TextFile, lines: Iterable[str], titles: Sequence[str], delimiter: str
 ) -> Tuple[PoolSnapshot, ...]:
     totals = list(_find_totals(titles))
     if not any(total.field in ("nonpaged_bytes", "paged_bytes") for total in totals):
@@ -238,11 +242,13 @@ def _read_timeline(
     }
     texts: Dict[int, List[str]] = {cell: [] for cell in (*known, *tags)}
     rows: List[Tuple[Moment, List[str]]] = []
+    misses = 0
     for line in lines:
         cells = _split(line, delimiter)
         moment = find_moment(cells[0]) or find_time_of_day(cells[0], file.written_at) if cells else None
         if moment is None or len(cells) < len(titles):
-            if rows:
+            misses += 1
+            if rows or misses > _MOST_RULES:
                 break
             continue
         rows.append((moment, cells))
