@@ -73,6 +73,8 @@ def _load_lines(connection: sqlite3.Connection, hosts: List[str], tag: Optional[
             (host,),
         )
         for raw, pool, taken_at, uptime_seconds, allocs, frees, outstanding, held, clamped in rows:
+            if not all(number is None or isinstance(number, int) for number in (allocs, frees, outstanding, held)):
+                raise TypeError("a counter that is no number")
             if tag is None or _is_tag(PoolTag(raw), tag):
                 usage = PoolUsage(allocs, frees, outstanding, held, bool(clamped))
                 moment = datetime.fromisoformat(taken_at) if taken_at else None
