@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pykdext.errors import RecordFormatError, TargetError
 from pykdext.pipeline.sources import load_states, open_source
 from pykdext.records import packed
-from pykdext.records.logs import is_log_head, load_log, load_log_stream
+from pykdext.records.logs import load_log, load_log_stream
+from pykdext.records.recognition import is_log_head
 from pykdext.records.snapshotfile import render_snapshot_json
 from tests.helpers.builders import row, snapshot, usage
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pykdext.errors import RecordFormatError, TargetError
 from pykdext.model import PoolUsage, SystemMemory, TimeOrigin
 from pykdext.records import live
-from pykdext.records.logs import UNDATED, is_log_head, load_log
+from pykdext.records.logs import UNDATED, load_log
 from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, find_moment, find_name_moment
 from pykdext.records.quantities import parse_count, parse_size
+from pykdext.records.recognition import is_log_head
 from pykdext.records.snapshotfile import render_snapshot_json
 from pykdext.records.tagtable import tag_of_text
 from tests.helpers import recordwriters as writers
