@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import math
 import os
 import socket
 import time
@@ -187,7 +188,8 @@ def _hurry(kind: Type[_Connection], silence_seconds: float, deadline: float) -> 
 class _HurriedHandler(urllib.request.HTTPHandler):
     """HTTP, whose answers must have come before a moment."""
 
-    def __init__(self, silence_seconds: float, deadline: float) -> None:
+    def __init__(self, silence_seconds: float = math.inf, deadline: float = math.inf) -> None:
+        """By default without haste: other libraries make every handler that there is, without arguments."""
         super().__init__()
         self._connection = _hurry(http.client.HTTPConnection, silence_seconds, deadline)
 
@@ -199,7 +201,7 @@ class _HurriedHandler(urllib.request.HTTPHandler):
 class _HurriedSecureHandler(urllib.request.HTTPSHandler):
     """HTTPS, whose answers must have come before a moment."""
 
-    def __init__(self, silence_seconds: float, deadline: float) -> None:
+    def __init__(self, silence_seconds: float = math.inf, deadline: float = math.inf) -> None:
         super().__init__()
         self._connection = _hurry(http.client.HTTPSConnection, silence_seconds, deadline)
 

@@ -682,7 +682,7 @@ class TestReports:
     def test_same_images(self, monkeypatch, forged, tmp_path):
         def index(target):
             tags = [PoolTag(tag) for tag in forged.truth.tags]
-            index = ImageIndex(open_kernel(target).images, tags, lambda *_: None)
+            index = ImageIndex(open_kernel(target).images, tags)
             return [
                 (entry.image.module.name, entry.image.pdb, entry.version, entry.present_bytes)
                 for entry in index.modules
@@ -712,7 +712,7 @@ def test_no_byte_is_read_twice(monkeypatch):
     assert fake.call_count < tables / 0x10000 + 150
 
     before = fake.bytes_read
-    ImageIndex(kernel.images, [PoolTag(b"Pipo")], lambda *_: None)
+    ImageIndex(kernel.images, [PoolTag(b"Pipo")])
     print(f"find: {fake.bytes_read - before:,} bytes more, {fake.call_count} calls")
     assert fake.repeated_bytes() == 0
     assert len(fake.failures) == len(set(fake.failures))
