@@ -19,8 +19,6 @@ from pykdext.targets.dump.triage import TriageDump, open_triage
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.kernelformat import KERNEL32, KERNEL64
 from pykdext.targets.loader import ModuleList, read_kernel_image, read_loaded_modules, read_unloaded_modules
-from pykdext.targets.machine.containers import open_machine_image
-from pykdext.targets.machine.discovery import find_kernel
 from pykdext.targets.machine.memory import MachineMemory
 from pykdext.targets.paging.addressspace import AddressSpace
 from pykdext.targets.paging.modes import find_paging_mode
@@ -49,6 +47,9 @@ def open_crashdump(
     file = open_file(path, progress)
     try:
         if file.read_at(0, len(DUMP_SIGNATURES[0])) not in DUMP_SIGNATURES:
+            from pykdext.targets.machine.containers import open_machine_image  # no dump needs the readers of images
+            from pykdext.targets.machine.discovery import find_kernel
+
             image = open_machine_image(file, metadata_path)
             if image is not None:
                 found = find_kernel(file, image, progress)
