@@ -41,6 +41,8 @@ def test_owners_carry_their_tags_in_sections(scenario, arch):
         for name in owners:
             if (scenario, name) == ("missing", "pippo.sys"):
                 continue
+            if scenario == "verifier" and tag.startswith(b"Vf"):
+                continue  # Driver Verifier's records alone tell whose it is
             base, size = modules[name]
             pages = present(machine, base + 0x1000, size - 0x1000)
             assert any(carries(page, tag, arch) for page in pages), (tag, name)

@@ -94,7 +94,7 @@ def test_registers(register, position, confidence):
 def test_store_in_the_frame(base):
     pair = movz(8, LOW), movk(8, HIGH, 1)
     ((_, _, encoding),) = places(code_of(*pair, NOP, store(8, base, 4)))
-    assert (encoding.position, encoding.confidence) == (Position.FRAME, LIKELY)
+    assert (encoding.position, encoding.confidence) == (Position.FRAME, POSSIBLE)
     ((_, _, encoding),) = places(code_of(*pair, store(9, base, 4), store(8, 20, 4)))
     assert encoding.position is Position.REGISTER
 

@@ -26,13 +26,13 @@ ENCODINGS = [
     ("C7 44 24 04 TAG", "[esp+4h]", Position.OTHER_ARGUMENT, LIKELY),
     ("C7 44 24 08 TAG", "[esp+8h]", Position.OTHER_ARGUMENT, LIKELY),
     ("C7 44 24 1C TAG", "[esp+1ch]", Position.OTHER_ARGUMENT, LIKELY),
-    ("C7 44 24 20 TAG", "[esp+disp8]", Position.FRAME, LIKELY),
-    ("C7 84 24 A0 00 00 00 TAG", "[esp+disp32]", Position.FRAME, LIKELY),
-    ("C7 45 F8 TAG", "[ebp+disp8]", Position.FRAME, LIKELY),
-    ("C7 85 40 FF FF FF TAG", "[ebp+disp32]", Position.FRAME, LIKELY),
+    ("C7 44 24 20 TAG", "[esp+disp8]", Position.FRAME, POSSIBLE),
+    ("C7 84 24 A0 00 00 00 TAG", "[esp+disp32]", Position.FRAME, POSSIBLE),
+    ("C7 45 F8 TAG", "[ebp+disp8]", Position.FRAME, POSSIBLE),
+    ("C7 85 40 FF FF FF TAG", "[ebp+disp32]", Position.FRAME, POSSIBLE),
     ("C7 05 00 30 40 00 TAG", "[disp32]", Position.GLOBAL, POSSIBLE),
     ("C7 06 TAG", "[reg+disp]", Position.STRUCTURE, POSSIBLE),
-    ("41 C7 45 F8 TAG", "[ebp+disp8]", Position.FRAME, LIKELY),  # inc ecx; mov
+    ("41 C7 45 F8 TAG", "[ebp+disp8]", Position.FRAME, POSSIBLE),  # inc ecx; mov
     ("C7 43 18 TAG", "[reg+disp]", Position.STRUCTURE, POSSIBLE),
     ("C7 44 88 18 TAG", "[reg+disp]", Position.STRUCTURE, POSSIBLE),
     ("05 TAG", "add eax", Position.REGISTER, POSSIBLE),
