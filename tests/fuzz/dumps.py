@@ -43,6 +43,12 @@ def owners_of(machine):
     return {tag.hex(): tuple(name.lower() for name in names) for tag, names in machine.truth.owners.items()}
 
 
+def _forget_new_frames(machine):
+    """Frames that came into being where the forge followed damaged tables."""
+    for frame in machine.memory.pages.keys() - machine.frames:
+        del machine.memory.pages[frame]
+
+
 def commands_on(path, chance, tag="Pipo"):
     """The numbers always, and one more command."""
     more = chance.choice(
@@ -62,11 +68,11 @@ def commands_on(path, chance, tag="Pipo"):
 def dump_case(machine, kind, chance, folder, how, *, is_judged=True, edit=None, suffix=""):
     """The case of a machine whose memory was damaged, or whose file ``edit`` damages; a packed one by its suffix."""
     path = folder / f"MEMORY.DMP{suffix}"
-    for frame in machine.memory.pages.keys() - machine.frames:  # what damaged tables made come into being
-        del machine.memory.pages[frame]
+    _forget_new_frames(machine)
     try:
         machine.save(path, kind=kind)
     except ValueError:  # a small dump is written by what the damaged memory maps
+        _forget_new_frames(machine)
         machine.save(path, kind=_KERNEL_BITMAP)
     if edit is not None:
         data = bytearray(path.read_bytes())
