@@ -48,13 +48,15 @@ def analyze(
     found = weigh_owners(searches, NO_CONTENTS, tags, lists, snapshot)
     suspects = growth.rank_suspects(snapshot, _by_tag(found))[:top]
     space = None
-    if kernel:
+    if kernel and not work.is_ended:
         space = ObjectSpace(kernel, work)
         sampled = dict.fromkeys(suspect.tag for suspect in suspects if suspect.role is not Role.OBJECT)
-        contents = join_contents(search_contents(kernel, tuple(sampled), work), find_object_evidence(space, tags))
+        contents = search_contents(kernel, tuple(sampled), work)
+        if not work.is_ended:
+            contents = join_contents(contents, find_object_evidence(space, tags))
         found = weigh_owners(searches, contents, tags, lists, snapshot)
     report = judge_state(snapshot, _by_tag(found), found.coverage if kernel else None, top, found.warnings)
-    if kernel is None or space is None:
+    if kernel is None or space is None or work.is_ended:
         return report
     return weigh_untagged(_add_holders(report, space, source, work), kernel, work)
 

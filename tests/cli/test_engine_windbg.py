@@ -96,5 +96,5 @@ def test_the_engine_names_functions_as_we_do(engine, tmp_path, capsys, architect
 
 def test_errors_are_lines(engine, dump):
     shown = engine.type_command(dump, ["used", "--top", "x"])
-    assert "poolleak used: error" in shown and "Traceback" not in shown
+    assert "poolleak used: --top: found 'x'" in shown and "Traceback" not in shown
     assert "nothing.dmp: No such file" in engine.type_command(dump, ["nothing.dmp"])

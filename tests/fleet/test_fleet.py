@@ -500,6 +500,6 @@ def test_weeks_of_a_host_are_kept(tmp_path, capsys):
         os.utime(dump, ns=(week, week))
         with open_batch(BatchRequest((str(dump),), 60.0, store=str(store))) as batch:
             assert batch.summary.hosts == 1
-    assert main(["history", "Pipo", "--store", str(store)]) == 0
+    assert main(["history", "Pipo", "--store", str(store), "--width", "100"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "Pipo" in line)
     assert line.split()[:6] == ["SRV01", "Pipo", "Nonp", "8", "2024-09-01", "2024-10-20"]
