@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures.process  # noqa: F401 - before a test takes it out of the loaded modules again: pickle wants one of it
 import os
 from pathlib import Path
 
