@@ -22,12 +22,12 @@ def iter_doubts(snapshot: PoolSnapshot) -> Iterator[str]:
         what = "physical memory" if pool is PoolKind.NONPAGED else "commit limit"
         if backing and held > _TOLERANCE * backing:
             yield (
-                f"{pool.value} pool of {format_bytes(held)} exceeds the {format_bytes(backing)} of {what}: the number "
-                "cannot be right"
+                f"a {pool.value} pool of {format_bytes(held)} exceeds the {format_bytes(backing)} of {what}: "
+                "the number cannot be right"
             )
-        if limit and held > _TOLERANCE * limit:
+        elif limit and held > _TOLERANCE * limit:
             yield (
-                f"{pool.value} pool of {format_bytes(held)} exceeds its limit of {format_bytes(limit)}: one of the "
+                f"a {pool.value} pool of {format_bytes(held)} exceeds its limit of {format_bytes(limit)}: one of the "
                 "numbers cannot be right"
             )
         hollow = [

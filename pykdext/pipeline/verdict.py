@@ -102,7 +102,7 @@ def judge_state(
         suspects=suspects,
         next_steps=next_steps(snapshot, suspects),
         image_coverage=images,
-        warnings=(*snapshot.warnings, *growth.iter_doubts(snapshot), *warnings),
+        warnings=tuple(dict.fromkeys((*snapshot.warnings, *growth.iter_doubts(snapshot), *warnings))),
         largest=growth.find_largest(snapshot, owners),
         groups=groups,
         companions=growth.judge_companions(snapshot, groups, suspects, owners),
