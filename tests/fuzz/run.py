@@ -168,7 +168,7 @@ def _run(words, case, tally):
     if crash or "Traceback" in err.text + out.text:
         yield "traceback", (crash or err.text[-600:]).replace("\n", " | ")
         return
-    if status is not None and (status not in (0, 1, 3) or (case.is_whole and status)):
+    if status is not None and (status not in (0, 1, 3) or (case.is_whole and status and words[0] == "used")):
         yield "odd status", f"{status}: {err.text[-300:]}"
     if status in (1, 3) and not (out.text.strip() or err.text.strip()):
         yield "silence", f"status {status}"

@@ -1,7 +1,8 @@
 """Opens the physical memory inside a dump file, whichever way the file tells which pages it holds.
 
 A container answers from what the file really holds: every count of its headers is checked against the file's
-size. What cannot be true is refused; a file that was merely cut is read as far as it goes.
+size. What cannot be true is refused; a file that was merely cut is read as far as it goes, and one whose bitmap has a
+wrong bit as far as the memory proves where its pages stand.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pykdext.targets.dump.header import (
     DumpHeader,
 )
 from pykdext.targets.dump.pageindex import PageIndex
+from pykdext.targets.dump.pageplaces import open_bitmap
 from pykdext.targets.dump.pages import PageBitmap, PageRuns, PagesInFile, check_runs
 from pykdext.targets.dump.rangedump import open_range_dump
 from pykdext.targets.dump.summarydump import open_summary_dump
@@ -57,7 +59,7 @@ def _open_full_dump(file: FileBytes, header: DumpHeader) -> PageRuns:
     return PageRuns(file, header.data_offset, first_pages, counts, notes)
 
 
-def _open_bitmap_dump(file: FileBytes, header: DumpHeader) -> PageBitmap:
+def _open_bitmap_dump(file: FileBytes, header: DumpHeader) -> PagesInFile:
     """A bitmap dump (types 5, 6, 7): one bit tells of each page whether it is stored, behind the bitmap."""
     start = header.data_offset
     data = file.read_at(start, BITMAP_HEADER_BYTES)
@@ -76,7 +78,7 @@ def _open_bitmap_dump(file: FileBytes, header: DumpHeader) -> PageBitmap:
         index = PageIndex(file.read_at(bitmap_start, room_bits // 8), room_bits)
         if index.present == fields.TotalPresentPages:  # the bitmap is whole: only its length is told wrongly
             note = f"the header counts {bits:,} bits of its bitmap, which ends after {room_bits:,} at the latest"
-            return PageBitmap(file, fields.FirstPage, index, fields.TotalPresentPages, bitmap_start, (note,))
+            return PageBitmap(file, fields.FirstPage, index, fields.TotalPresentPages, (note,))
     bitmap_end = bitmap_start + (bits + 7) // 8
     if bits > MAX_BITMAP_PAGES or bitmap_end > file.size or fields.FirstPage > file.size:
         raise DumpFormatError(
@@ -94,7 +96,7 @@ def _open_bitmap_dump(file: FileBytes, header: DumpHeader) -> PageBitmap:
             f"0x{bitmap_end:x} or more: behind the bitmap",
         )
     index = PageIndex(file.read_at(bitmap_start, bitmap_end - bitmap_start), bits)
-    return PageBitmap(file, fields.FirstPage, index, fields.TotalPresentPages, bitmap_start)
+    return open_bitmap(file, header.facts, index, fields.FirstPage, fields.TotalPresentPages, bitmap_start)
 
 
 def _not_a_bitmap(path: str, offset: int, data: bytes) -> DumpFormatError:

@@ -30,12 +30,16 @@ PresentRun = Tuple[int, int, int]
 
 
 class PageIndex:
-    """Maps page numbers to indexes in the page data. Holds the bitmap, and counts it as far as pages are asked for."""
+    """Maps page numbers to indexes in the page data. Holds the bitmap, and counts it as far as pages are asked for.
+
+    ``bits``: how many the bitmap has.
+    """
 
     def __init__(self, bitmap: bytes, bits: int) -> None:
         """``bitmap``: bit i of byte b, lowest first, tells of page 8 * b + i. Bits from ``bits`` on are ignored."""
         if bits & 7:
             bitmap = bitmap[: bits >> 3] + bytes((bitmap[bits >> 3] & _BITS_BELOW[bits & 7],))
+        self.bits = bits
         self._bitmap = bitmap[: (bits + 7) >> 3]
         self._ranks = array("Q")  # set bits before each block, as far as they were counted
         self._counted = 0  # set bits in all the blocks that have a rank
@@ -71,6 +75,23 @@ class PageIndex:
             self._count_up_to(at + 1)
         counts = self._bitmap[block << _BLOCK_SHIFT : at].translate(_BITS_OF_BYTE)
         return self._ranks[block] + (adler32(counts) & 0xFFFF) - 1 + _BITS_OF_BYTE[byte & _BITS_BELOW[page & 7]]
+
+    def with_page(self, page: int) -> PageIndex:
+        """The same with the bit of ``page`` set, which is one of the bitmap's."""
+        bitmap = bytearray(self._bitmap)
+        bitmap[page >> 3] |= 1 << (page & 7)
+        return PageIndex(bytes(bitmap), self.bits)
+
+    def count_below(self, page: int) -> int:
+        """Number of pages before ``page`` that are present."""
+        at = min(page >> 3, len(self._bitmap))
+        self._count_up_to(at)
+        block = min(at >> _BLOCK_SHIFT, len(self._ranks) - 1)
+        if block < 0:
+            return 0
+        counts = self._bitmap[block << _BLOCK_SHIFT : at].translate(_BITS_OF_BYTE)
+        last = self._bitmap[at] & _BITS_BELOW[page & 7] if at < len(self._bitmap) else 0
+        return self._ranks[block] + sum(counts) + _BITS_OF_BYTE[last]
 
     def iter_runs(self, page: int, count: int) -> Iterator[PresentRun]:
         """The present pages of ``count`` pages from ``page`` on, ascending; runs may touch each other."""

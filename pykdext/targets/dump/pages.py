@@ -194,53 +194,33 @@ class PageRuns(PagesInFile):
 class PageBitmap(PagesInFile):
     """Pages told by one bit each, packed in the order of their numbers.
 
-    The bitmap is counted when its pages are: a dump of 50 GB opens at once. A bitmap that contradicts both the header
-    and the file would give wrong bytes: DumpFormatError by whatever counts it.
+    Only where ``is_true``: a bitmap that contradicts both the header and the file would give wrong bytes.
     """
 
     def __init__(
-        self,
-        file: FileBytes,
-        data_offset: int,
-        index: PageIndex,
-        announced: int,
-        bitmap_offset: int,
-        notes: Tuple[str, ...] = (),
+        self, file: FileBytes, data_offset: int, index: PageIndex, announced: int, notes: Tuple[str, ...] = ()
     ) -> None:
-        """``announced``: pages that the header counts; ``bitmap_offset``: where in the file the bitmap begins.
-
-        ``notes`` join the warnings.
-        """
+        """``announced``: pages that the header counts. ``notes`` join the warnings."""
         super().__init__(file, data_offset)
         self._notes = notes
         self._index = index
         self._announced = announced
-        self._bitmap_offset = bitmap_offset
-        if announced != self._held_pages:
-            self._count_pages()
 
-    def _count_pages(self) -> int:
-        """The pages that the bitmap marks."""
+    @property
+    def is_true(self) -> bool:
+        """Whether header or file confirm how many pages the bitmap marks."""
         marked = self._index.present
-        if marked != self._announced and self._data_offset + marked * PAGE_BYTES != self._file.size:
-            raise DumpFormatError(
-                self._file.path,
-                self._bitmap_offset,
-                f"a bitmap that marks {marked:,} pages",
-                f"{self._announced:,} as the header counts",
-                "the file is damaged where it tells which page is which; copy it again",
-            )
-        return marked
+        return marked == self._announced or self._data_offset + marked * PAGE_BYTES == self._file.size
 
     @property
     def pages_expected(self) -> int:
         """Pages that the bitmap marks."""
-        return self._count_pages()
+        return self._index.present
 
     @property
     def warnings(self) -> Tuple[str, ...]:
         """What is wrong with the container."""
-        marked = self._count_pages()
+        marked = self._index.present
         if marked == self._announced:
             return (*super().warnings, *self._notes)
         return (

@@ -270,7 +270,6 @@ def test_a_summary_dump_without_its_signature_is_refused(open_bytes, signature):
 @pytest.mark.parametrize(
     "damage",
     [
-        {"present": 9},
         {"present": 0xFFFFFFFF},
         {"bits": 0xFFFFFFFF},
         {"bits": 8},
@@ -292,6 +291,15 @@ def test_damaged_summary_headers_are_refused(open_bytes, width, damage):
             struct.pack_into("<I", data, start + offsets[field], value)
     with pytest.raises(DumpFormatError):
         open_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_a_wrong_total_of_a_summary_dump_is_told_where_the_file_proves_the_bitmap(open_bytes, width):
+    data = bytearray(summary_dump(NUMBERS, 64, width=width))
+    struct.pack_into("<I", data, (0x1000 if width == 32 else 0x2000) + 0x14, 9)
+    container = open_bytes(bytes(data))
+    assert "counts 9 pages" in container.warnings[0]
+    assert sorted(held_pages(container, 64)) == list(NUMBERS)
 
 
 # --- complete dumps -------------------------------------------------------------------------------------------

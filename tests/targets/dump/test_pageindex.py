@@ -25,6 +25,11 @@ def test_page_index_is_the_naive_rank(bitmap, cut, data):
         assert length > 0
         found += [(page + i, at + i) for i in range(length)]
     assert found == [(n, rank[n]) for n in set_bits if first <= n < first + count]
+    assert index.count_below(first) == sum(n < first for n in set_bits)
+    if first < bits:
+        more = index.with_page(first)
+        assert more.present == len({*set_bits, first})
+        assert more.find(first) == index.count_below(first)
 
 
 def test_page_index_across_blocks_and_windows():
