@@ -13,22 +13,16 @@ from pykdext import __version__
 from pykdext.model import Origin
 from pykdext.printable import hide_secrets
 
-_LIBRARIES = ("jinja2", "plotly")
-
 
 def find_page_problem(path: Optional[str], takes_documents: bool) -> Optional[str]:
     """Why no page can be made, in one line; None if it can.
 
     ``path``: the file it goes to; None: the screen. ``takes_documents``: it may be written there.
     """
-    missing = [name for name in _LIBRARIES if find_spec(name) is None]
-    if missing:
-        return (
-            f"--format html: found no {' and no '.join(missing)}, expected {' and '.join(_LIBRARIES)}. "
-            "Hint: pip install 'pykdext[html]'"
-        )
+    if find_spec("jinja2") is None:
+        return "--format html: found no jinja2, expected it for the pages. Hint: pip install 'pykdext[html]'"
     if path is None and not takes_documents:
-        return "--format html: found no file for some megabytes of page, expected one. Hint: -o report.html"
+        return "--format html: found no file for the page, expected one. Hint: -o report.html"
     return None
 
 

@@ -51,12 +51,11 @@ def folder(tmp_path_factory):
 def test_no_form_has_a_name(folder, tmp_path, capsys, words, form):
     if form == "html":
         pytest.importorskip("jinja2")
-        pytest.importorskip("plotly")
     path = tmp_path / "out"
     typed = [word.format(folder=folder, host=HOST) for word in words]
     main([*typed, "--redact", "--format", form, "-o", str(path)])
     text = path.read_text(encoding="utf-8")
-    seen = text.partition("plotly.js v")[0].lower()
+    seen = text.lower()
     for name in (HOST, "Söhne", "M\\u00fcller", "M\\xfcller", "jdoe", "FRAFS1", str(folder.parent)):
         assert name.lower() not in seen, name
     assert len(text) > 50
@@ -164,7 +163,6 @@ def test_a_host_that_is_a_word_leaves_the_word_alone(folder):
 
 def test_the_command_that_made_a_page_is_redacted_too(folder, tmp_path):
     pytest.importorskip("jinja2")
-    pytest.importorskip("plotly")
     path = tmp_path / "page.html"
     main([str(folder / f"{HOST}.dmp"), "--redact", "--format", "html", "-o", str(path)])
     footer = path.read_text(encoding="utf-8").partition("<footer>")[2].partition("</footer>")[0]

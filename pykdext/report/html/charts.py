@@ -1,227 +1,165 @@
-"""What the charts of a page show, as plotly's figures: the library itself runs in the page.
+"""What the charts of a page show: bars and curves as places in percent, which the templates draw as SVG.
 
-Plotly takes some of HTML for markup in every label, so that foreign text is escaped for it; texts and lines get their
-final colours from the page's style, which knows light, dark and paper.
+Nothing of it needs JavaScript. All words stand beside the drawings as text of the page, so that they keep their size on
+a phone, can be selected, and are escaped as any other; colours are named by what they mean and come from the style.
 """
 
 from __future__ import annotations
 
-import html
-import itertools
-from typing import AbstractSet, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import AbstractSet, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.model import BatchSummary, PoolKind, PoolSnapshot, PoolTag, TagDelta, Trend, TrendReport
-from pykdext.printable import make_visible
+from pykdext.model import BatchSummary, PageFrames, PoolKind, PoolSnapshot, PoolTag, Role, TagDelta
 from pykdext.report.sentences.batches import name_driver
-from pykdext.units import format_bytes, format_moment, format_rate
+from pykdext.units import format_bytes, format_rate
 
 TAGS_SHOWN = 8
 """Tags of a pool that get a bar of their own."""
 
 CHANGES_SHOWN = 12
-CURVES_SHOWN = 8
 CAUSES_SHOWN = 10
-
-_ACCENT, _CALM, _REST = "#d1495b", "#4f81bd", "#8d99ae"
-_CURVES = ("#d1495b", "#4f81bd", "#2a9d8f", "#e08e45", "#8e6bbf", "#5fa8d3", "#b08968", "#7f8c5a")
-_DASHES = ("solid", "dash", "dot", "dashdot")
-"""Curves differ by more than colour: on paper, and for eyes that do not tell red from green."""
-
-_UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB")
 
 _Held = Tuple[PoolTag, PoolKind]
 
 
-class Chart(NamedTuple):
-    """A figure of plotly with its title, and in words what it shows. The height is in pixels."""
+class Bar(NamedTuple):
+    """A bar: whose, the words at its end, where it begins and how long it is in percent, and what its colour means.
+
+    ``tone`` is ``leak``, ``plain``, ``object`` or ``rest``.
+    """
 
     name: str
+    words: str
+    start: float
+    length: float
+    tone: str
+
+
+class BarChart(NamedTuple):
+    """Bars from left to right, the first at the top, and in words what they show."""
+
     title: str
     summary: str
-    height: int
-    data: List[Dict[str, Any]]
-    layout: Dict[str, Any]
-
-    @property
-    def figure(self) -> Dict[str, Any]:
-        """What the page's script hands to plotly."""
-        return {"name": self.name, "data": self.data, "layout": {**self.layout, "height": self.height}}
+    bars: Sequence[Bar]
 
 
-def draw_composition(snapshot: PoolSnapshot, suspects: AbstractSet[_Held]) -> List[Chart]:
-    """A chart of each pool whose tags are known: the largest ones and the rest, suspects standing out."""
-    return [
-        _draw_pool(pool, bars, {tag for tag, held_in in suspects if held_in is pool})
-        for pool in PoolKind
-        if (bars := _largest_tags(snapshot, pool))
-    ]
+class Share(NamedTuple):
+    """A part of a bar that shows a whole: start and length in percent, what it is, and the number of its colour."""
+
+    name: str
+    start: float
+    length: float
+    words: str
+    number: int
 
 
-def _draw_pool(pool: PoolKind, bars: Sequence[Tuple[Optional[PoolTag], int]], suspects: AbstractSet[PoolTag]) -> Chart:
-    return _draw_bars(
-        f"composition-{pool.value}",
-        f"{pool.value.capitalize()} pool",
-        f"The {TAGS_SHOWN} largest tags and the rest together; suspects in red.",
-        [
-            _Bar(
-                tag.text if tag else "all others",
-                size,
-                format_bytes(size),
-                _REST if tag is None else _ACCENT if tag in suspects else _CALM,
-            )
-            for tag, size in bars
-        ],
-    )
-
-
-def draw_growth(report: TrendReport, shown: Sequence[Trend]) -> List[Chart]:
-    """A chart of the bytes of the first trends over time; empty without trends."""
-    curves = shown[:CURVES_SHOWN]
-    if not curves:
-        return []
-    divisor, unit = _choose_unit(max(held for trend in curves for held in trend.bytes if held is not None))
-    moments = [format_moment(moment, zone=False) for moment in report.moments]
-    places = moments or [str(number) for number in range(1, report.samples + 1)]
-    data: List[Dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": f"{_plain(trend.tag.text)} {trend.pool.label}",
-            "x": places,
-            "y": [None if held is None else held / divisor for held in trend.bytes],
-            "text": [format_bytes(held) for held in trend.bytes],
-            "hovertemplate": "%{text}",
-            "line": {"color": colour, "dash": dash, "width": 2},
-        }
-        for trend, colour, dash in zip(curves, _CURVES, itertools.cycle(_DASHES))
-    ]
-    layout = {
-        **_layout(),
-        "showlegend": True,
-        "hovermode": "x unified",
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "xaxis": {**_axis(None), "type": "date"},
-        "yaxis": {**_axis(unit), "rangemode": "tozero"},
-    }
-    count = f"the first {CURVES_SHOWN} of {len(shown)} rows" if len(shown) > CURVES_SHOWN else "the rows"
-    summary = f"Bytes held at each sample (UTC), of {count} of the table below."
-    return [Chart("growth", "How they grow", summary, 340, data, layout)]
-
-
-def draw_changes(rows: Sequence[TagDelta]) -> List[Chart]:
-    """A chart of the largest changes among the rows, in bytes; empty if no bytes changed."""
-    changed = [(delta, delta.bytes) for delta in rows if delta.bytes]
-    largest = sorted(changed, key=lambda item: abs(item[1]), reverse=True)[:CHANGES_SHOWN]
-    bars = [
-        _Bar(f"{delta.tag} {delta.pool.label}", change, format_rate(change), _ACCENT if change > 0 else _CALM)
-        for delta, change in largest
-    ]
-    summary = f"The {len(bars)} largest changes of the rows below; what grew in red, what shrank in blue."
-    return [_draw_bars("changes", "What changed", summary, bars)] if bars else []
-
-
-def draw_causes(summary: BatchSummary) -> List[Chart]:
-    """A chart of what each common cause holds on all hosts where it leaks; empty without causes."""
-    bars = [
-        _Bar(
-            f"{cause.tag} {cause.pool.label}, {name_driver(cause) if cause.module else 'owner not known'}",
-            cause.bytes,
-            f"{format_bytes(cause.bytes)} on {len(cause.hosts)} of {summary.hosts}",
-            _ACCENT,
-        )
-        for cause in summary.common[:CAUSES_SHOWN]
-    ]
-    words = "What each leaking tag holds on all hosts together, and on how many of them it leaks."
-    return [_draw_bars("causes", "Common causes", words, bars)] if bars else []
-
-
-class _Bar(NamedTuple):
-    """A bar: whose, how many bytes, the words at its end."""
-
+class _Amount(NamedTuple):
     name: str
     bytes: int
     words: str
-    colour: str
+    tone: str
 
 
-def _draw_bars(name: str, title: str, summary: str, bars: Sequence[_Bar]) -> Chart:
-    """Bars from left to right, the first at the top; the axis leaves room for the words at their ends."""
-    lowest, highest = min(0, *(bar.bytes for bar in bars)), max(0, *(bar.bytes for bar in bars))
-    divisor, unit = _choose_unit(max(highest, -lowest))
-    room = (0.1 + 0.022 * max(len(bar.words) for bar in bars)) * (highest - lowest)
-    data: List[Dict[str, Any]] = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "x": [bar.bytes / divisor for bar in bars],
-            "y": list(range(len(bars))),
-            "text": [_plain(bar.words) for bar in bars],
-            "textposition": "outside",
-            "cliponaxis": False,
-            "hoverinfo": "none",
-            "marker": {"color": [bar.colour for bar in bars]},
-        }
+def draw_composition(snapshot: PoolSnapshot, suspects: AbstractSet[_Held]) -> List[BarChart]:
+    """A chart of each pool whose tags are known: the largest ones and the rest, suspects standing out."""
+    return [
+        _draw_pool(pool, held, {tag for tag, held_in in suspects if held_in is pool})
+        for pool in PoolKind
+        if (held := _largest_tags(snapshot, pool))
     ]
-    layout = {
-        **_layout(),
-        "xaxis": {
-            **_axis(unit),
-            "range": [(lowest - room * (lowest < 0)) / divisor, (highest + room * (highest > 0)) / divisor],
-            "zeroline": True,
-        },
-        "yaxis": {
-            **_axis(None),
-            "autorange": "reversed",
-            "showgrid": False,
-            "tickvals": list(range(len(bars))),
-            "ticktext": [_plain(bar.name) for bar in bars],
-        },
-    }
-    return Chart(name, title, summary, 64 + 26 * len(bars), data, layout)
+
+
+def _draw_pool(
+    pool: PoolKind, held: Sequence[Tuple[Optional[PoolTag], int]], suspects: AbstractSet[PoolTag]
+) -> BarChart:
+    return BarChart(
+        f"{pool.value.capitalize()} pool",
+        f"The {TAGS_SHOWN} largest tags and the rest together; suspects in red.",
+        _lay_out(
+            [
+                _Amount(
+                    tag.text if tag else "all others",
+                    size,
+                    format_bytes(size),
+                    "rest" if tag is None else "leak" if tag in suspects else "plain",
+                )
+                for tag, size in held
+            ]
+        ),
+    )
+
+
+def draw_changes(rows: Sequence[TagDelta]) -> List[BarChart]:
+    """A chart of the largest changes among the rows, in bytes; empty if no bytes changed."""
+    changed = [(delta, delta.bytes) for delta in rows if delta.bytes]
+    largest = sorted(changed, key=lambda item: abs(item[1]), reverse=True)[:CHANGES_SHOWN]
+    amounts = [
+        _Amount(f"{delta.tag} {delta.pool.label}", change, format_rate(change), "leak" if change > 0 else "plain")
+        for delta, change in largest
+    ]
+    change = "change" if len(amounts) == 1 else f"{len(amounts)} largest changes"
+    summary = f"The {change} of the rows below; what grew in red, what shrank in blue."
+    return [BarChart("What changed", summary, _lay_out(amounts))] if amounts else []
+
+
+def draw_causes(summary: BatchSummary) -> List[BarChart]:
+    """A chart of what each common cause holds on all hosts where it leaks; empty without causes.
+
+    Objects of Windows stand below the causes: they are victims of somebody.
+    """
+    ordered = sorted(summary.common, key=lambda cause: cause.role is Role.OBJECT)
+    amounts = [
+        _Amount(
+            f"{cause.tag} {cause.pool.label}, "
+            + (
+                "an object of Windows"
+                if cause.role is Role.OBJECT
+                else name_driver(cause)
+                if cause.module
+                else "owner not known"
+            ),
+            cause.bytes,
+            f"{format_bytes(cause.bytes)} on {len(cause.hosts)} of {summary.hosts}",
+            "object" if cause.role is Role.OBJECT else "leak",
+        )
+        for cause in ordered[:CAUSES_SHOWN]
+    ]
+    words = "What each leaking tag holds on all hosts together, and on how many of them it leaks."
+    return [BarChart("Common causes", words, _lay_out(amounts))] if amounts else []
+
+
+def draw_uses(frames: PageFrames) -> List[Share]:
+    """The page frames by use as parts of one bar, the largest first; frames that were not told apart leave a gap."""
+    whole = max(frames.expected, sum(count.frames for count in frames.uses), 1)
+    parts: List[Share] = []
+    start = 0.0
+    for number, count in enumerate(frames.uses):
+        length = 100 * count.frames / whole
+        words = f"{count.use.value}: {format_bytes(count.frames * frames.frame_bytes)}"
+        parts.append(Share(count.use.value, round(start, 3), round(length, 3), words, number))
+        start += length
+    return parts
+
+
+def _lay_out(amounts: Sequence[_Amount]) -> List[Bar]:
+    """Bars on one scale; where some are negative, they go to the left of a common line."""
+    lowest, highest = min((0, *(item.bytes for item in amounts))), max((0, *(item.bytes for item in amounts)))
+    whole = (highest - lowest) or 1
+    return [
+        Bar(
+            item.name,
+            item.words,
+            round(100 * (min(item.bytes, 0) - lowest) / whole, 3),
+            round(100 * abs(item.bytes) / whole, 3),
+            item.tone,
+        )
+        for item in amounts
+    ]
 
 
 def _largest_tags(snapshot: PoolSnapshot, pool: PoolKind) -> List[Tuple[Optional[PoolTag], int]]:
     """The largest tags of a pool with their bytes, and behind them None with what all others hold."""
-    held = [(row.tag, used) for row in snapshot.tags if (used := row.usage(pool).bytes)]
-    held.sort(key=lambda item: item[1], reverse=True)
-    bars: List[Tuple[Optional[PoolTag], int]] = [*held[:TAGS_SHOWN]]
-    rest = sum(used for _, used in held[TAGS_SHOWN:])
+    held: Dict[PoolTag, int] = {row.tag: used for row in snapshot.tags if (used := row.usage(pool).bytes)}
+    ordered = sorted(held.items(), key=lambda item: item[1], reverse=True)
+    bars: List[Tuple[Optional[PoolTag], int]] = [*ordered[:TAGS_SHOWN]]
+    rest = sum(used for _, used in ordered[TAGS_SHOWN:])
     return [*bars, (None, rest)] if rest else bars
-
-
-def _choose_unit(largest: float) -> Tuple[int, str]:
-    """The divisor and the name of the unit in which a number of bytes has few digits."""
-    power = 0
-    while largest >= 1024 and power < len(_UNITS) - 1:
-        largest /= 1024
-        power += 1
-    return 1024**power, _UNITS[power]
-
-
-def _plain(text: str) -> str:
-    """Foreign text as plotly's markup, which knows some tags and entities of HTML."""
-    return html.escape(make_visible(text))
-
-
-def _layout() -> Dict[str, Any]:
-    return {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"size": 13},
-        "margin": {"l": 4, "r": 4, "t": 4, "b": 4},
-        "showlegend": False,
-        "bargap": 0.3,
-        "dragmode": False,
-    }
-
-
-def _axis(title: Optional[str]) -> Dict[str, Any]:
-    return {
-        "title": {"text": title, "font": {"size": 12}, "standoff": 8},
-        "automargin": True,
-        "fixedrange": True,
-        "zeroline": False,
-        "ticks": "outside",
-        "ticklen": 6,
-        "tickcolor": "rgba(0,0,0,0)",
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pykdext.model import Origin
 from pykdext.model.objects import HolderReport, ProcessReport
 from pykdext.report.html.page import iter_page
+from pykdext.report.html.pages import Tone
 from pykdext.report.sentences.states import machine_lines
 
 _PAGE_BYTES = 0x1000
@@ -14,13 +15,17 @@ def render_holders_page(report: HolderReport, origin: Origin) -> str:
     """Who holds the objects of a tag."""
     names = tuple(kind.name or "" for kind in report.types)
     machine = list(machine_lines(report.snapshot))
-    return "".join(iter_page("holders.html", origin, {}, report=report, names=names, machine=machine))
+    tone = Tone.of(alarming=report.grade != "unknown", known=False)
+    return "".join(iter_page("holders.html", origin, tone=tone, report=report, names=names, machine=machine))
 
 
 def render_processes_page(report: ProcessReport, origin: Origin) -> str:
     """The processes of a machine."""
     machine = list(machine_lines(report.snapshot))
     held = dict(report.held_zombies)
+    tone = Tone.of(alarming=report.zombies > 0, known=not report.warnings)
     return "".join(
-        iter_page("processes.html", origin, {}, report=report, machine=machine, held=held, page_bytes=_PAGE_BYTES)
+        iter_page(
+            "processes.html", origin, tone=tone, report=report, machine=machine, held=held, page_bytes=_PAGE_BYTES
+        )
     )

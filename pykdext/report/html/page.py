@@ -1,24 +1,32 @@
-"""How a page is put together: templates, their filters, style, scripts and charts in one document.
+"""How a page is put together: templates, the words and filters that all of them use, style and script in one document.
 
-The page fetches nothing, and its Content-Security-Policy lets it fetch nothing: only the scripts whose hashes it names
+The page fetches nothing, and its Content-Security-Policy lets it fetch nothing: only the script whose hash it names
 may run. Every text is escaped; characters that hide or turn text are shown as escape sequences.
 """
 
 from __future__ import annotations
 
 import base64
+import enum
 import hashlib
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, Iterator, Optional
 
 import jinja2
 import markupsafe
-import plotly.offline
 
 from pykdext.model import Origin
 from pykdext.printable import make_visible
-from pykdext.report.html.charts import Chart
+from pykdext.report.sentences.owners import (
+    GRADES,
+    describe,
+    describe_gap,
+    describe_place,
+    describe_vendor,
+    find_address,
+    name_use,
+)
 from pykdext.units import (
     format_address,
     format_bytes,
@@ -32,7 +40,7 @@ from pykdext.units import (
 
 
 class _Script(markupsafe.Markup):
-    """JavaScript of ours or of plotly, as it stands in the page."""
+    """JavaScript of ours, as it stands in the page."""
 
     @property
     def hash_source(self) -> str:
@@ -41,18 +49,12 @@ class _Script(markupsafe.Markup):
         return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
-def iter_page(template: str, origin: Origin, charts: Mapping[str, Sequence[Chart]], **values: Any) -> Iterator[str]:
-    """The page of a template in pieces; ``charts`` are those of each of its sections. Only with one it has plotly."""
+def iter_page(template: str, origin: Origin, **values: Any) -> Iterator[str]:
+    """The page of a template in pieces."""
     environment = _open_environment()
-    figures = [chart.figure for section in charts.values() for chart in section]
-    scripts = [_load_script(environment, "tables.js")]
-    if figures:
-        scripts += [_Script(plotly.offline.get_plotlyjs()), _load_script(environment, "charts.js")]
     yield from environment.get_template(template).generate(
         origin=origin,
-        charts=charts,
-        figures=figures,
-        scripts=scripts,
+        script=_Script(_load_text(environment, "tables.js")),
         style=markupsafe.Markup(_load_text(environment, "style.css")),
         **values,
     )
@@ -78,11 +80,21 @@ def _open_environment() -> jinja2.Environment:
         rate=format_rate,
         share=format_share,
     )
+    environment.globals.update(
+        GRADES=GRADES,
+        describe=describe,
+        describe_gap=describe_gap,
+        describe_place=describe_place,
+        describe_vendor=describe_vendor,
+        find_address=find_address,
+        name_use=name_use,
+    )
     return environment
 
 
 def _finalize(value: Any) -> Any:
-    """Foreign text before it is escaped; what a macro made is ready."""
+    """Foreign text before it is escaped, the word of an enum; what a macro made is ready."""
+    value = value.value if isinstance(value, enum.Enum) else value
     return make_visible(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value
 
 
@@ -93,7 +105,3 @@ def _format_moment(moment: Optional[datetime]) -> str:
 def _load_text(environment: jinja2.Environment, name: str) -> str:
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]
-
-
-def _load_script(environment: jinja2.Environment, name: str) -> _Script:
-    return _Script(_load_text(environment, name))

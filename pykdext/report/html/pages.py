@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Union
+import enum
+from typing import Iterable, Iterator, List, Mapping, Sequence
 
 from pykdext.model import (
     BatchSummary,
     Conclusion,
     Diff,
     DumpRow,
+    DumpStatus,
     DumpSummary,
     LeakReport,
     MemoryReport,
     Origin,
-    PageFrames,
     PoolKind,
     PoolSnapshot,
     PoolTag,
+    Role,
     TagDelta,
     TrendReport,
     UsageRow,
     Verdict,
 )
-from pykdext.report.html.charts import draw_causes, draw_changes, draw_composition, draw_growth
+from pykdext.report.html.charts import draw_causes, draw_changes, draw_composition, draw_uses
+from pykdext.report.html.curves import draw_growth
 from pykdext.report.html.page import iter_page
 from pykdext.report.sentences.batches import (
     describe_counts,
@@ -32,14 +35,6 @@ from pykdext.report.sentences.batches import (
     name_driver,
     verdict_on_batch,
 )
-from pykdext.report.sentences.owners import (
-    describe,
-    describe_gap,
-    describe_place,
-    describe_vendor,
-    find_address,
-    name_use,
-)
 from pykdext.report.sentences.series import (
     describe_series,
     describe_verdicts,
@@ -47,22 +42,24 @@ from pykdext.report.sentences.series import (
     is_worth_a_row,
 )
 from pykdext.report.sentences.states import describe_coverage, machine_lines
-from pykdext.units import format_bytes
 
 _GROWING = (Verdict.LEAK, Verdict.GROWTH)
+_TOO_FEW = Verdict.TOO_FEW_SAMPLES
 
-_BAR_COLORS = (
-    "#2f6fb5",
-    "#d9822b",
-    "#3f9b61",
-    "#b5473c",
-    "#7d5fb2",
-    "#8a6d4f",
-    "#c470a5",
-    "#7f7f7f",
-    "#a3a336",
-    "#3aa6b0",
-)
+
+class Tone(enum.Enum):
+    """How a verdict is to be taken at a glance: the colour of its box."""
+
+    ALARMING = "alarming"
+    CALM = "calm"
+    """All was read, and nothing stands out."""
+    OPEN = "open"
+    """Nothing was found, but that says little: there is no verdict, or part of what it needs is missing."""
+
+    @classmethod
+    def of(cls, *, alarming: bool, known: bool) -> Tone:
+        """``known``: enough was read for silence to mean health."""
+        return cls.ALARMING if alarming else cls.CALM if known else cls.OPEN
 
 
 def render_report_page(report: LeakReport, origin: Origin) -> str:
@@ -73,17 +70,15 @@ def render_report_page(report: LeakReport, origin: Origin) -> str:
         iter_page(
             "report.html",
             origin,
-            {"composition": draw_composition(snapshot, suspects)},
+            tone=Tone.of(
+                alarming=bool(report.suspects or report.fills),
+                known=bool(snapshot.tags) and snapshot.coverage.is_complete and not report.unusual,
+            ),
+            composition=draw_composition(snapshot, suspects),
             report=report,
             machine=list(machine_lines(snapshot)),
             usages=_rank_usages(snapshot),
             coverage=describe_coverage(snapshot.coverage, report.image_coverage),
-            describe=describe,
-            describe_gap=describe_gap,
-            describe_place=describe_place,
-            describe_vendor=describe_vendor,
-            find_address=find_address,
-            name_use=name_use,
         )
     )
 
@@ -95,7 +90,7 @@ def render_summary_page(summary: DumpSummary, origin: Origin) -> str:
         iter_page(
             "summary.html",
             origin,
-            {},
+            tone=Tone.OPEN,
             summary=summary,
             machine=list(machine_lines(summary.facts)),
             loaded=[module for module in modules if not module.unloaded],
@@ -111,15 +106,12 @@ def render_diff_page(diff: Diff, rows: Sequence[TagDelta], conclusion: Conclusio
         iter_page(
             "diff.html",
             origin,
-            {"changes": draw_changes(rows), "composition": draw_composition(diff.after, grown)},
+            tone=Tone.of(alarming=bool(grown), known=bool(diff.before.tags and diff.after.tags) and not diff.restart),
+            changes=draw_changes(rows),
+            composition=draw_composition(diff.after, grown),
             diff=diff,
             rows=rows,
             conclusion=conclusion,
-            describe=describe,
-            describe_gap=describe_gap,
-            describe_place=describe_place,
-            describe_vendor=describe_vendor,
-            find_address=find_address,
             pools=list(PoolKind),
         )
     )
@@ -139,17 +131,16 @@ def render_trend_page(
         iter_page(
             "trend.html",
             origin,
-            {"growth": draw_growth(report, shown), "composition": composition},
+            tone=Tone.of(
+                alarming=bool(growing) or any(total.verdict in _GROWING for total in report.totals),
+                known=report.judged is not None and all(item.verdict is not _TOO_FEW for item in report.trends),
+            ),
+            growth=draw_growth(report, shown),
+            composition=composition,
             report=report,
             shown=shown,
-            alarming=bool(growing),
             verdict=conclusion.verdict,
             conclusion=conclusion,
-            describe=describe,
-            describe_gap=describe_gap,
-            describe_place=describe_place,
-            describe_vendor=describe_vendor,
-            find_address=find_address,
             series=describe_series(report),
             counts=describe_verdicts(report.trends),
             questions=questions,
@@ -164,26 +155,12 @@ def render_memory_page(report: MemoryReport, origin: Origin) -> str:
         iter_page(
             "memory.html",
             origin,
-            {},
+            tone=Tone.of(alarming=report.dominant is not None, known=report.frames is not None),
             report=report,
             machine=list(machine_lines(report.snapshot)),
-            bar=_lay_out_bar(report.frames) if report.frames else [],
+            uses=draw_uses(report.frames) if report.frames else [],
         )
     )
-
-
-def _lay_out_bar(frames: PageFrames) -> List[Dict[str, Union[str, float]]]:
-    """The parts of a bar of 1,000 units, the largest use first."""
-    whole = max(frames.expected, sum(count.frames for count in frames.uses), 1)
-    parts: List[Dict[str, Union[str, float]]] = []
-    start = 0.0
-    for number, count in enumerate(frames.uses):
-        width = round(1000 * count.frames / whole, 2)
-        words = f"{count.use.value}: {format_bytes(count.frames * frames.frame_bytes)}"
-        color = _BAR_COLORS[number % len(_BAR_COLORS)]
-        parts.append({"start": start, "width": width, "color": color, "words": words})
-        start = round(start + width, 2)
-    return parts
 
 
 def iter_batch_page(summary: BatchSummary, rows: Iterable[DumpRow], origin: Origin) -> Iterator[str]:
@@ -191,7 +168,11 @@ def iter_batch_page(summary: BatchSummary, rows: Iterable[DumpRow], origin: Orig
     return iter_page(
         "batch.html",
         origin,
-        {"causes": draw_causes(summary)},
+        tone=Tone.of(
+            alarming=any(cause.role is not Role.OBJECT for cause in summary.common),
+            known=not summary.common and summary.by_status.get(DumpStatus.DONE, 0) == summary.dumps,
+        ),
+        causes=draw_causes(summary),
         summary=summary,
         rows=rows,
         verdict=verdict_on_batch(summary),

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Optional, Sequence
 
-from pykdext.model import Evidence, ImageCoverage, ImageVersion, Owner, Suspect, TagDescription
+from pykdext.model import Confidence, Evidence, ImageCoverage, ImageVersion, Owner, Suspect, TagDescription
 from pykdext.units import format_day, format_share
 
 _MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
 """Marks that version resources are full of, in ASCII."""
+
+
+GRADES = {
+    Confidence.PROVEN: "the code at this place hands the tag to a function that allocates pool. A debugger shows it.",
+    Confidence.LIKELY: "the code frees blocks of the tag, registers it, or holds it where an allocation takes it from, "
+    "but the allocation itself was not followed.",
+    Confidence.POSSIBLE: "the four bytes stand in the driver's data, a tag list names the driver, or blocks of the tag "
+    "point at it. That alone proves nothing.",
+}
+"""What each grade of evidence means, for a reader who has only the report."""
 
 
 def describe(item: TagDescription) -> str:
