@@ -9,6 +9,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 from pykdext.attribution.calls.allocators import Action, Allocator, takes_no_tag
 from pykdext.attribution.calls.callees import CalleeResolver
 from pykdext.attribution.calls.callsites import ENOUGH_CALLS, CallSites, Sight, TagUse, TagUses
+from pykdext.attribution.calls.codereader import Numbers
 from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
 from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.calls.sweep import AllocatorCallers
@@ -118,6 +119,15 @@ class CodeAttributor:
             for use in self._open_call_sites(module.image).find_uses(tag, makers, ()).calls:
                 if use.allocator is not None:
                     yield _describe_use(tag, module, use, use.allocator, is_made=repr(tag.text) not in use.origin_text)
+
+    def read_callers(self, image: Image) -> Tuple[Numbers, ...]:
+        """The numbers of each function of the image in which a tag may be made; none if that is not searched for."""
+        return next((callers.numbers for module, callers in self._swept if module.image is image), ())
+
+    def list_lasting_warnings(self, image: Image) -> Tuple[str, ...]:
+        """The image's warnings that do not come of the tags that were asked for."""
+        of_tags = self.open_followed(image).warnings
+        return tuple(line for line in image.warnings if line not in of_tags)
 
     def is_part_of_windows(self, image: Image) -> Optional[bool]:
         """True or False; None where that is not known."""

@@ -57,6 +57,11 @@ def derive_tag(service: str) -> PoolTag:
     return PoolTag(raw.ljust(_TAG_CHARACTERS, b"\0")) if len(raw) >= _MIN_NAME_CHARACTERS else FRAMEWORK_TAG
 
 
+def may_be_default_tag(file_name: str, tag: PoolTag) -> bool:
+    """Whether the framework makes ``tag``, perhaps in other letters' case, for a service named as this file."""
+    return derive_tag(_stem(file_name)).raw.lower() == tag.raw.lower()
+
+
 class FrameworkAttributor:
     """Names the framework drivers among ``images`` that have a tag by default. ``target`` is where they are."""
 
@@ -157,11 +162,10 @@ def _describe_live(tag: PoolTag, driver: _FrameworkDriver) -> Optional[Evidence]
 
 def _describe_named(tag: PoolTag, driver: _FrameworkDriver) -> Optional[Evidence]:
     module = driver.image.module.name
-    made = derive_tag(_stem(module))
-    if made.raw.lower() != tag.raw.lower():
+    if not may_be_default_tag(module, tag):
         return None
     detail = "the framework (KMDF) makes a driver's default tag of its service's name, which is often the file's name"
-    confidence = Confidence.LIKELY if made == tag else Confidence.POSSIBLE
+    confidence = Confidence.LIKELY if derive_tag(_stem(module)) == tag else Confidence.POSSIBLE
     return Evidence(tag, module, EvidenceKind.KMDF, confidence, detail)
 
 

@@ -66,6 +66,11 @@ def open_registered(target: Target, images: Sequence[Image]) -> Tuple[Attributor
     return tuple(open_attributor(target, images) for open_attributor in _REGISTERED)
 
 
+def has_registered() -> bool:
+    """Whether an attributor was registered, which may know of a tag what nobody else does."""
+    return bool(_REGISTERED)
+
+
 class ModuleFacts:
     """What is known of the loaded modules, looked up by the name that evidence gives.
 

@@ -9,8 +9,18 @@ from collections import Counter
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Collection, Dict, Generator, Iterator, List, NamedTuple, Sequence, Tuple, Union
+from typing import Collection, Dict, Generator, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
+from pykdext.attribution.codeevidence import CodeAttributor
+from pykdext.attribution.filesummary import (
+    MAX_SUMMARISED_BYTES,
+    FileSummary,
+    identify_file,
+    pack_summary,
+    parse_summary,
+    summarise_file,
+)
+from pykdext.attribution.owners import has_registered
 from pykdext.attribution.places.cache import open_index_cache
 from pykdext.attribution.places.index import ImageIndex
 from pykdext.errors import PykdextError, TargetError
@@ -23,6 +33,9 @@ from pykdext.work import UNWATCHED, Work
 
 IMAGE_SUFFIXES = (".sys", ".dll", ".exe")
 """Files of a folder that are looked at; a file that is named itself may have any name."""
+
+FEW_TAGS = 8
+"""So many are looked for in what is kept of the files before processes are started, which takes longer."""
 
 FILES_A_TIME = 4
 """Files handed to a worker at once."""
@@ -106,6 +119,24 @@ def _iter_found(wanted: Sequence[_Job], jobs: int) -> Generator[_Found, None, No
     if processes < 2:
         yield from map(_search_file, wanted)
         return
+    known = list(map(_tell_absence, wanted)) if len(wanted[0].tags) <= FEW_TAGS else [None] * len(wanted)
+    searched = _iter_shared([job for job, found in zip(wanted, known) if found is None], processes)
+    for found in known:
+        yield found if found is not None else next(searched)
+
+
+def _tell_absence(job: _Job) -> Optional[SearchedImages]:
+    """What is known of a file that has nothing of the tags; None if it is to be searched."""
+    summary, _, absent = _find_absent(job)
+    return _describe_absence(job, summary) if summary is not None and len(absent) == len(job.tags) else None
+
+
+def _iter_shared(wanted: Sequence[_Job], jobs: int) -> Generator[_Found, None, None]:
+    """What each file tells that processes search, in their order."""
+    processes = min(jobs, -(-len(wanted) // FILES_A_TIME))
+    if processes == 1:
+        yield from map(_search_file, wanted)
+        return
     done, is_alone = 0, False
     while done < len(wanted):
         try:
@@ -138,15 +169,59 @@ def _open_workers(processes: int) -> Iterator[Executor]:
 
 def _search_file(job: _Job) -> _Found:
     """One file, searched; what makes it unusable is its warning."""
+    summary, key, absent = _find_absent(job)
+    if summary is not None and len(absent) == len(job.tags):
+        return _describe_absence(job, summary)
+    tags = tuple(tag for tag in job.tags if tag not in absent)
+    cache = open_index_cache()
     try:
         with open_image_file(job.path) as target:
             (module,) = target.modules()
             image = read_image(target, replace(module, name=job.name), zeros_are_code=True)
-            index = ImageIndex([image], job.tags, cache=open_index_cache())
+            index = ImageIndex([image], tags, cache=cache)
             folder = os.path.dirname(os.path.abspath(job.path))
-            return search_index(index, target, job.tags, symbol_path=job.symbol_path, folder=folder)
+            code = CodeAttributor(index, cache)
+            found = search_index(index, target, tags, symbol_path=job.symbol_path, folder=folder, code=code)
+            if cache is not None and key and summary is None and not all(found.evidence.values()):
+                new = summarise_file(index.modules[0], code)
+                if new is not None:
+                    cache.save_entry(key, pack_summary(new))
     except (PykdextError, OSError) as error:
         return f"{job.name}: {error}"
+    return replace(found, evidence={tag: found.evidence.get(tag, ()) for tag in job.tags})
+
+
+def _find_absent(job: _Job) -> Tuple[Optional[FileSummary], bytes, Set[PoolTag]]:
+    """The summary of an earlier search, its key, and the tags that the file has nothing of; empty if there is none."""
+    cache = None if has_registered() else open_index_cache()
+    try:
+        if cache is None or os.path.getsize(job.path) > MAX_SUMMARISED_BYTES:
+            return None, b"", set()
+        with open(job.path, "rb") as file:
+            content = file.read(MAX_SUMMARISED_BYTES + 1)
+    except OSError:
+        return None, b"", set()  # whoever opens it next tells why
+    key = identify_file(job.name, content)
+    kept = cache.load_entry(key)
+    summary = parse_summary(kept) if kept is not None else None
+    return summary, key, summary.find_absent(job.tags, content) if summary is not None else set()
+
+
+def _describe_absence(job: _Job, summary: FileSummary) -> SearchedImages:
+    """A file that has nothing of the tags."""
+    module = replace(summary.module, name=job.name, path=os.path.abspath(job.path))
+    present_bytes, expected_bytes = summary.present_bytes, summary.expected_bytes
+    return SearchedImages(
+        dict.fromkeys(job.tags, ()),
+        (module,),
+        {job.name: summary.version},
+        scanned=1,
+        total=1,
+        present_bytes=present_bytes,
+        expected_bytes=expected_bytes,
+        incomplete=((job.name, present_bytes / expected_bytes),) if present_bytes < expected_bytes else (),
+        warnings=summary.warnings,
+    )
 
 
 def _merge(found: Sequence[_Found], total: int, unlisted: Sequence[str]) -> SearchedImages:

@@ -48,14 +48,16 @@ def search_index(
     work: Work = UNWATCHED,
     symbol_path: str = "",
     folder: Optional[str] = None,
+    code: Optional[CodeAttributor] = None,
 ) -> SearchedImages:
     """The evidence of indexed images, which are in ``target``.
 
     Functions have their names by symbols along ``symbol_path``, and by PDBs in ``folder``, that of an image's file.
-    After an interruption the tags whose calls were not followed until then have only the places where they stand.
+    ``code`` is what follows their code, if the caller asks it more later. After an interruption the tags whose calls
+    were not followed until then have only the places where they stand.
     """
     images = [entry.image for entry in index.modules]
-    code = CodeAttributor(index, open_index_cache())
+    code = code or CodeAttributor(index, open_index_cache())
     attributors: Tuple[Attributor, ...] = (code, FrameworkAttributor(target, images), *open_registered(target, images))
     names = FunctionNames(index, target, code, symbol_path, folder)
     evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}

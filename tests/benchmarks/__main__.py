@@ -18,6 +18,7 @@ from typing import Callable, Dict, List, Optional
 from tests.benchmarks import (
     callsites,
     damageddumps,
+    driverfolder,
     fleet,
     growthtrends,
     imagereading,
@@ -43,6 +44,7 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "process": wholeprocess.run,
     "immediates": immediateindex.run,
     "callsites": callsites.run,
+    "folder": driverfolder.run,
     "images": imagereading.run,
     "growth": growthtrends.run,
     "session": sessionreading.run,

@@ -1,4 +1,4 @@
-"""``launcher.py PROGRAM ARGUMENT...``: runs a program and prints its wall time, peak memory and status as JSON.
+"""``launcher.py PROGRAM ARGUMENT...``: runs a program and prints its times, peak memory and status as JSON.
 
 Imports as little as it can, for its own memory peak is the least that it can measure.
 """
@@ -19,7 +19,8 @@ def launch(arguments: list[str]) -> None:
     seconds = time.perf_counter() - started
     peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-    print(f'{{"seconds": {seconds!r}, "peak_bytes": {peak_bytes}, "status": {code}}}')
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    print(f'{{"seconds": {seconds!r}, "cpu_seconds": {cpu_seconds!r}, "peak_bytes": {peak_bytes}, "status": {code}}}')
 
 
 if __name__ == "__main__":

@@ -51,13 +51,14 @@ def run_module(module: str, *arguments: str) -> Any:
     return answer
 
 
-def run_process(arguments: Sequence[str], bytecode: Path) -> Dict[str, float]:
-    """``seconds``, ``peak_bytes`` and ``status`` of a Python process.
+def run_process(arguments: Sequence[str], bytecode: Path, **variables: str) -> Dict[str, float]:
+    """``seconds``, ``cpu_seconds`` (with its own processes), ``peak_bytes`` and ``status`` of a Python process.
 
+    ``variables`` are added to the environment.
     Its compiled modules are kept in the folder ``bytecode``, as an installed package keeps them. A bare interpreter
     launches it: a child inherits the memory peak of the process that forks it.
     """
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(bytecode), "PYTHONDONTWRITEBYTECODE": ""}
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(bytecode), "PYTHONDONTWRITEBYTECODE": "", **variables}
     launched = subprocess.run(
         [sys.executable, "-I", "-S", str(_LAUNCHER), *arguments],
         cwd=PROJECT,

@@ -21,7 +21,8 @@ _CALL_REACH = 1 << 26
 _ADRP_FOLD = bytes(0x41 if byte & 0x9F == 0x90 else 0x2E for byte in range(256))
 _ADRP_REACH_INSTRUCTIONS = 64
 
-_HALF_BITS = 16
+_HALF_BITS, _HALF = 16, struct.Struct("<H")
+_COUNT_BYTES = 4
 
 
 def iter_calls(rva: int, code: bytes, wanted: FrozenSet[int], mask: int) -> Iterator[int]:
@@ -95,11 +96,32 @@ def _decode_load(word: int) -> Tuple[bool, bool, int]:
 class Arm64Numbers:
     """The halves that ``movz`` and ``movk`` put into registers."""
 
-    def __init__(self, code: bytes) -> None:
+    def __init__(self, lower: Collection[int], upper: Collection[int]) -> None:
+        self._lower = frozenset(lower)
+        self._upper = frozenset(upper)
+
+    @classmethod
+    def read(cls, code: bytes) -> Arm64Numbers:
+        """Those of a function."""
         words = (word for (word,) in struct.iter_unpack("<I", code[: len(code) & -4]))
         halves = {(word >> 21 & 1, word >> 5 & 0xFFFF) for word in words if word & 0x5F800000 == 0x52800000}
-        self._lower = {half for is_upper, half in halves if not is_upper}
-        self._upper = {half & TAG_MASK >> _HALF_BITS for is_upper, half in halves if is_upper}
+        lower = [half for is_upper, half in halves if not is_upper]
+        return cls(lower, [half & TAG_MASK >> _HALF_BITS for is_upper, half in halves if is_upper])
+
+    @classmethod
+    def parse(cls, packed: bytes) -> Arm64Numbers:
+        """What ``packed`` is of; ValueError if it is cut short."""
+        count = int.from_bytes(packed[:_COUNT_BYTES], "little")
+        if len(packed) < _COUNT_BYTES + _HALF.size * count or len(packed) % _HALF.size:
+            raise ValueError(f"{len(packed)} bytes for {count} numbers")
+        halves = [half for (half,) in _HALF.iter_unpack(packed[_COUNT_BYTES:])]
+        return cls(halves[:count], halves[count:])
+
+    @property
+    def packed(self) -> bytes:
+        """All that is looked at, to be kept."""
+        count = len(self._lower).to_bytes(_COUNT_BYTES, "little")
+        return count + b"".join(map(_HALF.pack, (*sorted(self._lower), *sorted(self._upper))))
 
     def can_make(self, number: int) -> bool:
         """Where one half of the tag is there: tags of one driver mostly begin, or end, with the same characters."""

@@ -21,8 +21,12 @@ class Reference(NamedTuple):
 class Numbers(Protocol):
     """The numbers in a function's instructions."""
 
+    @property
+    def packed(self) -> bytes:
+        """As bytes, to be kept."""
+
     def can_make(self, number: int) -> bool:
-        """Whether the tag ``number``, or that with PROTECTED_POOL, can be the result of few instructions with them."""
+        """Whether few instructions with them can make the tag ``number`` (without PROTECTED_POOL), or that with it."""
 
 
 class CodeReader(NamedTuple):
@@ -31,9 +35,10 @@ class CodeReader(NamedTuple):
     Attributes:
         iter_calls: the calls and jumps in code at an RVA to given places, with the mask of an address.
         iter_references: the instructions in a piece of an image's code, at an RVA, that refer to given variables.
-        open_numbers: of the code of one function.
+        read_numbers: of the code of one function. parse_numbers: of what was ``packed``; ValueError if it is damaged.
     """
 
     iter_calls: Callable[[int, bytes, FrozenSet[int], int], Iterator[int]]
     iter_references: Callable[[Image, int, bytes, Collection[int]], Iterator[Reference]]
-    open_numbers: Callable[[bytes], Numbers]
+    read_numbers: Callable[[bytes], Numbers]
+    parse_numbers: Callable[[bytes], Numbers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 from pykdext.attribution.calls.allocators import find_removed_bytes
 from pykdext.attribution.flow.calls import FunctionFlow
@@ -28,11 +28,12 @@ class CodeRoom:
 class FollowedImage:
     """Functions by any address in them, as long as there is ``room``, which images share.
 
-    The image's warnings tell if some were left out for the limits.
+    The image's warnings tell if some were left out for the limits; these lines are ``warnings``, too.
     """
 
     def __init__(self, image: Image, room: CodeRoom) -> None:
         self.image = image
+        self.warnings: List[str] = []
         self._room = room
         self._functions = FunctionTable(image)
         self._flows: Dict[int, Optional[FunctionFlow]] = {}
@@ -73,5 +74,6 @@ class FollowedImage:
             return None
 
     def _warn(self, text: str) -> None:
-        if text not in self.image.warnings:
+        if text not in self.warnings:
+            self.warnings.append(text)
             self.image.warnings.append(text)

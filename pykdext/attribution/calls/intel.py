@@ -11,12 +11,13 @@ import struct
 from typing import Collection, Dict, FrozenSet, Iterator, List, Mapping, Optional, Tuple
 
 from pykdext.attribution.calls.codereader import TAG_MASK, Reference
-from pykdext.attribution.places.tagencodings import TAG, TAG_BYTES
+from pykdext.attribution.places.tagencodings import PROTECTED_TEXT, TAG_BYTES, TEXT
 from pykdext.images.image import Image
 from pykdext.model import PROTECTED_POOL
 
 _CALL = re.compile(rb"[\xe8\xe9](?=.{4})", re.DOTALL)
 _CALL_BYTES = 5
+_COUNT = _BASE = struct.Struct("<I")
 _DISPLACEMENT = struct.Struct("<i")
 
 _PREFIXES = frozenset((0x66, 0xF0, 0xF2, 0xF3))
@@ -48,7 +49,19 @@ _READS_0F: Mapping[int, FrozenSet[int]] = {
     4: frozenset(),
 }
 
-_TAG_ANYWHERE = re.compile(rb"(?=(" + TAG + rb"))", re.DOTALL)
+_TAGS = re.compile(rb"[" + TEXT + rb"]{3,}[" + PROTECTED_TEXT + rb"]?", re.DOTALL)
+"""Any four bytes of a match look like a tag, and so no others."""
+
+_NUMBER_FOLLOWS = frozenset((*range(0xB8, 0xC0), *range(0x05, 0x40, 8), 0x68, 0xA9))
+"""``mov`` of a register, arithmetic and ``test`` with the accumulator, ``push``."""
+
+_OPERAND_FOLLOWS = frozenset((0x69, 0x81, 0xC7, 0xF7))
+"""``imul``, arithmetic, ``mov`` and ``test``: modrm, perhaps SIB and displacement stand before the number."""
+
+_LONGEST_OPERAND_BYTES = 7
+"""From such an opcode to the number."""
+
+_LOWER = 0xFFFFFF
 _ONE_CHARACTER = frozenset(change << shift for shift in range(0, 8 * TAG_BYTES, 8) for change in range(1, 0x100))
 """How two numbers differ, bit by bit, that have three bytes in common."""
 
@@ -131,18 +144,59 @@ def _find_start(code: bytes, opcode_offset: int, lengths: Tuple[int, ...], *, ha
     return start - 1 if start > 0 and code[start - 1] in _PREFIXES else start
 
 
-class IntelNumbers:
-    """Whatever four bytes of x86 and x64 code may be an operand."""
+def _may_be_operand(code: bytes, start: int) -> bool:
+    """Whether an instruction may have the four bytes at ``start`` as its number, or as the upper half of that."""
+    if start < 1:
+        return False
+    return (
+        code[start - 1] in _NUMBER_FOLLOWS
+        or not _OPERAND_FOLLOWS.isdisjoint(code[max(start - _LONGEST_OPERAND_BYTES, 0) : start - 1])
+        or (start > TAG_BYTES and code[start - TAG_BYTES - 1] & 0xF8 == 0xB8)
+    )
 
-    def __init__(self, code: bytes) -> None:
+
+class IntelNumbers:
+    """Whatever bytes of x86 and x64 code may be operands; of what looks like a tag, what stands behind an opcode."""
+
+    def __init__(self, code: bytes, bases: Collection[int]) -> None:
         self._code = code
-        tags = (match.group(1) for match in _TAG_ANYWHERE.finditer(code))
-        self._bases = {int.from_bytes(tag, "little") & TAG_MASK for tag in tags}
+        self._bases = frozenset(bases)
+
+    @classmethod
+    def read(cls, code: bytes) -> IntelNumbers:
+        """Those of a function."""
+        tags = (
+            code[start : start + TAG_BYTES]
+            for match in _TAGS.finditer(code)
+            for start in range(match.start(), match.end() - TAG_BYTES + 1)
+            if _may_be_operand(code, start)
+        )
+        return cls(code, [int.from_bytes(tag, "little") & TAG_MASK for tag in tags])
+
+    @classmethod
+    def parse(cls, packed: bytes) -> IntelNumbers:
+        """What ``packed`` is of; ValueError if it is cut short."""
+        (count,) = _COUNT.unpack(packed[: _COUNT.size].ljust(_COUNT.size, b"\xff"))
+        end = _COUNT.size + TAG_BYTES * count
+        if len(packed) < end:
+            raise ValueError(f"{len(packed)} bytes for {count} numbers")
+        return cls(packed[end:], [base for (base,) in _BASE.iter_unpack(packed[_COUNT.size : end])])
+
+    @property
+    def packed(self) -> bytes:
+        """All that is looked at, to be kept."""
+        return _COUNT.pack(len(self._bases)) + b"".join(map(_BASE.pack, sorted(self._bases))) + self._code
 
     def can_make(self, number: int) -> bool:
-        """By a shift, by a change of one character, or by the difference to another tag, which must be there, too."""
+        """By a shift, by a change of one character, or by the difference to another tag, which must be there, too.
+
+        Of a difference the lower three bytes are looked for: the last one depends on PROTECTED_POOL.
+        """
+        code = self._code
         return self._holds_shifted(number) or any(
-            base ^ number in _ONE_CHARACTER or self._holds(number - base) or self._holds(number ^ base)
+            base ^ number in _ONE_CHARACTER
+            or (number - base & _LOWER).to_bytes(3, "little") in code
+            or ((number ^ base) & _LOWER).to_bytes(3, "little") in code
             for base in self._bases
         )
 
@@ -150,7 +204,3 @@ class IntelNumbers:
         zero_bits = (number & -number).bit_length() - 1
         shifted = (tag >> max(zero_bits, 0) for tag in (number, number | PROTECTED_POOL))
         return any(tag.to_bytes(TAG_BYTES, "little") in self._code for tag in shifted)
-
-    def _holds(self, difference: int) -> bool:
-        """By the lower three bytes: the last one depends on PROTECTED_POOL."""
-        return (difference & 0xFFFFFF).to_bytes(3, "little") in self._code

@@ -83,10 +83,15 @@ class AllocatorCallers:
         self._image.release()
         return found
 
+    @property
+    def numbers(self) -> Tuple[Numbers, ...]:
+        """Those of each function."""
+        return tuple(map(self._numbers_of, self._functions))
+
     def _numbers_of(self, start_rva: int) -> Numbers:
         if start_rva not in self._numbers:
             code = _read_code(self._image, self._functions[start_rva])
-            self._numbers[start_rva] = PROCESSORS[self._image.machine].open_numbers(code)
+            self._numbers[start_rva] = PROCESSORS[self._image.machine].read_numbers(code)
         return self._numbers[start_rva]
 
     def _pack(self) -> bytes:

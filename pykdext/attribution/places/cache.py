@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping, Optional, Sequence, Tuple
 
@@ -55,7 +56,13 @@ def open_index_cache() -> Optional[IndexCache]:
         folder = find_cache_folder(os.environ, sys.platform, Path.home())
     except RuntimeError:  # no home folder
         return None
-    return IndexCache(folder) if folder else None
+    return _open_folder(folder) if folder else None
+
+
+@lru_cache(maxsize=4)
+def _open_folder(folder: Path) -> IndexCache:
+    """One object for each folder, which is measured once."""
+    return IndexCache(folder)
 
 
 class CachedPlaces:
@@ -77,6 +84,11 @@ class CachedPlaces:
                     _, rva, number = _RECORD.unpack_from(self._records, offset)
                     yield Place(rva, self._encodings[number])
                 offset = self._records.find(form, offset + 1)
+
+    @property
+    def words(self) -> Iterator[bytes]:
+        """The four bytes of each place."""
+        return (word for word, _, _ in _RECORD.iter_unpack(self._records))
 
     def are_within(self, piece: Piece) -> bool:
         """Whether every place is in ``piece`` and has a known encoding."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Collection, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Collection, Dict, FrozenSet, Iterator, List, Optional, Sequence, Set, Tuple
 
 from pykdext.attribution.places.bytesearch import ExactSearch
 from pykdext.attribution.places.cache import CachedPlaces, IndexCache
@@ -166,6 +166,12 @@ class ModuleIndex:
             self._add(tag, place)
         if cache and len(found) < room_places:
             cache.save(machine, piece, found)
+
+    @property
+    def words(self) -> FrozenSet[bytes]:
+        """All that looks like a tag, without the bit of PROTECTED_POOL."""
+        kept = (canonical(word) for cached in self._cached for word in cached.words)
+        return frozenset((*self._places, *kept))
 
     def has_searched(self, tag: PoolTag) -> bool:
         """Whether the bytes of ``tag`` were searched for, or cannot be."""
