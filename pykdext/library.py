@@ -15,18 +15,9 @@ from typing import Any, Dict, Iterable, Optional, Tuple, Type, Union
 
 from pykdext import pipeline
 from pykdext.growth import compare_snapshots
-from pykdext.model import (
-    BatchSummary,
-    BlockReport,
-    Diff,
-    DumpRow,
-    DumpSummary,
-    LeakReport,
-    MemoryReport,
-    PoolSnapshot,
-    PoolTag,
-    TrendReport,
-)
+from pykdext.model import BlockReport, Diff, DumpSummary, LeakReport, PoolSnapshot, PoolTag, TrendReport
+from pykdext.model.fleet import BatchSummary, DumpRow
+from pykdext.model.memory import MemoryReport
 from pykdext.model.objects import HolderReport, ProcessReport
 
 Path = Union[str, "os.PathLike[str]"]

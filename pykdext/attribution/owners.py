@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
 
-from pykdext.images.image import Image
 from pykdext.model import Confidence, Evidence, EvidenceKind, ImageVersion, Module, Owner, PoolTag, TagDescription
 from pykdext.model.names import canonical_name
-from pykdext.targets.protocol import Target
 from pykdext.units import name_some
+
+if TYPE_CHECKING:
+    from pykdext.images.image import Image
+    from pykdext.targets.protocol import Target
 
 LIBRARY_SUFFIX = ".lib"
 
@@ -41,7 +43,7 @@ class Attributor(Protocol):
         """Everything this way tells of ``tag``."""
 
 
-OpenAttributor = Callable[[Target, Sequence[Image]], Attributor]
+OpenAttributor = Callable[["Target", Sequence["Image"]], Attributor]
 """Makes an attributor for the images that are searched, which are in the target."""
 
 _REGISTERED: List[OpenAttributor] = []

@@ -15,8 +15,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 from pykdext.fleet.common import find_common
 from pykdext.fleet.inputs import FoundInputs
 from pykdext.fleet.workers import Workers
-from pykdext.model import BatchSummary, DumpRow, DumpStatus
-from pykdext.model.fleet import Answer, DumpInput, Task
+from pykdext.model.fleet import Answer, BatchSummary, DumpInput, DumpRow, DumpStatus, Task
 from pykdext.store.batches import Store
 from pykdext.store.database import StoreError
 from pykdext.work import UNWATCHED, Work

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Iterator, Optional, Set
 
 from pykdext.fleet import worker
-from pykdext.model import DumpStatus
-from pykdext.model.fleet import Answer, Task
+from pykdext.model.fleet import Answer, DumpStatus, Task
 from pykdext.units import format_duration
 
 _ATTEMPTS = 2

@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import DefaultDict, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from pykdext.model import CommonCause, Confidence, DumpRow, DumpStatus, OtherVersion, PoolKind, PoolTag, Role
-from pykdext.model.fleet import DumpSuspect, DumpVerdict
+from pykdext.model import Confidence, PoolKind, PoolTag, Role
+from pykdext.model.fleet import CommonCause, DumpRow, DumpStatus, DumpSuspect, DumpVerdict, OtherVersion
 
 _NO_VERSION = ""
 _ROLES = (Role.CAUSE, Role.UNKNOWN, Role.CACHE, Role.SHARED, Role.VICTIM, Role.OBJECT)

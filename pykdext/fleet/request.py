@@ -15,8 +15,7 @@ from pykdext.fleet.batch import run_batch, summarize_batch
 from pykdext.fleet.hosts import AUTOMATIC, find_host
 from pykdext.fleet.inputs import find_inputs
 from pykdext.fleet.workers import open_dask_workers, open_local_workers
-from pykdext.model import BatchSummary, DumpRow
-from pykdext.model.fleet import Answer, DumpInput, Task
+from pykdext.model.fleet import Answer, BatchSummary, DumpInput, DumpRow, Task
 from pykdext.store.batches import Store, open_store
 from pykdext.work import UNWATCHED, Work
 

@@ -18,8 +18,7 @@ from typing import Any, Dict, List, Optional
 from pykdext import pipeline
 from pykdext.errors import PykdextError
 from pykdext.kernel.kernel import Kernel
-from pykdext.model import DumpStatus
-from pykdext.model.fleet import Answer, Task
+from pykdext.model.fleet import Answer, DumpStatus, Task
 from pykdext.records.snapshotfile import render_snapshot_json
 from pykdext.report.jsondoc import render_report_json
 

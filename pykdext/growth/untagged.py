@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Dict, Iterator, Optional, Tuple
 
-from pykdext.model import CommitPart, CommitSheet, FrameUse, PageFrames, UntaggedKind, UntaggedMemory
+from pykdext.model import UntaggedKind, UntaggedMemory
+from pykdext.model.memory import CommitPart, CommitSheet, FrameUse, PageFrames
 
 SMALLEST_SHARE = 0.1
 """Of physical memory: less than this fills no machine."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Optional, Tuple
+from typing import TYPE_CHECKING, Optional, Tuple
 
 from pykdext.model.growth import LockstepGroup
-from pykdext.model.objects import HolderReport
 from pykdext.model.owners import ContentsWitness, ImageCoverage, Owner, Role, TagDescription
 from pykdext.model.pool import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, TagUsage
 from pykdext.model.target import Module, TargetFacts
 from pykdext.model.untagged import UntaggedMemory
+
+if TYPE_CHECKING:
+    from pykdext.model.objects import HolderReport
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from pykdext.attribution.taglists import TagLists
     from pykdext.pipeline.blocks import find_blocks
     from pykdext.pipeline.conclusions import conclude_diff, conclude_series
-    from pykdext.pipeline.ownership import FoundOwners, find_owners
+    from pykdext.pipeline.ownership import find_owners
     from pykdext.pipeline.recording import record_samples
     from pykdext.pipeline.series import FollowedSeries, find_logs, follow_files, load_sides
     from pykdext.pipeline.sources import NoTagTablesError, Source, load_states, open_source
     from pykdext.pipeline.verdict import analyze
+    from pykdext.pipeline.weighing import FoundOwners
 
 __all__ = [
     "FollowedSeries",
@@ -42,7 +43,7 @@ _MODULES: Dict[str, str] = {
     "find_blocks": "pykdext.pipeline.blocks",
     "conclude_diff": "pykdext.pipeline.conclusions",
     "conclude_series": "pykdext.pipeline.conclusions",
-    "FoundOwners": "pykdext.pipeline.ownership",
+    "FoundOwners": "pykdext.pipeline.weighing",
     "find_owners": "pykdext.pipeline.ownership",
     "record_samples": "pykdext.pipeline.recording",
     "FollowedSeries": "pykdext.pipeline.series",

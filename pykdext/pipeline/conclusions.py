@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from pykdext import growth
 from pykdext.attribution.taglists import TagLists
 from pykdext.errors import PykdextError
 from pykdext.growth.ranking import find_role
-from pykdext.kernel.kernel import Kernel
 from pykdext.model import (
     Conclusion,
     Diff,
@@ -28,14 +26,15 @@ from pykdext.model import (
     TrendReport,
 )
 from pykdext.model.names import find_engine_name
-from pykdext.pipeline.handlegrowth import say_handle_growth
-from pykdext.pipeline.imagesearch import search_kernel
-from pykdext.pipeline.ownership import FoundOwners, weigh_owners
-from pykdext.pipeline.pointers import NO_CONTENTS, search_contents
-from pykdext.pipeline.sources import open_source
+from pykdext.pipeline.evidence import NO_CONTENTS, SearchedImages
+from pykdext.pipeline.sources import has_memory, open_source
+from pykdext.pipeline.weighing import FoundOwners, weigh_owners
 from pykdext.report.sentences.diffs import verdict_on_diff
 from pykdext.report.sentences.series import is_growing, verdict_on_series
 from pykdext.work import UNWATCHED, Work
+
+if TYPE_CHECKING:  # what searches memory is imported where there is memory
+    from pykdext.kernel.kernel import Kernel
 
 MAX_GROWN = 5
 """Tags whose owners are looked for, and the members of their groups."""
@@ -73,7 +72,11 @@ def conclude_diff(
         image_coverage=found.coverage if has_images else None,
         warnings=warnings,
     )
-    handles = say_handle_growth(diff.before, diff.after, work, symbol_path)
+    handles = ""
+    if has_memory(diff.before) and has_memory(diff.after):
+        from pykdext.pipeline.handlegrowth import say_handle_growth
+
+        handles = say_handle_growth(diff.before, diff.after, work, symbol_path)
     return replace(conclusion, verdict=" ".join(filter(None, (verdict_on_diff(diff, conclusion), handles))))
 
 
@@ -132,7 +135,7 @@ def _find_owners(
     failed: Tuple[str, ...] = ()
     with ExitStack() as opened:
         kernel: Optional[Kernel] = None
-        if unique and _has_memory(snapshot):
+        if unique and has_memory(snapshot):
             try:
                 source = opened.enter_context(open_source(snapshot.source.path or None, work, symbol_path))
                 if snapshot.source.is_session or _is_same_state(snapshot, source.snapshot):
@@ -141,8 +144,14 @@ def _find_owners(
                     failed = (f"owners were not searched: {snapshot.source.path} holds another state by now",)
             except (PykdextError, OSError) as error:
                 failed = (f"owners were not searched: {error}",)
-        searches = [search_kernel(kernel, unique, work)] if kernel else []
-        contents = search_contents(kernel, unique, work) if kernel else NO_CONTENTS
+        searches: Tuple[SearchedImages, ...] = ()
+        contents = NO_CONTENTS
+        if kernel is not None:
+            from pykdext.pipeline.imagesearch import search_kernel
+            from pykdext.pipeline.pointers import search_contents
+
+            searches = (search_kernel(kernel, unique, work),)
+            contents = search_contents(kernel, unique, work)
         found = weigh_owners(searches, contents, unique, lists, snapshot)
         return found, kernel is not None, (*failed, *found.warnings)
 
@@ -150,12 +159,6 @@ def _find_owners(
 def _is_same_state(kept: PoolSnapshot, found: PoolSnapshot) -> bool:
     """Whether a file still holds the dump that a state was read from: dumps are overwritten by later ones."""
     return (kept.taken_at, kept.build, kept.tags) == (found.taken_at, found.build, found.tags)
-
-
-def _has_memory(snapshot: PoolSnapshot) -> bool:
-    """Whether the source is a dump of this machine's disks, or the session: they can be read once more."""
-    source = snapshot.source
-    return source.is_session or (source.symbols is not None and os.path.exists(source.path))
 
 
 def _know(item: GrownTag, found: FoundOwners) -> GrownTag:
@@ -182,7 +185,7 @@ def _iter_steps(snapshot: PoolSnapshot, grown: Sequence[GrownTag]) -> Iterator[N
         if not leading.role.tells_no_caller:
             yield NextStep(f"lmvm {find_engine_name(owner.module)}", f"version and vendor of {owner.module}")
     tag = str(leading.tag).strip()
-    if _has_memory(snapshot):
+    if has_memory(snapshot):
         program = "!py poolleak" if snapshot.source.is_session else "poolleak"
         source = f" {snapshot.source.path}" if snapshot.source.path else ""
         yield NextStep(f"{program} blocks {tag}{source}", "where its blocks are, and what they point at")

@@ -27,7 +27,8 @@ from pykdext.errors import PykdextError, TargetError
 from pykdext.images.image import read_image
 from pykdext.images.imagefile import open_image_file
 from pykdext.model import Evidence, PoolTag
-from pykdext.pipeline.imagesearch import SearchedImages, search_index
+from pykdext.pipeline.evidence import SearchedImages
+from pykdext.pipeline.imagesearch import search_index
 from pykdext.pipeline.paths import FoundFiles, find_files, read_head
 from pykdext.work import UNWATCHED, Work
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Dict, Optional, Tuple
 
 from pykdext.errors import PykdextError
 from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import PoolSnapshot
 from pykdext.model.objects import Process
-from pykdext.pipeline.sources import open_source
+from pykdext.pipeline.sources import has_memory, open_source
 from pykdext.report.sentences.holders import describe_handle_growth
 from pykdext.work import Work
 
@@ -44,11 +43,10 @@ def _identity(process: Process) -> Tuple[int, str, Optional[object]]:
 
 def _read_processes(snapshot: PoolSnapshot, work: Work, symbol_path: Optional[str]) -> Tuple[Process, ...]:
     """The processes of a side that is a dump on this machine's disks, or the session; none of any other."""
-    source = snapshot.source
-    if not source.is_session and (source.symbols is None or not os.path.exists(source.path)):
+    if not has_memory(snapshot):
         return ()
     try:
-        with open_source(source.path or None, work, symbol_path) as opened:
+        with open_source(snapshot.source.path or None, work, symbol_path) as opened:
             return () if opened.kernel is None else ObjectSpace(opened.kernel, work).processes.processes
     except (PykdextError, OSError):
         return ()

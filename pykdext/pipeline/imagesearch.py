@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from dataclasses import replace
+from typing import Dict, Optional, Sequence, Tuple
 
 from pykdext.attribution.codeevidence import CodeAttributor
 from pykdext.attribution.frameworkdrivers import FrameworkAttributor
@@ -12,33 +12,11 @@ from pykdext.attribution.places.cache import open_index_cache
 from pykdext.attribution.places.index import INTERRUPTED, ImageIndex, ImmediateAttributor
 from pykdext.images.image import Image
 from pykdext.kernel.kernel import Kernel
-from pykdext.model import Evidence, ImageVersion, Module, PoolTag
+from pykdext.model import Evidence, PoolTag
+from pykdext.pipeline.evidence import SearchedImages
 from pykdext.pipeline.functionnames import FunctionNames
 from pykdext.targets.protocol import Target
 from pykdext.work import UNWATCHED, Work
-
-
-@dataclass(frozen=True)
-class SearchedImages:
-    """What a set of images tells of the tags that were asked for.
-
-    ``modules`` may hold unloaded ones, too. ``versions`` by module name. Of ``total`` images ``scanned`` had something
-    to search; ``expected_bytes`` of theirs should be searched, ``present_bytes`` were. ``incomplete``: images that are
-    not wholly there, and which share is. ``unusable``: one line for each file that is no image. ``unsearched``: images
-    that the user's end left unsearched.
-    """
-
-    evidence: Mapping[PoolTag, Tuple[Evidence, ...]]
-    modules: Tuple[Module, ...]
-    versions: Mapping[str, ImageVersion]
-    scanned: int
-    total: int
-    present_bytes: int
-    expected_bytes: int
-    incomplete: Tuple[Tuple[str, float], ...] = ()
-    unusable: Tuple[str, ...] = ()
-    warnings: Tuple[str, ...] = ()
-    unsearched: int = 0
 
 
 def search_index(

@@ -9,16 +9,8 @@ from pykdext.growth.untagged import find_dominant, rank_untagged
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.memory.commit import read_commit_sheet
 from pykdext.kernel.memory.frames import read_page_frames
-from pykdext.model import (
-    CommitSheet,
-    LeakReport,
-    MemoryReport,
-    NextStep,
-    PageFrames,
-    PoolKind,
-    PoolSnapshot,
-    UntaggedKind,
-)
+from pykdext.model import LeakReport, NextStep, PoolKind, PoolSnapshot, UntaggedKind
+from pykdext.model.memory import CommitSheet, MemoryReport, PageFrames
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.memory import verdict_on_memory
 from pykdext.report.sentences.states import verdict_on

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence
 
 from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import Confidence, Evidence, PoolTag
 from pykdext.model.evidencekinds import EvidenceKind
 from pykdext.model.objects import LookasideList, TrackedCaller
-from pykdext.pipeline.pointers import FoundContents
+from pykdext.pipeline.evidence import FoundContents
 from pykdext.units import format_count
 
 
@@ -24,15 +24,6 @@ def find_object_evidence(space: ObjectSpace, tags: Sequence[PoolTag]) -> FoundCo
                 found.setdefault(caller.tag, []).append(_describe_caller(caller))
     warnings = (*space.lookasides.warnings, *space.verifier.warnings) if found else ()
     return FoundContents({tag: tuple(items) for tag, items in found.items()}, warnings)
-
-
-def join_contents(*parts: FoundContents) -> FoundContents:
-    """The evidence of all parts, each tag's in their order."""
-    evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
-    for part in parts:
-        for tag, items in part.evidence.items():
-            evidence[tag] = (*evidence.get(tag, ()), *items)
-    return FoundContents(evidence, tuple(warning for part in parts for warning in part.warnings))
 
 
 def _describe_list(item: LookasideList, module: str) -> Evidence:

@@ -16,10 +16,10 @@ from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.pool.smallblocks import WalkLimits, find_small_blocks
 from pykdext.model import Allocation, PoolTag, TagUsage
 from pykdext.model.objects import ObjectSample, ReferencingDriver
+from pykdext.pipeline.evidence import NO_CONTENTS
 from pykdext.pipeline.imagesearch import search_kernel
-from pykdext.pipeline.ownership import weigh_owners
-from pykdext.pipeline.pointers import NO_CONTENTS
 from pykdext.pipeline.sources import Source
+from pykdext.pipeline.weighing import weigh_owners
 from pykdext.targets.session.wholememory import open_whole_memory
 from pykdext.work import UNWATCHED, Work
 

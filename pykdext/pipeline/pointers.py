@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 from pykdext.attribution.pointers import MAX_BLOCKS_TRIED, MIN_BLOCKS, describe_witness, read_witness
 from pykdext.errors import TargetError
@@ -12,6 +11,7 @@ from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.pool.smallblocks import WalkLimits, find_small_blocks
 from pykdext.model import Allocation, Evidence, PoolTag
+from pykdext.pipeline.evidence import FoundContents
 from pykdext.targets.dump.base import DumpTarget
 from pykdext.targets.session.wholememory import open_whole_memory
 from pykdext.units import format_bytes
@@ -25,17 +25,6 @@ REMOTE_WALK_BYTES = 32 << 20
 
 WALK_BYTES = 4 << 30
 """All searches for small blocks together end after so much memory: a tag that leaks has blocks wherever one looks."""
-
-
-@dataclass(frozen=True)
-class FoundContents:
-    """What the blocks of each tag tell, and what could not be looked at."""
-
-    evidence: Mapping[PoolTag, Tuple[Evidence, ...]]
-    warnings: Tuple[str, ...] = ()
-
-
-NO_CONTENTS = FoundContents({})
 
 
 def search_contents(

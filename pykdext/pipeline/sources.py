@@ -7,23 +7,23 @@ import stat
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Iterator, Optional, Tuple
 
 from pykdext.errors import LayoutNotFoundError, PykdextError, SymbolNotFoundError, TargetError
-from pykdext.kernel.kernel import Kernel, open_kernel
-from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.model import DumpSummary, PoolSnapshot
 from pykdext.printable import hide_secrets
 from pykdext.records.recognition import HEAD_BYTES, is_log_head
 from pykdext.records.textfile import MAX_TEXT_BYTES as MAX_STREAM_BYTES
 from pykdext.store.source import StoredSource, find_stored_source
-from pykdext.targets.dump.base import DumpTarget, Traffic
 from pykdext.targets.dump.compressed import is_dump_head
-from pykdext.targets.dump.crashdump import open_crashdump
 from pykdext.targets.dump.remote import is_remote
-from pykdext.targets.protocol import Target
 from pykdext.targets.session.debugger import is_in_debugger
 from pykdext.work import UNWATCHED, Work
+
+if TYPE_CHECKING:  # what reads memory is imported where there is memory: a log needs none of it
+    from pykdext.kernel.kernel import Kernel
+    from pykdext.targets.dump.base import Traffic
+    from pykdext.targets.protocol import Target
 
 STANDARD_INPUT = "-"
 
@@ -40,7 +40,11 @@ class Source:
     @property
     def traffic(self) -> Optional[Traffic]:
         """What reading it over a network has cost until now; None for a source of this machine."""
-        target = self.kernel.target if self.kernel else None
+        if self.kernel is None:
+            return None
+        from pykdext.targets.dump.base import DumpTarget
+
+        target = self.kernel.target
         return target.traffic if isinstance(target, DumpTarget) else None
 
 
@@ -84,8 +88,16 @@ def open_source(
 
         yield Source(load_newest(path), None)
     else:
+        from pykdext.targets.dump.crashdump import open_crashdump
+
         with open_crashdump(path, lambda done, total: work.report(done, total, "reading"), metadata_path) as target:
             yield _read_target(target, hide_secrets(path), work, symbol_path)
+
+
+def has_memory(snapshot: PoolSnapshot) -> bool:
+    """Whether a state was read from a dump of this machine's disks, or the session: they can be read once more."""
+    source = snapshot.source
+    return source.is_session or (source.symbols is not None and os.path.exists(source.path))
 
 
 def choose_symbol_path(symbol_path: Optional[str]) -> str:
@@ -171,6 +183,9 @@ def _read_target(
     work: Work,
     symbol_path: Optional[str],
 ) -> Source:
+    from pykdext.kernel.kernel import open_kernel
+    from pykdext.kernel.pool.tagtables import read_pool_snapshot
+
     kernel = open_kernel(target, choose_symbol_path(symbol_path))
     try:
         return Source(read_pool_snapshot(kernel, path, work), kernel)

@@ -20,13 +20,14 @@ from pykdext.model import (
     TagOwners,
 )
 from pykdext.pipeline.advice import next_steps
+from pykdext.pipeline.evidence import NO_CONTENTS, join_contents
 from pykdext.pipeline.holders import weigh_holders
 from pykdext.pipeline.imagesearch import search_kernel
 from pykdext.pipeline.memory import weigh_untagged
-from pykdext.pipeline.objectevidence import find_object_evidence, join_contents
-from pykdext.pipeline.ownership import FoundOwners, weigh_owners
-from pykdext.pipeline.pointers import MAX_TAGS, NO_CONTENTS, search_contents
+from pykdext.pipeline.objectevidence import find_object_evidence
+from pykdext.pipeline.pointers import MAX_TAGS, search_contents
 from pykdext.pipeline.sources import Source
+from pykdext.pipeline.weighing import FoundOwners, weigh_owners
 from pykdext.report.sentences.holders import describe_unusual
 from pykdext.report.sentences.states import verdict_on
 from pykdext.work import UNWATCHED, Work

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
-from pykdext.model import BatchSummary, CommonCause, DumpRow, HistoryLine
+from pykdext.model.fleet import BatchSummary, CommonCause, DumpRow, HistoryLine
 from pykdext.report.csvtext import iter_csv
 from pykdext.report.sentences.batches import verdict_on_batch
 from pykdext.report.sentences.tags import verdict_on_history

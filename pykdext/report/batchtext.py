@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterable, Iterator, List, Optional, Sequence
 
-from pykdext.model import BatchSummary, CommonCause, DumpRow, DumpStatus
+from pykdext.model.fleet import BatchSummary, CommonCause, DumpRow, DumpStatus
 from pykdext.printable import make_printable
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.sentences.batches import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List, Optional, Sequence
 
-from pykdext.model import HistoryLine
+from pykdext.model.fleet import HistoryLine
 from pykdext.report.layout import format_table, wrap
 from pykdext.report.sparkline import render_sparkline
 from pykdext.units import format_bytes, format_day

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any, Dict, Iterator, Optional
 
-from pykdext.model import CommitSheet, MemoryReport, PageFrames
 from pykdext.model.documents import subject_document, untagged_document
+from pykdext.model.memory import CommitSheet, MemoryReport, PageFrames
 from pykdext.report.csvtext import iter_csv
 
 MEMORY_SCHEMA = "poolleak.memory/1"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import List, Sequence
 
-from pykdext.model import CommitSheet, MemoryReport, PageFrames, PoolKind, UntaggedMemory
+from pykdext.model import PoolKind, UntaggedMemory
+from pykdext.model.memory import CommitSheet, MemoryReport, PageFrames
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, render_lines

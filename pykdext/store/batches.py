@@ -10,8 +10,8 @@ import sqlite3
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
-from pykdext.model import Driver, DumpRow, DumpStatus, PoolKind
-from pykdext.model.fleet import Answer, DumpInput
+from pykdext.model import PoolKind
+from pykdext.model.fleet import Answer, Driver, DumpInput, DumpRow, DumpStatus
 from pykdext.printable import make_encodable
 from pykdext.store.database import failures_named, open_database, transaction
 from pykdext.store.verdicts import parse_verdict

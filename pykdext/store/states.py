@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from pykdext.model import HistoryLine, HistorySample, PoolKind, PoolSnapshot, PoolTag, PoolUsage
+from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage
+from pykdext.model.fleet import HistoryLine, HistorySample
 from pykdext.model.selection import match_tag, match_text
 from pykdext.records.snapshotfile import parse_snapshot_document
 from pykdext.store.database import StoreError, failures_named, open_database

@@ -13,9 +13,9 @@ from tabulate import tabulate
 from pykdext.attribution.taglists import TagLists, load_knowntags
 from pykdext.growth import find_notable, ranking
 from pykdext.model import Confidence, Evidence, EvidenceKind, LeakReport, Owner, PoolTag, TagOwners
-from pykdext.pipeline.ownership import weigh_owners
-from pykdext.pipeline.pointers import NO_CONTENTS
+from pykdext.pipeline.evidence import NO_CONTENTS
 from pykdext.pipeline.verdict import judge_state
+from pykdext.pipeline.weighing import weigh_owners
 from tests.benchmarks.results import Report
 from tests.helpers.poolstates import KnownState, iter_states
 

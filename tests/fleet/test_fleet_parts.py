@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pykdext.fleet.common import find_common
 from pykdext.fleet.hosts import find_host, is_rule
 from pykdext.fleet.inputs import find_inputs
-from pykdext.model import BatchSummary, Confidence, Driver, DumpRow, DumpStatus, Role
+from pykdext.model import Confidence, Role
+from pykdext.model.fleet import BatchSummary, Driver, DumpRow, DumpStatus
 from pykdext.report.batchdoc import iter_batch_csv
 from pykdext.report.batchtext import render_batch_text
 from pykdext.report.sentences.batches import verdict_on_batch

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykdext.growth.untagged import find_dominant, rank_untagged
-from pykdext.model import CommitLine, CommitPart, CommitSheet, FrameUse, PageFrames, UntaggedKind, UseCount
+from pykdext.model import UntaggedKind
+from pykdext.model.memory import CommitLine, CommitPart, CommitSheet, FrameUse, PageFrames, UseCount
 
 GIB = 1 << 30
 

@@ -18,7 +18,8 @@ from dumps.forge import forge
 from pykdext import pipeline
 from pykdext.cli.main import main
 from pykdext.growth import compare_snapshots
-from pykdext.model import BatchSummary, DumpRow, DumpStatus, Origin, PoolTag
+from pykdext.model import Origin, PoolTag
+from pykdext.model.fleet import BatchSummary, DumpRow, DumpStatus
 from pykdext.store.verdicts import parse_verdict
 from tests.conftest import PROJECT
 

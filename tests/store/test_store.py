@@ -14,8 +14,8 @@ import pytest
 from dumps.forge import forge
 from pykdext.cli.main import main
 from pykdext.fleet.worker import analyze_dump
-from pykdext.model import DumpStatus, PoolTag
-from pykdext.model.fleet import Answer, DumpInput, Task
+from pykdext.model import PoolTag
+from pykdext.model.fleet import Answer, DumpInput, DumpStatus, Task
 from pykdext.pipeline import load_states
 from pykdext.store.batches import open_store
 from pykdext.store.database import VERSION, StoreError, open_database

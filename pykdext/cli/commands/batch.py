@@ -81,7 +81,7 @@ def _read_dumps(options: BatchOptions, call: Invocation) -> Outcome:
     from pykdext.cli.origin import describe_origin
     from pykdext.errors import PykdextError
     from pykdext.fleet.request import BatchRequest, open_batch
-    from pykdext.model import DumpStatus
+    from pykdext.model.fleet import DumpStatus
     from pykdext.report.batchdoc import iter_batch_csv, iter_batch_json
     from pykdext.report.batchtext import render_batch_text
     from pykdext.targets.session.debugger import is_in_debugger

@@ -12,8 +12,8 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
-from pykdext.model import CommitLine, CommitPart, CommitSheet, MemoryFailure
 from pykdext.model.layouts import FieldLayout
+from pykdext.model.memory import CommitLine, CommitPart, CommitSheet, MemoryFailure
 from pykdext.targets.protocol import PAGE_BYTES
 
 LARGEST_COUNT_PAGES = 1 << 40

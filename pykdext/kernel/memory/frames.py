@@ -19,8 +19,8 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.memory.regions import Region, read_regions
-from pykdext.model import FrameUse, PageFrames, UseCount
 from pykdext.model.layouts import Struct
+from pykdext.model.memory import FrameUse, PageFrames, UseCount
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.work import UNWATCHED, Work
 

@@ -10,7 +10,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
-from pykdext.model import FrameUse
+from pykdext.model.memory import FrameUse
 
 _OTHER = FrameUse.OTHER
 _POOLS = (FrameUse.NONPAGED_POOL, FrameUse.PAGED_POOL, FrameUse.FILE_CACHE, FrameUse.SYSTEM_PTES)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import AbstractSet, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.model import BatchSummary, PageFrames, PoolKind, PoolSnapshot, PoolTag, Role, TagDelta
+from pykdext.model import PoolKind, PoolSnapshot, PoolTag, Role, TagDelta
+from pykdext.model.fleet import BatchSummary
+from pykdext.model.memory import PageFrames
 from pykdext.report.sentences.batches import name_driver
 from pykdext.units import format_bytes, format_rate
 

@@ -6,14 +6,10 @@ import enum
 from typing import Iterable, Iterator, List, Mapping, Sequence
 
 from pykdext.model import (
-    BatchSummary,
     Conclusion,
     Diff,
-    DumpRow,
-    DumpStatus,
     DumpSummary,
     LeakReport,
-    MemoryReport,
     Origin,
     PoolKind,
     PoolSnapshot,
@@ -24,6 +20,8 @@ from pykdext.model import (
     UsageRow,
     Verdict,
 )
+from pykdext.model.fleet import BatchSummary, DumpRow, DumpStatus
+from pykdext.model.memory import MemoryReport
 from pykdext.report.html.charts import draw_causes, draw_changes, draw_composition, draw_uses
 from pykdext.report.html.curves import draw_growth
 from pykdext.report.html.page import iter_page

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from pykdext.model import BatchSummary, CommonCause, DumpStatus, OtherVersion, Role
+from pykdext.model import Role
+from pykdext.model.fleet import BatchSummary, CommonCause, DumpStatus, OtherVersion
 from pykdext.units import format_bytes, format_duration, name_some
 
 NAMES_SHOWN = 8

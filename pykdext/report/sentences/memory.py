@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Optional, Sequence
 
-from pykdext.model import CommitSheet, PageFrames, PoolKind, PoolSnapshot, UntaggedMemory
+from pykdext.model import PoolKind, PoolSnapshot, UntaggedMemory
+from pykdext.model.memory import CommitSheet, PageFrames
 from pykdext.units import format_bytes, format_share
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Sequence, Tuple
 
-from pykdext.model import BlockReport, HistoryLine, PoolKind, PoolTag, TagLookup, TagOwners
+from pykdext.model import BlockReport, PoolKind, PoolTag, TagLookup, TagOwners
+from pykdext.model.fleet import HistoryLine
 from pykdext.report.sentences.owners import describe, name_owners
 from pykdext.units import format_bytes, format_count, format_day, format_share, say_rest
 

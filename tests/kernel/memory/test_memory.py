@@ -12,7 +12,7 @@ from dumps.forge.pageframes import RECORD_BYTES, plan_frames
 from pykdext.kernel.memory.commit import read_commit_sheet
 from pykdext.kernel.memory.frames import read_page_frames
 from pykdext.kernel.memory.regions import read_regions
-from pykdext.model import CommitPart, FrameUse
+from pykdext.model.memory import CommitPart, FrameUse
 from pykdext.pipeline.sources import open_source
 
 BUILDS = (7601, 9600, 14393, 17763, 19041, 20348, 22000)
