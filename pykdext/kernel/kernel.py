@@ -13,7 +13,6 @@ from pykdext.model.structtables import StructTable
 from pykdext.symbols.chain import LocatedSymbol, ProfileSymbols, SymbolChain, SymbolSource
 from pykdext.symbols.identity import PdbName
 from pykdext.symbols.profiles import load_profile
-from pykdext.symbols.search import load_symbols
 from pykdext.targets.protocol import SymbolTaker, Target
 
 _STATE_TYPE, _MASK_FIELD = "_MI_SYSTEM_INFORMATION", "Hardware.InvalidPteMask"
@@ -146,9 +145,14 @@ def open_kernel(target: Target, symbol_path: str = "") -> Kernel:
     sources: List[SymbolSource] = [TargetSymbols(target)]
     notes: Tuple[str, ...] = ()
     if nt is not None and nt.pdb is not None:
-        loaded = load_symbols(nt.pdb, nt.module.base, symbol_path)
-        sources += loaded.sources
-        notes = loaded.notes
+        if symbol_path:
+            from pykdext.symbols.search import (
+                load_symbols,  # the readers of PDBs, which a kernel that is known needs not
+            )
+
+            loaded = load_symbols(nt.pdb, nt.module.base, symbol_path)
+            sources += loaded.sources
+            notes = loaded.notes
         profile = load_profile(nt.pdb.guid, nt.pdb.age)
         if profile is not None:
             sources.append(ProfileSymbols(profile, nt.module.base))

@@ -12,7 +12,6 @@ from pykdext.attribution.places.index import ImageIndex
 from pykdext.errors import SymbolFileError
 from pykdext.images.image import Image
 from pykdext.model import Confidence, Evidence
-from pykdext.symbols.search import load_symbols
 from pykdext.targets.protocol import AddressNamer, Target
 
 MAX_NAMED = 8
@@ -115,6 +114,10 @@ class FunctionNames:
         pdb = image.pdb
         if pdb is None:
             return ()
+        if not self._symbol_path and self._folder is None:
+            return ()
+        from pykdext.symbols.search import load_symbols
+
         base = image.module.base
         started = time.monotonic()
         loaded = load_symbols(pdb, base, self._symbol_path, self._folder)

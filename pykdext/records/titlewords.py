@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
-from typing import Tuple
+from functools import cache, lru_cache
+from typing import Pattern, Tuple
 
 _WORD_BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|[_\W]+")
 _FOREIGN_TIMES = re.compile(
@@ -124,7 +124,12 @@ _TRANSLATIONS: Tuple[Tuple[str, str], ...] = (
         r"\barbeitsspeicher\b|\bspeicher\b|\bmemoire\b|\bmemoria\b|памят\w*|内存|記憶體|メモリ|메모리",
     ),
 )
-_PATTERNS = tuple((re.compile(pattern), f" {english} ") for english, pattern in _TRANSLATIONS)
+
+
+@cache
+def _list_patterns() -> Tuple[Tuple[Pattern[str], str], ...]:
+    """Compiled when the first title is translated: most sources have none."""
+    return tuple((re.compile(pattern), f" {english} ") for english, pattern in _TRANSLATIONS)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -132,7 +137,7 @@ def english_words(title: str) -> str:
     """Lower-case English words with one blank between them: ``NonPagedUsedBytes`` is ``non paged used bytes``."""
     words = _WORD_BORDER.sub(" ", unicodedata.normalize("NFKC", title)).lower()
     plain = words if words.isascii() else "".join(map(_drop_accent, words)).replace("ё", "е")
-    for pattern, english in _PATTERNS:
+    for pattern, english in _list_patterns():
         plain = pattern.sub(english, plain)
     return " ".join(plain.split())
 
@@ -143,7 +148,7 @@ def count_foreign_words(text: str) -> int:
     Words of three letters, or two Chinese, Japanese or Korean characters, at least; words of dates count, too.
     """
     words = text.lower()
-    found = {match[0] for pattern, _ in _PATTERNS for match in pattern.finditer(words)}
+    found = {match[0] for pattern, _ in _list_patterns() for match in pattern.finditer(words)}
     found |= set(_FOREIGN_TIMES.findall(words))
     return sum(not word.isascii() and len(word) >= (2 if max(word) >= _CJK_START else 3) for word in found)
 

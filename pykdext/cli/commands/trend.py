@@ -48,8 +48,6 @@ def _follow(options: TrendOptions, call: Invocation) -> Outcome:
     from pykdext.cli.origin import describe_origin
     from pykdext.cli.outputs import describe_lacks
     from pykdext.model.selection import select_trends
-    from pykdext.report.csvtext import render_trends_csv
-    from pykdext.report.growthdoc import render_trend_json
     from pykdext.report.trendtext import render_trend_text
 
     lists = pipeline.TagLists.load(options.pooltags)
@@ -67,10 +65,20 @@ def _follow(options: TrendOptions, call: Invocation) -> Outcome:
 
         return render_trend_page(report, conclusion, questions, origin)
 
+    def render_document() -> str:
+        from pykdext.report.growthdoc import render_trend_json
+
+        return render_trend_json(report, conclusion)
+
+    def render_rows() -> str:
+        from pykdext.report.csvtext import render_trends_csv
+
+        return render_trends_csv(report.trends)
+
     return Outcome(
         text=lambda look: render_trend_text(report, conclusion, look.width, look.unicode, questions, look.markup),
-        document=lambda: render_trend_json(report, conclusion),
-        rows=lambda: render_trends_csv(report.trends),
+        document=render_document,
+        rows=render_rows,
         page=render_page,
         is_complete=followed.is_complete,
         lacks=describe_lacks((), report.warnings),

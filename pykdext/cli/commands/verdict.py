@@ -42,8 +42,6 @@ def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:
     from pykdext import pipeline
     from pykdext.cli.origin import describe_origin
     from pykdext.cli.outputs import describe_lacks_of
-    from pykdext.report.csvtext import render_suspects_csv
-    from pykdext.report.jsondoc import render_report_json
     from pykdext.report.plaintext import render_report_text
 
     lists = pipeline.TagLists.load(options.pooltags)
@@ -59,10 +57,20 @@ def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:
 
         return render_report_page(report, origin)
 
+    def render_document() -> str:
+        from pykdext.report.jsondoc import render_report_json
+
+        return render_report_json(report)
+
+    def render_rows() -> str:
+        from pykdext.report.csvtext import render_suspects_csv
+
+        return render_suspects_csv(report.suspects)
+
     return Outcome(
         text=lambda look: render_report_text(report, look.width, look.markup),
-        document=lambda: render_report_json(report),
-        rows=lambda: render_suspects_csv(report.suspects),
+        document=render_document,
+        rows=render_rows,
         page=render_page,
         verdict=report.verdict,
         is_complete=report.snapshot.coverage.is_complete,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple
+from typing import TYPE_CHECKING, Sequence, Tuple
 
 from pykdext.model import BlockReport, PoolKind, PoolTag, TagLookup, TagOwners
-from pykdext.model.fleet import HistoryLine
 from pykdext.report.sentences.owners import describe, name_owners
 from pykdext.units import format_bytes, format_count, format_day, format_share, say_rest
+
+if TYPE_CHECKING:
+    from pykdext.model.fleet import HistoryLine
 
 TAGS_NAMED = 5
 

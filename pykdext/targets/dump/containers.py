@@ -24,8 +24,6 @@ from pykdext.targets.dump.header import (
 from pykdext.targets.dump.pageindex import PageIndex
 from pykdext.targets.dump.pageplaces import open_bitmap
 from pykdext.targets.dump.pages import PageBitmap, PageRuns, PagesInFile, check_runs
-from pykdext.targets.dump.rangedump import open_range_dump
-from pykdext.targets.dump.summarydump import open_summary_dump
 from pykdext.targets.filebytes import FileBytes
 
 MAX_BITMAP_PAGES = 1 << 34
@@ -37,8 +35,12 @@ def open_container(file: FileBytes, header: DumpHeader) -> PagesInFile:
     if header.dump_type == FULL_DUMP:
         return _open_full_dump(file, header)
     if header.dump_type == SUMMARY_DUMP:
+        from pykdext.targets.dump.summarydump import open_summary_dump
+
         return open_summary_dump(file, header)
     if header.dump_type in (KERNEL_RANGE_DUMP, KERNEL_AND_USER_RANGE_DUMP, COMPLETE_RANGE_DUMP):
+        from pykdext.targets.dump.rangedump import open_range_dump
+
         return open_range_dump(file, header)
     return _open_bitmap_dump(file, header)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterator, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Iterator, Optional, Tuple, Union
 
 from pykdext.errors import MemoryReadError
 from pykdext.model import BugCheck, Machine, Module, TargetFacts
@@ -15,15 +15,17 @@ from pykdext.targets.dump.facts import KernelFacts
 from pykdext.targets.dump.fivelevels import has_five_levels
 from pykdext.targets.dump.header import DUMP_SIGNATURES, TRIAGE_DUMP, parse_header
 from pykdext.targets.dump.pages import PagesInFile
-from pykdext.targets.dump.triage import TriageDump, open_triage
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.kernelformat import KERNEL32, KERNEL64
 from pykdext.targets.loader import ModuleList, read_kernel_image, read_loaded_modules, read_unloaded_modules
-from pykdext.targets.machine.memory import MachineMemory
 from pykdext.targets.paging.addressspace import AddressSpace
 from pykdext.targets.paging.modes import find_paging_mode
 from pykdext.targets.paging.virtual import VirtualMemory
 from pykdext.targets.parts import leave_out_zeros
+
+if TYPE_CHECKING:
+    from pykdext.targets.dump.triage import TriageDump
+    from pykdext.targets.machine.memory import MachineMemory
 
 _FIRST_BUILD_WITH_GUARDED_PTES = 6002
 """Windows Server 2008 SP2: the oldest system that was still repaired when L1TF became known (2018)."""
@@ -53,9 +55,11 @@ def open_crashdump(
             image = open_machine_image(file, metadata_path)
             if image is not None:
                 found = find_kernel(file, image, progress)
-                return CrashDump(file, found.facts, found.memory)
+                return CrashDump(file, found.facts, found.memory, zeros_are_absent=found.memory.is_padded)
         header = parse_header(file)
         if header.dump_type == TRIAGE_DUMP:
+            from pykdext.targets.dump.triage import open_triage
+
             return open_triage(file, header)
         container = open_container(file, header)
         return CrashDump(file, header.facts, container)
@@ -72,11 +76,17 @@ class CrashDump(DumpTarget):
     them; layouts of structures are not.
     """
 
-    def __init__(self, file: FileBytes, facts: KernelFacts, container: Union[PagesInFile, MachineMemory]) -> None:
+    def __init__(
+        self,
+        file: FileBytes,
+        facts: KernelFacts,
+        container: Union[PagesInFile, MachineMemory],
+        zeros_are_absent: bool = False,
+    ) -> None:
         super().__init__(file, facts)
         self._kernel = KERNEL32 if facts.machine is Machine.X86 else KERNEL64
         self._container = container
-        self._zeros_are_absent = isinstance(container, MachineMemory) and container.is_padded
+        self._zeros_are_absent = zeros_are_absent
         five_levels = has_five_levels(facts, container)
         mode = find_paging_mode(facts.machine, facts.build, pae_enabled=facts.pae_enabled, five_levels=five_levels)
         self._prototypes_need_base = mode.prototypes_need_base

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import Iterator, Optional, Union
+from typing import TYPE_CHECKING, Iterator, Optional, Union
 
 from pykdext.errors import PykdextError
 from pykdext.model import TargetFacts
-from pykdext.targets.dump.crashdump import CrashDump, open_crashdump
-from pykdext.targets.dump.triage import TriageDump
 from pykdext.targets.protocol import Target
-from pykdext.targets.session.session import Session
+
+if TYPE_CHECKING:
+    from pykdext.targets.dump.crashdump import CrashDump
+    from pykdext.targets.dump.triage import TriageDump
+    from pykdext.targets.session.session import Session
 
 _SAME_TIME = timedelta(seconds=2)
 """pykd tells whole seconds."""
@@ -26,19 +28,23 @@ def open_whole_memory(target: Target) -> Iterator[Optional[Target]]:
     """
     if target.facts.pages_present is not None:
         yield target
-    elif isinstance(target, Session) and target.dump_path is not None:
+        return
+    from pykdext.targets.session.session import Session
+
+    file = None
+    if isinstance(target, Session) and target.dump_path is not None:
         file = _open_same(target, target.dump_path)
-        try:
-            yield file
-        finally:
-            if file is not None:
-                file.close()
-    else:
-        yield None
+    try:
+        yield file
+    finally:
+        if file is not None:
+            file.close()
 
 
 def _open_same(session: Session, path: str) -> Optional[Union[CrashDump, TriageDump]]:
     """The dump in a file, if it is that of the session and its pages are known."""
+    from pykdext.targets.dump.crashdump import open_crashdump
+
     with ExitStack() as opened:
         try:
             file = open_crashdump(path)
