@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Mapping, Optional, Sequence, Tuple
 
 from pykdext import growth
 from pykdext.attribution.taglists import TagLists
@@ -21,7 +21,6 @@ from pykdext.model import (
 )
 from pykdext.pipeline.advice import next_steps
 from pykdext.pipeline.evidence import NO_CONTENTS, join_contents
-from pykdext.pipeline.holders import weigh_holders
 from pykdext.pipeline.imagesearch import search_kernel
 from pykdext.pipeline.memory import weigh_untagged
 from pykdext.pipeline.objectevidence import find_object_evidence
@@ -31,6 +30,9 @@ from pykdext.pipeline.weighing import FoundOwners, weigh_owners
 from pykdext.report.sentences.holders import describe_unusual
 from pykdext.report.sentences.states import verdict_on
 from pykdext.work import UNWATCHED, Work
+
+if TYPE_CHECKING:
+    from pykdext.model.objects import HolderReport
 
 
 def analyze(
@@ -68,7 +70,11 @@ def _add_holders(report: LeakReport, space: ObjectSpace, source: Source, work: W
     tags = [suspect.tag for suspect in report.suspects if suspect.role is Role.OBJECT or not suspect.owners]
     rows = {row.tag: row for row in source.snapshot.tags}
     wanted = [tag for tag in dict.fromkeys(tags) if tag in rows and space.types.of_tag(tag)] if tags else []
-    holders = tuple(weigh_holders(space, source, rows[tag], work) for tag in wanted[:MAX_TAGS])
+    holders: Tuple[HolderReport, ...] = ()
+    if wanted:
+        from pykdext.pipeline.holders import weigh_holders
+
+        holders = tuple(weigh_holders(space, source, rows[tag], work) for tag in wanted[:MAX_TAGS])
     steps = [
         NextStep(holder.next_step, f"what holds {holder.tag}") for holder in holders if not holder.kind.tells_nothing
     ]
