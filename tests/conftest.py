@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures.process  # noqa: F401 - before a test takes it out of the loaded modules again: pickle wants one of it
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 os.environ["POOLLEAK_CACHE"] = "off"  # no test leaves anything in the user's folders, or finds it there
+# Hundreds of tests start the tool anew, as its users do: from compiled modules, even where the machine keeps none.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -36,15 +36,6 @@ SOME = 14
 """So many dumps are enough where it is not their number that matters."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def bytecode(tmp_path_factory):
-    """Processes keep their compiled modules, as those of an installed package do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        yield
-
-
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fleet")
