@@ -91,7 +91,7 @@ class TestCommand:
         assert json.loads(run("largest", dump, "--format", "json")[1])["tags"] == ["Pipo"]
         path = tmp_path / "largest.csv"
         assert run("largest", dump, "--count", 2, "--format", "csv", "-o", path) == (0, "", "")
-        assert path.read_bytes().splitlines()[:2] == [b"tag", b"Pipo"]
+        assert path.read_bytes().splitlines()[:2] == [b"\xef\xbb\xbftag", b"Pipo"]
 
     def test_help_knows_it(self, capsys):
         for words, shown in ((["--help"], "the tag that holds most"), (["largest", "--help"], "so many tags")):

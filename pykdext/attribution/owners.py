@@ -129,7 +129,7 @@ def _owner(items: List[Evidence], facts: ModuleFacts) -> Owner:
         evidence=tuple(ordered),
         version=facts.find_version(items[0].module),
         part_of_windows=facts.is_part_of_windows(items[0].module),
-        base=module.base if module else None,
+        base=(module.base or None) if module else None,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import itertools
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import (
@@ -102,6 +103,7 @@ class Form:
 
     Attributes:
         part: what it is made from. render: makes it. is_file: it is the contents of a file, with line ends of its own.
+        mark: what a file of it begins with; spreadsheets take CSV for UTF-8 by its byte order mark.
         find_problem: why it cannot be made or shown, in one line, by the options and whether the screen takes files;
         None: it can.
     """
@@ -109,6 +111,7 @@ class Form:
     part: Part
     render: Callable[[Outcome, Look], Written]
     is_file: bool = False
+    mark: str = ""
     find_problem: Callable[[SharedOptions, bool], Optional[str]] = lambda _options, _takes_documents: None
 
 
@@ -121,7 +124,7 @@ def _find_page_problem(options: SharedOptions, takes_documents: bool) -> Optiona
 FORMS: Dict[str, Form] = {
     "text": Form(Part.TEXT, lambda outcome, look: outcome.text(look)),
     "json": Form(Part.DOCUMENT, lambda outcome, _look: outcome.make(Part.DOCUMENT)),
-    "csv": Form(Part.ROWS, lambda outcome, _look: outcome.make(Part.ROWS), is_file=True),
+    "csv": Form(Part.ROWS, lambda outcome, _look: outcome.make(Part.ROWS), is_file=True, mark="\ufeff"),
     "html": Form(
         Part.PAGE, lambda outcome, _look: outcome.make(Part.PAGE), is_file=True, find_problem=_find_page_problem
     ),
@@ -172,7 +175,7 @@ def show(outcome: Outcome, options: SharedOptions, screen: Screen) -> None:
     if options.output:
         from pykdext.wholefile import write_pieces
 
-        write_pieces(options.output, pieces)
+        write_pieces(options.output, itertools.chain((form.mark,), pieces))
     else:
         for piece in pieces:
             if form.is_file:

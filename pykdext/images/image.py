@@ -148,12 +148,22 @@ class Image:
 
     @cached_property
     def version(self) -> ImageVersion:
-        """The version resource, as far as it is in memory, and when the image was linked."""
+        """The version resource, as far as it is in memory, and what the headers say of the image's identity."""
         rva, size = self.directory(_RESOURCE_DIRECTORY)
         version = read_version(self.read, rva) if size else ImageVersion()
-        if self.timestamp is None or self._debug_directory.is_reproducible:
+        if self.timestamp is None:
             return version
-        return replace(version, built_at=link_time(self.timestamp))
+        pdb = self.pdb
+        return replace(
+            version,
+            built_at=None if self._debug_directory.is_reproducible else link_time(self.timestamp),
+            timestamp=self.timestamp,
+            image_bytes=self.module.size or None,
+            checksum=self.checksum or None,
+            pdb_file=pdb.file_name if pdb else None,
+            pdb_guid=pdb.guid if pdb else None,
+            pdb_age=pdb.age if pdb else None,
+        )
 
     @property
     def is_user_mode(self) -> bool:

@@ -63,9 +63,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ImageVersion:
-    """What an image says of its origin, as far as it could be read: its version resource, and when it was linked.
+    """What an image says of its origin, as far as it could be read: version resource, headers and debug directory.
 
-    ``built_at`` (UTC) is None where the linker put no time: reproducible builds have a hash there.
+    ``built_at`` (UTC) is None where the linker put no time: reproducible builds have a hash there. ``timestamp`` and
+    ``image_bytes`` (TimeDateStamp and SizeOfImage) are what symbol servers file the image under, ``checksum`` that of
+    its headers; ``pdb_file``, ``pdb_guid`` (32 hexadecimal digits) and ``pdb_age`` are what they file its PDB under.
     """
 
     company: Optional[str] = None
@@ -73,13 +75,20 @@ class ImageVersion:
     description: Optional[str] = None
     file_version: Optional[str] = None
     built_at: Optional[datetime] = None
+    timestamp: Optional[int] = None
+    image_bytes: Optional[int] = None
+    checksum: Optional[int] = None
+    pdb_file: Optional[str] = None
+    pdb_guid: Optional[str] = None
+    pdb_age: Optional[int] = None
 
 
 @dataclass(frozen=True)
 class Owner:
     """A module that allocates with a tag, with all evidence, the strongest first.
 
-    ``part_of_windows`` is None where the image's company could not be read.
+    ``part_of_windows`` is None where the image's company could not be read, ``base`` where the image is not loaded (a
+    file) or its place is not known.
     """
 
     module: str

@@ -237,7 +237,7 @@ def _merge(found: Sequence[_Found], total: int, unlisted: Sequence[str]) -> Sear
         warnings.append(f"interrupted: {total - len(found):,} of {total:,} driver files were not searched")
     return SearchedImages(
         evidence,
-        tuple(module for item in searched for module in item.modules),
+        tuple(replace(module, base=0) for item in searched for module in item.modules),  # no file is loaded anywhere
         {name: version for item in searched for name, version in item.versions.items()},
         scanned=sum(item.scanned for item in searched),
         total=total,

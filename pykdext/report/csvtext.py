@@ -16,6 +16,7 @@ from pykdext.printable import make_visible
 from pykdext.report.explaintext import Explained, iter_entry_documents
 from pykdext.report.growthdoc import delta_document, trend_document
 from pykdext.report.jsondoc import evidence_document, suspect_document
+from pykdext.report.sentences.owners import find_address
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """The last four are full-width, which some spreadsheets take for the first four."""
@@ -49,6 +50,7 @@ _OWNER_COLUMNS = (
     "kind",
     "evidence_confidence",
     "rva",
+    "address",
     "function",
     "detail",
 )
@@ -193,7 +195,9 @@ def _iter_owner_rows(owners: TagOwners) -> Iterator[Dict[str, Any]]:
             "file_version": owner.version.file_version if owner.version else None,
         }
         for item in owner.evidence:
-            yield {**evidence_document(item), "evidence_confidence": item.confidence.value, **row}
+            address = find_address(owner, item)
+            document = {**evidence_document(owner, item), "address": None if address is None else f"0x{address:x}"}
+            yield {**document, "evidence_confidence": item.confidence.value, **row}
     if not owners.owners:
         yield _name(owners.tag)
 

@@ -28,6 +28,7 @@ from pykdext.model.documents import (
     usage_document,
 )
 from pykdext.model.fleet import REPORT_SCHEMA
+from pykdext.report.sentences.owners import find_address
 from pykdext.report.sentences.tags import verdict_on_blocks, verdict_on_owners
 
 BLOCKS_SCHEMA = "poolleak.blocks/1"
@@ -152,7 +153,8 @@ def owner_document(owner: Owner) -> Dict[str, Any]:
         "confidence": owner.confidence.value,
         "part_of_windows": owner.part_of_windows,
         "version": _version_document(owner.version) if owner.version else None,
-        "evidence": [evidence_document(item) for item in owner.evidence],
+        "base": owner.base,
+        "evidence": [evidence_document(owner, item) for item in owner.evidence],
     }
 
 
@@ -161,12 +163,13 @@ def _version_document(version: ImageVersion) -> Dict[str, Any]:
     return {**asdict(version), "built_at": built_at}
 
 
-def evidence_document(item: Evidence) -> Dict[str, Any]:
-    """One reason to name an owner."""
+def evidence_document(owner: Owner, item: Evidence) -> Dict[str, Any]:
+    """One reason to name an owner; the address is that in the target's memory."""
     return {
         "kind": item.kind.value,
         "confidence": item.confidence.value,
         "rva": item.rva,
+        "address": find_address(owner, item),
         "function": item.function,
         "detail": item.detail,
     }

@@ -128,7 +128,21 @@ def test_version_agrees_with_pefile(path):
         product=texts["ProductName"],
         description=texts["FileDescription"],
         file_version=".".join(map(str, numbers)),
+        **identity_of(pe),
     )
+
+
+def identity_of(pe):
+    """What symbol servers file an image and its PDB under, by pefile."""
+    codeview = next(entry.entry for entry in pe.DIRECTORY_ENTRY_DEBUG if entry.struct.Type == 2)
+    return {
+        "timestamp": pe.FILE_HEADER.TimeDateStamp,
+        "image_bytes": pe.OPTIONAL_HEADER.SizeOfImage,
+        "checksum": pe.OPTIONAL_HEADER.CheckSum or None,
+        "pdb_file": codeview.PdbFileName.rstrip(b"\0").decode().rpartition("\\")[2],
+        "pdb_guid": codeview.Signature_String.upper()[:32],
+        "pdb_age": codeview.Age,
+    }
 
 
 def test_the_time_stamp_is_a_time_unless_it_cannot_be_one():
@@ -207,7 +221,7 @@ def test_missing_pages_leave_the_rest():
     resources = next(section for section in pe.sections if section.Name.startswith(b".rsrc"))
     debug = pe.OPTIONAL_HEADER.DATA_DIRECTORY[6].VirtualAddress
     without_resources = open_image(memory, missing=[resources.VirtualAddress])
-    assert without_resources.version == ImageVersion()
+    assert without_resources.version == ImageVersion(**identity_of(pe))
     assert without_resources.pdb is not None
     assert open_image(memory, missing=[debug]).pdb is None
 

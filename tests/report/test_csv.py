@@ -152,7 +152,7 @@ def test_a_file_and_a_pipe_get_the_same_bytes(dump, tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     piped = subprocess.run(command, cwd=PROJECT, capture_output=True, check=True, env=environment).stdout
     subprocess.run([*command, "-o", str(path)], cwd=PROJECT, check=True)
-    assert path.read_bytes() == piped
+    assert path.read_bytes() == b"\xef\xbb\xbf" + piped
     assert piped.count(b"\r\n") == piped.count(b"\n") > 100
 
 
@@ -165,3 +165,13 @@ def test_what_was_written_is_a_source_again(run, dump, tmp_path):
     for row in state.tags:
         for pool in PoolKind:
             assert row.usage(pool).bytes == tags[row.tag.hex][pool.value]["bytes"]
+
+
+def test_a_file_begins_with_the_mark_by_which_spreadsheets_know_its_letters(dump, tmp_path, run):
+    path = tmp_path / "used.csv"
+    printed = run("used", dump, "--format", "csv")
+    run("used", dump, "--format", "csv", "-o", path)
+    assert path.read_bytes().startswith(b"\xef\xbb\xbftag,")
+    assert rows_of(path.read_text(encoding="utf-8-sig")) == rows_of(printed)
+    again = run("used", path, "--format", "csv")
+    assert [row["tag"] for row in rows_of(again)] == [row["tag"] for row in rows_of(printed)]

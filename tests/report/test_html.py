@@ -156,6 +156,10 @@ def test_the_verdict_and_the_tables_need_no_script(folder, capsys):
             assert row[0] == item["confidence"] and item["detail"] in row[4]
             assert row[2] == ("" if item["rva"] is None else f"{owner['module'][:-4]}+0x{item['rva']:x}")
             assert bool(row[3]) == (item["rva"] is not None)
+    for owner in owners:
+        version = owner["version"]
+        for words in (f"{version['timestamp']:08x}", f"{version['checksum']:08x}", version["pdb_guid"]):
+            assert words in page.text
     for step in report["next_steps"]:
         assert step["why"] in page.text and (step["command"] or "") in page.text
     assert len(tags) > 150

@@ -25,6 +25,7 @@ from pykdext.report.sentences.owners import (
     describe_place,
     describe_vendor,
     find_address,
+    list_identity,
     name_use,
 )
 from pykdext.units import (
@@ -87,6 +88,7 @@ def _open_environment() -> jinja2.Environment:
         describe_place=describe_place,
         describe_vendor=describe_vendor,
         find_address=find_address,
+        list_identity=list_identity,
         name_use=name_use,
     )
     return environment

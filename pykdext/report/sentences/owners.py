@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 from pykdext.model import Confidence, Evidence, ImageCoverage, ImageVersion, Owner, Suspect, TagDescription
-from pykdext.units import format_day, format_share
+from pykdext.units import format_address, format_count, format_day, format_moment, format_share
 
 _MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
 """Marks that version resources are full of, in ASCII."""
@@ -65,6 +65,26 @@ def describe_vendor(owner: Owner) -> str:
     known = ", ".join(word for word in words if word).translate(_MARKS)
     windows = {True: "part of Windows", False: "not part of Windows", None: "vendor not known"}[owner.part_of_windows]
     return f"{windows} ({known})" if known else windows
+
+
+def list_identity(owner: Owner) -> List[Tuple[str, str]]:
+    """What identifies the driver's image for its vendor: titles and words; empty where its headers are not known."""
+    version = owner.version
+    if version is None or version.timestamp is None:
+        return []
+    linked = f" ({format_moment(version.built_at)})" if version.built_at else " (not a time)"
+    end = None if owner.base is None or version.image_bytes is None else owner.base + version.image_bytes
+    size = "" if version.image_bytes is None else f"{version.image_bytes:x} ({format_count(version.image_bytes)} bytes)"
+    pdb = version.pdb_file and f"{version.pdb_file}, GUID {version.pdb_guid}, age {version.pdb_age}"
+    items = (
+        ("Version", version.file_version),
+        ("Linked", f"{version.timestamp:08x}{linked}"),
+        ("Size of image", size),
+        ("Checksum", None if version.checksum is None else f"{version.checksum:08x}"),
+        ("Loaded at", None if end is None else f"{format_address(owner.base or 0)} - {format_address(end)}"),
+        ("PDB", pdb),
+    )
+    return [(title, words) for title, words in items if words]
 
 
 def _built_text(version: ImageVersion) -> Optional[str]:
