@@ -30,6 +30,7 @@ from dumps.forge.pool import PoolWriter
 from dumps.forge.pooltotals import Limits, PoolTotals, count_totals, nonpaged_limit_bytes, paged_limit_bytes
 from dumps.forge.processors import write_processors
 from dumps.forge.regions import PAGED_POOL_START, plan_regions
+from dumps.forge.segmentheap import plan_heap
 from dumps.forge.system import (
     PFN_DATABASE,
     memory_runs,
@@ -68,7 +69,9 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
         architecture.entries,
         software,
     )
-    parts = Parts(kernel, wishes.processors, space, plan_regions(kernel, chance), chance)
+    parts = Parts(
+        kernel, wishes.processors, space, plan_regions(kernel, chance), chance, plan_heap(kernel, wishes.seed)
+    )
     if kernel.huge_pages:
         parts.addresses["page:1G"] = parts.regions.tables.next_va
         space.map_huge(parts.regions.tables.next_va, space.frames.huge_frame())
@@ -84,6 +87,7 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
     modules = LoadedModules(parts, HEALTHY_DRIVERS + scenario.drivers, wishes.drivers)
     unloaded = write_unloaded(parts, _NOW)
     pool = PoolWriter(parts, modules)
+    pool.write_heap_keys()
     totals = count_totals(kernel, tags.values())
     if wishes.untagged:
         tags = {}

@@ -53,6 +53,7 @@ KeBugCheckCallbackListHead      26c920  2cae80  30b450  422070  c32050  c35e90  
 KdpDataBlockEncoded             1ffd1b  29c448  33f108  43c750  c50ba0  d0b3c8  d01968
 KiWaitNever                     29d130  34d548  3a7530  541650  cfc7f8  d10bd8  d06cc8
 KiWaitAlways                    29d218  34da40  3a76b8  541850  cfc9f8  d10e40  d06e28
+RtlpHpHeapGlobals                    -       -       -  40df40  c1dd60  c64340  c5a600
 """
 _TOTALS_VARIABLES = """
 symbol                            7601    9600   14393   17763   19041   20348   22000

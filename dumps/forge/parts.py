@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Dict
+from typing import Dict, Optional
 
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.pagetables import AddressSpace
 from dumps.forge.regions import Regions
+from dumps.forge.segmentheap import SegmentHeap
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Parts:
     space: AddressSpace
     regions: Regions
     chance: random.Random
+    heap: Optional[SegmentHeap] = None
     addresses: Dict[str, int] = field(default_factory=dict)
 
     def variable(self, name: str) -> int:

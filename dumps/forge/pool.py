@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Dict, List, Sequence
 
 from dumps.forge.counters import SEEDED_TAGS
@@ -10,7 +11,7 @@ from dumps.forge.ntimage import IMAGE_NAME
 from dumps.forge.parts import Parts
 from dumps.forge.physical import PAGE_BYTES
 from dumps.forge.plan import BlockPlan
-from dumps.forge.poolblocks import PoolBlock, pack_contents, pack_pool_page
+from dumps.forge.poolblocks import PageFiller, PoolBlock, pack_contents
 from dumps.forge.regions import Region
 from dumps.forge.trackertables import (
     OVERFLOW_TAG,
@@ -75,6 +76,13 @@ class PoolWriter:
             if name.startswith("Pool"):
                 self._parts.set_variable(name, 0)
 
+    def write_heap_keys(self) -> None:
+        """Write the keys of the segment heap where this kernel keeps them."""
+        parts = self._parts
+        if parts.heap is not None and "RtlpHpHeapGlobals" in parts.kernel.variables:
+            keys = struct.pack("<2Q", parts.heap.heap_key, parts.heap.lfh_key)
+            parts.space.store(parts.variable("RtlpHpHeapGlobals"), keys)
+
     def write_big_pages(self) -> None:
         """Write the big-page table over all big blocks, the freed ones too."""
         parts = self._parts
@@ -87,19 +95,11 @@ class PoolWriter:
 
     def _write_small_blocks(self, plan: BlockPlan, pointers: Sequence[int]) -> List[PoolBlock]:
         parts = self._parts
+        filler = PageFiller(parts.kernel.architecture, parts.kernel.build, parts.chance, parts.heap)
         blocks: List[PoolBlock] = []
         for _ in range(plan.count):
             va = self._region(plan).take(PAGE_BYTES, gap=parts.chance.randrange(8) * PAGE_BYTES)
-            page, page_blocks = pack_pool_page(
-                parts.kernel.architecture,
-                va,
-                plan.tag,
-                plan.block_bytes,
-                paged=plan.paged,
-                build=parts.kernel.build,
-                contents=pointers,
-                chance=parts.chance,
-            )
+            page, page_blocks = filler.fill(va, plan.tag, plan.block_bytes, paged=plan.paged, contents=pointers)
             parts.space.store(va, page)
             blocks += page_blocks
         return blocks

@@ -7,6 +7,13 @@ import struct
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from dumps.forge.architectures import Architecture
+from dumps.forge.segmentheap import (
+    CHUNK_BYTES,
+    SegmentHeap,
+    count_equal_blocks,
+    first_equal_block,
+    lies_with_equals,
+)
 
 _PAGE_BYTES = 0x1000
 _SUBSEGMENT_HEADER_BYTES = 0x40
@@ -23,44 +30,69 @@ class PoolBlock(NamedTuple):
     is_big: bool
 
 
-def pack_pool_page(
-    architecture: Architecture,
-    page_va: int,
-    tag: bytes,
-    block_bytes: int,
-    *,
-    paged: bool,
-    build: int,
-    contents: Sequence[int],
-    chance: random.Random,
-) -> Tuple[bytes, List[PoolBlock]]:
-    """Return a page full of blocks of one tag and its blocks in use; every seventh block is free.
+class PageFiller:
+    """Fills pages with blocks of one tag for one machine; every seventh block is free.
 
-    ``contents`` are pointers of the owner that each of its blocks repeats. Up to build 17763 blocks are chained by
-    PreviousSize; since then a page of the segment heap starts with the heap's own header.
+    Up to build 17763 blocks are chained by PreviousSize. Since then small ones stand in rows of equal ones, others in
+    chunks of the segment heap; on 32 bits a page starts with bytes that stand for the heap's own.
     """
-    chained = build < _FIRST_WITH_SEGMENT_HEAP
-    header_bytes = unit = 2 * architecture.pointer_bytes
-    in_use = (_IN_USE | paged) if build >= _FIRST_WITH_IN_USE_BIT else 1 + paged
-    offset = 0 if chained else _SUBSEGMENT_HEADER_BYTES
-    page = bytearray(_PAGE_BYTES)
-    blocks: List[PoolBlock] = []
-    previous_bytes, number = 0, 0
-    while offset + block_bytes <= _PAGE_BYTES:
-        free = number % 7 == 6
-        header = _pack_header(architecture, previous_bytes // unit, block_bytes // unit, 0 if free else in_use, tag)
+
+    def __init__(
+        self, architecture: Architecture, build: int, chance: random.Random, heap: Optional[SegmentHeap]
+    ) -> None:
+        self._architecture = architecture
+        self._build = build
+        self._chance = chance
+        self._heap = heap
+
+    def fill(
+        self, page_va: int, tag: bytes, block_bytes: int, *, paged: bool, contents: Sequence[int]
+    ) -> Tuple[bytes, List[PoolBlock]]:
+        """Return a page and its blocks in use; each block repeats ``contents``, pointers of the owner."""
+        chained = self._build < _FIRST_WITH_SEGMENT_HEAP
+        unit = 2 * self._architecture.pointer_bytes
+        offset, step, count = first_block_offset(self._build), block_bytes, _PAGE_BYTES // block_bytes
+        equal = self._heap is not None and lies_with_equals(block_bytes)
+        if self._heap is not None and equal:
+            count = count_equal_blocks(block_bytes)
+            offset = first_equal_block(count)
+        elif self._heap is not None:
+            step += CHUNK_BYTES
+        count = min(count, (_PAGE_BYTES - offset) // step)
+        page = bytearray(_PAGE_BYTES)
+        blocks: List[PoolBlock] = []
+        previous_bytes = 0
+        for number in range(count):
+            free = number % 7 == 6
+            va = page_va + offset + step - block_bytes
+            head = block_header(
+                self._architecture, self._build, previous_bytes, block_bytes, tag, paged=None if free else paged
+            )
+            block = head + pack_contents(self._architecture, va, block_bytes - unit, contents, self._chance)
+            if self._heap is not None and not equal:
+                block = self._put_in_chunk(va - CHUNK_BYTES, block, previous_bytes and step, free=free)
+            page[offset : offset + step] = block
+            if not free:
+                blocks.append(PoolBlock(va, block_bytes, is_big=False))
+            previous_bytes = block_bytes
+            offset += step
+        if chained and offset < _PAGE_BYTES:
+            page[offset : offset + unit] = block_header(
+                self._architecture, self._build, previous_bytes, _PAGE_BYTES - offset, b"Free", paged=None
+            )
+        if self._heap is not None and equal:
+            header = self._heap.subsegment_header(page_va, block_bytes, [number % 7 != 6 for number in range(count)])
+            page[: len(header)] = header
+        return bytes(page), blocks
+
+    def _put_in_chunk(self, va: int, block: bytes, previous_bytes: int, *, free: bool) -> bytes:
+        """Return a block behind its chunk's header; the record of a free chunk covers the block's own header."""
+        size = len(block) + CHUNK_BYTES
+        assert self._heap is not None
         if not free:
-            blocks.append(PoolBlock(page_va + offset, block_bytes, is_big=False))
-        body = pack_contents(architecture, page_va + offset, block_bytes - header_bytes, contents, chance)
-        page[offset : offset + block_bytes] = header + body
-        previous_bytes = block_bytes if chained else 0
-        offset += block_bytes
-        number += 1
-    if chained and offset < _PAGE_BYTES:
-        rest_bytes = _PAGE_BYTES - offset
-        header = _pack_header(architecture, previous_bytes // unit, rest_bytes // unit, 0, b"Free")
-        page[offset : offset + header_bytes] = header
-    return bytes(page), blocks
+            return self._heap.chunk_header(va, size, previous_bytes, allocated=True) + block
+        record = self._heap.free_chunk(va, size, previous_bytes, self._chance)
+        return record + block[len(record) - CHUNK_BYTES :]
 
 
 def first_block_offset(build: int) -> int:

@@ -65,6 +65,11 @@ class RedactOptions(SharedOptions):
 
 
 @dataclass(frozen=True)
+class ReportOptions(SourceOptions, RedactOptions):
+    """What every command takes that reports on one source."""
+
+
+@dataclass(frozen=True)
 class RowOptions(SharedOptions):
     """Which rows of a table of tags are wanted: of one ``pool``, of tags that match a pattern, the ``top`` ones."""
 
@@ -128,7 +133,15 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE instead of the screen")
 
 
-def add_redact_option(parser: argparse.ArgumentParser) -> None:
+def add_report_options(parser: argparse.ArgumentParser, forms: Sequence[str], without: Collection[str] = ()) -> None:
+    """What every command with a report takes: its form (of ``forms``), its file, ``--redact``, the shared ones."""
+    add_format_option(parser, forms)
+    add_output_option(parser)
+    _add_redact_option(parser)
+    add_shared_options(parser, without)
+
+
+def _add_redact_option(parser: argparse.ArgumentParser) -> None:
     """``--redact`` of what may leave the house."""
     parser.add_argument(
         "--redact", action="store_true", help="host-1 and path-1 instead of the names of machines, people and folders"

@@ -290,7 +290,8 @@ class Allocation:
     """A live block of pool memory: where it begins, its size and tag; a small one with its header.
 
     ``pool`` is None where the kernel's record does not tell. ``is_big``: it stands in the big-page table; the others
-    were found by their header. ``is_certain`` is false for a header that no neighbour confirms.
+    were found by their header. ``is_certain`` is false for a header that neither a neighbour nor the heap's own records
+    confirm; ``is_likely`` is true for such a one if it stands in a row of equal blocks.
     """
 
     address: int
@@ -299,3 +300,4 @@ class Allocation:
     pool: Optional[PoolKind]
     is_big: bool
     is_certain: bool = True
+    is_likely: bool = False

@@ -8,6 +8,7 @@ from pykdext.attribution.pointers import read_witness
 from pykdext.errors import MemoryReadError, TargetError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.pool.bigpages import read_big_pages
+from pykdext.kernel.pool.heapchunks import read_heap_keys
 from pykdext.kernel.pool.smallblocks import SmallBlocks, find_small_blocks
 from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolTag, TagUsage
 from pykdext.model.selection import count_sizes
@@ -93,7 +94,7 @@ def _find_small_blocks(
         if memory is None:
             warnings.append("small blocks are searched for in dump files only; in the debugger type !poolfind")
             return SmallBlocks()
-        small = find_small_blocks(memory, tag, work)
+        small = find_small_blocks(memory, tag, work, keys=read_heap_keys(kernel))
     if not small.complete:
         warnings.append(
             f"the search for small blocks ended after {format_bytes(small.walked_bytes)} of kernel memory, more than "

@@ -13,6 +13,7 @@ from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.contents import count_descriptions
 from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.kernel.pool.bigpages import read_big_pages
+from pykdext.kernel.pool.heapchunks import read_heap_keys
 from pykdext.kernel.pool.smallblocks import WalkLimits, find_small_blocks
 from pykdext.model import Allocation, PoolTag, TagUsage
 from pykdext.model.objects import ObjectSample, ReferencingDriver
@@ -85,7 +86,7 @@ def _find_blocks(kernel: Kernel, tag: PoolTag, work: Work) -> List[Allocation]:
             with open_whole_memory(kernel.target) as memory:
                 if memory is not None:
                     limits = WalkLimits(MAX_BLOCKS - len(blocks), WALK_BYTES)
-                    blocks += find_small_blocks(memory, tag, UNWATCHED, limits).allocations
+                    blocks += find_small_blocks(memory, tag, UNWATCHED, limits, read_heap_keys(kernel)).allocations
     return blocks[:MAX_BLOCKS]
 
 

@@ -24,7 +24,11 @@ def render_blocks_text(report: BlockReport, width: int, markup: Markup = PLAIN) 
         [_found_row(report, pool) for pool in PoolKind],
         ("left", "right", "right", "right", "right", "right"),
     )
-    uncertain = sum(not block.is_certain for block in report.found)
+    likely = sum(block.is_likely for block in report.found)
+    if likely:
+        text = f"{format_count(likely)} of the blocks found are likely: they stand in rows of equal blocks"
+        lines += wrap(f"{text}, whose bitmap cannot be read.", width)
+    uncertain = sum(not (block.is_certain or block.is_likely) for block in report.found)
     if uncertain:
         text = f"{format_count(uncertain)} of the blocks found are known by their header alone, which may be a leftover"
         lines += wrap(f"{text}.", width)
@@ -102,7 +106,9 @@ def _place_text(place: PointedPlace) -> str:
 def _kind(block: Allocation) -> str:
     if block.is_big:
         return "big"
-    return "small" if block.is_certain else "small?"
+    if block.is_certain:
+        return "small"
+    return "likely" if block.is_likely else "small?"
 
 
 def _hex_words(head: bytes) -> Iterator[str]:

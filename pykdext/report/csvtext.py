@@ -55,7 +55,7 @@ _OWNER_COLUMNS = (
     "detail",
 )
 _EXPLANATION_COLUMNS = ("tag", "hex", "list", "pattern", "module", "text", "source", "won", "why")
-_BLOCK_COLUMNS = ("address", "size_bytes", "pool", "is_big", "is_certain", "head")
+_BLOCK_COLUMNS = ("address", "size_bytes", "pool", "is_big", "is_certain", "is_likely", "head")
 _DELTA_COLUMNS = ("tag", "hex", "pool", *_COUNTERS, "bytes_per_hour", "changes")
 _TREND_COLUMNS = (
     "tag",
@@ -139,6 +139,7 @@ def render_blocks_csv(report: BlockReport) -> str:
             "pool": block.pool.value if block.pool else None,
             "is_big": block.is_big,
             "is_certain": block.is_certain,
+            "is_likely": block.is_likely,
             "head": heads.get(block.address),
         }
         for block in report.found

@@ -105,6 +105,7 @@ def render_blocks_json(report: BlockReport) -> str:
                 "pool": block.pool.value if block.pool else None,
                 "is_big": block.is_big,
                 "is_certain": block.is_certain,
+                "is_likely": block.is_likely,
                 "head": heads.get(block.address),
             }
             for block in report.found

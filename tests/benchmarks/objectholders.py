@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Tuple
@@ -30,7 +31,7 @@ def run(folder: Path, rounds: int, *, quick: bool, slow: bool) -> Report:
         census = Work(f"handles of one process: {count:,}", _SECONDS, limit=3.0 * count / 1_000_000 + 1.0)
         processes = Work("types, processes, lookaside lists", _SECONDS)
         for _ in range(rounds):
-            answer = run_process(["-m", "pykdext", "holders", tag, str(path)], folder / "bytecode")
+            answer = run_process([sys.executable, "-m", "pykdext", "holders", tag, str(path)], folder / "bytecode")
             whole.add(OURS, answer["seconds"])
             peak.add(OURS, answer["peak_bytes"])
             spent = _measure(path, _HOLDER[scenario])

@@ -8,6 +8,7 @@ from dumps.forge.parts import Parts
 from dumps.forge.physical import PAGE_BYTES
 from dumps.forge.poolblocks import PoolBlock, block_header, first_block_offset
 from dumps.forge.regions import Region
+from dumps.forge.segmentheap import CHUNK_BYTES
 
 
 class _OpenPage:
@@ -34,17 +35,25 @@ class BlockWriter:
         architecture, build, unit = self._parts.kernel.architecture, self._parts.kernel.build, self._unit
         block_bytes = -(-size // unit) * unit + unit
         page = self._open[paged]
-        if page.offset + block_bytes > PAGE_BYTES:
+        heap = self._parts.heap
+        head_bytes = 0 if heap is None else CHUNK_BYTES
+        if page.offset + head_bytes + block_bytes > PAGE_BYTES:
             self._close(page)
             page.va = self._region(paged).take(PAGE_BYTES)
             page.offset, page.previous_bytes = first_block_offset(build), 0
             self._pages[page.va] = bytearray(PAGE_BYTES)
+        if heap is not None:
+            rest_bytes = PAGE_BYTES - page.offset - head_bytes - block_bytes
+            size = head_bytes + block_bytes + (rest_bytes if rest_bytes == unit else 0)
+            chunk = heap.chunk_header(page.va + page.offset, size, page.previous_bytes, allocated=True)
+            self._pages[page.va][page.offset : page.offset + head_bytes] = chunk
+            page.offset += head_bytes
         va = page.va + page.offset
         header = block_header(architecture, build, page.previous_bytes, block_bytes, tag, paged=paged)
         self._pages[page.va][page.offset : page.offset + unit] = header
         self.blocks.setdefault(tag, []).append(PoolBlock(va, block_bytes, is_big=False))
         page.offset += block_bytes
-        page.previous_bytes = block_bytes
+        page.previous_bytes = head_bytes + block_bytes
         return va + unit
 
     def put(self, va: int, data: bytes) -> None:

@@ -9,10 +9,7 @@ from typing import Iterable, Optional, Tuple
 from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_redaction, list_forms
 from pykdext.cli.arguments import (
     RedactOptions,
-    add_format_option,
-    add_output_option,
-    add_redact_option,
-    add_shared_options,
+    add_report_options,
     parse_duration,
     parse_positive,
 )
@@ -62,10 +59,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=parse_positive, metavar="N", default=5, help="at most N suspects a dump (default: 5)"
     )
-    add_format_option(parser, list_forms(REPORT))
-    add_output_option(parser)
-    add_redact_option(parser)
-    add_shared_options(parser)
+    add_report_options(parser, list_forms(REPORT))
 
 
 def _parse_host_rule(text: str) -> str:

@@ -10,11 +10,8 @@ from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_red
 from pykdext.cli.arguments import (
     RedactOptions,
     RowOptions,
-    add_format_option,
-    add_output_option,
-    add_redact_option,
+    add_report_options,
     add_row_options,
-    add_shared_options,
 )
 
 if TYPE_CHECKING:
@@ -45,10 +42,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
         default=("bytes",),
         help=f"one or more of {', '.join(_KEYS)}, separated by commas (default: bytes)",
     )
-    add_format_option(parser, list_forms(REPORT))
-    add_output_option(parser)
-    add_redact_option(parser)
-    add_shared_options(parser, without=("pooltags",))
+    add_report_options(parser, list_forms(REPORT), without=("pooltags",))
 
 
 def _parse_keys(text: str) -> Tuple[str, ...]:

@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING
 
 from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_redaction, list_forms, open_source
 from pykdext.cli.arguments import (
-    RedactOptions,
-    SourceOptions,
-    add_format_option,
-    add_output_option,
-    add_redact_option,
-    add_shared_options,
+    ReportOptions,
+    add_report_options,
     add_source,
     parse_tag,
 )
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HoldersOptions(SourceOptions, RedactOptions):
+class HoldersOptions(ReportOptions):
     """``tag``: of the objects."""
 
     tag: PoolTag
@@ -32,10 +28,7 @@ class HoldersOptions(SourceOptions, RedactOptions):
 def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tag", type=parse_tag, metavar="TAG", help="the tag of objects: Proc, Toke, File, 'Key ', Even")
     add_source(parser)
-    add_format_option(parser, list_forms(REPORT))
-    add_redact_option(parser)
-    add_output_option(parser)
-    add_shared_options(parser, without=("pooltags",))
+    add_report_options(parser, list_forms(REPORT), without=("pooltags",))
 
 
 def _find_holders(options: HoldersOptions, call: Invocation) -> Outcome:

@@ -7,18 +7,14 @@ from dataclasses import dataclass
 
 from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_redaction, list_forms, open_source
 from pykdext.cli.arguments import (
-    RedactOptions,
-    SourceOptions,
-    add_format_option,
-    add_output_option,
-    add_redact_option,
-    add_shared_options,
+    ReportOptions,
+    add_report_options,
     add_source,
 )
 
 
 @dataclass(frozen=True)
-class MemoryOptions(SourceOptions, RedactOptions):
+class MemoryOptions(ReportOptions):
     """``whole``: every page frame is counted, not a sample of them."""
 
     whole: bool
@@ -29,10 +25,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--whole", action="store_true", help="count every page frame (seconds) instead of a sample (under a second)"
     )
-    add_format_option(parser, list_forms(REPORT))
-    add_redact_option(parser)
-    add_output_option(parser)
-    add_shared_options(parser, without=("pooltags",))
+    add_report_options(parser, list_forms(REPORT), without=("pooltags",))
 
 
 def _report_memory(options: MemoryOptions, call: Invocation) -> Outcome:

@@ -7,19 +7,15 @@ from dataclasses import dataclass
 
 from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_redaction, list_forms, open_source
 from pykdext.cli.arguments import (
-    RedactOptions,
-    SourceOptions,
-    add_format_option,
-    add_output_option,
-    add_redact_option,
-    add_shared_options,
+    ReportOptions,
+    add_report_options,
     add_source,
     parse_positive,
 )
 
 
 @dataclass(frozen=True)
-class ProcessesOptions(SourceOptions, RedactOptions):
+class ProcessesOptions(ReportOptions):
     """``sort``: what the first ones have most of. ``top``: so many are shown at most."""
 
     sort: str
@@ -35,10 +31,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
         help="most first of this; zombies: exited processes that it holds (default: handles)",
     )
     parser.add_argument("--top", type=parse_positive, metavar="N", default=30, help="show N processes (default: 30)")
-    add_format_option(parser, list_forms(REPORT))
-    add_redact_option(parser)
-    add_output_option(parser)
-    add_shared_options(parser, without=("pooltags",))
+    add_report_options(parser, list_forms(REPORT), without=("pooltags",))
 
 
 def _list_processes(options: ProcessesOptions, call: Invocation) -> Outcome:

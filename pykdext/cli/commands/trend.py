@@ -10,11 +10,8 @@ from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_red
 from pykdext.cli.arguments import (
     RedactOptions,
     RowOptions,
-    add_format_option,
-    add_output_option,
-    add_redact_option,
+    add_report_options,
     add_row_options,
-    add_shared_options,
     parse_duration,
 )
 
@@ -37,10 +34,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mixed", action="store_true", help="take samples of different machines as one series")
     add_row_options(parser)
-    add_format_option(parser, list_forms(REPORT))
-    add_output_option(parser)
-    add_redact_option(parser)
-    add_shared_options(parser, without=("symbols",))
+    add_report_options(parser, list_forms(REPORT), without=("symbols",))
 
 
 def _follow(options: TrendOptions, call: Invocation) -> Outcome:

@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING
 
 from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_redaction, list_forms, open_source
 from pykdext.cli.arguments import (
-    RedactOptions,
-    SourceOptions,
-    add_format_option,
-    add_output_option,
-    add_redact_option,
-    add_shared_options,
+    ReportOptions,
+    add_report_options,
     add_source,
     parse_positive,
 )
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AnalyzeOptions(SourceOptions, RedactOptions):
+class AnalyzeOptions(ReportOptions):
     """``top``: so many suspects at most."""
 
     top: int
@@ -32,10 +28,7 @@ class AnalyzeOptions(SourceOptions, RedactOptions):
 def _declare(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("--top", type=parse_positive, metavar="N", default=5, help="at most N suspects (default: 5)")
-    add_format_option(parser, list_forms(REPORT))
-    add_output_option(parser)
-    add_redact_option(parser)
-    add_shared_options(parser)
+    add_report_options(parser, list_forms(REPORT))
 
 
 def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:

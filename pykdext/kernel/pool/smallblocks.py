@@ -2,7 +2,8 @@
 
 In the classic pool (all builds before segment heap took over: up to 17763) the blocks of a page form a chain, so a
 header is certain when the chain of its page runs through it. In segment-heap kernels blocks still begin with a
-POOL_HEADER, but nothing in the page confirms it: such a block is reported as not certain.
+POOL_HEADER, but no chain confirms it: there the heap's own records prove a block, see ``segmentblocks``. Any other
+block is reported as not certain.
 
 Sources: POOL_HEADER in Microsoft's public PDBs (JPCERTCC/Windows-Symbol-Tables, volatility overlays); for the use bit
 the public studies of the pool's allocator.
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from pykdext.kernel.pool.heapchunks import FIRST_BUILD, NO_KEYS, HeapKeys
+from pykdext.kernel.pool.segmentblocks import BlockProver
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
 from pykdext.targets.protocol import PAGE_BYTES, SymbolTaker, Target
 from pykdext.work import UNWATCHED, Work
@@ -80,14 +83,18 @@ def find_small_blocks(
     tag: PoolTag,
     work: Work = UNWATCHED,
     limits: WalkLimits = _USUAL_LIMITS,
+    keys: HeapKeys = NO_KEYS,
 ) -> SmallBlocks:
     """The blocks of ``tag`` in all kernel memory that the target holds; freed ones are counted, not listed.
 
-    An end by the user leaves those found before it, if the work keeps results.
+    ``keys`` are the segment heap's as far as symbols tell them. An end by the user leaves those found before it, if
+    the work keeps results.
     """
-    walker = _Walker(target, tag, limits)
+    walker = _Walker(target, tag, limits, keys)
     with work.hold():
         walker.walk(work)
+    with work.hold():
+        walker.prove()
     return walker.found
 
 
@@ -108,7 +115,7 @@ def _kernel_spans(target: Target) -> Iterator[Tuple[int, int]]:
 class _Walker:
     """The search for one tag, page by page where its bytes stand."""
 
-    def __init__(self, target: Target, tag: PoolTag, limits: WalkLimits) -> None:
+    def __init__(self, target: Target, tag: PoolTag, limits: WalkLimits, keys: HeapKeys) -> None:
         self._target = target
         self._tag = tag
         self._limits = limits
@@ -116,6 +123,9 @@ class _Walker:
         self._is_vista = (target.facts.build or _FIRST_BUILD_OF_VISTA) >= _FIRST_BUILD_OF_VISTA
         self._keys = [tag.key.to_bytes(4, "little"), (tag.key | PROTECTED_POOL).to_bytes(4, "little")]
         self._images = [module for module in target.modules() if not module.unloaded]
+        self._prover: Optional[BlockProver] = None
+        if target.pointer_size == 8 and (target.facts.build or FIRST_BUILD) >= FIRST_BUILD:
+            self._prover = BlockProver(target, keys)
         self.found = SmallBlocks()
         present = (target.facts.pages_present or _PAGES_NOT_KNOWN) * PAGE_BYTES
         mapped = max(MAX_MAPPINGS_A_PAGE * present, _MIN_WALK_BYTES)
@@ -137,6 +147,13 @@ class _Walker:
                 self.found.complete = False
                 return
 
+    def prove(self) -> None:
+        """Tell which of the blocks that no chain confirms the segment heap's own records prove, or prove free."""
+        if self._prover is not None:
+            live = self._prover.judge(self.found.allocations)
+            self.found.freed += len(self.found.allocations) - len(live)
+            self.found.allocations = live
+
     def _is_enough(self, ends_at: float) -> bool:
         found = self.found
         return (
@@ -153,6 +170,9 @@ class _Walker:
             page = offset - (address + offset) % PAGE_BYTES
             if page not in chains:
                 chains[page] = self._chain(data[page : page + PAGE_BYTES]) if page >= 0 else None
+                if chains[page] is None and self._prover is not None:
+                    start = max(page, 0)
+                    self._prover.note_page(address + start, data[start : page + PAGE_BYTES])
             self._add(
                 address + offset, int.from_bytes(data[offset : offset + 4], "little"), chains[page], offset - page
             )
