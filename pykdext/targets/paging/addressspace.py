@@ -93,11 +93,17 @@ class _Region(NamedTuple):
     Attributes:
         page_table: the table's bytes. large_page: the page's physical address. Both None: nothing translates here.
         span_bytes: how far this holds around the address; a power of two.
+        absent_until: where the run of entries that are 0 ends, in the table that has one for the address; 0: no such.
     """
 
     page_table: Optional[bytes]
     large_page: Optional[int]
     span_bytes: int
+    absent_until: int = 0
+
+    def end(self, address: int) -> int:
+        """Where what is said of an address ends."""
+        return self.absent_until or (address | (self.span_bytes - 1)) + 1
 
 
 class AddressSpace:
@@ -157,10 +163,10 @@ class AddressSpace:
     def _iter_entries(self, address: int, end: int) -> Iterator[int]:
         """The entries of a range's page tables, valid or not."""
         while address < end:
-            page_table, _, span_bytes = self._region(address)
-            stop = min(end, (address | (span_bytes - 1)) + 1)
-            if page_table is not None:
-                yield from self._entries(page_table, address, stop)
+            region = self._region(address)
+            stop = min(end, region.end(address))
+            if region.page_table is not None:
+                yield from self._entries(region.page_table, address, stop)
             address = stop
 
     def set_prototype_base(self, address: int) -> None:
@@ -197,12 +203,12 @@ class AddressSpace:
     def _iter_leaves(self, address: int, end: int) -> Iterator[Mapping]:
         """Page by page what translates; what a missing table leaves out is skipped at once."""
         while address < end:
-            page_table, large_page, span_bytes = self._region(address)
-            stop = min(end, (address | (span_bytes - 1)) + 1)
-            if page_table is not None:
-                yield from self._iter_page_table(page_table, address, stop)
-            elif large_page is not None:
-                yield address, large_page | (address & (span_bytes - 1)), stop - address
+            region = self._region(address)
+            stop = min(end, region.end(address))
+            if region.page_table is not None:
+                yield from self._iter_page_table(region.page_table, address, stop)
+            elif region.large_page is not None:
+                yield address, region.large_page | (address & (region.span_bytes - 1)), stop - address
             address = stop
 
     def _iter_page_table(self, table: bytes, address: int, stop: int) -> Iterator[Mapping]:
@@ -210,7 +216,10 @@ class AddressSpace:
         frame_mask, valid = self._frame_mask, self._valid
         for entry in self._entries(table, address, stop):
             page_end = min((address | _OFFSET) + 1, stop)
-            physical = entry & frame_mask if entry & valid == valid else self._resolve_invalid(entry)
+            if entry & valid == valid:
+                physical: Optional[int] = entry & frame_mask
+            else:
+                physical = self._resolve_invalid(entry) if entry else None
             if physical is not None:
                 yield address, physical | (address & _OFFSET), page_end - address
             address = page_end
@@ -225,7 +234,7 @@ class AddressSpace:
 
         ``resolve`` gives the frame of an entry that is not valid.
         """
-        page_table, large_page, span_bytes = self._region(address)
+        page_table, large_page, span_bytes, _ = self._region(address)
         if page_table is not None:
             at = (address >> _PAGE_SHIFT & self._index_mask) * self._entry_bytes
             entry: int = self._unpack_entry(page_table, at)[0]
@@ -253,7 +262,11 @@ class AddressSpace:
             data = self._table(table)
             if data is None:
                 return _Region(None, None, span_bytes)
-            entry: int = self._unpack_entry(data, (address >> shift & index_mask) * self._entry_bytes)[0]
+            at = (address >> shift & index_mask) * self._entry_bytes
+            entry: int = self._unpack_entry(data, at)[0]
+            if not entry:
+                zeros = len(data) - at - len(data[at:].lstrip(b"\0"))
+                return _Region(None, None, span_bytes, (address >> shift) + zeros // self._entry_bytes << shift)
             if entry & valid != valid:
                 return _Region(None, None, span_bytes)
             table = entry & self._frame_mask
