@@ -82,12 +82,46 @@ class Process:
 
 @dataclass(frozen=True)
 class ProcessList:
-    """The processes of the kernel's list. ``lost``: how many are surely missing, None: any number may be."""
+    """The processes of the kernel's list. ``lost``: how many are surely missing, None: any number may be.
+
+    ``unlisted`` are those among them that are not on the list, but in the kernel's table of process numbers.
+    """
 
     processes: Tuple[Process, ...] = ()
     lost: Optional[int] = 0
     layout: str = ""
     warnings: Tuple[str, ...] = ()
+    unlisted: Tuple[Process, ...] = ()
+
+
+@dataclass(frozen=True)
+class NumberCensus:
+    """Who is in the kernel's table of process and thread numbers.
+
+    Attributes:
+        processes, threads: how many of each bear a number.
+        exited_threads: threads that have ended and whose object is still there; None: this kernel does not tell.
+        unlisted: addresses of processes that the list of processes lacks.
+        unnumbered: processes of the list that the whole table lacks.
+        unknown: entries that lead to neither, or to what is not in memory.
+        pages_read, pages_expected: of the table.
+        is_sampled: the numbers were estimated from a sample of the table.
+    """
+
+    processes: int
+    threads: int
+    exited_threads: Optional[int]
+    unlisted: Tuple[int, ...] = ()
+    unnumbered: int = 0
+    unknown: int = 0
+    pages_read: int = 0
+    pages_expected: int = 0
+    is_sampled: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Every page of the table was read, and every entry looked at."""
+        return self.pages_read == self.pages_expected and not self.is_sampled
 
 
 @dataclass(frozen=True)
@@ -291,13 +325,17 @@ class HolderReport:
     verified: Tuple[VerifiedDriver, ...] = ()
     processes_read: int = 0
     warnings: Tuple[str, ...] = ()
+    numbers: Optional[NumberCensus] = None
+    unlisted: Tuple[Process, ...] = ()
 
 
 @dataclass(frozen=True)
 class ProcessReport:
     """The processes of a machine that live, in the order asked for, with the sentence on them.
 
-    ``held_zombies``: PIDs of those that hold exited processes, with how many, where that was asked for.
+    ``held_zombies``: PIDs of those that hold exited processes, with how many, where that was asked for. ``numbers``:
+    who is in the kernel's table of numbers, None where nothing tells where it is; ``unlisted``: the processes that only
+    that table has.
     """
 
     snapshot: PoolSnapshot
@@ -311,3 +349,5 @@ class ProcessReport:
     lost: Optional[int]
     layout: str
     warnings: Tuple[str, ...] = ()
+    numbers: Optional[NumberCensus] = None
+    unlisted: Tuple[Process, ...] = ()

@@ -33,6 +33,7 @@ CENSUS_HANDLES = 500_000
 
 _CENSUS_SHARE = 0.01
 PROCESS_ORDERS = ("handles", "pool", "commit", "zombies")
+_NUMBERED = frozenset(("Process", "Thread"))
 _TABLE_TAG = PoolTag.from_text("Obtb")
 
 
@@ -44,7 +45,7 @@ def find_holders(source: Source, tag: PoolTag, work: Work = UNWATCHED) -> Holder
     """
     kernel = _kernel_of(source, "holders")
     row = next((row for row in source.snapshot.tags if row.tag == tag), TagUsage(tag, UNUSED, UNUSED))
-    return weigh_holders(ObjectSpace(kernel, work), source, row, work)
+    return weigh_holders(ObjectSpace(kernel, work, counts_twice=True), source, row, work)
 
 
 def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work = UNWATCHED) -> HolderReport:
@@ -75,6 +76,7 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
         referencing=referencing,
         lookasides=lookasides,
         verified=verified,
+        numbers=space.numbers if _NUMBERED.intersection(names) else None,
     )
     warnings = [*space.types.warnings, *space.processes.warnings]
     warnings += [warning for census in censuses for warning in census.warnings]
@@ -88,7 +90,7 @@ def list_processes(source: Source, order: str, top: Optional[int], work: Work = 
     Raises:
         TargetError: the source is a log or snapshot, which holds no memory.
     """
-    space = ObjectSpace(_kernel_of(source, "processes"), work)
+    space = ObjectSpace(_kernel_of(source, "processes"), work, counts_twice=True)
     found = space.processes
     zombies = list(space.zombies.values())
     images = Counter(zombie.image for zombie in zombies)
@@ -113,6 +115,8 @@ def list_processes(source: Source, order: str, top: Optional[int], work: Work = 
         held_zombies=tuple((process.pid, held[process.address]) for process in shown if held.get(process.address)),
         handles=handles,
         sentence=describe_processes(found, alive, zombies, handles),
+        numbers=space.numbers,
+        unlisted=found.unlisted,
         lost=found.lost,
         layout=found.layout,
         warnings=found.warnings,

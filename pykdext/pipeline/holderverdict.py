@@ -12,6 +12,7 @@ from pykdext.model.objects import (
     HandleCensus,
     HolderReport,
     LookasideList,
+    NumberCensus,
     ObjectSample,
     ObjectType,
     Process,
@@ -52,6 +53,7 @@ class HolderFacts:
     referencing: Tuple[ReferencingDriver, ...]
     lookasides: Tuple[LookasideList, ...]
     verified: Tuple[VerifiedDriver, ...]
+    numbers: Optional[NumberCensus] = None
 
     @property
     def outstanding(self) -> Optional[int]:
@@ -104,6 +106,8 @@ def judge_holders(facts: HolderFacts, warnings: Tuple[str, ...]) -> HolderReport
         verified=facts.verified,
         processes_read=len(facts.processes.processes),
         warnings=warnings,
+        numbers=facts.numbers,
+        unlisted=facts.processes.unlisted,
     )
 
 

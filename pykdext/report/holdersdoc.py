@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from pykdext.model.documents import subject_document
 from pykdext.model.objects import (
     HandleCensus,
     HolderReport,
     LookasideList,
+    NumberCensus,
     ObjectType,
     Process,
     ProcessReport,
@@ -56,6 +57,7 @@ def render_processes_json(report: ProcessReport) -> str:
         "processes": [
             {**process_document(process), "held_zombies": held.get(process.pid)} for process in report.processes
         ],
+        "numbers": _numbers_document(report.numbers, report.unlisted),
         "warnings": list(report.warnings),
     }
     return json.dumps(document, indent=2) + "\n"
@@ -119,6 +121,7 @@ def holders_document(report: HolderReport) -> Dict[str, Any]:
         "lookasides": [_list_document(item) for item in report.lookasides],
         "verifier": [_verifier_document(driver) for driver in report.verified],
         "coverage": {"processes_read": report.processes_read},
+        "numbers": _numbers_document(report.numbers, report.unlisted),
         "warnings": list(report.warnings),
     }
 
@@ -141,6 +144,20 @@ def process_document(process: Process) -> Dict[str, Any]:
         "commit_pages": process.commit_pages,
         "object_handles": process.object_handles,
         "object_references": process.object_references,
+    }
+
+
+def _numbers_document(numbers: Optional[NumberCensus], unlisted: Sequence[Process]) -> Optional[Dict[str, Any]]:
+    if numbers is None:
+        return None
+    return {
+        "processes": numbers.processes,
+        "threads": numbers.threads,
+        "exited_threads": numbers.exited_threads,
+        "unnumbered": numbers.unnumbered,
+        "unlisted": [{"pid": process.pid, "image": process.image, "address": process.address} for process in unlisted],
+        "pages": {"read": numbers.pages_read, "expected": numbers.pages_expected},
+        "is_sampled": numbers.is_sampled,
     }
 
 

@@ -8,6 +8,7 @@ from pykdext.model.objects import HandleCensus, HolderReport, Process, ProcessRe
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines
+from pykdext.report.sentences.holders import describe_numbers
 from pykdext.report.sentences.states import subject_lines
 from pykdext.units import format_bytes, format_count, say_rest
 
@@ -29,6 +30,8 @@ def render_holders_text(report: HolderReport, width: int, markup: Markup = PLAIN
         lines += ["", *section] if section else []
     for section in (_sample_lines(report, width), _list_lines(report, width), _verifier_lines(report, width)):
         lines += ["", *section] if section else []
+    if report.numbers is not None:
+        lines += ["", *wrap(describe_numbers(report.numbers), width, "", "  ")]
     next_step: List[Line] = [*wrap(f"Next: {report.next_step}", width)]
     lines += ["", *link_words(next_step, report.next_step, links.command(report.next_step))]
     lines += warning_lines(report.warnings, width)
@@ -43,6 +46,8 @@ def render_processes_text(report: ProcessReport, width: int, markup: Markup = PL
     if report.zombie_images:
         shown = ", ".join(f"{format_count(count)} {image}" for image, count in report.zombie_images[:_ROWS_SHOWN])
         lines += ["", *wrap(f"Exited and still held: {shown}", width, "", "  ")]
+    if report.numbers is not None:
+        lines += ["", *wrap(describe_numbers(report.numbers), width, "", "  ")]
     lines += warning_lines(report.warnings, width)
     return render_lines(lines, markup, width)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.objects.layouts import Members
@@ -34,15 +34,21 @@ def table_bytes(kernel: KernelBuild) -> int:
 
 
 class EntryPages:
-    """The pages of one table: handles are numbered in order, a free one after every few."""
+    """The pages of one table: handles are numbered in order, a free one after every few.
 
-    def __init__(self, kernel: KernelBuild, headers: Sequence[int]) -> None:
+    ``numbers`` says which numbers the entries have instead; those that none can have get the next that is free.
+    """
+
+    def __init__(self, kernel: KernelBuild, headers: Sequence[int], numbers: Sequence[int] = ()) -> None:
         self._kernel = kernel
         self._narrow = kernel.architecture.narrow
         self.entries_per_page = PAGE_BYTES // (8 if self._narrow else 16)
         self.low_pages: List[bytes] = []
         self.live_by_page: List[int] = []
-        self._fill(headers)
+        if numbers:
+            self._fill_at(headers, numbers)
+        else:
+            self._fill(headers)
 
     @property
     def next_handle(self) -> int:
@@ -63,6 +69,24 @@ class EntryPages:
                     words += (0, 0)
             self.low_pages.append(struct.pack(f"<{len(words)}{'I' if self._narrow else 'Q'}", *words))
             self.live_by_page.append(live)
+
+    def _fill_at(self, headers: Sequence[int], numbers: Sequence[int]) -> None:
+        per_page = self.entries_per_page
+        taken: Dict[int, int] = {}
+        free = 1
+        for header, number in zip(headers, numbers):
+            index = number // 4
+            if index in taken or index % per_page == 0:
+                while free in taken or free % per_page == 0:
+                    free += 1
+                index = free
+            taken[index] = header
+        for first in range(0, max(taken) + 1, per_page):
+            words: List[int] = []
+            for index in range(first, first + per_page):
+                words += self._entry(taken[index], index) if index in taken else (0, 0)
+            self.low_pages.append(struct.pack(f"<{len(words)}{'I' if self._narrow else 'Q'}", *words))
+            self.live_by_page.append(sum(index in taken for index in range(first, first + per_page)))
 
     def _entry(self, header: int, number: int) -> Tuple[int, int]:
         build = self._kernel.build

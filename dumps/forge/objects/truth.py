@@ -78,6 +78,7 @@ class ObjectTruth:
     referenced: Tuple[int, ...] = ()
     lost_processes: Tuple[int, ...] = ()
     lost_handles: int = 0
+    numbered_threads: int = 0
     table_pages: Dict[int, Tuple[int, ...]] = field(default_factory=dict)
 
     def owners(self) -> Dict[bytes, Tuple[str, ...]]:

@@ -65,6 +65,8 @@ class ObjectWriter:
         self._form = headers.header_form(self._architecture)
         self._types: Dict[str, TypeTruth] = {}
         self._tables: List[Tuple[int, bytes]] = []
+        self._threads: List[int] = []
+        self._numbers_va = 0
         self._variables = object_variables(parts.kernel)
         self.truth = ObjectTruth()
         if headers.encodes_types(parts.kernel.build):
@@ -93,6 +95,7 @@ class ObjectWriter:
         if population.referenced is not None:
             self._write_referenced(population)
         self._write_processes([*processes, *zombies])
+        self._write_numbers([*processes, *zombies])
         self._blocks.finish()
         self.truth.lookasides = write_lookasides(self._parts, self._modules, self._variables, population)
         write_verifier(self._parts, self._modules, self._variables, population, self.truth)
@@ -103,6 +106,7 @@ class ObjectWriter:
         ring = [process.va + self._layouts.process["Links"] for process in self.truth.processes]
         head = parts.variable("PsActiveProcessHead")
         self._write_ring(head, ring)
+        parts.set_variable("PspCidTable", self._numbers_va)
         parts.set_variable("ObpTypeObjectType", self._types["Type"].va)
         if "MmVerifierData" in self._kernel.variables:
             level = struct.pack("<I", self.truth.verifier_level)
@@ -196,7 +200,10 @@ class ObjectWriter:
     def _write_object(self, type_name: str, holder: _Process, handles: int, *, key_va: int = 0) -> int:
         """Write an object that a process holds and return the address of its header."""
         body = self._bodies.body(type_name, holder.pid, holder.va, key_va)
-        return self._place_object(type_name, body, holder.va, handles, 1 if handles else 2)
+        header_va = self._place_object(type_name, body, holder.va, handles, 1 if handles else 2)
+        if type_name == "Thread":
+            self._threads.append(header_va + self._form.size)
+        return header_va
 
     def _place_object(self, type_name: str, body: bytes, holder_va: int, handles: int, references: int) -> int:
         kind = self._types[type_name]
@@ -362,6 +369,16 @@ class ObjectWriter:
         self._tables.append((va, data))
         self.truth.table_pages[process.pid] = tuple(entries.live_by_page)
         return va
+
+    def _write_numbers(self, processes: List[_Process]) -> None:
+        """Write the table of numbers: its entries lead to the bodies of processes and threads."""
+        numbers = [process.pid for process in processes] + [0] * len(self._threads)
+        entries = EntryPages(self._kernel, [*(process.va for process in processes), *self._threads], numbers)
+        self._numbers_va = self._blocks.reserve(b"Obtb", table_bytes(self._kernel), paged=True)
+        self._blocks.put(
+            self._numbers_va, write_table(self._parts, self._layouts.table, self._numbers_va, entries, 0, 0)
+        )
+        self.truth.numbered_threads = len(self._threads)
 
     def _pack_process(self, truth: ProcessTruth, table_va: int) -> bytes:
         layout, sizes = self._layouts.process, self._kernel.sizes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
@@ -73,6 +73,7 @@ class ProcessReader:
         self._headers = headers
         self._tables = tables
         self._found: Dict[int, Process] = {}
+        self._form: Optional[_Form] = None
 
     def read(self, work: Work = UNWATCHED) -> ProcessList:
         """The whole list; where it is torn, what could be reached from both ends."""
@@ -86,12 +87,22 @@ class ProcessReader:
             )
         if first == head.address:
             return ProcessList(warnings=("processes: the kernel's list is empty",))
-        form = self._find_form(first)
-        if form is None:
+        self._form = self._find_form(first)
+        if self._form is None:
             return ProcessList(
                 lost=None, warnings=("processes: the structure of this kernel's processes fits no known layout",)
             )
-        return self._walk(head.address, form, work)
+        return self._walk(head.address, self._form, work)
+
+    def read_at(self, addresses: Sequence[int]) -> Tuple[Process, ...]:
+        """The processes whose EPROCESS are at ``addresses`` and in memory, of a kernel whose list was read."""
+        form = self._form
+        if form is None:
+            return ()
+        start, end = self._span(form)
+        found = ((address, self._read_body(address, start, end)) for address in addresses)
+        parsed = (self._parse(address, data, start, form) for address, data in found if data is not None)
+        return tuple(process for process in parsed if 0 < process.pid < _MAX_PID)
 
     def _find_form(self, first_link: int) -> Optional[_Form]:
         struct = find_form(

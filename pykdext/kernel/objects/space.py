@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
-from typing import Dict
+from typing import Dict, Optional
 
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.census import CensusTaker
+from pykdext.kernel.objects.cidtable import read_numbers
 from pykdext.kernel.objects.contents import ContentsReader
 from pykdext.kernel.objects.handletables import HandleTableReader
 from pykdext.kernel.objects.headers import HeaderReader
@@ -15,15 +17,17 @@ from pykdext.kernel.objects.objecttypes import TypeReader, TypeTable
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.kernel.objects.processes import ProcessReader
 from pykdext.kernel.objects.verifier import read_verifier
-from pykdext.model.objects import HandleCensus, LookasideLists, Process, ProcessList, VerifierReport
+from pykdext.model.objects import HandleCensus, LookasideLists, NumberCensus, Process, ProcessList, VerifierReport
 from pykdext.work import UNWATCHED, Work
 
 
 class ObjectSpace:
     """The objects of one kernel. An end of the ``work`` by the user leaves what was read until then."""
 
-    def __init__(self, kernel: Kernel, work: Work = UNWATCHED) -> None:
+    def __init__(self, kernel: Kernel, work: Work = UNWATCHED, *, counts_twice: bool = False) -> None:
+        """``counts_twice``: the table of numbers is read even where the list of processes is whole."""
         self.kernel = kernel
+        self._counts_twice = counts_twice
         self._work = work
         self.pages = PageReader(kernel.target)
         self.headers = HeaderReader(self.pages, kernel.target.pointer_size, kernel.target.facts.build or 0)
@@ -36,8 +40,31 @@ class ObjectSpace:
 
     @cached_property
     def processes(self) -> ProcessList:
-        """The processes of the kernel's list."""
-        return ProcessReader(self.kernel, self.pages, self.headers, self.tables).read(self._work)
+        """The processes of the kernel's list, and those that only the table of numbers has."""
+        listed = self._listed
+        numbers = self.numbers if self._counts_twice or listed.lost != 0 else None
+        more = () if numbers is None else self._process_reader.read_at(numbers.unlisted)
+        if not more:
+            return listed
+        found = replace(listed, processes=(*listed.processes, *more), unlisted=more)
+        if listed.lost == 0:
+            return found
+        warning = f"processes: {len(more):,} that their list has lost were found by the table of numbers"
+        lost = None if listed.lost is None else max(0, listed.lost - len(more))
+        return replace(found, lost=lost, warnings=(*listed.warnings, warning))
+
+    @cached_property
+    def numbers(self) -> Optional[NumberCensus]:
+        """Who bears a number of a process or thread; None: nothing tells where their table is."""
+        return read_numbers(self.kernel, self.pages, self.tables, self._listed, self._work)
+
+    @cached_property
+    def _process_reader(self) -> ProcessReader:
+        return ProcessReader(self.kernel, self.pages, self.headers, self.tables)
+
+    @cached_property
+    def _listed(self) -> ProcessList:
+        return self._process_reader.read(self._work)
 
     @cached_property
     def zombies(self) -> Dict[int, Process]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from pykdext.model import Origin
-from pykdext.model.objects import HolderReport, ProcessReport
+from pykdext.model.objects import HolderReport, NumberCensus, ProcessReport
 from pykdext.report.html.page import iter_page
 from pykdext.report.html.pages import Tone
+from pykdext.report.sentences.holders import describe_numbers
 from pykdext.report.sentences.states import machine_lines
 
 _PAGE_BYTES = 0x1000
@@ -16,7 +19,17 @@ def render_holders_page(report: HolderReport, origin: Origin) -> str:
     names = tuple(kind.name or "" for kind in report.types)
     machine = list(machine_lines(report.snapshot))
     tone = Tone.of(alarming=report.grade != "unknown", known=False)
-    return "".join(iter_page("holders.html", origin, tone=tone, report=report, names=names, machine=machine))
+    return "".join(
+        iter_page(
+            "holders.html",
+            origin,
+            tone=tone,
+            report=report,
+            names=names,
+            machine=machine,
+            numbers=_describe_numbers(report.numbers),
+        )
+    )
 
 
 def render_processes_page(report: ProcessReport, origin: Origin) -> str:
@@ -26,6 +39,17 @@ def render_processes_page(report: ProcessReport, origin: Origin) -> str:
     tone = Tone.of(alarming=report.zombies > 0, known=not report.warnings)
     return "".join(
         iter_page(
-            "processes.html", origin, tone=tone, report=report, machine=machine, held=held, page_bytes=_PAGE_BYTES
+            "processes.html",
+            origin,
+            tone=tone,
+            report=report,
+            machine=machine,
+            held=held,
+            page_bytes=_PAGE_BYTES,
+            numbers=_describe_numbers(report.numbers),
         )
     )
+
+
+def _describe_numbers(numbers: Optional[NumberCensus]) -> Optional[str]:
+    return None if numbers is None else describe_numbers(numbers)

@@ -10,6 +10,7 @@ from pykdext.model.objects import (
     HandleCensus,
     HolderKind,
     LookasideList,
+    NumberCensus,
     ObjectSample,
     Process,
     ProcessList,
@@ -18,6 +19,7 @@ from pykdext.model.objects import (
 )
 from pykdext.units import format_bytes, format_count, format_share
 
+_NAMED = 4
 _MANY_ZOMBIES, _MANY_HANDLES = 1_000, 100_000
 _PROVEN, _LIKELY, _POSSIBLE, _UNKNOWN = "proven", "likely", "possible", "unknown"
 
@@ -192,7 +194,24 @@ def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Se
             f". {format_count(len(zombies))} more have exited and are still held, {format_count(counts[first])} of "
             f"them {first}"
         )
+    if found.unlisted and found.lost == 0:
+        labels = ", ".join(process.label for process in found.unlisted[:_NAMED])
+        rest = f" and {format_count(len(found.unlisted) - _NAMED)} more" if len(found.unlisted) > _NAMED else ""
+        words += f". Not on the kernel's list of processes, but numbered as one: {labels}{rest}"
     return words + "."
+
+
+def describe_numbers(numbers: NumberCensus) -> str:
+    """The sentence on the table of process and thread numbers."""
+    about = "about " if numbers.is_sampled else ""
+    words = f"{about}{format_count(numbers.processes)} processes, {format_count(numbers.threads)} threads"
+    if numbers.exited_threads:
+        words += f", {format_count(numbers.exited_threads)} of them exited and still held"
+    if numbers.unnumbered:
+        words += f"; {format_count(numbers.unnumbered)} processes of the list are not in it"
+    if numbers.pages_read < numbers.pages_expected:
+        words += f"; {numbers.pages_read:,} of {numbers.pages_expected:,} pages read"
+    return f"In the table of numbers: {words}."
 
 
 def describe_unusual(processes: Sequence[Process]) -> str:
