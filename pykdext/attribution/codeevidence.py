@@ -10,6 +10,7 @@ from pykdext.attribution.calls.allocators import Action, Allocator, takes_no_tag
 from pykdext.attribution.calls.callees import CalleeResolver
 from pykdext.attribution.calls.callsites import ENOUGH_CALLS, CallSites, Sight, TagUse, TagUses
 from pykdext.attribution.calls.codereader import Numbers
+from pykdext.attribution.calls.fetched import find_fetched
 from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
 from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.calls.sweep import AllocatorCallers
@@ -151,6 +152,7 @@ class CodeAttributor:
             image = module.image
             if self.is_part_of_windows(image) or not (image.has_headers and self._has_pool(image)):
                 continue
+            self._open_call_sites(image)  # tells the resolver of functions that the image looks up
             callers = AllocatorCallers(self.open_followed(image), self._resolver, room_bytes, self._cache)
             room_bytes -= callers.code_bytes
             if callers.is_cut:
@@ -169,7 +171,9 @@ class CodeAttributor:
     def _open_call_sites(self, image: Image) -> CallSites:
         base = image.module.base
         if base not in self._call_sites:
-            self._call_sites[base] = CallSites(self.open_followed(image), self._resolver)
+            followed = self.open_followed(image)
+            self._resolver.learn_fetched(image, find_fetched(followed))
+            self._call_sites[base] = CallSites(followed, self._resolver, self._open_call_sites)
         return self._call_sites[base]
 
     def open_followed(self, image: Image) -> FollowedImage:
@@ -196,7 +200,8 @@ def _describe_use(
     """A call that hands the tag to an allocator, itself or through the driver's own functions."""
     meaning = _MEANINGS[allocator.action]
     if use.wrappers:
-        way = " and ".join(f"+0x{rva:x}" for rva in use.wrappers)
+        own = module.image.module.name
+        way = " and ".join(f"{name if name != own else ''}+0x{rva:x}" for name, rva in use.wrappers)
         text = f"call {way}, which hands tag {tag.text!r} to {allocator.name}"
     else:
         text = f"call {allocator.name} with tag {tag.text!r}"

@@ -6,26 +6,42 @@ import struct
 
 import pytest
 
+from dumps.drivers import build
 from pykdext.attribution.codeevidence import CodeAttributor
 from pykdext.attribution.owners import register_attributor
 from pykdext.attribution.places.index import ImageIndex
 from pykdext.images.functionstarts import find_arm64_call_targets, find_arm64_starts
 from pykdext.images.image import read_image
 from pykdext.images.imagefile import open_image_file
-from pykdext.model import Confidence, Evidence, EvidenceKind, Machine, PoolTag
+from pykdext.model import Confidence, Evidence, EvidenceKind, Machine, Module, PoolTag
 from pykdext.pipeline.driverfiles import search_files
 from tests.attribution.calls.test_callees import (
     ALLOCATE,
     CODE_RVA,
+    CONSTANTS_RVA,
     FREE,
     NARROW_BASES,
     OTHER_SLOT,
     SLOT,
     WIDE_BASES,
     System,
+    export_section,
     pointer_at,
 )
-from tests.helpers.peimages import CODE, PAGE, VARIABLES, X86, Part, build_file
+from tests.helpers.peimages import (
+    CODE,
+    CONSTANTS,
+    EXPORT,
+    IMPORT,
+    PAGE,
+    VARIABLES,
+    X64,
+    X86,
+    Part,
+    build_file,
+    build_memory,
+)
+from tests.helpers.segments import SegmentsTarget
 
 pytest.importorskip("capstone")
 
@@ -257,3 +273,99 @@ def test_an_attributor_from_outside_is_asked(tmp_path):
         (item,) = search_files([str(path)], [tag]).evidence[tag]
     assert (item.module, item.kind.value, item.confidence) == ("made.sys", "other", LIKELY)
     assert search_files([str(path)], [tag]).evidence[tag] == ()
+
+
+def test_paths_that_disagree_on_the_stack_hide_no_later_argument():
+    """Calls through a pointer in a loop whose arguments are removed once behind the last one: nobody knows by whom."""
+    base = NARROW_BASES[1]
+    code = bytes.fromhex("55 8bec 56 57 be03000000")  # push ebp; mov ebp, esp; push esi; push edi; mov esi, 3
+    code += 3 * bytes.fromhex("6a01 ff750c ff5508")  # loop: three times push 1; push [ebp+0ch]; call [ebp+8]
+    code += bytes.fromhex("83c418 4e 75e2")  # add esp, 18h; dec esi; jnz loop
+    code += b"\x68Lost" + bytes.fromhex("83c70c 57 6a01 ff15") + (base + SLOT).to_bytes(4, "little")
+    code += bytes.fromhex("5f 5e c9 c20800")
+    (item,) = find(code + FILLING, b"Lost", Machine.X86)
+    assert (item.confidence, item.kind) == (PROVEN, EvidenceKind.CALL)
+
+
+def test_a_wrapper_that_another_driver_exports_is_followed():
+    """made.sys: mov ecx, 40h; mov edx, TAG; call [helper.sys!HelperAllocate], which allocates with its second one."""
+    own = X64Code()
+    own.add(ENTER, b"\xb9\x40\0\0\0\xbaXprt", (CALL_SLOT, OTHER_SLOT), LEAVE)
+    helper = X64Code()
+    wrapper = helper.add(ENTER, bytes.fromhex("448bc2 488bd1 33c9"), (CALL_SLOT, SLOT), LEAVE)
+    base = 0xFFFFF80010800000
+    kernel, made = WIDE_BASES
+    exports = export_section({"HelperAllocate": wrapper}, 3 * PAGE)
+    parts = (
+        Part(b".text", CODE_RVA, helper.bytes, CODE),
+        Part(b".rdata", 2 * PAGE, slots(Machine.X64), CONSTANTS),
+        Part(b".edata", 3 * PAGE, exports, CONSTANTS),
+    )
+    memory = build_memory(*parts, machine=X64, base=base, directories={EXPORT: (3 * PAGE, len(exports))})
+    pointers = pointer_at(SLOT, kernel + ALLOCATE).ljust(OTHER_SLOT - 2 * PAGE, b"\0") + struct.pack(
+        "<Q", base + wrapper
+    )
+    system = System(code=own.bytes, constants=pointers)
+    segments = {kernel: read_all(system, 0), made: read_all(system, 1), base: memory}
+    modules = (*system.target.modules(), Module("helper.sys", base, len(memory)))
+    target = SegmentsTarget(segments, machine=Machine.X64, modules=modules)
+    images = [read_image(target, module) for module in modules]
+    (item,) = CodeAttributor(ImageIndex(images, [PoolTag(b"Xprt")])).evidence(PoolTag(b"Xprt"))
+    assert (item.module, item.confidence) == ("made.sys", PROVEN)
+    assert f"call helper.sys+0x{wrapper:x}, which hands tag 'Xprt' to ExAllocatePoolWithTag" in item.detail
+
+
+def read_all(system, number):
+    module = system.images[number].module
+    return system.target.read_virtual(module.base, module.size)
+
+
+@pytest.mark.parametrize("architecture", ["x64", "x86", "arm64"])
+def test_in_a_file_the_name_that_is_looked_up_tells_what_a_variable_holds(architecture):
+    """MmGetSystemRoutineAddress(L"ExAllocatePool2"), kept in a variable that the file has as zero."""
+    path = build.IMAGES / architecture / "idioms-O2.sys"
+    (item,) = search_files([str(path)], [PoolTag(b"Dyna")]).evidence[PoolTag(b"Dyna")]
+    assert (item.confidence, item.kind) == (PROVEN, EvidenceKind.CALL)
+    assert item.detail.startswith("call ExAllocatePool2 with tag 'Dyna'")
+
+
+def test_a_string_that_is_put_together_at_run_time_names_a_function():
+    """RtlInitUnicodeString(&local, text); MmGetSystemRoutineAddress(&local), kept in a variable."""
+    pointers = {name: SLOT + 0x10 + 8 * number for number, name in enumerate(LOOKED_UP)}
+    variable, text = 3 * PAGE + 0x40, 2 * PAGE + 0x400
+    code = X64Code()
+    code.add(
+        *(ENTER, b"\x48\x8d\x4c\x24\x10", (b"\x48\x8d\x15", text), (CALL_SLOT, pointers["RtlInitUnicodeString"])),
+        *(b"\x48\x8d\x4c\x24\x10", (CALL_SLOT, pointers["MmGetSystemRoutineAddress"])),
+        *((b"\x48\x89\x05", variable), LEAVE),
+    )
+    code.add(ENTER, b"\xb9\x40\0\0\0\xba\x80\0\0\0\x41\xb8Late", (CALL_SLOT, variable), LEAVE)
+    constants = bytearray(PAGE)
+    imports = import_section(pointers, CONSTANTS_RVA)
+    constants[: len(imports)] = imports
+    constants[0x400:0x42C] = "ExAllocatePoolWithTag\0".encode("utf-16-le")
+    directories = {IMPORT: (CONSTANTS_RVA, 40), IMPORT_ADDRESSES: (SLOT + 0x10, 24)}
+    system = System(code=code.bytes, constants=bytes(constants), directories=directories)
+    (item,) = CodeAttributor(ImageIndex(system.images, [PoolTag(b"Late")])).evidence(PoolTag(b"Late"))
+    assert item.confidence is PROVEN
+    assert item.detail.startswith("call ExAllocatePoolWithTag with tag 'Late'")
+
+
+IMPORT_ADDRESSES = 12
+LOOKED_UP = ("RtlInitUnicodeString", "MmGetSystemRoutineAddress")
+
+
+def import_section(pointers, rva):
+    """An import table at ``rva`` of functions of the kernel, with their pointers not filled in."""
+    names, texts = {}, b""
+    for name in pointers:
+        names[name] = rva + 0x200 + len(texts)
+        texts += b"\0\0" + name.encode() + b"\0"
+    first = min(pointers.values())
+    data = bytearray(0x300)
+    data[:20] = struct.pack("<I8xII", rva + 0x80, rva + 0x60, first)
+    data[0x60:0x6C] = b"ntoskrnl.exe"
+    for place in (0x80, first - rva):
+        data[place : place + 8 * len(names)] = b"".join(struct.pack("<Q", hint) for hint in names.values())
+    data[0x200 : 0x200 + len(texts)] = texts
+    return bytes(data)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Dict, FrozenSet, Iterable, Optional, Sequence, Union
+from typing import Dict, FrozenSet, Iterable, Mapping, Optional, Sequence, Tuple, Union
 
 from pykdext.attribution.calls.allocators import allocator_names, find_allocator
 from pykdext.attribution.calls.kmdf import FrameworkTable, find_framework_table
@@ -20,6 +20,7 @@ from pykdext.attribution.flow.values import Atom, Constant, FieldRead, ImageRead
 from pykdext.images.exports import read_exports
 from pykdext.images.image import Image
 from pykdext.images.imports import read_imports
+from pykdext.model.names import canonical_name
 
 MAX_JUMPS = 4
 """Thunks between a call and the function; more of them are a loop."""
@@ -47,7 +48,12 @@ class CalleeResolver:
         self._bases = [image.module.base for image in self._images]
         self._imports: Dict[Image, Dict[int, Callee]] = {}
         self._exports: Dict[Image, Dict[int, str]] = {}
+        self._fetched: Dict[Image, Mapping[int, Callee]] = {}
         self._frameworks: Dict[Image, Optional[FrameworkTable]] = {}
+
+    def learn_fetched(self, image: Image, fetched: Mapping[int, Callee]) -> None:
+        """The variables of an image, by RVA, that hold functions which it looks up by name."""
+        self._fetched[image] = fetched
 
     def resolve(self, image: Image, site: CallSite) -> Optional[Callee]:
         """The function that the call of ``image`` reaches, or None if it is not known.
@@ -64,6 +70,17 @@ class CalleeResolver:
                 callees.append(callee)
         return _choose(callees)
 
+    def find_export(self, callee: Callee) -> Optional[Tuple[Image, int]]:
+        """The image of another driver, and the RVA in it, of a function that is imported or called by its address."""
+        if callee.name is None or callee.module is None or callee.rva is not None:
+            return None
+        module = canonical_name(callee.module)
+        for image in self._images:
+            if canonical_name(image.module.name) == module:
+                rva = next((rva for rva, name in self._exports_of(image).items() if name == callee.name), None)
+                return None if rva is None else (image, rva)
+        return None
+
     @cached_property
     def allocator_addresses(self) -> FrozenSet[int]:
         """Where the exported functions of the images begin that take a pool tag."""
@@ -78,7 +95,7 @@ class CalleeResolver:
         """The RVAs of the image's pointers through which it calls functions that take a pool tag, by its own tables."""
         named = [rva for rva, callee in self._imports_of(image).items() if callee.name and find_allocator(callee.name)]
         table = self._framework_of(image)
-        return frozenset((*named, *(table.slots if table is not None else ())))
+        return frozenset((*named, *self._fetched.get(image, ()), *(table.slots if table is not None else ())))
 
     def _follow(self, image: Image, target: Atom) -> Optional[Callee]:
         """The function behind ``target`` and the jumps that stand before it."""
@@ -94,7 +111,9 @@ class CalleeResolver:
         if isinstance(target, Constant):
             rva = target.number - image.module.base
             return self._own_function(image, rva) if 0 <= rva < image.size else self._exported_at(target.number)
-        imported = self._imports_of(image).get(target.rva) if isinstance(target, ImageRead) else None
+        imported = None
+        if isinstance(target, ImageRead):
+            imported = self._imports_of(image).get(target.rva) or self._fetched.get(image, {}).get(target.rva)
         if imported is None and isinstance(target, (ImageRead, FieldRead)):
             return self._framework_function(image, target)
         return imported

@@ -2,16 +2,17 @@
 
 The index says where a tag stands in an image. Only the functions at these places are decoded and followed to their
 calls. A call of a known allocator with the tag as its tag argument is proof, and so is the call of one of the driver's
-own functions that hands this argument on as the tag (a wrapper), through at most ``MAX_WRAPPERS`` of them.
+own functions, or of another driver's, that hands this argument on as the tag (a wrapper), through at most
+``MAX_WRAPPERS`` of them.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.attribution.calls.allocators import Allocator, argument_locations, find_allocator
+from pykdext.attribution.calls.allocators import Allocator, argument_locations, find_allocator, takes_no_tag
 from pykdext.attribution.calls.callees import Callee, CalleeResolver
 from pykdext.attribution.calls.codereader import TAG_MASK
 from pykdext.attribution.calls.functions import FollowedImage
@@ -29,6 +30,7 @@ from pykdext.attribution.flow.values import (
 )
 from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.functiontable import FunctionBounds
+from pykdext.images.image import Image
 from pykdext.model import PoolTag
 
 MAX_WRAPPERS = 3
@@ -38,6 +40,13 @@ ENOUGH_CALLS = 4
 """Calls that prove a tag's use: more than so many tell a reader nothing new."""
 
 
+class Wrapper(NamedTuple):
+    """A function between the tag and the allocator: its module's file name and its entry there."""
+
+    module: str
+    rva: int
+
+
 @dataclass(frozen=True)
 class TagUse:
     """A call that gets the tag.
@@ -45,7 +54,7 @@ class TagUse:
     Attributes:
         call_rva: of the call. source: what brings the tag in, a constant or a variable of the image.
         allocator: what it reaches as a tag; None: no allocator. callee: what is called, as far as it is known.
-        wrappers: entries of the driver's functions on the way, the outermost first. origin_text: the instruction that
+        wrappers: the functions on the way, the outermost first. origin_text: the instruction that
         brings in a constant, with the tag in quotes. is_dead_end: the callee was followed, and
         hands the tag to no call.
     """
@@ -54,7 +63,7 @@ class TagUse:
     source: Atom
     callee: Optional[Callee]
     allocator: Optional[Allocator] = None
-    wrappers: Tuple[int, ...] = ()
+    wrappers: Tuple[Wrapper, ...] = ()
     origin_text: str = ""
     is_dead_end: bool = False
 
@@ -92,9 +101,15 @@ class TagUses:
 
 
 class CallSites:
-    """The calls of one image that get a tag."""
+    """The calls of one image that get a tag. ``open_others``: those of the images whose functions it calls."""
 
-    def __init__(self, followed: FollowedImage, resolver: CalleeResolver) -> None:
+    def __init__(
+        self,
+        followed: FollowedImage,
+        resolver: CalleeResolver,
+        open_others: Optional[Callable[[Image], CallSites]] = None,
+    ) -> None:
+        self._open_others = open_others
         self._followed = followed
         self._image = followed.image
         self._resolver = resolver
@@ -147,9 +162,7 @@ class CallSites:
             return
         for location in argument_locations(self._machine):
             for source in sought.find_sources(site.frame.argument(location, TAG_BYTES)):
-                handed_on = None
-                if callee is not None and callee.rva is not None:
-                    handed_on = self._follow_parameter(callee.rva, location, MAX_WRAPPERS)
+                handed_on = self._follow_into(callee, location, MAX_WRAPPERS)
                 if handed_on is None:
                     yield TagUse(site.rva, source, callee, is_dead_end=self._is_dead_end(callee, location))
                 else:
@@ -177,6 +190,19 @@ class CallSites:
                 found.append(frozenset({ImageRead(atom.number - self._image.module.base + offset, TAG_BYTES)}))
         return join(*found)
 
+    def _follow_into(self, callee: Optional[Callee], location: Location, depth: int) -> Optional[_HandedOn]:
+        """Where a function of the image, or one that another driver exports, hands on what it gets at ``location``."""
+        if callee is None or depth < 1:
+            return None
+        if callee.rva is not None:
+            return self._follow_parameter(callee.rva, location, depth)
+        is_known = callee.name is None or find_allocator(callee.name) or takes_no_tag(callee.name)
+        exported = None if is_known or self._open_others is None else self._resolver.find_export(callee)
+        if exported is None or self._open_others is None:
+            return None
+        image, rva = exported
+        return self._open_others(image)._follow_parameter(rva, location, depth)
+
     def _follow_parameter(self, start_rva: int, location: Location, depth: int) -> Optional[_HandedOn]:
         """Where the function at ``start_rva`` hands on what it gets at ``location`` as a tag."""
         key = (start_rva, location, depth)
@@ -189,19 +215,20 @@ class CallSites:
         """The best of all ways: a wrapper may free before it allocates."""
         flow = self._find_entered(start_rva)
         parameter = Parameter(location)
+        wrapper = Wrapper(self._image.module.name, start_rva)
         found: List[_HandedOn] = []
         for site in flow.calls if flow is not None else ():
             callee = self._resolver.resolve(self._image, site)
             allocator = self._find_allocator(site, callee)
             if allocator is not None:
                 if parameter in self._read_tag_argument(site, allocator):
-                    found.append(_HandedOn(allocator, (start_rva,)))
-            elif depth > 1 and callee is not None and callee.rva is not None:
+                    found.append(_HandedOn(allocator, (wrapper,)))
+            elif depth > 1 and callee is not None:
                 for argument in argument_locations(self._machine):
                     if parameter in site.frame.argument(argument, TAG_BYTES):
-                        further = self._follow_parameter(callee.rva, argument, depth - 1)
+                        further = self._follow_into(callee, argument, depth - 1)
                         if further is not None:
-                            found.append(_HandedOn(further.allocator, (start_rva, *further.wrappers)))
+                            found.append(_HandedOn(further.allocator, (wrapper, *further.wrappers)))
             if found and found[-1].allocator.action.is_proof:
                 return found[-1]
         return found[0] if found else None
@@ -228,7 +255,7 @@ class _HandedOn:
     """What a parameter becomes the tag of, and the functions on the way, the outermost first."""
 
     allocator: Allocator
-    wrappers: Tuple[int, ...]
+    wrappers: Tuple[Wrapper, ...]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Dict, List, Optional
 
 from pykdext.attribution.calls.allocators import find_removed_bytes
+from pykdext.attribution.calls.lookups import LookUpCalls
 from pykdext.attribution.flow.calls import FunctionFlow
 from pykdext.attribution.flow.function import follow_function
 from pykdext.images.exports import Exports, read_exports
@@ -28,12 +29,14 @@ class CodeRoom:
 class FollowedImage:
     """Functions by any address in them, as long as there is ``room``, which images share.
 
-    The image's warnings tell if some were left out for the limits; these lines are ``warnings``, too.
+    ``look_ups`` knows the calls that look functions up. The image's warnings tell if some were left out for the limits;
+    these lines are ``warnings``, too.
     """
 
     def __init__(self, image: Image, room: CodeRoom) -> None:
         self.image = image
         self.warnings: List[str] = []
+        self.look_ups = LookUpCalls(image)
         self._room = room
         self._functions = FunctionTable(image)
         self._flows: Dict[int, Optional[FunctionFlow]] = {}
@@ -68,7 +71,7 @@ class FollowedImage:
         self._room_bytes -= bounds.size_bytes
         self._room.left_bytes -= bounds.size_bytes
         try:
-            return follow_function(self.image, bounds, find_removed_bytes)
+            return follow_function(self.image, bounds, find_removed_bytes, self.look_ups)
         except ImportError as error:  # capstone's library is made for each system: an installation can lack it
             self._warn(f"{name}: its functions cannot be decoded ({error}). Hint: pip install capstone")
             return None

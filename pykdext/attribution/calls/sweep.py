@@ -30,7 +30,7 @@ from pykdext.model import PoolTag
 MAX_CALLER_BYTES = 512 << 10
 """Code kept of one image."""
 
-_FORM = 1
+_FORM = 2
 """Of what is kept of an image; it changes with what is collected."""
 
 MAX_POINTERS = 512

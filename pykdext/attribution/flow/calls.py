@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Callable, Mapping, Optional, Protocol, Tuple
 
+from pykdext.attribution.flow.state import State
 from pykdext.attribution.flow.values import Location, Value
 
 FindRemovedBytes = Callable[[str], Optional[int]]
 """By the name of an imported function: the bytes of arguments that it takes from the stack on x86; None: not known."""
+
+
+ApplyCall = Callable[["CallSite", State], None]
+"""What is known of a call besides: it changes the state behind the call, of which all else is known already."""
+
+
+def apply_nothing(_site: CallSite, _state: State) -> None:
+    """Where nothing is known."""
 
 
 def know_no_function(_name: str) -> Optional[int]:
@@ -55,13 +64,15 @@ class FunctionFlow:
     Attributes:
         start_rva: its entry. calls: by ascending RVA. instruction_text: by RVA, as a disassembler prints it, of the
         instructions that bring in a constant, and of the calls. constant_bytes: how long the instructions that bring in
-        a constant are. lost: why a part was not followed, or None.
+        a constant are. kept: by RVA, the variables of the image in which the function stores what calls returned.
+        lost: why a part was not followed, or None.
     """
 
     start_rva: int
     calls: Tuple[CallSite, ...]
     instruction_text: Mapping[int, str] = field(default_factory=dict)
     constant_bytes: Mapping[int, int] = field(default_factory=dict)
+    kept: Mapping[int, Value] = field(default_factory=dict)
     lost: Optional[str] = None
 
     def reaches(self, rva: int) -> bool:

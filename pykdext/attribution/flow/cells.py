@@ -13,6 +13,7 @@ from pykdext.attribution.flow.values import (
     FieldRead,
     ImageRead,
     Parameter,
+    Returned,
     StackAddress,
     Value,
     combine,
@@ -151,7 +152,7 @@ def _part_of_atom(atom: Atom, skipped: int, size: int) -> Atom:
         return ImageRead(atom.rva + skipped, min(size, atom.size - skipped))
     if isinstance(atom, FieldRead) and skipped < atom.size:
         return FieldRead(atom.base, atom.offset + skipped, min(size, atom.size - skipped))
-    if isinstance(atom, (Parameter, StackAddress)) and skipped == 0 and size >= 4:
+    if isinstance(atom, (Parameter, StackAddress, Returned)) and skipped == 0 and size >= 4:
         return atom
     return UNKNOWN_ATOM
 

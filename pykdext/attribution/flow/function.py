@@ -11,7 +11,14 @@ import heapq
 import itertools
 from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Set, Tuple
 
-from pykdext.attribution.flow.calls import CallSite, FindRemovedBytes, FunctionFlow, know_no_function
+from pykdext.attribution.flow.calls import (
+    ApplyCall,
+    CallSite,
+    FindRemovedBytes,
+    FunctionFlow,
+    apply_nothing,
+    know_no_function,
+)
 from pykdext.attribution.flow.cells import part
 from pykdext.attribution.flow.controlflow import ControlFlow
 from pykdext.attribution.flow.processors import PROCESSORS
@@ -29,20 +36,26 @@ MAX_JOINS = 32
 MAX_CALLS = 2_000
 """Calls of one function that are told."""
 
+STACK_BASE_BYTES = 1 << 24
+"""Frame offsets of two bases of the stack pointer are so far apart: no frame is larger."""
+
 _CELLS_A_STEP = 8
 _STATES_COMPARED = 16
 """Calls looked at for what is the same at all of them."""
 
 
 def follow_function(
-    image: Image, bounds: FunctionBounds, find_removed_bytes: FindRemovedBytes = know_no_function
+    image: Image,
+    bounds: FunctionBounds,
+    find_removed_bytes: FindRemovedBytes = know_no_function,
+    apply_call: ApplyCall = apply_nothing,
 ) -> FunctionFlow:
     """The calls of the function at ``bounds``. Bounded and never fails: what was cut is said in ``lost``.
 
-    ``find_removed_bytes`` knows the functions that the image imports.
+    ``find_removed_bytes`` knows the functions that the image imports, ``apply_call`` what some of them do.
     """
     instruction_set = PROCESSORS[image.machine].open_instruction_set(image, find_removed_bytes)
-    return _FunctionWalk(image, bounds, instruction_set).follow()
+    return _FunctionWalk(image, bounds, instruction_set, apply_call).follow()
 
 
 class CallFrame:
@@ -68,7 +81,11 @@ class CallFrame:
 class _FunctionWalk:
     """The fixpoint over one function: the states at the leaders of its control flow."""
 
-    def __init__(self, image: Image, bounds: FunctionBounds, instruction_set: InstructionSet[Any]) -> None:
+    def __init__(
+        self, image: Image, bounds: FunctionBounds, instruction_set: InstructionSet[Any], apply_call: ApplyCall
+    ) -> None:
+        self._apply_call = apply_call
+        self._kept: Dict[int, Value] = {}
         self._base = image.module.base
         self._start_rva = bounds.start_rva
         self._instruction_set = instruction_set
@@ -77,9 +94,11 @@ class _FunctionWalk:
         self._joins: Dict[int, int] = {}
         self._pending: List[Tuple[int, int]] = []
         self._waiting: Set[int] = set()
+        self._stack_bases: Dict[int, int] = {}
         self._switches: Dict[int, State] = {}
         self._tables: Dict[int, int] = {}
-        self._calls: Dict[int, Tuple[Call, CallFrame]] = {}
+        self._calls: Dict[int, CallSite] = {}
+        self._frames: Dict[int, CallFrame] = {}
         self._texts: Dict[int, str] = {}
         self._constant_bytes: Dict[int, int] = {}
         self._steps_left = MAX_STEPS
@@ -95,15 +114,13 @@ class _FunctionWalk:
         while unreached is not None and self._steps_left > 0:
             self._enter(unreached, self._state_of_unreached())
             unreached = self._find_unreached()
-        calls = tuple(
-            CallSite(rva, call.target, call.dispatched, frame, call.is_jump)
-            for rva, (call, frame) in sorted(self._calls.items())
-        )
+        calls = tuple(site for _, site in sorted(self._calls.items()))
         lost = self._code.lost or self._lost
-        return FunctionFlow(self._start_rva, calls, self._texts, self._constant_bytes, lost)
+        return FunctionFlow(self._start_rva, calls, self._texts, self._constant_bytes, self._kept, lost)
 
     def _enter(self, rva: int, state: State) -> None:
         """Follow everything that a path from ``rva`` reaches."""
+        state.kept = self._kept
         self._code.enter(rva)
         self._flow(rva, state)
         while self._pending and self._steps_left > 0:
@@ -135,6 +152,8 @@ class _FunctionWalk:
             self._note_call(instruction, step.call, state)
             if not step.call.is_jump:
                 self._instruction_set.return_from_call(state, instruction)
+                if instruction.rva in self._calls:
+                    self._apply_call(self._calls[instruction.rva], state)
         targets = (*step.targets, *self._switch_targets(instruction, step, state))
         new_order = self._code.add_targets(leader, targets) if targets else 0
         if new_order:
@@ -159,6 +178,7 @@ class _FunctionWalk:
         if not self._switches and rva in self._reached:
             return
         known = self._states.get(rva)
+        state = self._settle_stack(rva, state, known)
         self._spend(1 + state.cell_count // _CELLS_A_STEP)
         self._joins[rva] = self._joins.get(rva, 0) + 1
         if known is None:
@@ -172,6 +192,22 @@ class _FunctionWalk:
             return
         if known.merge(state, widen=self._joins[rva] > MAX_JOINS):
             self._wait(rva)
+
+    def _settle_stack(self, rva: int, state: State, known: Optional[State]) -> State:
+        """The state as it enters ``rva``: where paths disagree on the stack pointer, it gets a base of its own there.
+
+        That is where calls on one of the paths remove more than is known. What is pushed from there on is followed.
+        """
+        pointer = self._instruction_set.stack_pointer
+        if rva not in self._stack_bases:
+            if known is None or known.stack_offset(pointer) == state.stack_offset(pointer):
+                return state
+            self._stack_bases[rva] = -STACK_BASE_BYTES * (len(self._stack_bases) + 1)
+            self._instruction_set.place_stack(known, self._stack_bases[rva])
+            self._wait(rva)
+        settled = state.copy()
+        self._instruction_set.place_stack(settled, self._stack_bases[rva])
+        return settled
 
     def _wait(self, leader: int) -> None:
         if leader not in self._waiting:
@@ -198,7 +234,8 @@ class _FunctionWalk:
         base = state.stack_offset(self._instruction_set.stack_pointer)
         if base is not None and call.is_jump:
             base += state.return_bytes  # the stack pointer is already where the callee will find it
-        self._calls[instruction.rva] = call, CallFrame(state.copy(), base)
+        frame = self._frames[instruction.rva] = CallFrame(state.copy(), base)
+        self._calls[instruction.rva] = CallSite(instruction.rva, call.target, call.dispatched, frame, call.is_jump)
         self._texts[instruction.rva] = instruction.text
 
     def _find_unreached(self) -> Optional[int]:
@@ -234,7 +271,7 @@ class _FunctionWalk:
                 self._spend(1 + state.cell_count // _CELLS_A_STEP)
                 joined.merge(state)
             return joined
-        callers = [frame.state for _, frame in itertools.islice(self._calls.values(), _STATES_COMPARED)]
+        callers = [frame.state for frame in itertools.islice(self._frames.values(), _STATES_COMPARED)]
         frame_pointers: Dict[str, Value] = {}
         if callers:
             frame_pointers = {

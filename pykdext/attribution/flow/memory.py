@@ -14,6 +14,7 @@ from pykdext.attribution.flow.values import (
     FieldRead,
     ImageRead,
     Parameter,
+    Returned,
     StackAddress,
     Value,
     join,
@@ -27,7 +28,7 @@ class Memory:
     """Memory as a function of ``image`` sees it.
 
     A store through a pointer that is not known is taken not to hit the frame: compilers address their own slots by
-    the stack or frame pointer. A store to the image is not remembered: its variables are shared.
+    the stack or frame pointer. A store to the image is not followed: its variables are shared.
     """
 
     def __init__(self, image: Image) -> None:
@@ -49,6 +50,9 @@ class Memory:
                 place = atom.offset + offset
                 kept = [] if len(pointer) == 1 else [state.read_frame(place, size)]
                 state.write_frame(place, size, join(value, *kept))
+            elif isinstance(atom, Constant) and any(isinstance(part, Returned) for part in value):
+                rva = atom.number + offset - self._base
+                state.kept[rva] = join(value, state.kept.get(rva, value))
         state.escape(value)
 
     def load_cells(self, state: State, pointer: Value, offset: int, size: int) -> List[Cell]:

@@ -39,9 +39,10 @@ class State:
         arguments begin there.
         escaped: the lowest frame offset whose address was handed to somebody, or None.
         table: the last array read with an unknown index, for a jump through it.
+        kept: what calls returned and was stored in variables of the image, by RVA; all states of a function share it.
     """
 
-    __slots__ = ("escaped", "frame", "registers", "return_bytes", "table", "vectors")
+    __slots__ = ("escaped", "frame", "kept", "registers", "return_bytes", "table", "vectors")
 
     def __init__(self, registers: Dict[str, Value], return_bytes: int) -> None:
         self.registers = registers
@@ -50,6 +51,7 @@ class State:
         self.return_bytes = return_bytes
         self.escaped: Optional[int] = None
         self.table: Optional[Table] = None
+        self.kept: Dict[int, Value] = {}
 
     @property
     def cell_count(self) -> int:
@@ -63,6 +65,7 @@ class State:
         copied.vectors = self.vectors.copy()
         copied.escaped = self.escaped
         copied.table = self.table
+        copied.kept = self.kept
         return copied
 
     def read_register(self, name: str) -> Value:
@@ -250,6 +253,9 @@ class InstructionSet(Protocol[Decoded]):
 
     def entry_state(self) -> State:
         """The state at a function's entry: registers and stack hold its parameters."""
+
+    def place_stack(self, state: State, offset: int) -> None:
+        """The stack pointer is at the frame offset ``offset`` from now on."""
 
     def decode(self, code: bytes, rva: int) -> Iterator[Decoded]:
         """The instructions of ``code``, which lies at ``rva``, one after another up to what is no instruction."""

@@ -83,11 +83,18 @@ class StackAddress:
 
 
 @dataclass(frozen=True)
+class Returned:
+    """What the call at ``call_rva`` returned, of a function of which that is of interest."""
+
+    call_rva: int
+
+
+@dataclass(frozen=True)
 class Unknown:
     """Anything."""
 
 
-Atom = Union[Constant, Parameter, ImageRead, FieldRead, StackAddress, Unknown]
+Atom = Union[Constant, Parameter, ImageRead, FieldRead, StackAddress, Returned, Unknown]
 Value = FrozenSet[Atom]
 
 UNKNOWN_ATOM = Unknown()

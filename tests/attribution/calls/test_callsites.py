@@ -106,7 +106,7 @@ def test_enough_proofs_end_the_search(arch):
 
 
 def test_without_a_decoder_there_is_no_proof_but_an_answer(tmp_path, capsys, monkeypatch):
-    def follow_function(_image, _bounds, _find_removed_bytes):
+    def follow_function(*_arguments):
         raise ImportError("ERROR: fail to load the dynamic library.")
 
     forge("pipo").save(tmp_path / "m.dmp")

@@ -95,8 +95,13 @@ class Arm64InstructionSet:
     def entry_state(self) -> State:
         """Eight parameters in registers; further ones begin at the stack pointer."""
         registers: Dict[str, Value] = {name: frozenset({Parameter(Location(name))}) for name in _ARGUMENT_REGISTERS}
-        registers["sp"] = frozenset({StackAddress(0)})
-        return State(registers, return_bytes=0)
+        state = State(registers, return_bytes=0)
+        self.place_stack(state, 0)
+        return state
+
+    def place_stack(self, state: State, offset: int) -> None:
+        """The stack pointer is there."""
+        state.registers["sp"] = frozenset({StackAddress(offset)})
 
     def decode(self, code: bytes, rva: int) -> Iterator[Arm64Instruction]:
         """The instructions of ``code``, one after another, up to bytes that are no instruction."""

@@ -90,8 +90,13 @@ class IntelInstructionSet:
         """Every register holds what the caller had in it; conventions are the callers' matter."""
         names = _REGISTERS_X64 if self._pointer_bytes == 8 else _REGISTERS_X86
         registers: Dict[str, Value] = {name: frozenset({Parameter(Location(name))}) for name in names}
-        registers[self.stack_pointer] = registers[RESTING_STACK] = frozenset({StackAddress(0)})
-        return State(registers, self._pointer_bytes)
+        state = State(registers, self._pointer_bytes)
+        self.place_stack(state, 0)
+        return state
+
+    def place_stack(self, state: State, offset: int) -> None:
+        """The stack pointer is there, without arguments."""
+        state.registers[self.stack_pointer] = state.registers[RESTING_STACK] = frozenset({StackAddress(offset)})
 
     def decode(self, code: bytes, rva: int) -> Iterator[IntelInstruction]:
         """The instructions of ``code``, one after another, up to bytes that are no instruction."""
