@@ -95,8 +95,7 @@ def pack_summary(summary: FileSummary) -> bytes:
     facts = [
         summary.machine.value,
         [module.name, module.base, module.size, module.timestamp, module.checksum],
-        [version.company, version.product, version.description, version.file_version],
-        version.built_at.timestamp() if version.built_at else None,
+        {**vars(version), "built_at": version.built_at.timestamp() if version.built_at else None},
         [summary.present_bytes, summary.expected_bytes],
         summary.warnings,
         len(summary.words),
@@ -109,25 +108,24 @@ def parse_summary(kept: bytes) -> Optional[FileSummary]:
     """What :func:`pack_summary` gave; None if it is not that."""
     head, _, rest = kept.partition(b"\n")
     try:
-        machine, module, texts, built, sizes, warnings, words, lengths = json.loads(head)
+        machine, module, version, sizes, warnings, words, lengths = json.loads(head)
         present_bytes, expected_bytes = _pair(*sizes)
         parse_numbers = PROCESSORS[Machine(machine)].parse_numbers
         name, base, size, timestamp, checksum = module
-        company, product, description, file_version = texts
         if _pair(words, 0)[0] > len(rest):
             return None
         pieces = _cut(rest, [TAG_BYTES] * words + lengths)
         return FileSummary(
             Machine(machine),
             Module(_text(name), *_pair(base, size), "", timestamp, checksum),
-            ImageVersion(company, product, description, file_version, _time(built)),
+            ImageVersion(**{**version, "built_at": _time(version["built_at"])}),
             present_bytes,
             expected_bytes,
             tuple(map(_text, warnings)),
             frozenset(pieces[:words]),
             tuple(map(parse_numbers, pieces[words:])),
         )
-    except (ValueError, TypeError, OverflowError, OSError):
+    except (ValueError, TypeError, KeyError, OverflowError, OSError):
         return None
 
 
