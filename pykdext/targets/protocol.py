@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Optional, Protocol, Tuple, runtime_checkable
+from typing import Callable, Iterator, Optional, Protocol, Tuple, runtime_checkable
 
 from pykdext.model import Machine, Module, TargetFacts, TypeLayout
 
@@ -76,6 +76,22 @@ class SymbolTaker(Protocol):
 
     def set_invalid_pte_mask(self, mask: int) -> None:
         """Take the value of MiInvalidPteMask (MiState.Hardware.InvalidPteMask in newer kernels); it may be 0."""
+
+
+@runtime_checkable
+class PlaceProver(Protocol):
+    """A target whose file does not tell where some of its pages stand, until something is found in them."""
+
+    @property
+    def has_uncertain_places(self) -> bool:
+        """Whether there are such pages: they cannot be read yet."""
+
+    def prove_places(self, check: Callable[[VirtualReader], bool]) -> bool:
+        """Take for true what must be, that ``check`` is; whether more pages can be read by that.
+
+        ``check`` looks at the memory for what can only be there, and lets MemoryReadError pass. It may be asked of
+        several assumptions.
+        """
 
 
 class PhysicalMemory(Protocol):

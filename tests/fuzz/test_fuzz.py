@@ -22,7 +22,9 @@ def test_whatever_is_damaged_nothing_crashes_hangs_or_lies(target):
     assert tally.cases[target] == CASES
 
 
-@pytest.mark.parametrize(("target", "seed"), [("stores", 15), ("structures", 1)])
+@pytest.mark.parametrize(
+    ("target", "seed"), [("stores", 15), ("structures", 1), ("tag tables", 50063), ("tag tables", 50160)]
+)
 def test_what_was_found_once_stays_mended(target, seed):
     tally = Tally()
     run_case(target, seed, tally)

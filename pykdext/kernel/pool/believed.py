@@ -25,7 +25,7 @@ OVERFLOW_KEY = int.from_bytes(b"Ovfl", "little")
 
 MISPLACED = "rows that their tags cannot have"
 CONTRADICTED = "rows that other processors' tables contradict"
-ZEROED = "a page of zeros where others count"
+ZEROED = "a page of zeros, or without tags, where others count"
 COPIED = "a page of another table"
 STRANGE = "a page of what are no tags"
 KEYLESS = "counters without a tag"
@@ -302,7 +302,7 @@ class _Weighing:
             table.doubt(wrong, CONTRADICTED)
 
     def _doubt_zeros(self, *, is_hashed: bool) -> None:
-        """Pages of zeros where others let expect tags, or a hash does that spreads them evenly."""
+        """Pages without tags where others let expect some, or a hash does that spreads them evenly."""
         used = [row for row in range(self._mask + 1) if any(table.is_used(row) for table in self._tables)]
         used_rows = set(used)
         filled = self._filled_rows(used_rows)
@@ -332,13 +332,16 @@ class _Weighing:
         )
 
     def _is_zero(self, table: TableRows, page: _Page) -> bool:
-        """The page was read and holds nothing; the last row of a table, which has its tag always, does not count."""
-        end = min(page.end, (self._mask + 1) * self._row_bytes)
-        inside = range(page.first_key, end // self._row_bytes)
+        """The page was read and has no tag; the last row of a table, which has its tag always, does not count.
+
+        The end of a row whose tag lies in the page before is no sign of life: any page has something there.
+        """
+        rows = range(page.first_key, min(page.stop, self._mask + 1))
+        inside = range(page.first_key, min(page.end, (self._mask + 1) * self._row_bytes) // self._row_bytes)
         return (
             len(inside) > 0
             and all(table.present[row] for row in inside)
-            and not any(table.data[page.start : end])
+            and not any(table.keys[row] for row in rows)
             and not all(row in table.doubts for row in inside)
         )
 

@@ -21,6 +21,7 @@ from pykdext.kernel.pool.believed import (
 from pykdext.kernel.pool.inference import MAX_ROW_BITS, MIN_ROW_BITS
 from pykdext.kernel.pool.layouts import TrackerLayout, find_described_layout, find_tracker_layout
 from pykdext.kernel.pool.plausible import Weighed, doubt_counters
+from pykdext.kernel.pool.provenpages import prove_table_pages, prove_table_pointers
 from pykdext.kernel.pool.tablelocation import TableLocation, locate_tag_tables
 from pykdext.kernel.structs import iter_row_runs, iter_whole_rows
 from pykdext.kernel.systemmemory import read_commit, read_system_memory
@@ -65,6 +66,7 @@ def read_pool_snapshot(
     Raises:
         SymbolNotFoundError, TargetError, LayoutNotFoundError: the tables cannot be found or not one row be read.
     """
+    prove_table_pointers(kernel)
     location = locate_tag_tables(kernel)
     reader = _TableReader(kernel, location)
     with work.hold():
@@ -108,9 +110,14 @@ class _TableReader:
         self._expansion_state = ExpansionState.UNKNOWN
         self._has_free_row = False
         self.warnings = list(location.warnings)
-        self._heads = [tuple(self._target.read_present(table, _HEAD_BYTES)) for table in location.tables]
+        self._heads = self._read_heads()
         self._layout = self._find_layout()
         self._row_count = self._find_row_count()
+        if prove_table_pages(self._target, location.tables, self._layout, self._row_count):
+            self._heads = self._read_heads()
+
+    def _read_heads(self) -> List[Tuple[Tuple[int, bytes], ...]]:
+        return [tuple(self._target.read_present(table, _HEAD_BYTES)) for table in self._location.tables]
 
     def _find_layout(self) -> TrackerLayout:
         tables = self._location.tables

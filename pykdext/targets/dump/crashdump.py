@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Iterator, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Callable, Iterator, Optional, Tuple, Union
 
 from pykdext.errors import MemoryReadError
 from pykdext.model import BugCheck, Machine, Module, TargetFacts
@@ -14,6 +14,7 @@ from pykdext.targets.dump.containers import open_container
 from pykdext.targets.dump.facts import KernelFacts
 from pykdext.targets.dump.fivelevels import has_five_levels
 from pykdext.targets.dump.header import DUMP_SIGNATURES, TRIAGE_DUMP, parse_header
+from pykdext.targets.dump.pageplaces import MovedPages
 from pykdext.targets.dump.pages import PagesInFile
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.kernelformat import KERNEL32, KERNEL64
@@ -22,6 +23,7 @@ from pykdext.targets.paging.addressspace import AddressSpace
 from pykdext.targets.paging.modes import find_paging_mode
 from pykdext.targets.paging.virtual import VirtualMemory
 from pykdext.targets.parts import leave_out_zeros
+from pykdext.targets.protocol import VirtualReader
 
 if TYPE_CHECKING:
     from pykdext.targets.dump.triage import TriageDump
@@ -152,6 +154,19 @@ class CrashDump(DumpTarget):
         """Take the value of MiInvalidPteMask, which only symbols find: more pages may translate than before."""
         self._space.set_invalid_pte_mask(mask)
         self._modules = self._read_modules()
+
+    @property
+    def has_uncertain_places(self) -> bool:
+        """Whether a wrong bit in the file's map leaves open where some pages stand."""
+        return isinstance(self._container, MovedPages) and self._container.uncertain_pages > 0
+
+    def prove_places(self, check: Callable[[VirtualReader], bool]) -> bool:
+        """Take for true what must be, that ``check`` is; whether more pages can be read by that."""
+        if not isinstance(self._container, MovedPages) or not self._container.prove(check):
+            return False
+        self._space.forget_tables()
+        self._take_debugger_data(*read_debugger_data(self._memory, self._kernel, self._debugger_data_block))
+        return True
 
     @property
     def facts(self) -> TargetFacts:

@@ -9,7 +9,7 @@ The same holds for several wrong bits near each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Callable, Dict, Iterator, Optional, Set, Tuple, TypeVar
 
@@ -29,6 +29,7 @@ MAX_LIST_ENTRIES = 4096
 """Of each list that is followed: enough to tell where pages stand."""
 
 _PAGE_SHIFT = 12
+_NO_PAGE = 1 << 64
 _OFFSET = PAGE_BYTES - 1
 _SHARE_OF_MISFITS = 16
 """One misfit in so many finds is a list that was torn before; more contradict the places."""
@@ -48,14 +49,13 @@ class PagePlaces:
         low: pages up to this one stand where the bitmap has them; -1: no page does.
         high: pages from this one on stand ``moved`` places behind that (before it, where negative).
         lost: the page whose bit was lost, if that is known: it stands where it would with its bit.
-        finds: how many things were found that prove it. Pages between ``low`` and ``high`` may stand anywhere.
+            Pages between ``low`` and ``high`` may stand anywhere.
     """
 
     low: int
     high: int
     moved: int
     lost: Optional[int] = None
-    finds: int = 0
 
     def find_move(self, page: int) -> Optional[int]:
         """How far a page stands behind its place; None: not certain."""
@@ -84,8 +84,8 @@ def open_bitmap(
     pages = PageBitmap(file, data_offset, index, announced, notes)
     if pages.is_true:
         return pages
-    places = find_page_places(file, data_offset, index, announced, facts)
-    if places is None:
+    proof = find_page_places(file, data_offset, index, announced, facts)
+    if proof is None:
         raise DumpFormatError(
             file.path,
             bitmap_offset,
@@ -93,28 +93,43 @@ def open_bitmap(
             f"{announced:,} as the header counts",
             "the file is damaged where it tells which page is which; copy it again",
         )
-    if places.lost is not None:
-        note = (
-            f"the bitmap of pages was damaged: it marks {index.present:,}, the header counts {announced:,}. "
-            f"{places.finds:,} known places prove that page 0x{places.lost:x} is the one that it lost"
-        )
-        return PageBitmap(file, data_offset, index.with_page(places.lost), announced, (*notes, note))
-    return MovedPages(file, data_offset, index, announced, places)
+    return MovedPages(file, data_offset, index, announced, proof)
 
 
 class MovedPages(PagesInFile):
     """The pages of a bitmap with a wrong bit, as far as it is certain where they stand."""
 
-    def __init__(self, file: FileBytes, data_offset: int, index: PageIndex, announced: int, places: PagePlaces) -> None:
-        """``announced``: pages that the header counts."""
+    def __init__(self, file: FileBytes, data_offset: int, index: PageIndex, announced: int, proof: PlaceProof) -> None:
+        """``announced``: pages that the header counts. ``proof``: what was found so far."""
         super().__init__(file, data_offset)
+        self._marked = index.present
         self._index = index
         self._announced = announced
+        self._proof = proof
+        self._take_places()
+
+    def _take_places(self) -> None:
+        places = self._proof.places
+        if places.lost is not None:
+            self._index = self._index.with_page(places.lost)
+            places = PagePlaces(_NO_PAGE, _NO_PAGE, 0, places.lost)
         self._places = places
-        below, above = index.count_below(places.low + 1), index.count_below(places.high)
-        self._left_out = above - below
-        before_end = max(self._held_pages - places.moved - above, 0)
-        self._present = min(below, self._held_pages) + min(index.present - above, before_end)
+        below, above = self._index.count_below(places.low + 1), self._index.count_below(places.high)
+        self.uncertain_pages = above - below
+        held_above = max(self._held_pages - places.moved - above, 0)
+        self._present = min(below, self._held_pages) + min(self._index.present - above, held_above)
+
+    def prove(self, check: Callable[[VirtualMemory], bool]) -> bool:
+        """Take for true what must be, that ``check`` is; whether more pages are certain by that.
+
+        ``check`` looks at the kernel's memory for what can only be there, and lets MemoryReadError pass.
+        """
+        before = self._proof.places
+        self._proof.settle(lambda view: True if check(view.virtual) else None)
+        if self._proof.places == before:
+            return False
+        self._take_places()
+        return True
 
     @property
     def pages_expected(self) -> int:
@@ -130,12 +145,16 @@ class MovedPages(PagesInFile):
     def warnings(self) -> Tuple[str, ...]:
         """What is wrong with the container."""
         places = self._places
-        return (
-            *super().warnings,
-            f"the bitmap of pages is damaged: it marks {self._index.present:,}, the header counts {self._announced:,}. "
-            f"{places.finds:,} known places prove where {self._present:,} pages stand; {self._left_out:,} between page "
-            f"0x{places.low + 1:x} and 0x{places.high:x} are left out",
-        )
+        counts = f"it marks {self._marked:,}, the header counts {self._announced:,}"
+        known = f"{self._proof.finds:,} known places prove"
+        if places.lost is not None:
+            told = f"was damaged: {counts}. {known} that page 0x{places.lost:x} is the one that it lost"
+        else:
+            told = (
+                f"is damaged: {counts}. {known} where {self._present:,} pages stand; {self.uncertain_pages:,} between "
+                f"page 0x{places.low + 1:x} and 0x{min(places.high, self._index.bits):x} are left out"
+            )
+        return (*super().warnings, f"the bitmap of pages {told}")
 
     def iter_extents(self, address: int, size: int) -> Iterator[Extent]:
         """The parts of a physical range that the file holds, ascending."""
@@ -154,23 +173,32 @@ class MovedPages(PagesInFile):
 
     def read_physical(self, address: int, size: int) -> bytes:
         """All ``size`` bytes at a physical address, or MemoryReadError."""
+        offset = address & _OFFSET
+        page = address >> _PAGE_SHIFT
+        moved = self._places.find_move(page)
+        if offset + size <= PAGE_BYTES and moved is not None:
+            place = self._index.find(page)
+            if place >= 0 and 0 <= place + moved < self._held_pages:
+                data = self._file.read_at(self._data_offset + ((place + moved) << _PAGE_SHIFT) + offset, size)
+                if len(data) == size:
+                    return data
         return self._read_extents(address, size)
 
 
 def find_page_places(
     file: FileBytes, data_offset: int, index: PageIndex, announced: int, facts: KernelFacts
-) -> Optional[PagePlaces]:
+) -> Optional[PlaceProof]:
     """Where the pages stand of a bitmap that marks more or fewer than the ``announced``; None: nothing proves it.
 
     ``data_offset``: where in the file the first page begins. ``facts``: what the dump's header says.
     """
     for five_levels in (False, True) if facts.machine is Machine.X64 else (False,):
         mode = find_paging_mode(facts.machine, facts.build, pae_enabled=facts.pae_enabled, five_levels=five_levels)
-        proof = _Proof(_Pages(file, data_offset, index), mode, facts, announced - index.present)
+        proof = PlaceProof(_Pages(file, data_offset, index), mode, facts, announced - index.present)
         proof.settle(proof.see_root)
         proof.follow_lists()
         if proof.finds and proof.misfits <= 1 + proof.finds // _SHARE_OF_MISFITS:
-            return PagePlaces(proof.low, proof.high, proof.moved, proof.lost, proof.finds)
+            return proof
     return None
 
 
@@ -242,11 +270,12 @@ class _View:
     virtual: VirtualMemory
 
 
-class _Proof:
+class PlaceProof:
     """Narrows down between which two pages the wrong bit is.
 
-    ``low`` and ``high`` as PagePlaces has them. ``finds``: things that stood where they should; ``misfits``: those
-    that did not, though no page was uncertain on the way to them.
+    Attributes:
+        places: what is certain so far. finds: things that stood where they should.
+        misfits: those that did not, though no page was uncertain on the way to them.
     """
 
     def __init__(self, pages: _Pages, mode: PagingMode, facts: KernelFacts, moved: int) -> None:
@@ -254,13 +283,12 @@ class _Proof:
         self._mode = mode
         self._facts = facts
         self._kernel: KernelFormat = KERNEL32 if facts.machine is Machine.X86 else KERNEL64
-        self.low, self.high, self.moved = -1, 1 << 64, moved
-        self.lost: Optional[int] = None
+        self.places = PagePlaces(-1, _NO_PAGE, moved)
         self.finds = self.misfits = 0
-        self._settled = self._view(self.low, self.high)
+        self._settled = self._view(self.places)
 
-    def _view(self, low: int, high: int, lost: Optional[int] = None) -> _View:
-        assumed = _Assumed(self._pages, PagePlaces(low, high, self.moved, lost))
+    def _view(self, places: PagePlaces) -> _View:
+        assumed = _Assumed(self._pages, places)
         return _View(
             assumed, VirtualMemory(assumed, AddressSpace(self._mode, assumed, self._facts.directory_table_base))
         )
@@ -268,50 +296,55 @@ class _Proof:
     def settle(self, check: Callable[[_View], Optional[_Found]]) -> Optional[_Found]:
         """What ``check`` finds, under the only assumptions under which it finds anything; None: nothing, or two."""
         self._pages.absent.clear()
-        outcomes = list(self._explore(check, self._settled, self.low, self.high))
-        if not outcomes and self.moved == 1 and self.lost is None:
+        outcomes = list(self._explore(check, self._settled))
+        if not outcomes and self.places.moved == 1 and self.places.lost is None:
             return self._find_lost(check)
-        found = {result for _, _, result in outcomes}
+        found = {result for _, result in outcomes}
         if len(found) != 1:
             return None
-        low, high = min(low for low, _, _ in outcomes), max(high for _, high, _ in outcomes)
-        if (low, high) != (self.low, self.high):
-            self.low, self.high = low, high
-            self._settled = self._view(low, high)
-        self.finds += 1
+        self._settle_at(
+            replace(
+                self.places,
+                low=min(places.low for places, _ in outcomes),
+                high=max(places.high for places, _ in outcomes),
+            )
+        )
         return found.pop()
+
+    def _settle_at(self, places: PagePlaces) -> None:
+        self.finds += 1
+        if places != self.places:
+            self.places = places
+            self._settled = self._view(places)
 
     def _find_lost(self, check: Callable[[_View], Optional[_Found]]) -> Optional[_Found]:
         """What ``check`` finds if one of the pages that it asked for in vain is the one whose bit was lost."""
         for page in sorted(self._pages.absent):
-            if not self.low < page < min(self.high, self._pages.index.bits):
+            if not self.places.low < page < min(self.places.high, self._pages.index.bits):
                 continue
-            view = self._view(page, page + 1, page)
+            places = replace(self.places, low=page, high=page + 1, lost=page)
             try:
-                result = check(view)
+                result = check(self._view(places))
             except MemoryReadError:
                 continue
             if result is not None:
-                self.low, self.high, self.lost, self._settled = page, page + 1, page, view
-                self.finds += 1
+                self._settle_at(places)
                 return result
         return None
 
-    def _explore(
-        self, check: Callable[[_View], Optional[_Found]], view: _View, low: int, high: int
-    ) -> Iterator[Tuple[int, int, _Found]]:
-        """``(low, high, result)`` of each assumption under which ``check`` finds something."""
+    def _explore(self, check: Callable[[_View], Optional[_Found]], view: _View) -> Iterator[Tuple[PagePlaces, _Found]]:
+        """Each assumption under which ``check`` finds something, and what."""
+        places = view.physical.places
         try:
             result = check(view)
         except _UndecidedError as undecided:
-            page = undecided.page
-            yield from self._explore(check, self._view(page, high), page, high)
-            yield from self._explore(check, self._view(low, page), low, page)
+            yield from self._explore(check, self._view(replace(places, low=undecided.page)))
+            yield from self._explore(check, self._view(replace(places, high=undecided.page)))
         except MemoryReadError:
             return
         else:
             if result is not None:
-                yield low, high, result
+                yield places, result
             elif view is self._settled:
                 self.misfits += 1
 

@@ -137,6 +137,11 @@ class AddressSpace:
         """Whether the top table can be read: without it no address translates."""
         return self._table(self._root) is not None
 
+    def forget_tables(self) -> None:
+        """Read every table anew: more memory is there than before."""
+        self._tables.clear()
+        self._regions.clear()
+
     def set_invalid_pte_mask(self, mask: int) -> None:
         """Take the value of MiInvalidPteMask; 0: the kernel does not disguise its entries.
 

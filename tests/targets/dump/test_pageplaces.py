@@ -9,6 +9,8 @@ import pytest
 
 from dumps.forge import forge
 from pykdext.errors import DumpFormatError, MemoryReadError
+from pykdext.kernel.kernel import open_kernel
+from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.targets.dump.crashdump import open_crashdump
 
 MACHINES = {"x64": 19041, "x86": 7601, "x86pae": 7601, "arm64": 22000}
@@ -27,6 +29,7 @@ class Dump:
         form, at = ("<I", 0x10) if kind == 2 else ("<Q", 0x30)
         (self.bits,) = struct.unpack_from(form, self.whole, start + at)
         self.pages = {number: bytes(machine.memory.pages[number]) for number in machine.memory.present_frames()}
+        self.machine = machine
         self.root = machine.space.root_address >> 12
         self.path = folder / "damaged.dmp"
 
@@ -92,6 +95,22 @@ def test_ranges_over_what_is_left_out_are_read_in_parts(tmp_path):
         for address, data in parts:
             for at in range(0, len(data), 4096):
                 assert data[at : at + 4096] == dump.pages[(address + at) >> 12]
+
+
+@pytest.mark.parametrize("arch", ["x64", "arm64"])
+def test_tag_tables_at_the_wrong_bit_are_read_as_far_as_their_rows_prove_their_pages(tmp_path, arch):
+    dump = Dump(tmp_path, arch, 6)
+    with open_crashdump(str(tmp_path / "whole.dmp")) as opened:
+        whole = read_pool_snapshot(open_kernel(opened))
+    pages = [dump.machine.space.translate(dump.machine.addresses["table:1"] + 4096 * number) >> 12 for number in (0, 7)]
+    for lost in pages:
+        with dump.open_with_wrong_bits(lost) as opened:
+            found = read_pool_snapshot(open_kernel(opened))
+            assert dump.count_right(opened) == opened.facts.pages_present > len(dump.pages) - 8
+        assert {row.tag for row in found.tags} <= {row.tag for row in whole.tags}
+        changed = set(whole.tags) - set(found.tags)
+        assert len(changed) < 20
+        assert not changed or (found.coverage.rows_read < found.coverage.rows_expected)
 
 
 def test_a_bitmap_that_nothing_proves_is_refused(tmp_path):
