@@ -14,6 +14,7 @@ class Case:
         damage: what was done, in a few words. commands: each is a list of words.
         numbers: of each tag (in hex) the six counters of its two pools, which no damage may change unnoticed; None:
         they are not judged. owners: of each tag the modules that may be proven; None: not judged.
+        is_whole: nothing was damaged, the numbers must be read. is_strict: a warning excuses no wrong number.
     """
 
     damage: str
@@ -21,6 +22,7 @@ class Case:
     numbers: Optional[Dict[str, Tuple[int, ...]]] = None
     owners: Optional[Dict[str, Tuple[str, ...]]] = None
     is_whole: bool = False
+    is_strict: bool = False
 
 
 Target = Callable[..., Case]

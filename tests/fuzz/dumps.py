@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 from dumps.forge import forge
@@ -91,6 +92,44 @@ def headers(chance, folder):
     start = chance.choice((0, 0, 0x2000)) if stop > 0x2000 else 0
     return dump_case(
         machine, kind, chance, folder, "header:", edit=lambda data: damage(data, chance, IN_PLACE, start, stop)
+    )
+
+
+_BITMAP = {2: (0x10, "<I"), 5: (0x30, "<Q"), 6: (0x30, "<Q"), 7: (0x30, "<Q")}
+"""Where behind the header, and in what form, a dump with a bitmap counts its bits, by its type."""
+
+
+def bitmaps(chance, folder):
+    """One wrong bit, or some near each other, in the map of pages: whatever is read then must be of the right page."""
+    machine, kind = choose_machine(chance)
+    kind = kind if kind in _BITMAP else _KERNEL_BITMAP
+    start = 0x1000 if machine.truth.machine == "x86" else 0x2000
+    place = start + (0x38 if kind != 2 else 0x20 if start == 0x1000 else 0x28)
+
+    def flip(data):
+        offset, form = _BITMAP[kind]
+        (bits,) = struct.unpack_from(form, data, start + offset)
+        marked = [number for number in machine.memory.pages if data[place + number // 8] >> number % 8 & 1]
+        page = chance.choice(marked) if chance.random() < 0.7 else chance.randrange(bits)
+        for number in {page, *(page + chance.randrange(8) for _ in range(chance.choice((0, 0, 0, 1, 4))))}:
+            if number == page or (number < bits and number in marked):
+                data[place + number // 8] ^= 1 << number % 8
+        return f"page 0x{page:x}"
+
+    case = dump_case(machine, kind, chance, folder, "bitmap:", edit=flip)
+    return replace(case, is_strict=True)
+
+
+def runs(chance, folder):
+    """The lists of runs and ranges: first page and length of each."""
+    machine, _ = choose_machine(chance)
+    kinds = (1, 8, 9, 10) if machine.truth.machine != "x86" else (1,)
+    kind = chance.choice(kinds)
+    wide = machine.truth.machine != "x86"
+    start = (0x98 if wide else 0x6C) if kind == 1 else 0x2000
+    stop = start + (16 if wide else 8) * 8 if kind == 1 else start + 0x80
+    return dump_case(
+        machine, kind, chance, folder, "runs:", edit=lambda data: damage(data, chance, IN_PLACE, start, stop)
     )
 
 

@@ -140,20 +140,29 @@ def driver_files(chance, folder):
     )
 
 
-def pdb_files(chance, folder):
-    """PDBs beside the images that they belong to, and the kernel's in a store along the symbol path."""
+def symbols_case(chance, folder, edit, name):
+    """A dump, and along the symbol path the PDB of ``name`` as its kernel's, damaged by ``edit``."""
     from tests.pdbs import restamp
 
     machine = forge("pipo", build=19041, known_kernel=False, seed=chance.randrange(4))
     machine.save(folder / "x.dmp")
-    data = bytearray(restamp(read_pdb(chance.choice((KERNEL_PDB, *PDBS))), machine.truth.kernel_guid))
-    stop = chance.choice((0x100, 0x2000, len(data)))
-    how = damage(data, chance, ANYHOW if stop == len(data) else IN_PLACE, 0, stop)
+    data = bytearray(restamp(read_pdb(name), machine.truth.kernel_guid))
+    how = edit(data)
     key = f"{machine.truth.kernel_guid.replace('-', '').upper()}1"
     place = folder / "store" / "ntkrnlmp.pdb" / key
     place.mkdir(parents=True)
     (place / "ntkrnlmp.pdb").write_bytes(data)
     return Case(f"PDB, {how}", [["used", str(folder / "x.dmp"), "--symbols", str(folder / "store")]])
+
+
+def pdb_files(chance, folder):
+    """PDBs in a store along the symbol path, the kernel's and others, damaged anywhere."""
+
+    def edit(data):
+        stop = chance.choice((0x100, 0x2000, len(data)))
+        return damage(data, chance, ANYHOW if stop == len(data) else IN_PLACE, 0, stop)
+
+    return symbols_case(chance, folder, edit, chance.choice((KERNEL_PDB, *PDBS)))
 
 
 def isf_files(chance, folder):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz.run import TARGETS, Tally, render, run_case
 
-CASES = 30
+CASES = 20
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="cases that hang are ended by a signal of POSIX")
 
