@@ -188,7 +188,7 @@ def _run(words, case, tally):
 
 def _judge(document, status, words, case):
     """What a report says against the truth."""
-    is_told = bool(document["warnings"]) and not case.is_strict
+    is_told = bool(document.get("warnings")) and not case.is_strict
     if case.numbers is not None and words[0] == "used" and status == 0 and not is_told:
         found = {row["hex"]: row for row in document["tags"]}
         known = case.numbers.keys() | found.keys()
