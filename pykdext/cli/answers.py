@@ -29,6 +29,7 @@ from typing import (
 from pykdext.cli.arguments import MAX_WIDTH, MIN_WIDTH, RedactOptions, SharedOptions, SourceOptions, iter_typed_paths
 from pykdext.cli.screen import Screen
 from pykdext.printable import hide_secrets
+from pykdext.report.dml import Dml
 from pykdext.report.markup import PLAIN, Markup
 from pykdext.work import Work
 
@@ -104,6 +105,7 @@ class Form:
     Attributes:
         part: what it is made from. render: makes it. is_file: it is the contents of a file, with line ends of its own.
         mark: what a file of it begins with; spreadsheets take CSV for UTF-8 by its byte order mark.
+        markup: that of the form, wherever it goes; None: that of the screen, and none in files.
         find_problem: why it cannot be made or shown, in one line, by the options and whether the screen takes files;
         None: it can.
     """
@@ -112,6 +114,7 @@ class Form:
     render: Callable[[Outcome, Look], Written]
     is_file: bool = False
     mark: str = ""
+    markup: Optional[Markup] = None
     find_problem: Callable[[SharedOptions, bool], Optional[str]] = lambda _options, _takes_documents: None
 
 
@@ -121,10 +124,20 @@ def _find_page_problem(options: SharedOptions, takes_documents: bool) -> Optiona
     return find_page_problem(options.output, takes_documents)
 
 
+def _render_dml(outcome: Outcome, look: Look) -> Written:
+    """The text with links, for ``.dml_start`` of a debugger in which poolleak.js is loaded."""
+    text = outcome.text(look)
+    if outcome.has_marks:
+        return text
+    lines = (text if isinstance(text, str) else "".join(text)).splitlines()
+    return "".join(f"{look.markup.text(line)}\n" for line in lines)
+
+
 FORMS: Dict[str, Form] = {
     "text": Form(Part.TEXT, lambda outcome, look: outcome.text(look)),
     "json": Form(Part.DOCUMENT, lambda outcome, _look: outcome.make(Part.DOCUMENT)),
     "csv": Form(Part.ROWS, lambda outcome, _look: outcome.make(Part.ROWS), is_file=True, mark="\ufeff"),
+    "dml": Form(Part.TEXT, _render_dml, is_file=True, markup=Dml('!poolleak "{}"')),
     "html": Form(
         Part.PAGE, lambda outcome, _look: outcome.make(Part.PAGE), is_file=True, find_problem=_find_page_problem
     ),
@@ -169,7 +182,7 @@ class Command(Generic[_Options]):
 def show(outcome: Outcome, options: SharedOptions, screen: Screen) -> None:
     """Write the answer in the form and to the place that the options ask for."""
     form = FORMS[options.format]
-    markup: Markup = PLAIN if options.output else screen.markup
+    markup: Markup = form.markup or (PLAIN if options.output else screen.markup)
     written = form.render(outcome, Look(_choose_width(options, screen), markup, screen.unicode))
     pieces = (written,) if isinstance(written, str) else written
     if options.output:
@@ -182,7 +195,7 @@ def show(outcome: Outcome, options: SharedOptions, screen: Screen) -> None:
                 screen.write_document(piece)
             else:
                 screen.write(piece, form.part is Part.TEXT and outcome.has_marks)
-        if form.part is Part.TEXT and isinstance(written, str):
+        if form.part is Part.TEXT and not form.is_file and isinstance(written, str):
             _repeat_verdict(outcome, written.count("\n"), options, screen)
     if (options.output or form.is_file) and not outcome.is_complete:  # nobody sees the warnings of the answer
         for line in outcome.lacks:

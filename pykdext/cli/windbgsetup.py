@@ -1,21 +1,30 @@
-"""What WinDbg needs to know ``!poolleak``: found around this Python, said in lines, and written as a debugger script.
+"""What WinDbg needs to know ``!poolleak``: found around this Python, said in lines, and written as debugger scripts.
 
-Sources: the WinDbg documentation (.load, as, $<) and the behaviour of pykd's bootstrapper 2.0.0.24.
+There are two ways: pykd reads the session itself, live or not; the JavaScript that WinDbg runs by itself starts
+poolleak beside the debugger, on the dump that is open. Sources: the WinDbg documentation (.load, .scriptload, as,
+$<), the behaviour of pykd's bootstrapper 2.0.0.24, and the extension path that WinDbg prints (.extpath).
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import importlib.util
+import json
 import ntpath
 import os
 import sys
 import sysconfig
 from dataclasses import dataclass
-from typing import Iterator, Mapping, Optional, Tuple
+from typing import Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from pykdext.wholefile import write_text
 
 SCRIPT_NAME = "poolleak.wds"
+JAVASCRIPT_NAME = "poolleak.js"
+
+_PROGRAM_LINE = 'const PROGRAM = ["poolleak"];'
+
+BOOTSTRAPPER = "https://github.com/ivellioscolin/pykd-ext/releases"
 
 PYKD_VERSIONS = ((3, 5), (3, 9))
 """The oldest and the newest Python 3 that pykd 0.3.4.15 has wheels for."""
@@ -26,6 +35,10 @@ _KIT_FOLDERS = (
 )
 
 
+_EXTENSION_FOLDER = ("Dbg", "EngineExtensions")
+_STORE_DEBUGGER = ("Microsoft", "WindowsApps", "WinDbgX.exe")
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What matters to WinDbg of a Python and its machine.
@@ -34,6 +47,9 @@ class Surroundings:
         is_windows: WinDbg runs here. version: of this Python. has_pykd: it is installed there.
         scripts_folder: where poolleak.py was installed. on_path: that folder is on PATH.
         debugger_folders: those of WinDbg that exist.
+        extension_folder: of this user, where every WinDbg looks for extensions; None: not known.
+        has_store_debugger: WinDbg of the Store is installed: its own folders are read-only.
+        program: what starts poolleak outside of the debugger.
     """
 
     is_windows: bool
@@ -42,6 +58,9 @@ class Surroundings:
     scripts_folder: str
     on_path: bool
     debugger_folders: Tuple[str, ...]
+    extension_folder: Optional[str] = None
+    has_store_debugger: bool = False
+    program: Tuple[str, ...] = ("poolleak",)
 
     @property
     def is_version_of_pykd(self) -> bool:
@@ -64,6 +83,7 @@ class Surroundings:
 def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundings:
     """Look at this Python and, by ``environment``, at this machine."""
     scripts_folder = sysconfig.get_path("scripts")
+    local = environment.get("LOCALAPPDATA")
     searched = map(os.path.normcase, environment.get("PATH", "").split(os.pathsep))
     return Surroundings(
         is_windows=sys.platform == "win32",
@@ -72,41 +92,70 @@ def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundin
         scripts_folder=scripts_folder,
         on_path=os.path.normcase(scripts_folder) in (folder.rstrip("\\/") for folder in searched),
         debugger_folders=tuple(filter(os.path.isdir, _iter_debugger_folders(environment))),
+        extension_folder=ntpath.join(local, *_EXTENSION_FOLDER) if local else None,
+        has_store_debugger=bool(local) and os.path.lexists(ntpath.join(local or "", *_STORE_DEBUGGER)),
+        program=(sys.executable, "-m", "pykdext") if _is_python(sys.executable) else ("poolleak",),
     )
+
+
+def _is_python(program: str) -> bool:
+    """Inside the debugger the program of this Python is the debugger."""
+    return "py" in ntpath.basename(program or "").lower()
 
 
 def _iter_debugger_folders(environment: Mapping[str, str]) -> Iterator[str]:
     """Where this runs inside the debugger its own folder, and where the Windows SDK installs it."""
-    if "py" not in ntpath.basename(sys.executable or "").lower():
+    if not _is_python(sys.executable):
         yield ntpath.dirname(sys.executable or "")
     for variable, folder in _KIT_FOLDERS:
         if variable in environment:
             yield ntpath.join(environment[variable], folder)
 
 
-def render_setup(found: Surroundings, script_path: Optional[str] = None) -> str:
-    """The steps, each with what is already there; ``script_path``: where the debugger script was written."""
-    return "".join(f"{line}\n" for line in _iter_steps(found, script_path))
+def render_setup(found: Surroundings, written: Sequence[str] = ()) -> str:
+    """The steps of both ways, each with what is already there; ``written``: the paths of the scripts."""
+    return "".join(f"{line}\n" for line in (*_iter_simple_steps(found, written), "", *_iter_steps(found, written)))
 
 
-def _iter_steps(found: Surroundings, script_path: Optional[str]) -> Iterator[str]:
-    python = ".".join(map(str, found.version))
-    newest = ".".join(map(str, PYKD_VERSIONS[1]))
+def _iter_simple_steps(found: Surroundings, written: Sequence[str]) -> Iterator[str]:
+    path = next((path for path in written if path.endswith(JAVASCRIPT_NAME)), None)
     if not found.is_windows:
         yield "This is not Windows: do these steps on the machine where WinDbg runs."
         yield ""
-    yield f"1. Python {newest} or older with pykd and poolleak, as pykd exists for no newer one:"
+    yield "For a dump that is open: no pykd, no administrator, any Python from 3.9 on"
+    if path is None:
+        yield "  poolleak setup-windbg --write FOLDER makes the script poolleak.js; in WinDbg, once in every session:"
+    else:
+        yield "  In WinDbg, once in every session (or as a startup command in its settings):"
+    yield f"     .scriptload {path or chr(92).join(('FOLDER', JAVASCRIPT_NAME))}"
+    yield "  Then type !poolleak, or any command as one text:"
+    yield '     !poolleak "used --top 5"'
+    yield "  It starts poolleak beside the debugger. A live session has no file for it: that needs the other way."
+
+
+def _iter_steps(found: Surroundings, written: Sequence[str]) -> Iterator[str]:
+    path = next((path for path in written if path.endswith(SCRIPT_NAME)), None)
+    python = ".".join(map(str, found.version))
+    newest = ".".join(map(str, PYKD_VERSIONS[1]))
+    yield "For live sessions, too: pykd"
+    yield f"1. Python {newest} or older with pykd and poolleak; PyPI has pykd for no newer one (others build it"
+    yield "   for newer ones: then install that wheel instead):"
     yield f"     py -{newest} -m pip install pykd FOLDER        (FOLDER: where poolleak's pyproject.toml is)"
     if found.has_pykd:
         yield f"   Python {python} here has pykd."
     else:
-        reason = "has no pykd yet" if found.is_version_of_pykd else "cannot have pykd"
+        reason = "has no pykd yet" if found.is_version_of_pykd else "has none on PyPI"
         yield f"   Python {python} here {reason}."
-    yield "2. pykd's bootstrapper, the pykd.dll of pykd_ext (not the pykd.pyd of pip), into WinDbg's winext folder:"
-    for folder in found.debugger_folders or (r"C:\Program Files (x86)\Windows Kits\10\Debuggers\x64",):
-        target = ntpath.join(folder, "winext", "pykd.dll")
+    yield "2. pykd's bootstrapper, the pykd.dll of pykd_ext (not the pykd.pyd of pip), from"
+    yield f"     {BOOTSTRAPPER}"
+    yield "   into a folder where WinDbg looks for extensions, that of its bits:"
+    for folder in _list_extension_folders(found):
+        target = ntpath.join(folder, "pykd.dll")
         yield f"     {target}{'  (is there)' if os.path.isfile(target) else ''}"
-    yield r"   or into any other folder; then load it by its path: .load C:\folder\pykd.dll"
+    if found.has_store_debugger:
+        yield "   WinDbg of the Store is here; its own folders are read-only: take the first of these."
+    yield "   or into any folder that _NT_DEBUGGER_EXTENSION_PATH names; or load it by its path:"
+    yield r"     .load C:\folder\pykd.dll"
     if found.on_path:
         yield f"3. The scripts folder is on PATH, so !py finds poolleak: {found.scripts_folder}"
     else:
@@ -114,24 +163,37 @@ def _iter_steps(found: Surroundings, script_path: Optional[str]) -> Iterator[str
         yield f"     {found.scripts_folder}"
     yield "4. In WinDbg, once in every session:"
     yield from (f"     {line}" for line in _script_lines(found))
-    if script_path is None:
+    if path is None:
         yield "   poolleak setup-windbg --write FOLDER makes a script of these lines."
     else:
-        yield f"   These lines are in {script_path}; in WinDbg, or after windbg -c:"
-        yield f"     $<{script_path}"
+        yield f"   These lines are in {path}; in WinDbg, or after windbg -c:"
+        yield f"     $<{path}"
     yield f"   Then type !poolleak (or {found.command}). Options such as -{newest} choose the Python, before the name."
+
+
+def _list_extension_folders(found: Surroundings) -> List[str]:
+    mine = found.extension_folder or ntpath.join("%LOCALAPPDATA%", *_EXTENSION_FOLDER)
+    return [mine, *(ntpath.join(folder, "winext") for folder in found.debugger_folders)]
 
 
 def _script_lines(found: Surroundings) -> Tuple[str, str]:
     return ".load pykd", found.alias
 
 
-def save_script(folder: str, found: Surroundings) -> str:
-    """Write the debugger script into ``folder``; returns its path.
+def save_scripts(folder: str, found: Surroundings) -> Tuple[str, ...]:
+    """Write the debugger's scripts into ``folder``, one for each way; returns their paths.
 
     Raises:
         OSError: the folder is missing or read-only.
     """
-    path = os.path.join(folder, SCRIPT_NAME)
-    write_text(path, "".join(f"{line}\n" for line in _script_lines(found)))
-    return path
+    source = (importlib.resources.files("pykdext.cli") / "data" / JAVASCRIPT_NAME).read_text(encoding="ascii")
+    assert _PROGRAM_LINE in source
+    contents = {
+        JAVASCRIPT_NAME: source.replace(_PROGRAM_LINE, f"const PROGRAM = {json.dumps(found.program)};"),
+        SCRIPT_NAME: "".join(f"{line}\n" for line in _script_lines(found)),
+    }
+    paths = []
+    for name, text in contents.items():
+        paths.append(os.path.join(folder, name))
+        write_text(paths[-1], text)
+    return tuple(paths)

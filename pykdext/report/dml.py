@@ -23,13 +23,14 @@ _ELEMENT = re.compile(r"<(\w+)[^>]*>.*?</\1>|&\w+;|[^<&]+", re.DOTALL)
 class Dml:
     """The markup of a command window.
 
-    ``own_command``: what to type there to start poolleak, in place of ``!py poolleak``.
+    ``own_command``: what to type there to start poolleak, in place of ``!py poolleak``; ``{}`` in it stands for the
+    words behind that, else they follow.
     """
 
     folds = True
 
     def __init__(self, own_command: str = OWN_COMMAND) -> None:
-        self._own_command = own_command
+        self._own_command = own_command if "{}" in own_command else f"{own_command} {{}}"
 
     def text(self, words: str) -> str:
         """Escaped; control characters are shown, never sent."""
@@ -41,10 +42,13 @@ class Dml:
 
     def link(self, words: str, command: str) -> str:
         """A link, if the debugger would take ``command`` for one command: names from memory must not add another."""
+        if command.startswith(f"{OWN_COMMAND} "):
+            typed = command[len(OWN_COMMAND) + 1 :]
+            if '"' in self._own_command:  # a text of the debugger's expressions: it has escapes, and ends at a quote
+                typed = typed.replace("\\", "\\\\").replace('"', "'")
+            command = self._own_command.replace("{}", typed)
         if not _is_one_command(command) or len(words) + len(command) > MAX_MARKED:
             return self.text(words)
-        if command.startswith(f"{OWN_COMMAND} "):
-            command = self._own_command + command[len(OWN_COMMAND) :]
         return f'<link cmd="{self.text(command)}">{self.text(words)}</link>'
 
 

@@ -12,21 +12,23 @@ from pykdext.cli.arguments import SharedOptions, add_shared_options
 
 @dataclass(frozen=True)
 class SetupOptions(SharedOptions):
-    """``write``: the folder for a script of the debugger; None: none is written."""
+    """``write``: the folder for the scripts of the debugger; None: none is written."""
 
     write: Optional[str]
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--write", metavar="FOLDER", help="also write poolleak.wds there, a script for the debugger")
+    parser.add_argument(
+        "--write", metavar="FOLDER", help="also write there the scripts for the debugger, poolleak.js and poolleak.wds"
+    )
     add_shared_options(parser, without=("pooltags", "symbols", "width"))
 
 
 def _set_up(options: SetupOptions, _call: Invocation) -> Outcome:
-    from pykdext.cli.windbgsetup import read_surroundings, render_setup, save_script
+    from pykdext.cli.windbgsetup import read_surroundings, render_setup, save_scripts
 
     surroundings = read_surroundings()
-    written = save_script(options.write, surroundings) if options.write else None
+    written = save_scripts(options.write, surroundings) if options.write else ()
     return Outcome.of_text(render_setup(surroundings, written))
 
 
