@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import DefaultDict, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from pykdext.model import Confidence, PoolKind, PoolTag, Role
-from pykdext.model.fleet import CommonCause, DumpRow, DumpStatus, DumpSuspect, DumpVerdict, OtherVersion
+from pykdext.model.fleet import CommonCause, CommonHolder, DumpRow, DumpStatus, DumpSuspect, DumpVerdict, OtherVersion
 
 _NO_VERSION = ""
 _ROLES = (Role.CAUSE, Role.UNKNOWN, Role.CACHE, Role.SHARED, Role.VICTIM, Role.OBJECT)
@@ -46,6 +46,17 @@ class _Finding:
 
 
 @dataclass
+class _Holder:
+    """A program that holds objects of a tag."""
+
+    image: str
+    held_by_host: Dict[str, int] = field(default_factory=dict)
+
+    def add(self, host: str, held: int) -> None:
+        self.held_by_host[host] = max(held, self.held_by_host.get(host, 0))
+
+
+@dataclass
 class _Fleet:
     """What the rows told, in the form in which it is asked for.
 
@@ -53,6 +64,7 @@ class _Fleet:
         findings: of each tie and version of its driver.
         leaking: the hosts on which a tag of a pool stands out, whoever owns it there.
         hosts_by_driver: by the driver's name and version. whole: hosts with a dump that was read wholly.
+        holders: of each tag the programs that hold its objects, by their name in lower case.
     """
 
     findings: Dict[Tuple[_Tie, Optional[str]], _Finding] = field(default_factory=dict)
@@ -61,6 +73,7 @@ class _Fleet:
         default_factory=lambda: defaultdict(lambda: defaultdict(set))
     )
     whole: Set[str] = field(default_factory=set)
+    holders: DefaultDict[PoolTag, Dict[str, _Holder]] = field(default_factory=lambda: defaultdict(dict))
 
     def add(self, row: DumpRow, verdict: DumpVerdict) -> None:
         """Take what one dump tells."""
@@ -69,6 +82,9 @@ class _Fleet:
             self.hosts_by_driver[name][version].add(row.host)
         if row.status is DumpStatus.DONE:
             self.whole.add(row.host)
+        for holder in verdict.holders:
+            by_image = self.holders[holder.tag]
+            by_image.setdefault(holder.image.lower(), _Holder(holder.image)).add(row.host, holder.held)
         for suspect in verdict.suspects:
             self.leaking[suspect.tag, suspect.pool].add(row.host)
             for module, confidence in _iter_likely_owners(suspect):
@@ -136,7 +152,16 @@ def _describe(tie: _Tie, version: Optional[str], finding: _Finding, fleet: _Flee
         other_versions=tuple(
             sorted((other for other in others if other.hosts), key=lambda other: other.version or _NO_VERSION)
         ),
+        holders=_rank_holders(fleet.holders.get(tie.tag, {}).values()) if tie.module is None else (),
     )
+
+
+def _rank_holders(holders: Iterable[_Holder]) -> Tuple[CommonHolder, ...]:
+    found = [
+        CommonHolder(holder.image, _sorted(holder.held_by_host), sum(holder.held_by_host.values()))
+        for holder in holders
+    ]
+    return tuple(sorted(found, key=lambda holder: (-len(holder.hosts), -holder.held, holder.image.lower())))
 
 
 def _rank(cause: CommonCause, of_all_versions: int) -> Tuple[bool, int, int, int, str, str, str, str]:

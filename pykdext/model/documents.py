@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Dict
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from pykdext.model.owners import ImageCoverage
 from pykdext.model.pool import PoolKind, PoolSnapshot, PoolUsage, TableCoverage, TagUsage
 from pykdext.model.untagged import UntaggedMemory
+
+if TYPE_CHECKING:
+    from pykdext.model.objects import HolderReport
 
 
 def subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
@@ -74,3 +77,9 @@ def image_coverage_document(coverage: ImageCoverage) -> Dict[str, Any]:
         "modules_total": coverage.modules_total,
         "resident_fraction": coverage.resident_fraction,
     }
+
+
+def holder_document(report: HolderReport) -> Optional[Dict[str, Any]]:
+    """The process that a verdict on the holders of a tag names."""
+    process = report.holder
+    return None if process is None else {"pid": process.pid, "image": process.image, "held": report.held}

@@ -123,11 +123,20 @@ class DumpSuspect:
 
 
 @dataclass(frozen=True)
+class DumpHolder:
+    """The process that a verdict names as the holder of objects of a tag: its program, and how many handles it has."""
+
+    tag: PoolTag
+    image: str
+    held: int
+
+
+@dataclass(frozen=True)
 class DumpVerdict:
     """The verdict on one dump.
 
     Attributes:
-        sentence: the verdict in words. suspects: the strongest first.
+        sentence: the verdict in words. suspects: the strongest first. holders: of the objects among them.
         taken_at, uptime_seconds, build: of the machine; None where the dump does not hold them.
         warnings: what is missing or doubtful, one line each.
         document: ``poolleak.report/1``, from which all this was read, for those who are handed all of it.
@@ -140,6 +149,7 @@ class DumpVerdict:
     build: Optional[int]
     warnings: Tuple[str, ...]
     document: Mapping[str, Any]
+    holders: Tuple[DumpHolder, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,15 @@ class OtherVersion:
 
 
 @dataclass(frozen=True)
+class CommonHolder:
+    """A program that holds objects of a tag: on which hosts, and how many handles (of each host the most)."""
+
+    image: str
+    hosts: Tuple[str, ...]
+    held: int
+
+
+@dataclass(frozen=True)
 class CommonCause:
     """A tag that looks like a leak, with the driver that uses it, over all hosts.
 
@@ -180,6 +199,7 @@ class CommonCause:
         bytes: what it holds, the largest dump of each host.
         quiet_hosts: hosts that have this driver in this version and do not leak.
         other_versions: of the same driver on any host.
+        holders: the programs that hold its objects, those on most hosts first.
     """
 
     tag: PoolTag
@@ -193,6 +213,7 @@ class CommonCause:
     bytes: int
     quiet_hosts: Tuple[str, ...]
     other_versions: Tuple[OtherVersion, ...]
+    holders: Tuple[CommonHolder, ...] = ()
 
 
 @dataclass(frozen=True)

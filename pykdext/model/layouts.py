@@ -165,12 +165,12 @@ class Struct:
         """Whether this kernel has all these fields."""
         return all(self.fields[path] is not None for path in paths)
 
-    @property
+    @cached_property
     def start(self) -> int:
         """Where the first of the fields begins: records are read from here."""
         return min((field.offset for field in self.fields.values() if field is not None), default=0)
 
-    @property
+    @cached_property
     def end(self) -> int:
         """Where the last of the fields ends: records are read up to here."""
         return max((cell.end for cell in self._cells.values()), default=0)
@@ -195,8 +195,9 @@ class Struct:
         if start > self.start or start + len(data) < self.end:
             found = f"bytes 0x{start:x} to 0x{start + len(data):x}"
             raise StructSizeError(self.name, found, f"0x{self.start:x} to 0x{self.end:x}")
-        values = struct.unpack_from(self._format(self.end), bytes(start) + bytes(data))
-        return dict(zip(self.fields, self._arrange(values)))
+        if start not in self._formats:
+            self._formats[start] = struct.Struct(self._format(self.end, start))
+        return dict(zip(self.fields, self._arrange(self._formats[start].unpack_from(data))))
 
     def iter_unpack(self, data: _Bytes, stride: Optional[int] = None) -> Iterator[Tuple[Any, ...]]:
         """Every whole record of an array: the values in the order in which the fields were asked for.
@@ -241,9 +242,14 @@ class Struct:
                 regions.append(_Region(cell.offset, cell.end, [cell]))
         return regions
 
-    def _format(self, size: int) -> str:
-        """``struct`` format that gives one value for each region, for records of ``size`` bytes."""
-        codes, reached = ["<"], 0
+    @cached_property
+    def _formats(self) -> Dict[int, struct.Struct]:
+        """Formats that were used, by the byte of the record that they begin at."""
+        return {}
+
+    def _format(self, size: int, start: int = 0) -> str:
+        """``struct`` format that gives a value for each region, for records of ``size`` bytes, from byte ``start``."""
+        codes, reached = ["<"], start
         for region in self._regions:
             codes.append(f"{region.offset - reached}x")
             codes.append(region.cells[0].code if len(region.cells) == 1 else f"{region.end - region.offset}s")

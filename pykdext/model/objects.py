@@ -269,12 +269,17 @@ class HolderKind(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """Why objects are still there: the sentence, how sure it is, and a command that shows it."""
+    """Why objects are still there: the sentence, how sure it is, and a command that shows it.
+
+    ``holder`` is the process that the sentence names, if it names one, and ``held`` how many handles it has to them.
+    """
 
     kind: HolderKind
     sentence: str
     grade: str
     next_step: str
+    holder: Optional[Process] = None
+    held: int = 0
 
 
 @dataclass(frozen=True)
@@ -305,7 +310,10 @@ class ObjectSample:
 
 @dataclass(frozen=True)
 class HolderReport:
-    """Who holds the objects of one tag. ``kind`` is the verdict, ``sentence`` its words, ``grade`` how sure it is."""
+    """Who holds the objects of one tag. ``kind`` is the verdict, ``sentence`` its words, ``grade`` how sure it is.
+
+    ``holder`` is the process that the verdict names, if it names one, and ``held`` how many handles it has to them.
+    """
 
     snapshot: PoolSnapshot
     tag: PoolTag
@@ -315,6 +323,8 @@ class HolderReport:
     sentence: str
     grade: str
     next_step: str
+    holder: Optional[Process] = None
+    held: int = 0
     types: Tuple[ObjectType, ...] = ()
     holders: Tuple[HandleCensus, ...] = ()
     zombies: int = 0

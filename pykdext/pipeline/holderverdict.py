@@ -96,6 +96,8 @@ def judge_holders(facts: HolderFacts, warnings: Tuple[str, ...]) -> HolderReport
         sentence=finding.sentence,
         grade=finding.grade,
         next_step=finding.next_step,
+        holder=finding.holder,
+        held=finding.held,
         types=facts.types,
         holders=facts.censuses,
         zombies=len(facts.zombies),

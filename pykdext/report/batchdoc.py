@@ -118,6 +118,7 @@ def _cause_document(cause: CommonCause) -> Dict[str, Any]:
         "hosts": list(cause.hosts),
         "quiet_hosts": list(cause.quiet_hosts),
         "other_versions": [asdict(other) for other in cause.other_versions],
+        "holders": [asdict(holder) for holder in cause.holders],
     }
 
 

@@ -10,6 +10,7 @@ from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.sentences.batches import (
     count_things,
     describe_counts,
+    describe_holder,
     describe_other,
     describe_owner,
     describe_run,
@@ -21,6 +22,7 @@ from pykdext.units import format_bytes, format_duration, say_rest
 CAUSES_SHOWN = 10
 """JSON has all."""
 GAPS_SHOWN = 2
+HOLDERS_SHOWN = 5
 
 MIN_PATH_COLUMNS = 12
 """With less room the dumps' paths are left out: their hosts name them too."""
@@ -71,6 +73,10 @@ def _cause_lines(number: int, cause: CommonCause, width: int) -> Iterator[str]:
     yield from _wrap(f"{number}. {cause.tag} {cause.pool.label}  {describe_owner(cause)}", width, "", "   ")
     held = f"{format_bytes(cause.bytes)} on {count_things(len(cause.hosts), 'host')}: {name_hosts(cause.hosts)}"
     yield from _wrap(held, width, "   ", "     ")
+    for holder in cause.holders[:HOLDERS_SHOWN]:
+        yield from _wrap(describe_holder(holder), width, "   ", "     ")
+    if len(cause.holders) > HOLDERS_SHOWN:
+        yield "   " + say_rest(len(cause.holders), HOLDERS_SHOWN, "programs")
     if cause.module is None:
         return
     if cause.quiet_hosts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from pykdext.model.documents import subject_document
+from pykdext.model.documents import holder_document, subject_document
 from pykdext.model.objects import (
     HandleCensus,
     HolderReport,
@@ -103,6 +103,7 @@ def holders_document(report: HolderReport) -> Dict[str, Any]:
         "verdict": report.sentence,
         "grade": report.grade,
         "next_step": report.next_step,
+        "holder": holder_document(report),
         "types": [_type_document(kind) for kind in report.types],
         "processes": [_census_document(census) for census in report.holders],
         "zombies": {"count": report.zombies, "images": _images(report.zombie_images)},

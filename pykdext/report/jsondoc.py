@@ -21,6 +21,7 @@ from pykdext.model import (
 )
 from pykdext.model.documents import (
     coverage_document,
+    holder_document,
     image_coverage_document,
     subject_document,
     tag_document,
@@ -74,6 +75,7 @@ def render_report_json(report: LeakReport) -> str:
                 "kind": holder.kind.value,
                 "verdict": holder.sentence,
                 "grade": holder.grade,
+                "holder": holder_document(holder),
             }
             for holder in report.holders
         ],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Mapping
+from typing import Any, Iterable, Iterator, Mapping
 
 from pykdext.model import Confidence, PoolKind, PoolTag, Role
-from pykdext.model.fleet import REPORT_SCHEMA, DumpSuspect, DumpVerdict, NamedOwner
+from pykdext.model.fleet import REPORT_SCHEMA, DumpHolder, DumpSuspect, DumpVerdict, NamedOwner
 
 
 def parse_verdict(document: Mapping[str, Any]) -> DumpVerdict:
@@ -27,7 +27,16 @@ def parse_verdict(document: Mapping[str, Any]) -> DumpVerdict:
         build=subject["os"]["build"],
         warnings=tuple(document["warnings"]),
         document=document,
+        holders=tuple(_iter_holders(document.get("holders") or ())),
     )
+
+
+def _iter_holders(holders: Iterable[Mapping[str, Any]]) -> Iterator[DumpHolder]:
+    """The processes that are named; older documents name none."""
+    for found in holders:
+        named = found.get("holder")
+        if named is not None:
+            yield DumpHolder(PoolTag(bytes.fromhex(found["hex"])), named["image"], named["held"])
 
 
 def _parse_suspect(suspect: Mapping[str, Any]) -> DumpSuspect:

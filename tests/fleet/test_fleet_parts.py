@@ -93,7 +93,7 @@ def test_a_file_is_read_once_however_often_it_is_named(tmp_path, monkeypatch):
     assert [dump.path for dump in found.dumps] == ["a.dmp", str(tmp_path / "readme.txt")]
 
 
-def row(host, suspects, drivers=(("pippo.sys", "1.0"),), status=DumpStatus.DONE, role="cause", warnings=()):
+def row(host, suspects, drivers=(("pippo.sys", "1.0"),), status=DumpStatus.DONE, role="cause", warnings=(), holders=()):
     report = {
         "suspects": [
             {
@@ -111,6 +111,10 @@ def row(host, suspects, drivers=(("pippo.sys", "1.0"),), status=DumpStatus.DONE,
         "warnings": list(warnings),
         "subject": {"taken_at": None, "os": {"build": 19041}, "uptime_seconds": None},
         "verdict": "it leaks",
+        "holders": [
+            {"hex": tag.hex(), "holder": {"pid": 4, "image": image, "held": held} if image else None}
+            for tag, image, held in holders
+        ],
     }
     return DumpRow(
         f"/{host}.dmp", host, status, None, parse_verdict(report), tuple(Driver(*driver) for driver in drivers)
@@ -141,6 +145,28 @@ def test_an_object_of_windows_is_no_cause_on_however_many_hosts():
     assert (cause.tag.text, cause.module, cause.role) == ("Hldr", "pippo.sys", Role.CAUSE)
     assert (victim.tag.text, victim.module, victim.role) == ("Toke", None, Role.OBJECT)
     assert victim.hosts == ("a", "b", "c") and victim.other_versions == victim.quiet_hosts == ()
+
+
+def test_programs_that_hold_objects_are_counted_over_the_hosts():
+    """By the name of the image; of a host with several dumps the most counts, and a verdict that names nobody none."""
+    held = {"a": [("watchman.exe", 70)], "b": [("WATCHMAN.EXE", 50)], "c": [("other.exe", 900)], "d": [(None, 0)]}
+    rows = [
+        row(host, [(b"Proc", 900, [])], role="object", holders=[(b"Proc", *item) for item in items])
+        for host, items in (*held.items(), ("a", [("watchman.exe", 60)]))
+    ]
+    (cause,) = find_common(rows)
+    assert [(holder.image, holder.hosts, holder.held) for holder in cause.holders] == [
+        ("watchman.exe", ("a", "b"), 120),
+        ("other.exe", ("c",), 900),
+    ]
+    summary = BatchSummary(5, 0, {DumpStatus.DONE: 5}, 4, 1.0, 0, 0, (cause,), ())
+    assert verdict_on_batch(summary) == (
+        "Tag Proc of the nonpaged pool stands out on 4 of 4 hosts: watchman.exe holds the objects on 2 of them."
+    )
+    text = render_batch_text(summary, rows, 100)
+    assert "held by watchman.exe (120 handles) on 2 hosts: a, b" in text
+    (unheld,) = find_common([row("a", [(b"Proc", 900, [])], role="object")])
+    assert unheld.holders == ()
 
 
 def test_a_host_counts_once_with_its_largest_dump():

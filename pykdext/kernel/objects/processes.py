@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import cached_property
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from pykdext.errors import MemoryReadError
@@ -33,6 +34,7 @@ _NAME_BYTES = 15
 _MAX_PID = 1 << 26
 _FILETIME_ORIGIN = datetime(1601, 1, 1, tzinfo=timezone.utc)
 _MAX_FILETIME = 0x0300_0000_0000_0000
+_LETTERS = bytes(byte if 0x20 <= byte < 0x7F else ord("?") for byte in range(256))
 _PATHS = (
     "UniqueProcessId",
     "ActiveProcessLinks",
@@ -234,10 +236,13 @@ class ProcessReader:
         if not filetime or not 0 < filetime < _MAX_FILETIME:
             return None
         moment = _FILETIME_ORIGIN + timedelta(microseconds=filetime // 10)
+        return moment if self._latest is None or moment <= self._latest else None
+
+    @cached_property
+    def _latest(self) -> Optional[datetime]:
+        """No process began or ended later; None: the source does not say when it was taken."""
         taken_at = self._target.facts.taken_at
-        if taken_at is not None and moment > taken_at + timedelta(days=1):
-            return None
-        return moment
+        return None if taken_at is None else taken_at + timedelta(days=1)
 
 
 def _as_pid(number: Optional[int]) -> Optional[int]:
@@ -246,4 +251,4 @@ def _as_pid(number: Optional[int]) -> Optional[int]:
 
 def _as_name(data: bytes) -> str:
     """Letters up to the first zero; others than printable ASCII as a question mark."""
-    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "?" for byte in data.split(b"\0", 1)[0])
+    return data.split(b"\0", 1)[0].translate(_LETTERS).decode("ascii")

@@ -27,6 +27,7 @@ from pykdext.report.html.curves import draw_growth
 from pykdext.report.html.page import iter_page
 from pykdext.report.sentences.batches import (
     describe_counts,
+    describe_holder,
     describe_other,
     describe_owner,
     describe_run,
@@ -176,6 +177,7 @@ def iter_batch_page(summary: BatchSummary, rows: Iterable[DumpRow], origin: Orig
         verdict=verdict_on_batch(summary),
         counts=describe_counts(summary),
         run=describe_run(summary),
+        describe_holder=describe_holder,
         describe_other=describe_other,
         name_driver=name_driver,
         describe_owner=describe_owner,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Sequence
 
 from pykdext.model import Role
-from pykdext.model.fleet import BatchSummary, CommonCause, DumpStatus, OtherVersion
+from pykdext.model.fleet import BatchSummary, CommonCause, CommonHolder, DumpStatus, OtherVersion
 from pykdext.units import format_bytes, format_duration, name_some
 
 NAMES_SHOWN = 8
@@ -31,6 +31,9 @@ def verdict_on_batch(summary: BatchSummary) -> str:
     if first.role is Role.OBJECT:
         words = "Windows allocates the object for somebody who does not let go"
         where = f"{len(first.hosts)} of {count_things(summary.hosts, 'host')}"
+        if first.holders:
+            most = first.holders[0]
+            words = f"{most.image} holds the objects on {_of_them(len(most.hosts), len(first.hosts))}"
         return f"Tag {first.tag} of the {first.pool.value} pool stands out on {where}: {words}."
     same = [cause for cause in summary.common if _is_one_leak(cause, first)]
     hosts = {host for cause in same for host in cause.hosts}
@@ -76,6 +79,16 @@ def describe_owner(cause: CommonCause) -> str:
     if cause.role is Role.OBJECT:
         return "an object of Windows, allocated for others"
     return f"{name_driver(cause)} ({cause.confidence.value})" if cause.confidence else "no likely owner"
+
+
+def _of_them(count: int, total: int) -> str:
+    return "it" if total == 1 else "all of them" if count == total else f"{count} of them"
+
+
+def describe_holder(holder: CommonHolder) -> str:
+    """A program that holds objects, and where."""
+    where = f"{count_things(len(holder.hosts), 'host')}: {name_hosts(holder.hosts)}"
+    return f"held by {holder.image} ({count_things(holder.held, 'handle')}) on {where}"
 
 
 def describe_other(other: OtherVersion) -> str:

@@ -60,7 +60,8 @@ def name_table_owner(tag: PoolTag, census: HandleCensus) -> Finding:
         f"Tag {tag}: handle tables; the largest is that of {process.label}: {_handles_of(census)}, room for "
         f"{format_count(process.handle_slots)}."
     )
-    return Finding(HolderKind.TABLES, sentence, _PROVEN, _look_at_handles(process))
+    held = census.counted if census.counted is not None else census.read
+    return Finding(HolderKind.TABLES, sentence, _PROVEN, _look_at_handles(process), process, held)
 
 
 def tell_other_use(tag: PoolTag, names: Sequence[str], objects: int, outstanding: int) -> Finding:
@@ -83,7 +84,8 @@ def name_zombie_holder(
         f"Tag {tag}{_size(size)}: {who} are held by {holder.process.label}: a handle leak of that process{part}"
         f"{_coverage(holder, is_count=True)}."
     )
-    return Finding(HolderKind.ZOMBIES, sentence, _PROVEN, _look_at_handles(holder.process))
+    step = _look_at_handles(holder.process)
+    return Finding(HolderKind.ZOMBIES, sentence, _PROVEN, step, holder.process, holder.zombies)
 
 
 def tell_referenced_zombies(
@@ -122,7 +124,7 @@ def name_handle_holder(tag: PoolTag, names: Sequence[str], held: int, handles: i
         f"Tag {tag}: {census.process.label} holds {about}{format_count(held)} of the {format_count(handles)} handles "
         f"to {_kinds(names)} objects{share}{where}: a handle leak of that process{_coverage(census)}."
     )
-    return Finding(HolderKind.HANDLES, sentence, _PROVEN, _look_at_handles(census.process))
+    return Finding(HolderKind.HANDLES, sentence, _PROVEN, _look_at_handles(census.process), census.process, held)
 
 
 def tell_references(
