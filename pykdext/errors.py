@@ -5,6 +5,8 @@ The text of every error follows one form: what was being read, where, what was f
 
 from __future__ import annotations
 
+import ntpath
+import sys
 from typing import Optional
 
 
@@ -137,3 +139,13 @@ class StructSizeError(PykdextError):
         self.structure = structure
         self.found = found
         self.expected = expected
+
+
+def say_install(extra: str) -> str:
+    """The command that installs an extra of this package into the Python that runs; for sh, zsh, PowerShell and cmd.
+
+    Inside a debugger the program that runs is no Python, and which one it was started from is not known.
+    """
+    program = sys.executable or ""
+    python = program if ntpath.basename(program).lower().startswith("py") and " " not in program else "python"
+    return f'{python} -m pip install "pykdext[{extra}]"'

@@ -1,4 +1,4 @@
-"""The README's commands are run, and what they print is what it shows."""
+"""The commands of the README and of docs are run, and what they print is what the pages show."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+import pykdext
 from dumps.forge.__main__ import main as forge_main
 from pykdext.cli.commands import COMMANDS
 from pykdext.cli.main import main
@@ -14,21 +15,26 @@ from tests.conftest import PROJECT
 from tests.helpers.windbgscreens import windbg_session
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-SESSIONS = re.findall(r"```console\n\$ ((?:poolleak|python -m dumps.forge) [^\n]*)\n(.*?)```", README, re.DOTALL)
-
-WINDBG_SESSIONS = re.findall(r"```text\nkd> !py (poolleak [^\n]*)\n(.*?)```", README, re.DOTALL)
-
-
-def test_the_readme_shows_sessions():
-    assert len(SESSIONS) >= 5
-    assert any("pippo.sys" in output for _, output in SESSIONS)
+PAGES = {
+    path.relative_to(PROJECT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
+}
+SESSION = re.compile(r"```console\n\$ ((?:poolleak|python -m dumps.forge) [^\n]*)\n(.*?)```", re.DOTALL)
+WINDBG_SESSION = re.compile(r"```text\nkd> !py (poolleak [^\n]*)\n(.*?)```", re.DOTALL)
 
 
-def test_the_readme_shows_what_is_printed(tmp_path, monkeypatch, capsys):
+def test_the_readme_is_short_and_shows_the_verdict():
+    assert len(README.splitlines()) < 250
+    assert any("pippo.sys" in output for _, output in SESSION.findall(README))
+    assert sum(len(SESSION.findall(text)) for text in PAGES.values()) >= 15
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if SESSION.search(text)])
+def test_a_page_shows_what_is_printed(page, tmp_path, monkeypatch, capsys):
     (tmp_path / "dumps").symlink_to(PROJECT / "dumps", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-    for command, output in SESSIONS:
+    for command, output in SESSION.findall(PAGES[page]):
         program, *words = shlex.split(command)
         status = main(words) if program == "poolleak" else forge_main(words[2:])
         captured = capsys.readouterr()
@@ -36,15 +42,34 @@ def test_the_readme_shows_what_is_printed(tmp_path, monkeypatch, capsys):
         assert without_speed(captured.out) == without_speed(output), command
 
 
+def test_links_lead_to_files_that_are_there():
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\((?!https://)([^)#]+)\)", text):
+            assert (PROJECT / page).parent.joinpath(target).is_file(), (page, target)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_can_be_pasted_into_zsh_and_cmd(page):
+    for command in re.findall(r"(?m)^\$ (poolleak [^\n]*)$|`(poolleak [^`]*)`|`(pip install [^`]*)`", PAGES[page]):
+        typed = "".join(command)
+        assert "'" not in typed, "cmd.exe takes no single quotes"
+        assert not re.search(r"[*?\[\]]", re.sub(r'"[^"]*"', "", typed)), "zsh expands it"
+
+
+def test_what_is_installed_has_its_version():
+    assert f"pykdext-{pykdext.__version__}-py3" in PAGES["docs/install.md"]
+
+
 def without_speed(text):
     return re.sub(r"read in [^\n]*", "read", text)
 
 
-def test_the_readme_shows_what_windbg_shows(tmp_path, monkeypatch):
+def test_windbg_shows_what_its_page_shows(tmp_path, monkeypatch):
     (tmp_path / "dumps").symlink_to(PROJECT / "dumps", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
-    assert len(WINDBG_SESSIONS) == 2
-    for command, output in WINDBG_SESSIONS:
+    sessions = WINDBG_SESSION.findall(PAGES["docs/windbg.md"])
+    assert len(sessions) == 2
+    for command, output in sessions:
         assert windbg_session(command) == output, command
 
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Optional, Sequence
 
 from pykdext import __version__
+from pykdext.errors import say_install
 from pykdext.model import Origin
 from pykdext.printable import hide_secrets
 
@@ -20,7 +21,7 @@ def find_page_problem(path: Optional[str], takes_documents: bool) -> Optional[st
     ``path``: the file it goes to; None: the screen. ``takes_documents``: it may be written there.
     """
     if find_spec("jinja2") is None:
-        return "--format html: found no jinja2, expected it for the pages. Hint: pip install 'pykdext[html]'"
+        return f"--format html: found no jinja2, expected it for the pages. Hint: {say_install('html')}"
     if path is None and not takes_documents:
         return "--format html: found no file for the page, expected one. Hint: -o report.html"
     return None

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any, Iterator, Protocol
 
-from pykdext.errors import PykdextError
+from pykdext.errors import PykdextError, say_install
 from pykdext.fleet.children import Children, analyze_apart
 from pykdext.model.fleet import Answer, Task
 
@@ -88,7 +88,8 @@ def open_dask_workers(address: str) -> Iterator[Workers]:
     try:
         from distributed import Client
     except ImportError:
-        raise SchedulerError(f"{address}: distributed is not installed. Hint: pip install 'pykdext[fleet]'") from None
+        hint = say_install("fleet")
+        raise SchedulerError(f"{address}: distributed is not installed. Hint: {hint}") from None
     with ExitStack() as opened:
         opened.enter_context(_silence_client())
         try:

@@ -454,7 +454,7 @@ def test_a_missing_library_gets_one_line(folder, monkeypatch, capsys):
     assert main([str(folder / "quiet.dmp"), "--format", "html", "-o", "x.html"]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
-    assert "pip install 'pykdext[html]'" in captured.err and "jinja2" in captured.err
+    assert f'{sys.executable} -m pip install "pykdext[html]"' in captured.err and "jinja2" in captured.err
 
 
 def test_a_terminal_gets_no_page_but_a_pipe_does(folder, monkeypatch, capsys):

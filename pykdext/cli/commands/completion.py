@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pykdext.cli.answers import Command, Invocation, Outcome
 from pykdext.cli.arguments import SharedOptions, add_output_option, add_shared_options
 
-_SHELLS = ("bash", "zsh", "tcsh")
+_SHELLS = ("bash", "zsh", "tcsh", "powershell")
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,16 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 
 def _render_script(options: CompletionOptions, _call: Invocation) -> Outcome:
     from pykdext.cli.parsing import build_whole_parser
-    from pykdext.errors import PykdextError
+    from pykdext.errors import PykdextError, say_install
 
+    if options.shell == "powershell":
+        from pykdext.cli.powershell import render_completion
+
+        return Outcome.of_text(render_completion(build_whole_parser({})))
     try:
         import shtab
     except ImportError:
-        hint = "pip install 'pykdext[completion]'"
+        hint = say_install("completion")
         raise PykdextError(f"completion: found no shtab, expected it. Hint: {hint}") from None
     script = shtab.complete(build_whole_parser(shtab.FILE), shell=options.shell)
     return Outcome.of_text(script.rstrip("\n") + "\n")
@@ -44,5 +48,6 @@ COMMAND = Command(
     examples=(
         "poolleak completion bash -o ~/.local/share/bash-completion/completions/poolleak",
         "poolleak completion zsh -o ~/.zfunc/_poolleak",
+        "poolleak completion powershell >> $PROFILE",
     ),
 )

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from typing import IO, Any, Iterator, List, NamedTuple, Optional, Tuple, cast
 
-from pykdext.errors import TargetError
+from pykdext.errors import TargetError, say_install
 from pykdext.printable import hide_secrets
 from pykdext.targets.filebytes import FileBytes
 
@@ -178,7 +178,7 @@ def _find_store(url: str) -> Tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        hint = "pip install 'pykdext[fleet]'"
+        hint = say_install("fleet")
         raise TargetError(f"{hide_secrets(url)}: fsspec is not installed. Hint: {hint}") from None
     store, path = url_to_fs(url)
     return store, path

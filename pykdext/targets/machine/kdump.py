@@ -10,7 +10,7 @@ import struct
 from collections import Counter
 from typing import Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
-from pykdext.errors import DumpFormatError, UnsupportedDumpError
+from pykdext.errors import DumpFormatError, UnsupportedDumpError, say_install
 from pykdext.targets.dump.pageindex import PageIndex
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.machine.decompression import NAMES, ZSTANDARD, Unpack, find_unpacker
@@ -156,7 +156,7 @@ class KdumpMemory(PackedPages):
         packing, count = next(iter(counts.most_common(1)), (0, 0))
         if 2 * count > sum(counts.values()) and self._find_unpacker(packing) is None:
             name = NAMES[packing]
-            hint = "pip install 'pykdext[vm]'"
+            hint = say_install("vm")
             if packing == ZSTANDARD:
                 hint = "makedumpfile -c FILE OTHER packs it with zlib"
             raise UnsupportedDumpError(

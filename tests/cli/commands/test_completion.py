@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_bash_completes_commands_options_and_choices(script):
     assert complete(script, "poolleak", "used", "--format", "j") == ["json"]
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "powershell"])
 def test_every_shell_gets_all_commands(shell, capsys):
     pytest.importorskip("shtab", reason="shtab (extra completion) is not installed")
     assert main(["completion", shell]) == 0
@@ -56,3 +57,27 @@ def test_without_the_library_it_is_one_line(monkeypatch, capsys):
     assert main(["completion", "bash"]) == 3
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and "pykdext[completion]" in captured.err
+
+
+def test_powershell_gets_the_words_of_each_command(capsys):
+    assert main(["completion", "powershell"]) == 0
+    out = capsys.readouterr().out
+    words = dict(re.findall(r"(?m)^        '([^']*)' = @\((.*)\)$", out))
+    assert set(COMMANDS) <= set(words) and set(re.findall(r"'([\w-]+)'", words[""])) >= set(COMMANDS)
+    assert "'--images'" in words["find"] and "'--images'" not in words["used"]
+    assert words["used --format"].startswith("'text', 'json', 'csv'")
+    assert "'powershell'" in words["completion"]
+    for opening, closing in ("{}", "()", "[]"):
+        assert out.count(opening) == out.count(closing)
+
+
+@pytest.mark.skipif(shutil.which("pwsh") is None, reason="needs PowerShell")
+def test_powershell_completes(tmp_path):
+    path = tmp_path / "poolleak.ps1"
+    assert main(["completion", "powershell", "-o", str(path)]) == 0
+    code = (
+        f". {path}; [System.Management.Automation.CommandCompletion]::CompleteInput('poolleak tr', 11, $null)"
+        ".CompletionMatches.CompletionText"
+    )
+    done = subprocess.run(["pwsh", "-NoProfile", "-Command", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["trend"]

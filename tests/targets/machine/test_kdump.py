@@ -54,7 +54,7 @@ def test_a_missing_library_is_named(machine, tmp_path, monkeypatch, packing):
     kdumps.save_kdump(machine, path, packing)
     for name in ("cramjam", "dissect.util.compression.lzo"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UnsupportedDumpError, match=r"pip install 'pykdext\[vm\]'"):
+    with pytest.raises(UnsupportedDumpError, match=r'pip install "pykdext\[vm\]"'):
         open_crashdump(str(path))
 
 
