@@ -77,8 +77,8 @@ class ModuleFacts:
     """What is known of the loaded modules, looked up by the name that evidence gives.
 
     A module is part of Windows if its version resource names Microsoft, or is nt; it is not if the resource names
-    somebody else. Without a resource ``windows_modules``, the file names in the built-in tag table, decide; a name
-    that is not there stays undecided.
+    somebody else. Without a resource ``windows_modules`` and ``vendor_modules``, the file names in the built-in tag
+    table, decide; a name that is not there stays undecided.
     """
 
     def __init__(
@@ -86,11 +86,13 @@ class ModuleFacts:
         modules: Iterable[Module],
         versions: Mapping[str, ImageVersion],
         windows_modules: Iterable[str] = (),
+        vendor_modules: Iterable[str] = (),
     ) -> None:
         loaded_last = sorted(modules, key=lambda module: not module.unloaded)
         self._modules = {canonical_name(module.name): module for module in loaded_last}
         self._versions = versions
-        self._windows_modules = frozenset(windows_modules)
+        self._vendor_modules = frozenset(vendor_modules)
+        self._windows_modules = frozenset(windows_modules) - self._vendor_modules
 
     def find_module(self, name: str) -> Optional[Module]:
         """The loaded module of this name."""
@@ -108,6 +110,8 @@ class ModuleFacts:
         version = self.find_version(name)
         if version is not None and version.company:
             return "microsoft" in version.company.lower()
+        if canonical_name(name) in self._vendor_modules:
+            return False
         return True if canonical_name(name) in self._windows_modules else None
 
 

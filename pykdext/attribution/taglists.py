@@ -233,9 +233,10 @@ def _decode(data: bytes) -> str:
 def _parse_table(text: str, usual: Mapping[str, Usual]) -> Iterator[TagDescription]:
     for tag, fields in _iter_records(text):
         module, tag_class, what, next_question = fields
-        named = "" if module == _THIRD_PARTY else module
+        named = module.replace(_THIRD_PARTY, "").strip()
+        is_vendors = _THIRD_PARTY in module
         kind = TagClass(tag_class)
-        yield TagDescription(tag, named, what, "built-in table", kind, next_question, usual.get(tag))
+        yield TagDescription(tag, named, what, "built-in table", kind, next_question, usual.get(tag), is_vendors)
 
 
 def _parse_usual(text: str) -> Iterator[Tuple[str, Usual]]:

@@ -145,7 +145,8 @@ class TagDescription:
     """What a tag list says: the entry's own pattern, the module, the words, and where it stands.
 
     ``tag_class`` is None where the list has no classes (pooltag.txt); ``next_question`` says what to ask next;
-    ``usual`` how much of the tag is usual, None where that is not known.
+    ``usual`` how much of the tag is usual, None where that is not known; ``is_vendors`` that the module is known to be
+    no part of Windows.
     """
 
     pattern: str
@@ -155,6 +156,7 @@ class TagDescription:
     tag_class: Optional[TagClass] = None
     next_question: Optional[str] = None
     usual: Optional[Usual] = None
+    is_vendors: bool = False
 
 
 @dataclass(frozen=True)

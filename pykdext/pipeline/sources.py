@@ -76,7 +76,9 @@ def open_source(
         OSError: the file cannot be opened.
     """
     if path is not None and is_stream(path):
-        yield Source(_load_stream(path)[-1], None)
+        from pykdext.records.logs import newest_of
+
+        yield Source(newest_of(_load_stream(path)), None)
         return
     stored = None if path is None else find_stored_source(path)
     if path is None:

@@ -15,6 +15,7 @@ from pykdext.records.blocklists import parse_poolfind, parse_verifier
 from pykdext.records.csvlog import parse_csv
 from pykdext.records.keyedrecords import parse_format_list, parse_json_records
 from pykdext.records.moments import DAY_FIRST, MONTH_FIRST, find_name_moment, swap_day_and_month
+from pykdext.records.notes import parse_notes
 from pykdext.records.packed import Unpacked, peek_packed, unpack
 from pykdext.records.pastedtable import parse_pasted_tables
 from pykdext.records.perfcounters import parse_perf_counters
@@ -22,6 +23,7 @@ from pykdext.records.poolmon import parse_newest_screen, parse_poolmon
 from pykdext.records.poolused import parse_poolused
 from pykdext.records.recognition import HEAD_BYTES
 from pykdext.records.snapshotfile import is_snapshot_head, load_snapshot, parse_snapshot
+from pykdext.records.statecolumns import parse_state_columns
 from pykdext.records.textclean import clean_text
 from pykdext.records.textfile import MAX_TEXT_BYTES, TextFile, is_text_head, make_text_file, read_text_file
 from pykdext.records.untitled import parse_untitled_rows
@@ -30,7 +32,7 @@ from pykdext.records.vmtotals import parse_vm_text
 LONG_LOG_BYTES = 8 << 20
 """Of a log that is larger the newest snapshot is read alone where no other is asked for."""
 
-UNDATED = "the file holds several states without a time; one alone is the last of them, and --every dates a series"
+UNDATED = "the file holds several states without a time; poolleak trend follows them, and --every dates them"
 
 _EXPECTED = "a poolmon log, !poolused text, a CSV or table of tags, or a poolleak snapshot"
 _TAGGING_OFF = b"Query pooltags Failed"
@@ -39,6 +41,7 @@ _SHOWN_CHARACTERS = 60
 _Parse = Callable[[TextFile], Tuple[PoolSnapshot, ...]]
 PARSERS: Tuple[_Parse, ...] = (
     parse_poolmon,
+    parse_state_columns,
     parse_csv,
     parse_poolused,
     parse_json_records,
@@ -49,6 +52,7 @@ PARSERS: Tuple[_Parse, ...] = (
     parse_untitled_rows,
     parse_perf_counters,
     parse_vm_text,
+    parse_notes,
 )
 """From the form that is told most surely to that which is told least so; the first that finds a snapshot reads all."""
 
@@ -88,7 +92,16 @@ def load_newest(path: str) -> PoolSnapshot:
                 snapshots = parse_newest_screen(file) or parse_csv(file, newest_only=True)
             if snapshots:
                 return _date_snapshots(snapshots[-1:], file)[0]
-    return load_log(path)[-1]
+    return newest_of(load_log(path))
+
+
+def newest_of(snapshots: Sequence[PoolSnapshot]) -> PoolSnapshot:
+    """The last of a file's snapshots; where it is not the only one, a warning says so."""
+    newest = snapshots[-1]
+    if len(snapshots) == 1:
+        return newest
+    others = f"this is the last of {len(snapshots):,} states in the source; poolleak trend tells how they go on"
+    return replace(newest, warnings=(*(item for item in newest.warnings if item != UNDATED), others))
 
 
 def load_log_stream(name: str, data: bytes) -> Tuple[PoolSnapshot, ...]:

@@ -87,7 +87,7 @@ def _iter_tables(lines: Sequence[str]) -> Iterator[Tuple[_Table, str]]:
 
 def _read_table(lines: Sequence[str], titles: int, caption: str) -> Optional[_Table]:
     """The table whose titles stand in a line; None if they are no titles, or no row follows."""
-    if not _TAG_WORD.search(english_words(lines[titles])):
+    if not is_tag_titles(lines[titles]):
         return None
     first = next((line for line in lines[titles + 1 : titles + 4] if not _RULE.match(line)), "")
     found = _find_split(lines[titles], first, caption)
@@ -113,7 +113,7 @@ def _read_table(lines: Sequence[str], titles: int, caption: str) -> Optional[_Ta
 
 def _find_split(titles: str, first: str, caption: str) -> Optional[Tuple[Split, Columns]]:
     """How the cells part, and what they mean: the first way in which titles and the first row can be read."""
-    for split in _iter_splits(titles, first):
+    for split in iter_splits(titles, first):
         columns = _find_sided_columns(split(titles), caption)
         if columns and columns.read_row(split(first)):
             return split, columns
@@ -140,10 +140,10 @@ def _find_sided_columns(titles: Sequence[str], caption: str) -> Optional[Columns
 
 def _read_transposed(lines: Sequence[str], start: int) -> Optional[_Table]:
     """A table with a tag a column: its first cell is the title of the tags, the first cells below it are titles."""
-    if not _TAG_WORD.search(english_words(lines[start])):
+    if not is_tag_titles(lines[start]):
         return None
     below = next((line for line in lines[start + 1 : start + 4] if not _RULE.match(line)), "")
-    split = next(_iter_splits(lines[start], below))
+    split = next(iter_splits(lines[start], below))
     head = split(lines[start])
     if len(head) < 2 or find_fact(head[0]) != "tag":
         return None
@@ -167,7 +167,17 @@ def _read_transposed(lines: Sequence[str], start: int) -> Optional[_Table]:
     return _Table(start, end, columns, [_Row(start + 1, " ".join(cells), cells) for cells in turned], ())
 
 
-def _iter_splits(titles: str, row: str) -> Iterator[Split]:
+def is_tag_titles(line: str) -> bool:
+    """Whether a line has a word that titles the column of tags."""
+    return bool(_TAG_WORD.search(english_words(line)))
+
+
+def is_rule(line: str) -> bool:
+    """Whether a line is empty, or drawn below titles."""
+    return bool(_RULE.match(line))
+
+
+def iter_splits(titles: str, row: str) -> Iterator[Split]:
     """How the cells of a table may part: by bars, or commas, semicolons, tabs, if both lines have as many of them.
 
     Else by single blanks if both lines then have as many cells, by wider gaps, by single blanks all the same.

@@ -60,6 +60,8 @@ _TRANSLATIONS: Tuple[Tuple[str, str], ...] = (
         r"\bzugesichert\w*|\bzusage|\bzusicherungs|\bvalidee?s?\b|\bmemoire dediee\b|\bconfirmad\w+"
         r"|\bvincolat\w*|\bcommit\b|выделенн\w* виртуальн\w*|已提交|認可|コミット\w*|커밋\w*",
     ),
+    ("before", r"\b(?:vorher|davor|avant|antes|prima)\b|\bдо\b|之前|以前|이전"),
+    ("after", r"\b(?:nachher|danach|apres|despues|depois|dopo)\b|\bпосле\b|之后|之後|以後|이후"),
     (
         "tag",
         r"\b(?:pool)?etikett\b|\bkennzeichen\b|\bbalise\b|\betiqu?eta\b|\betiquette\b|\betichetta\b"

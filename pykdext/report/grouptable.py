@@ -8,16 +8,19 @@ from pykdext.model import LockstepGroup
 from pykdext.report.layout import format_table, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import Line, link_cells
-from pykdext.units import format_change, format_share
+from pykdext.units import format_change, format_count, format_share
 
 
-def group_lines(group: LockstepGroup, heading: str, width: int, links: Links) -> List[Line]:
-    """The members, the likeliest cause first, each with its role and the reason in one line."""
+def group_lines(group: LockstepGroup, heading: str, width: int, links: Links, *, have_grown: bool = True) -> List[Line]:
+    """The members, the likeliest cause first, each with its role and the reason in one line.
+
+    ``have_grown``: their blocks are by how many they grew, not how many there are.
+    """
     cells = [
         [
             member.tag.text,
             member.pool.label,
-            format_change(member.blocks),
+            format_change(member.blocks) if have_grown else format_count(member.blocks),
             f"x{member.ratio:.3f}",
             format_share(member.freed_share),
             f"{member.role.value}: {member.reason}",

@@ -51,7 +51,7 @@ def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -
         for number, suspect in enumerate(report.suspects, 1):
             lines += ["", *_suspect_lines(number, suspect, report.image_coverage, report.holders, width, links)]
     for group in report.groups:
-        lines += ["", *group_lines(group, "as many blocks of each are outstanding", width, links)]
+        lines += ["", *group_lines(group, "as many blocks of each are outstanding", width, links, have_grown=False)]
     if report.untagged:
         lines += ["", "Outside the tags", *untagged_table(report.untagged, width)]
     if report.largest:

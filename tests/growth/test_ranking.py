@@ -44,7 +44,7 @@ LEAK = row("Pipo", usage(4_000_000, 1_000, 2 * GB))
 def test_a_healthy_server_has_no_suspects():
     assert rank_suspects(snapshot(*HEALTHY), KNOWN) == ()
     assert judge_state(snapshot(*HEALTHY), KNOWN).verdict.startswith(
-        "Tag MmSt holds 300 MB, 56% of the paged pool. That is most"
+        "Tag MmSt holds 300 MB, 56% of the paged pool; holds 300 MB; 100,000 blocks are outstanding. That is too little"
     )
 
 

@@ -165,7 +165,7 @@ def test_text_names_what_was_searched(folder, capsys):
         (ImageCoverage(2, 5, 1.0, 3), "only 2 of the 5 driver images was searched before the end"),
         (ImageCoverage(3, 5, 1.0), "not in the 100% of 3 of 5 driver images that is in memory"),
         (ImageCoverage(5, 5, 0.63), "not in the 63% of the driver images that is in memory"),
-        (ImageCoverage(5, 5, 1.0), "no driver image and no tag list has this tag"),
+        (ImageCoverage(5, 5, 1.0), "no driver image holds this tag, and no tag list names its driver"),
     ],
 )
 def test_what_was_searched_in_vain_is_never_more_than_was_there(coverage, words):

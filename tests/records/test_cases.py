@@ -100,7 +100,12 @@ ROWS = {
     "89c-discord.txt": [("File", NP, 13789939, 13704656, 85283, 13203912)],
 }
 
-REFUSED = ["11-npfr-list.txt", "12-codex-bullets.txt", "13-toke-arrows.txt", "59b-md-ranges.txt", "64-wc-lines.txt"]
+PROSE = (
+    "The machine has RAM: 32 GB and Disk: 500 GB, the pool grew to 14 GB over night.\nCPU: 8 cores\nRAM: 32 GB\n",
+    "- Step 1: 12 blocks of text\n- Step 2: read `pool` tags\n",
+    "Irp and File are large, says poolmon; more tomorrow.\n",
+    "Tag: what is it? 14 GB are gone.\n",
+)
 
 
 def last(name):
@@ -122,10 +127,65 @@ def test_no_pool_is_guessed_and_no_rows_are_added_up(name):
     assert not any("repeated a tag" in warning for warning in warnings)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_prose_and_other_tables_are_refused_in_words(name):
+@pytest.mark.parametrize("text", PROSE)
+def test_prose_without_notes_of_tags_is_refused_in_words(text, tmp_path):
+    path = tmp_path / "mail.txt"
+    path.write_text(text)
     with pytest.raises(RecordFormatError, match=r"found text that begins"):
-        load_log(str(CASES / name))
+        load_log(str(path))
+
+
+def test_notes_of_tags_keep_pools_and_totals():
+    pipes = last("11-npfr-list.txt")
+    assert [(str(row.tag), row.nonpaged.outstanding, row.nonpaged.bytes) for row in pipes.tags] == [
+        ("NpFr", 56_180_000, round(4.2 * 2**30)),
+        ("Irp ", 56_180_000, round(19.3 * 2**30)),
+    ]
+    assert pipes.memory.nonpaged_bytes == round(26.3 * 2**30)
+    bullets = last("12-codex-bullets.txt")
+    held = {str(row.tag): (row.nonpaged.bytes, row.paged.bytes) for row in bullets.tags}
+    assert held["SeAt"] == (0, 522 << 20) and held["File"] == (round(4.3 * 2**30), 0)
+    assert (bullets.memory.nonpaged_bytes, bullets.memory.paged_bytes) == (round(7.6 * 2**30), round(5.1 * 2**30))
+    counts = {str(row.tag): row.nonpaged for row in last("64-wc-lines.txt").tags}
+    assert (counts["WCfn"].allocs, counts["WCfn"].frees, counts["WCfn"].outstanding) == (878, 878, 0)
+    assert counts["WCsc"].bytes is None
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "ends", "hours"),
+    [
+        ("13-toke-arrows.txt", "Toke", (round(559.2 * 2**20), round(801.99 * 2**20)), 80.083 / 60),
+        ("59b-md-ranges.txt", "NtFC", (round(0.6 * 2**30), round(19.6 * 2**30)), None),
+    ],
+)
+def test_what_was_and_what_became_are_two_states(name, tag, ends, hours):
+    before, after = load_log(str(CASES / name))
+    usages = [row.nonpaged.bytes for state in (before, after) for row in state.tags if str(row.tag) == tag]
+    assert tuple(usages) == ends
+    if hours:
+        assert abs((after.taken_at - before.taken_at) / timedelta(hours=1) - hours) < 0.01
+
+
+def test_a_column_for_each_state_is_a_series(tmp_path):
+    path = tmp_path / "states.csv"
+    path.write_text(
+        "Tag;Pool;12.06.2026 08:00;12.06.2026 12:00;12.06.2026 16:00\n"
+        "NVRM;Nonp;120,5 MB;1,2 GB;3,4 GB\nMmSt;Paged;148,9 MB;148,9 MB;150 MB\n"
+    )
+    states = load_log(str(path))
+    assert [state.taken_at.hour for state in states] == [8, 12, 16]
+    assert [state.tags[0].nonpaged.bytes for state in states] == [
+        round(size * 2**20) for size in (120.5, 1228.8, 3481.6)
+    ]
+    path.write_text(
+        "Nonpaged pool\n\nTag   Allocs before  Allocs after  Bytes before  Bytes after  Diff\n"
+        "NVRM  1,234          8,123,456     1,000,000     6,497,804,800  +6 GB\n"
+    )
+    usages = [state.tags[0].nonpaged for state in load_log(str(path))]
+    assert [(usage.allocs, usage.outstanding, usage.bytes) for usage in usages] == [
+        (1234, None, 1_000_000),
+        (8_123_456, None, 6_497_804_800),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -44,18 +44,19 @@ def name_use(suspect: Suspect) -> str:
 def describe_gap(coverage: Optional[ImageCoverage]) -> str:
     """What was looked at in vain: a tag that is not in the part in memory can be in the rest."""
     if coverage is None or not coverage.modules_total:
-        return "there is no driver image to search, and no tag list has this tag"
+        return "there is no driver image to search, and no tag list names its driver"
     scanned, total = coverage.modules_scanned, coverage.modules_total
     if coverage.modules_unsearched:
         unsearched = "none" if coverage.modules_unsearched == total else f"only {total - coverage.modules_unsearched:,}"
-        return f"{unsearched} of the {total:,} driver images was searched before the end, and no tag list has this tag"
+        searched = f"{unsearched} of the {total:,} driver images was searched before the end"
+        return f"{searched}, and no tag list names its driver"
     if coverage.resident_fraction is None:
-        return f"none of the {total:,} driver images is in memory, and no tag list has this tag"
+        return f"none of the {total:,} driver images is in memory, and no tag list names its driver"
     if coverage.resident_fraction < 1 or scanned < total:
         images = "the driver images" if scanned == total else f"{scanned:,} of {total:,} driver images"
         share = format_share(coverage.resident_fraction)
-        return f"not in the {share} of {images} that is in memory, nor in a tag list; it may be in the rest"
-    return "no driver image and no tag list has this tag"
+        return f"not in the {share} of {images} that is in memory; it may be in the rest. No tag list names its driver"
+    return "no driver image holds this tag, and no tag list names its driver"
 
 
 def describe_vendor(owner: Owner) -> str:

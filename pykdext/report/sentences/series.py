@@ -11,6 +11,9 @@ from pykdext.units import format_bytes, format_duration, format_moment
 DEADLINE_HOURS = 365 * 24
 """A limit that is farther away is no deadline."""
 
+SMALLEST_GROWTH_BYTES = 64 << 10
+"""Of samples that are too few, and bear no time; less does not matter."""
+
 
 def verdict_on_series(report: TrendReport, conclusion: Optional[Conclusion] = None) -> str:
     """One or two sentences: what leaks, how fast and until when, or that nothing does."""
@@ -25,12 +28,13 @@ def verdict_on_series(report: TrendReport, conclusion: Optional[Conclusion] = No
 
 
 def _verdict_on_tag(first: Trend, has_times: bool, conclusion: Optional[Conclusion]) -> str:
-    if not has_times and first.verdict is not Verdict.TOO_FEW_SAMPLES:
-        return f"{_untimed_text(first)}{_cause_text(first, conclusion)}"
-    if first.slope is None or first.slope.bytes_per_hour <= 0:
+    if not is_growing(first):
         return "The samples are too few for a verdict, and no tag grew among them."
-    if first.verdict is Verdict.TOO_FEW_SAMPLES:
-        return f"The samples are too few for a verdict. {_growth_text(first)} among them."
+    few = "The samples are too few for a verdict. " if first.verdict is Verdict.TOO_FEW_SAMPLES else ""
+    if not has_times:
+        return f"{few}{_untimed_text(first)}{_cause_text(first, conclusion)}"
+    if few:
+        return f"{few}{_growth_text(first)} among them{_cause_text(first, conclusion)}"
     note = f". No leak for certain: {first.note}" if first.verdict is Verdict.GROWTH else ""
     growth = f"{_growth_text(first)}{_interval_text(first)}{_limit_text(first)}{note}"
     return f"{growth}{_cause_text(first, conclusion)}"
@@ -47,9 +51,14 @@ def _cause_text(first: Trend, conclusion: Optional[Conclusion]) -> str:
 
 def is_growing(trend: Trend) -> bool:
     """Whether the tag rises; beyond its noise, if there are enough samples to judge that."""
-    if trend.slope is None:  # of samples without times only the verdict is known
-        return trend.verdict in (Verdict.LEAK, Verdict.GROWTH)
+    if trend.slope is None:  # of samples without times only the verdict is known, of few only their ends
+        few = trend.verdict is Verdict.TOO_FEW_SAMPLES and _grown_bytes(trend) >= SMALLEST_GROWTH_BYTES
+        return few or trend.verdict in (Verdict.LEAK, Verdict.GROWTH)
     return trend.slope.bytes_per_hour > 0 and trend.verdict in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES)
+
+
+def _grown_bytes(trend: Trend) -> int:
+    return (trend.last_bytes or 0) - (trend.first_bytes or 0)
 
 
 def describe_total(total: TotalTrend) -> str:
@@ -126,7 +135,7 @@ def _role_text(trend: Trend) -> str:
 def is_worth_a_row(trend: Trend) -> bool:
     """Suspects, and what might be taken for one: sawtooth, plateau."""
     if trend.verdict is Verdict.TOO_FEW_SAMPLES:
-        return trend.slope is not None and trend.slope.bytes_per_hour > 0
+        return is_growing(trend)
     return trend.verdict in (Verdict.LEAK, Verdict.GROWTH, Verdict.SAWTOOTH) or bool(trend.note)
 
 

@@ -89,7 +89,8 @@ def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
         )
     if not first.owners:
         unknown = "No driver in memory could be tied to it." if images else "Only a dump can tell which driver it is."
-        return f"{size}, and looks like a leak. {unknown}"
+        listed = f"A tag list says: {first.descriptions[0].text}. " if first.descriptions else ""
+        return f"{size}, and looks like a leak. {listed}{unknown}"
     return f"{size}, and looks like a leak of {name_owners(first.owners)}."
 
 
@@ -140,9 +141,28 @@ def _verdict_without_suspects(report: LeakReport) -> str:
     if first is not None:
         return f"{_verdict_on_most(report, first)} {_COMPARE}"
     usages = [row.usage(pool) for row in snapshot.tags for pool in PoolKind]
+    if all(usage.bytes is None for usage in usages):
+        return f"{_verdict_on_counts(snapshot)} {_COMPARE}"
     if all(usage.freed_share is None for usage in usages):
         return f"No tag stands out by its size; the source does not tell how often tags were freed. {_COMPARE}"
     return f"Nothing stands out: no tag is at once large, seldom freed and foreign to Windows. {_COMPARE}"
+
+
+def _verdict_on_counts(snapshot: PoolSnapshot) -> str:
+    """What can be said of tags of which only blocks are counted."""
+    counted = [
+        (usage.outstanding, usage.frees, str(row.tag))
+        for row in snapshot.tags
+        for pool in PoolKind
+        if (usage := row.usage(pool)).outstanding
+    ]
+    most = max(counted, key=lambda item: item[0] or 0, default=None)
+    said = "No verdict: the source tells no bytes, so that no tag can be called large."
+    if most is None:
+        return said
+    blocks, frees, tag = most
+    never = ", none of which was ever freed" if frees == 0 else ""
+    return f"{said} Tag {tag.strip()} has the most blocks outstanding: {format_count(blocks)}{never}."
 
 
 def _verdict_on_most(report: LeakReport, first: Suspect) -> str:
@@ -160,6 +180,9 @@ def _verdict_on_most(report: LeakReport, first: Suspect) -> str:
         return f"No leak by its looks. {size}: too little to hang a machine."
     excuse = next((reason[4:] for reason in reversed(first.reasons) if reason.startswith("but ")), None)
     if excuse is None:
+        others = [reason for reason in first.reasons[1:] if not reason.startswith(("but ", "no tag list"))]
+        if others:
+            return f"{size}; {'; '.join(others)}. That is too little to call it a leak."
         return f"{size}. That is most of it, but nothing else speaks for a leak."
     return f"No leak by its looks. {size}: {excuse}."
 
