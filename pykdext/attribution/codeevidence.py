@@ -140,7 +140,7 @@ class CodeAttributor:
             (module.image.module for module in self._index.modules),
             {module.image.module.name: module.version for module in self._index.modules},
             {description.module for description in load_knowntags() if not description.is_vendors},
-        {description.module for description in load_knowntags() if description.is_vendors},
+            {description.module for description in load_knowntags() if description.is_vendors},
         )
 
     @cached_property

@@ -51,7 +51,8 @@ def weigh_owners(
     facts = ModuleFacts(
         modules,
         {name: version for search in searches for name, version in search.versions.items()},
-        {description.module for description in load_knowntags()},
+        {description.module for description in load_knowntags() if not description.is_vendors},
+        {description.module for description in load_knowntags() if description.is_vendors},
     )
     coverage = ImageCoverage.of(
         sum(search.scanned for search in searches),
