@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from pykdext.errors import DumpFormatError, UnsupportedDumpError
+from pykdext.errors import DumpFormatError
 from pykdext.model import Machine, MemoryImage
 from pykdext.targets.dump.facts import KernelFacts
 from pykdext.targets.dump.header import DumpHeader, parse_header_bytes
@@ -37,8 +37,8 @@ from pykdext.targets.machine.pagetables import (
     find_by_registers,
 )
 from pykdext.targets.machine.shareddata import SharedData, read_shared_data
-from pykdext.targets.paging.addressspace import AddressSpace
-from pykdext.targets.paging.modes import X64
+from pykdext.targets.paging.addressspace import AddressSpace, PagingMode
+from pykdext.targets.paging.modes import X64, X64_FIVE_LEVELS
 from pykdext.targets.paging.virtual import VirtualMemory
 from pykdext.units import format_bytes
 
@@ -62,6 +62,7 @@ class _Verified(NamedTuple):
     """A candidate that passed, and what was found through it."""
 
     candidate: Candidate
+    mode: PagingMode
     memory: MachineMemory
     view: AddressSpaceView
     shared: SharedData
@@ -72,7 +73,7 @@ class _Verified(NamedTuple):
 def find_kernel(file: FileBytes, image: MachineImage, progress: Optional[Progress] = None) -> FoundKernel:
     """The kernel of an x64 Windows in ``image``.
 
-    DumpFormatError if there is none, UnsupportedDumpError for five levels of page tables.
+    Its page tables may have four levels or five (LA57). DumpFormatError if there is none.
     """
     return _Discovery(file, image, progress).find()
 
@@ -84,7 +85,6 @@ class _Discovery:
         self._search = Search(image.memory, progress)
         self._header = _read_header(file.path, image)
         self._refused: List[str] = []
-        self._five_levels = False
 
     def find(self) -> FoundKernel:
         tried: Set[Tuple[int, Optional[int]]] = set()
@@ -92,15 +92,15 @@ class _Discovery:
             if (candidate.table, candidate.module_list) in tried:
                 continue
             tried.add((candidate.table, candidate.module_list))
-            self._five_levels |= candidate.has_five_levels
-            for memory, note in self._iter_memories(candidate):
-                verified = self._verify(candidate, memory)
-                if verified is None:
-                    continue
-                chosen, notes = self._check_layout(verified, memory, note)
-                if chosen is not memory:
-                    verified = self._verify(candidate, chosen) or verified
-                return FoundKernel(self._collect(verified, notes), verified.memory)
+            for mode in _order_modes(candidate):
+                for memory, note in self._iter_memories(candidate, mode):
+                    verified = self._verify(candidate, mode, memory)
+                    if verified is None:
+                        continue
+                    chosen, notes = self._check_layout(verified, memory, note)
+                    if chosen is not memory:
+                        verified = self._verify(candidate, mode, chosen) or verified
+                    return FoundKernel(self._collect(verified, notes), verified.memory)
             self._refused.append(candidate.method)
             if len(tried) >= MAX_CANDIDATES:
                 break
@@ -118,22 +118,27 @@ class _Discovery:
                     debugger_data=self._header.debugger_data_block,
                 ),
             )
-        by_registers = find_by_registers(image.processors, lambda table: _make_view(image.memory, table))
+        by_registers = find_by_registers(image.processors, self._view_tables)
         return chain(noted, by_registers, find_by_low_stub(image.memory), self._search.find())
 
-    def _iter_memories(self, candidate: Candidate) -> Iterator[Tuple[MachineMemory, Optional[str]]]:
+    def _view_tables(self, table: int, has_five_levels: bool) -> AddressSpaceView:
+        return _make_view(self._image.memory, table, X64_FIVE_LEVELS if has_five_levels else X64)
+
+    def _iter_memories(
+        self, candidate: Candidate, mode: PagingMode
+    ) -> Iterator[Tuple[MachineMemory, Optional[str]]]:
         """The container's memory, and where nothing tells what is where, what it is with a hole put in."""
         yield self._image.memory, None
         if self._is_in_doubt:
-            for memory, note, _ in iter_layouts(self._file, self._image.memory, candidate.table):
+            for memory, note, _ in iter_layouts(self._file, self._image.memory, candidate.table, mode):
                 yield memory, note
 
     @property
     def _is_in_doubt(self) -> bool:
         return self._image.may_be_shifted and self._image.memory.end_address > _MIN_SHIFTED_BYTES
 
-    def _verify(self, candidate: Candidate, memory: MachineMemory) -> Optional[_Verified]:
-        view = _make_view(memory, candidate.table)
+    def _verify(self, candidate: Candidate, mode: PagingMode, memory: MachineMemory) -> Optional[_Verified]:
+        view = _make_view(memory, candidate.table, mode)
         if not view.space.has_root:
             return None
         shared = read_shared_data(view.memory)
@@ -149,7 +154,7 @@ class _Discovery:
             return None
         listed = candidate.module_list
         head = listed if listed and is_module_list(view, nt, listed) else find_module_list(view, nt)
-        return None if head is None else _Verified(candidate, memory, view, shared, nt, head)
+        return None if head is None else _Verified(candidate, mode, memory, view, shared, nt, head)
 
     def _check_layout(
         self, verified: _Verified, memory: MachineMemory, note: Optional[str]
@@ -157,14 +162,14 @@ class _Discovery:
         """The memory that the modules confirm, and what must be said of it."""
         if not self._is_in_doubt:
             return memory, ()
-        table = verified.candidate.table
-        as_it_is = vote_on_layout(_make_view(memory, table), memory, verified.module_list)
+        table, mode = verified.candidate.table, verified.mode
+        as_it_is = vote_on_layout(_make_view(memory, table, mode), memory, verified.module_list)
         if note is not None:
             return memory, (note,)
         if as_it_is.right and as_it_is.is_good:
             return memory, ()
-        for other, other_note, is_proven in iter_layouts(self._file, self._image.memory, table):
-            vote = vote_on_layout(_make_view(other, table), other, verified.module_list)
+        for other, other_note, is_proven in iter_layouts(self._file, self._image.memory, table, mode):
+            vote = vote_on_layout(_make_view(other, table, mode), other, verified.module_list)
             if vote.is_better_than(as_it_is) or (is_proven and vote.is_good):
                 return other, (other_note,)
         if as_it_is.is_good:
@@ -177,6 +182,8 @@ class _Discovery:
         build = shared.build or (header.build if is_noted and header else None) or _read_build(view, verified.nt)
         build = build or shared.build_by_version
         found_by = verified.candidate.method
+        if verified.mode is X64_FIVE_LEVELS:
+            found_by += ", five levels of page tables"
         if self._refused:
             count = len(self._refused)
             found_by += f"; {count:,} other{'s' if count > 1 else ''} refused"
@@ -219,25 +226,23 @@ class _Discovery:
 
     def _not_found(self) -> DumpFormatError:
         path, image = self._file.path, self._image
-        if self._five_levels:
-            return UnsupportedDumpError(
-                path, 0, f"{image.kind} of a machine with five-level paging (LA57)", "four-level paging"
-            )
         if self._search.is_zero and self._search.complete:
             return describe_zeros(path)
         searched = f"its first {format_bytes(self._search.searched_bytes)}"
         where = "all of it" if self._search.complete else searched
         tried = f"{len(self._refused):,} page table{'s' if len(self._refused) != 1 else ''} tried"
         found = f"{image.kind} without a Windows kernel ({where} searched, {tried})"
-        hint = (
-            "of x64 Windows only; five-level paging (LA57), another system, or memory cut, encrypted or packed "
-            f"look so. {NMI}"
-        )
+        hint = f"of x64 Windows only; another system, or memory cut, encrypted or packed look so. {NMI}"
         return DumpFormatError(path, 0, found, "the kernel of x64 Windows", hint)
 
 
-def _make_view(memory: MachineMemory, table: int) -> AddressSpaceView:
-    space = AddressSpace(X64, memory, table)
+def _order_modes(candidate: Candidate) -> Tuple[PagingMode, ...]:
+    """Four levels of page tables and five; first what the registers say. They may be those of a hypervisor inside."""
+    return (X64_FIVE_LEVELS, X64) if candidate.has_five_levels else (X64, X64_FIVE_LEVELS)
+
+
+def _make_view(memory: MachineMemory, table: int, mode: PagingMode) -> AddressSpaceView:
+    space = AddressSpace(mode, memory, table)
     return AddressSpaceView(VirtualMemory(memory, space), space)
 
 

@@ -15,7 +15,7 @@ from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.machine.memory import FileRanges, MachineMemory, MemoryRange
 from pykdext.targets.machine.ntimage import AddressSpaceView
 from pykdext.targets.machine.pagetables import find_self_entry
-from pykdext.targets.paging.addressspace import DEMAND_ZERO
+from pykdext.targets.paging.addressspace import DEMAND_ZERO, PagingMode
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.units import format_bytes
 
@@ -29,8 +29,8 @@ _MIN_HOLE, _MAX_HOLE = 1 << 20, 2 << 30
 _SEARCH_SECONDS = 30.0
 _MAX_MODULES = 512
 _ENTRY_BYTES = 8
-_SHARED_ENTRY = 0x1EF
-"""The top table's entry of FFFFF780'00000000, the same in all processes of a boot."""
+_SHARED_ADDRESS = 0xFFFFF780_00000000
+"""Its entry of the top table is the same in all processes of a boot."""
 
 _TABLE_MASK = 0x000FFFFF_FFFFF000
 
@@ -72,7 +72,9 @@ def vote_on_layout(view: AddressSpaceView, memory: MachineMemory, module_list: i
     return Vote(right, wrong)
 
 
-def iter_layouts(file: FileBytes, memory: MachineMemory, table: int) -> Iterator[Tuple[FileRanges, str, bool]]:
+def iter_layouts(
+    file: FileBytes, memory: MachineMemory, table: int, mode: PagingMode
+) -> Iterator[Tuple[FileRanges, str, bool]]:
     """The file with a hole put in, in the order of likelihood, each with a note that says so.
 
     The last value: whether the tables of other processes prove the hole's size.
@@ -80,7 +82,7 @@ def iter_layouts(file: FileBytes, memory: MachineMemory, table: int) -> Iterator
     if not isinstance(memory, FileRanges):
         return
     tried: Set[int] = set()
-    shift = _find_shift(memory, table)
+    shift = _find_shift(memory, table, mode)
     proven = None if shift is None else HOLE_END - shift
     for start in (*(() if proven is None else (proven,)), *_USUAL_HOLES):
         if start in tried or start >= file.size:
@@ -94,14 +96,15 @@ def iter_layouts(file: FileBytes, memory: MachineMemory, table: int) -> Iterator
         yield FileRanges(file, ranges, memory.warnings, is_padded=memory.is_padded), note, start == proven
 
 
-def _find_shift(memory: FileRanges, table: int) -> Optional[int]:
+def _find_shift(memory: FileRanges, table: int, mode: PagingMode) -> Optional[int]:
     """By how many bytes the top tables of other processes stand too low in the file; None if none does."""
     try:
         own = memory.read_physical(table, PAGE_BYTES)
     except MemoryReadError:
         return None
     slot = find_self_entry(own, table)
-    at = _SHARED_ENTRY * _ENTRY_BYTES
+    top = mode.levels[0]
+    at = (_SHARED_ADDRESS >> top.shift & top.index_mask) * _ENTRY_BYTES
     needle = own[at : at + _ENTRY_BYTES]
     if slot is None or not needle.strip(b"\0"):
         return None

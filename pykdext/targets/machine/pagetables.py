@@ -1,6 +1,7 @@
 """Where the kernel's top page table may be: by registers, by the code that starts processors, by its entry for itself.
 
-Every x64 kernel maps its page tables through one entry of the top table (PML4) that names the table's own page. The
+Every x64 kernel maps its page tables through one entry of the top table (PML4; PML5 where there are five levels) that
+names the table's own page. The
 code that Windows leaves below 1 MiB to start processors (low stub) holds the table's address. Sources: the published
 work on MemProcFS, memflow and volatility; offsets of KPCR and KPRCB from Microsoft's public symbols.
 """
@@ -62,7 +63,7 @@ def clean_table(cr3: int) -> int:
 
 
 def find_by_registers(
-    processors: Tuple[CpuState, ...], make_view: Callable[[int], AddressSpaceView]
+    processors: Tuple[CpuState, ...], make_view: Callable[[int, bool], AddressSpaceView]
 ) -> Iterator[Candidate]:
     """What the processors' registers lead to: their tables, and those that their control regions name.
 
@@ -71,19 +72,24 @@ def find_by_registers(
     """
     for cpu in processors:
         table = clean_table(cpu.cr3)
-        five = bool(cpu.cr4 is not None and cpu.cr4 & LA57)
-        view = make_view(table)
+        five = _has_five_levels(cpu)
+        view = make_view(table, five)
         hints = tuple(hint for hint in (cpu.entry, cpu.rip, _first_handler(view, cpu)) if hint and hint & _KERNEL_BIT)
         yield Candidate(table, "the processors' registers", hints, five)
     for cpu in processors:
-        view = make_view(clean_table(cpu.cr3))
+        five = _has_five_levels(cpu)
+        view = make_view(clean_table(cpu.cr3), five)
         hints = tuple(hint for hint in (cpu.entry, _first_handler(view, cpu)) if hint and hint & _KERNEL_BIT)
         for base in (cpu.gs_base, cpu.kernel_gs_base):
             if base is not None and base & _KERNEL_BIT and _is_control_region(view, base):
                 for offset in (*_KERNEL_TABLE_OFFSETS, *_STATE_CR3_OFFSETS):
                     value = view.read_pointer(base + offset)
                     if value and clean_table(value):
-                        yield Candidate(clean_table(value), "the processors' control regions", hints)
+                        yield Candidate(clean_table(value), "the processors' control regions", hints, five)
+
+
+def _has_five_levels(cpu: CpuState) -> bool:
+    return bool(cpu.cr4 is not None and cpu.cr4 & LA57)
 
 
 def _first_handler(view: AddressSpaceView, cpu: CpuState) -> Optional[int]:

@@ -9,7 +9,9 @@ import pytest
 
 from dumps.forge.virtual import STUB_PAGE
 from dumps.forge.vmfiles import elfcores, pages, plain
-from pykdext.errors import DumpFormatError, UnsupportedDumpError
+from pykdext.errors import DumpFormatError
+from pykdext.kernel.kernel import open_kernel
+from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.targets.dump.crashdump import open_crashdump
 from tests.targets.machine.conftest import make_machine
 
@@ -177,15 +179,60 @@ def test_a_processor_in_user_mode_leads_through_its_control_region(tmp_path, ope
     assert dump._known.directory_table_base == machine.space.root_address
 
 
-def test_five_levels_are_named_and_refused(tmp_path):
+def hang_below_five_levels(machine, frame=0x7B5, slot=0x1B3):
+    """The kernel as ntkrla57 runs: its PML4 hangs below the last entry of a PML5, which alone names itself."""
+    tables = [machine.space.root_pfn, *(machine.addresses[f"root:{number}"] >> 12 for number in range(12))]
+    for place, table in enumerate(tables):
+        struct.pack_into("<Q", machine.memory.pages[table], SELF_SLOT * 8, 0)
+        top = frame + place
+        page = machine.memory.page(top)
+        struct.pack_into("<Q", page, 511 * 8, machine.space.root_pfn << 12 | 0x63)
+        struct.pack_into("<Q", page, slot * 8, top << 12 | _FLAGS)
+    return frame << 12
+
+
+@pytest.mark.parametrize("way", ["registers", "registers of a hypervisor", "stub", "search"])
+def test_five_levels_of_tables_are_read(tmp_path, opened, way):
     machine = make_machine()
-    path = tmp_path / "core.elf"
-    cpus = [replace(cpu, cr3=0x2000, cr4=cpu.cr4 | 1 << 12) for cpu in pages.registers(machine)]
-    for number in (machine.space.root_pfn, STUB_PAGE, *(machine.addresses[f"root:{n}"] >> 12 for n in range(12))):
-        machine.memory.pages.pop(number)
-    elfcores.save_core(machine, path, processors=cpus)
-    with pytest.raises(UnsupportedDumpError, match="five-level paging"):
-        open_crashdump(str(path))
+    tables = read_pool_snapshot(open_kernel(opened(save_core(machine, tmp_path / "four")))).tags
+    root = hang_below_five_levels(machine)
+    stub = machine.memory.pages[STUB_PAGE]
+    struct.pack_into("<QQ", stub, 0xA0, root, 0x350EF8 | 1 << 12)
+    cpus = [replace(cpu, cr3=root | 2, cr4=cpu.cr4 | (way == "registers") << 12) for cpu in pages.registers(machine)]
+    if way == "search":
+        machine.memory.pages.pop(STUB_PAGE)
+    dump = opened(save_core(machine, tmp_path / "five", cpus if way.startswith("registers") else []))
+    assert found_by(dump).endswith(", five levels of page tables")
+    assert dump._known.directory_table_base == root
+    assert read_pool_snapshot(open_kernel(dump)).tags == tables
+    assert not dump.facts.warnings
+
+
+def save_core(machine, path, processors=None):
+    elfcores.save_core(machine, path, processors=processors)
+    return path
+
+
+def test_a_user_mode_processor_with_five_levels_leads_through_its_control_region(tmp_path, opened):
+    machine = without_stub(make_machine())
+    root = hang_below_five_levels(machine)
+    cpus = []
+    shadow = machine.memory.page(0x900)  # shared data and control regions hang below its own PML4
+    for cpu in user_mode(machine, 19041):
+        machine.write_virtual(cpu.kernel_gs + 0x9000, struct.pack("<Q", root | 2))
+        cpus.append(replace(cpu, cr3=0x901 << 12 | 2, cr4=cpu.cr4 | 1 << 12))
+    struct.pack_into("<Q", shadow, SELF_SLOT * 8, 0)
+    struct.pack_into("<Q", machine.memory.page(0x901), 511 * 8, 0x900 << 12 | 0x63)
+    dump = opened(save_core(machine, tmp_path / "core", cpus))
+    assert found_by(dump).startswith("the processors' control regions, five levels of page tables")
+    assert dump._known.directory_table_base == root
+
+
+def test_a_hole_is_found_below_five_levels_too(image):
+    machine = without_stub(make_machine())
+    hang_below_five_levels(machine)
+    (warning,) = image(machine, concatenated=True).facts.warnings
+    assert "what stands at 0xc0000000 is memory from 0x100000000 on" in warning
 
 
 def test_an_image_of_another_system_is_refused(tmp_path):
