@@ -22,6 +22,7 @@ _ADDRESSES: Dict[int, str] = {
     0x060: "ExpSystemResourcesList",
     0x078: "KeTimeIncrement",
     0x080: "KeBugCheckCallbackListHead",
+    0x088: "KiBugCheckData",
     0x098: "ObpRootDirectoryObject",
     0x0A0: "ObpTypeObjectType",
     0x0C0: "MmPfnDatabase",

@@ -50,6 +50,7 @@ ExpSystemResourcesList          210970  2a2030  2f84b0  406fd0  c16890  c1d500  
 ObpRootDirectoryObject          21c590  2aac30  301df0  419e50  c251f0  c2e870  c24750
 ObpTypeObjectType               21c5a8  2aac38  301df8  419e58  c251e8  c2e868  c24758
 KeBugCheckCallbackListHead      26c920  2cae80  30b450  422070  c32050  c35e90  c2bd70
+KiBugCheckData                  266780  2caa20  30aba0  421500  c31480  c35ec0  c2bde0
 KdpDataBlockEncoded             1ffd1b  29c448  33f108  43c750  c50ba0  d0b3c8  d01968
 KiWaitNever                     29d130  34d548  3a7530  541650  cfc7f8  d10bd8  d06cc8
 KiWaitAlways                    29d218  34da40  3a76b8  541850  cfc9f8  d10e40  d06e28

@@ -49,9 +49,8 @@ def find_restart(earlier: PoolSnapshot, later: PoolSnapshot) -> Optional[str]:
 
     The count of boots decides where both have it, then uptime where both have that and their times; else counters do.
     """
-    boots = [snapshot.image.boot_id for snapshot in (earlier, later) if snapshot.image is not None]
-    if len(boots) == 2 and None not in boots and boots[0] != boots[1]:
-        return f"Windows counts its boots: number {boots[0]:,}, then number {boots[1]:,}"
+    if None not in (earlier.boot_id, later.boot_id) and earlier.boot_id != later.boot_id:
+        return f"Windows counts its boots: number {earlier.boot_id:,}, then number {later.boot_id:,}"
     if is_same_boot(earlier, later):
         return None
     seconds = seconds_between(earlier, later)

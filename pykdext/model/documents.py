@@ -26,6 +26,7 @@ def subject_document(snapshot: PoolSnapshot) -> Dict[str, Any]:
             "processors": snapshot.processors,
         },
         "uptime_seconds": snapshot.uptime_seconds,
+        "boot_id": snapshot.boot_id,
         "bugcheck": asdict(snapshot.bugcheck) if snapshot.bugcheck else None,
         "memory": asdict(snapshot.memory),
         "memory_image": asdict(snapshot.image) if snapshot.image else None,

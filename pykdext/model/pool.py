@@ -247,6 +247,7 @@ class PoolSnapshot:
     ``TOTAL``); they count tags that are not listed, too. ``stated_drivers``: what the source says of who allocates.
     ``blocks``: single blocks that it lists (``!poolfind``, ``!verifier 3``). ``image``: the source is no dump, but the
     memory of a system that ran or hung; ``taken_at`` is then its last clock tick, and ``time_from`` says so.
+    ``boot_id``: the same in all memory of one boot, and counted up by each.
     """
 
     source: SnapshotSource
@@ -267,6 +268,7 @@ class PoolSnapshot:
     stated_drivers: Tuple[StatedDriver, ...] = ()
     blocks: Tuple[Allocation, ...] = ()
     image: Optional[MemoryImage] = None
+    boot_id: Optional[int] = None
 
     def stated_total(self, pool: PoolKind) -> Optional[PoolUsage]:
         """The sum over all tags of ``pool`` that the source itself prints."""

@@ -76,12 +76,10 @@ class BugCheck:
 class MemoryImage:
     """What is told of memory that was taken from outside the system, without a dump.
 
-    ``found_by``: what led to the kernel, in words. ``boot_id``: the same in all memory of one boot; None: not told.
-    ``windbg_hint``: how to make a file that WinDbg opens; None: WinDbg opens the file as it is.
+    ``found_by``: what led to the kernel, in words. ``windbg_hint``: how to make a file that WinDbg opens; None: WinDbg opens the file as it is.
     """
 
     found_by: str
-    boot_id: Optional[int] = None
     windbg_hint: Optional[str] = None
 
 
@@ -92,7 +90,8 @@ class TargetFacts:
     ``kind`` is in words a user knows, e.g. ``kernel bitmap dump (type 6)``. ``pages_present`` counts 4 KiB pages that
     can be read; ``pages_expected`` those that the file announces. ``no_tag_tables`` tells why a target of this kind
     never holds pool tag tables, and what to do; None: it may. ``image``: the source is no dump, but memory of a system
-    that ran or hung; ``taken_at`` is then its last clock tick.
+    that ran or hung; ``taken_at`` is then its last clock tick. ``boot_id``: the same in all memory of one boot, and
+    counted up by each.
     """
 
     kind: str
@@ -105,6 +104,7 @@ class TargetFacts:
     pages_present: Optional[int] = None
     pages_expected: Optional[int] = None
     no_tag_tables: Optional[str] = None
+    boot_id: Optional[int] = None
     image: Optional[MemoryImage] = None
     warnings: Tuple[str, ...] = ()
 

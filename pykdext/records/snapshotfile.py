@@ -131,7 +131,7 @@ def _parse_image(document: Optional[Mapping[str, Any]]) -> Optional[MemoryImage]
     if document is None:
         return None
     hint = document["windbg_hint"]
-    return MemoryImage(_text(document["found_by"]), _count(document["boot_id"]), None if hint is None else _text(hint))
+    return MemoryImage(_text(document["found_by"]), None if hint is None else _text(hint))
 
 
 def _parse(document: Mapping[str, Any]) -> PoolSnapshot:
@@ -164,6 +164,7 @@ def _parse(document: Mapping[str, Any]) -> PoolSnapshot:
         stated_drivers=tuple(map(_parse_stated_driver, document.get("stated_drivers") or ())),
         blocks=tuple(map(_parse_block, document.get("blocks") or ())),
         image=_parse_image(document.get("memory_image")),
+        boot_id=_count(document.get("boot_id")),
     )
 
 

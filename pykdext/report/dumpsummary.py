@@ -45,6 +45,7 @@ def render_summary_json(summary: DumpSummary) -> str:
         "taken_at": facts.taken_at.isoformat() if facts.taken_at else None,
         "os": {"build": facts.build, "arch": facts.machine.value, "processors": facts.processors},
         "uptime_seconds": facts.uptime_seconds,
+        "boot_id": facts.boot_id,
         "bugcheck": asdict(facts.bugcheck) if facts.bugcheck else None,
         "memory_image": asdict(facts.image) if facts.image else None,
         "verdict": f"No verdict: {summary.reason}",

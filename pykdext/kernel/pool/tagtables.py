@@ -91,6 +91,7 @@ def read_pool_snapshot(
         memory=memory,
         time_from=None if facts.taken_at is None else TimeOrigin.CLOCK_TICK if facts.image else TimeOrigin.HEADER,
         image=facts.image,
+        boot_id=facts.boot_id,
         coverage=reader.coverage(),
         warnings=(*facts.warnings, *kernel.notes, *kernel.symbols.notes, *reader.warnings),
     )

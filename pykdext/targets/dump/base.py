@@ -81,6 +81,7 @@ class DumpTarget(Closing):
             uptime_seconds=self._known.uptime_seconds,
             pages_present=pages_present,
             pages_expected=pages_expected,
+            boot_id=self._known.boot_id,
             image=self._known.image,
             warnings=warnings,
         )

@@ -19,6 +19,7 @@ from pykdext.targets.dump.pages import PagesInFile
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.kernelformat import KERNEL32, KERNEL64
 from pykdext.targets.loader import ModuleList, read_kernel_image, read_loaded_modules, read_unloaded_modules
+from pykdext.targets.machine.shareddata import read_shared_data
 from pykdext.targets.paging.addressspace import AddressSpace
 from pykdext.targets.paging.modes import find_paging_mode
 from pykdext.targets.paging.virtual import VirtualMemory
@@ -176,7 +177,10 @@ class CrashDump(DumpTarget):
             self._container.present_pages,
             self._container.pages_expected,
         )
-        return facts if facts.image is None else replace(facts, bugcheck=self._read_bugcheck())
+        if facts.image is not None:
+            return replace(facts, bugcheck=self._read_bugcheck())
+        shared = read_shared_data(self._memory, self.pointer_size)
+        return facts if shared is None else replace(facts, boot_id=shared.boot_id)
 
     def _read_bugcheck(self) -> Optional[BugCheck]:
         """The stop code in KiBugCheckData, of a system that was imaged at its blue screen."""

@@ -18,6 +18,7 @@ class KernelFacts:
         machine: the architecture; ``pae_enabled``: its page tables have PAE's form (x86 only).
         directory_table_base: physical address of the top page table, with whatever flags it carries.
         debugger_data_block, loaded_module_list, active_process_head: addresses of the kernel's variables.
+        boot_id: the same in all memory of one boot; None: not told, or to be read from memory.
         image: what is told of a memory that nobody dumped; None for a crash dump.
         warnings: what a reader of reports must know.
     """
@@ -35,6 +36,7 @@ class KernelFacts:
     loaded_module_list: Optional[int] = None
     active_process_head: Optional[int] = None
     kernel_base: Optional[int] = None
+    boot_id: Optional[int] = None
     image: Optional[MemoryImage] = None
     warnings: Tuple[str, ...] = ()
 

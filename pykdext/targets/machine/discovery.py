@@ -199,7 +199,8 @@ class _Discovery:
             loaded_module_list=verified.module_list,
             active_process_head=header.active_process_head if is_noted and header else None,
             kernel_base=verified.nt.base,
-            image=MemoryImage(found_by, shared.boot_id, image.windbg_hint),
+            boot_id=shared.boot_id,
+            image=MemoryImage(found_by, image.windbg_hint),
             warnings=(*notes, *self._compare_with_ram(shared)),
         )
 

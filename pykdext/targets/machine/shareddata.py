@@ -16,6 +16,8 @@ from pykdext.targets.protocol import PAGE_BYTES, VirtualReader
 SHARED_DATA_ADDRESS = 0xFFFFF780_00000000
 """Where every 64-bit kernel maps it."""
 
+_SHARED_DATA_ADDRESS_32 = 0xFFDF0000
+
 _MAX_UPTIME_SECONDS = 100 * 365 * 24 * 3600
 _MAX_PROCESSORS = 4096
 _MAJOR_VERSIONS = (5, 6, 10)
@@ -60,10 +62,11 @@ class SharedData(NamedTuple):
     boot_id: Optional[int]
 
 
-def read_shared_data(memory: VirtualReader) -> Optional[SharedData]:
+def read_shared_data(memory: VirtualReader, pointer_bytes: int = 8) -> Optional[SharedData]:
     """The facts, or None: what is mapped there is not a Windows system's page of shared data."""
+    address = SHARED_DATA_ADDRESS if pointer_bytes == 8 else _SHARED_DATA_ADDRESS_32
     try:
-        data = memory.read(SHARED_DATA_ADDRESS, _SIZE_BYTES)
+        data = memory.read(address, _SIZE_BYTES)
     except MemoryReadError:
         return None
     fields = _KUSER_SHARED_DATA.parse(data.ljust(PAGE_BYTES, b"\0"))

@@ -21,7 +21,7 @@ def test_facts_and_modules_are_those_of_the_dump(container, dump_path, opened, n
     for fact in ("build", "processors", "machine", "taken_at", "uptime_seconds"):
         assert getattr(image.facts, fact) == getattr(dump.facts, fact)
     assert image.facts.bugcheck is None
-    assert image.facts.image.boot_id == 42
+    assert image.facts.boot_id == 42
     assert image.kernel_base == machine.kernel.base
     assert image.symbol("PsLoadedModuleList") == dump.symbol("PsLoadedModuleList")
 

@@ -12,6 +12,7 @@ from dumps.forge.vmfiles import elfcores, pages, plain
 from pykdext.errors import DumpFormatError
 from pykdext.kernel.kernel import open_kernel
 from pykdext.kernel.pool.tagtables import read_pool_snapshot
+from pykdext.model import BugCheck
 from pykdext.targets.dump.crashdump import open_crashdump
 from tests.targets.machine.conftest import make_machine
 
@@ -277,13 +278,13 @@ def test_debugger_data_may_be_encoded(tmp_path, opened, encoded):
     assert not dump.facts.warnings
 
 
-def test_a_machine_imaged_at_its_blue_screen_tells_the_stop_code(image):
-    machine = make_machine(known_kernel=False)
-    dump = image(machine)
-    address = dump._symbols.get("KiBugcheckData")
-    if address is None:
-        pytest.skip("this kernel's debugger data names no KiBugcheckData")
-    assert dump.facts.bugcheck is None
+@pytest.mark.parametrize(("build", "known"), [(19041, True), (9600, False)])
+def test_a_machine_imaged_at_its_blue_screen_tells_the_stop_code(image, build, known):
+    machine = make_machine(build=build, known_kernel=known)
+    assert image(machine).facts.bugcheck is None
+    address = machine.kernel.base + machine.kernel.variables["KiBugCheckData"]
+    machine.write_virtual(address, struct.pack("<5Q", 0x9F, 3, 0xFFFFE00012345678, 0, 1))
+    assert image(machine).facts.bugcheck == BugCheck(0x9F, (3, 0xFFFFE00012345678, 0, 1))
 
 
 def test_a_torn_list_of_modules_is_read_from_both_ends(tmp_path, opened):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -55,6 +56,7 @@ def files(tmp_path_factory):
                 state = line if line.startswith("CR0") else state
             if f"CR3={TABLE:016x}" in state and _is_filled(qemu):
                 break
+            time.sleep(0.1)  # a loaded machine may take a while to start its own
         qemu.stdin.write(
             f'stop\npmemsave 0 {MEMORY_BYTES} "{folder / "memory.raw"}"\n'
             f"dump-guest-memory {folder / 'core.elf'}\n"

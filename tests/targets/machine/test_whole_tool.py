@@ -40,7 +40,7 @@ def test_the_verdict_is_that_of_the_dump(capsys, container, verdict_of_dump, nam
             key: expected[key] for key in ("tag", "pool", "bytes", "outstanding", "role") if key in expected
         }
     subject, known = found["subject"], verdict_of_dump["subject"]
-    assert subject.pop("memory_image")["boot_id"] == 42
+    assert subject["boot_id"] == verdict_of_dump["subject"]["boot_id"] == 42
     assert subject["bugcheck"] is None
     assert subject["time_from"] == "last clock tick"
     for word in ("os", "taken_at", "uptime_seconds", "memory", "host"):
@@ -115,7 +115,18 @@ def test_two_images_of_one_boot_show_growth_and_of_two_boots_do_not(capsys, tmp_
 
 
 def test_a_dump_and_an_image_can_be_compared(capsys, container, dump_path):
-    assert "last clock tick" in " ".join(run(capsys, "diff", dump_path, container("elf")).split())
+    text = " ".join(run(capsys, "diff", dump_path, container("elf")).split())
+    assert "last clock tick" in text
+    assert "restart" not in text
+
+
+def test_a_dump_of_another_boot_than_the_image_is_told_apart(capsys, container, tmp_path):
+    machine = make_machine()
+    machine.write_virtual(machine.kernel.architecture.shared_user_data + 0x2C4, struct.pack("<I", 41))
+    path = tmp_path / "older.dmp"
+    machine.save(path, kind=5)
+    assert json.loads(run(capsys, path, "--format", "json"))["subject"]["boot_id"] == 41
+    assert "number 41, then number 42" in " ".join(run(capsys, "diff", path, container("raw")).split())
 
 
 def test_a_kept_state_remembers_that_it_was_an_image(capsys, container, tmp_path):
