@@ -76,7 +76,8 @@ class BugCheck:
 class MemoryImage:
     """What is told of memory that was taken from outside the system, without a dump.
 
-    ``found_by``: what led to the kernel, in words. ``windbg_hint``: how to make a file that WinDbg opens; None: WinDbg opens the file as it is.
+    ``found_by``: what led to the kernel, in words. ``windbg_hint``: how to make a file that WinDbg opens; None: WinDbg
+    opens the file as it is.
     """
 
     found_by: str

@@ -124,9 +124,7 @@ class _Discovery:
     def _view_tables(self, table: int, has_five_levels: bool) -> AddressSpaceView:
         return _make_view(self._image.memory, table, X64_FIVE_LEVELS if has_five_levels else X64)
 
-    def _iter_memories(
-        self, candidate: Candidate, mode: PagingMode
-    ) -> Iterator[Tuple[MachineMemory, Optional[str]]]:
+    def _iter_memories(self, candidate: Candidate, mode: PagingMode) -> Iterator[Tuple[MachineMemory, Optional[str]]]:
         """The container's memory, and where nothing tells what is where, what it is with a hole put in."""
         yield self._image.memory, None
         if self._is_in_doubt:
