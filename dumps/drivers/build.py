@@ -79,6 +79,7 @@ IDIOM_DRIVERS = (
     Driver("framed", "Framed Device", "Framed device driver", (2, 1, 0, 0), ("wdfldr",), guarded=True),
     Driver("innocent", "Innocent Pictures", "Innocent picture cache driver", (3, 0, 1, 0), KERNEL),
     Driver("byways", "Byways Journal", "Byways journal driver", (1, 3, 0, 0), KERNEL),
+    Driver("lanes", "Lanes Dispatcher", "Lanes dispatcher driver", (1, 1, 0, 0), (*KERNEL, "lanes")),
 )
 """Every way in which a tag reaches an allocator, and much that only looks like one: built at each of ``LEVELS``."""
 

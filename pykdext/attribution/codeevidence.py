@@ -12,15 +12,16 @@ from pykdext.attribution.calls.callsites import ENOUGH_CALLS, CallSites, Sight, 
 from pykdext.attribution.calls.codereader import Numbers
 from pykdext.attribution.calls.fetched import find_fetched
 from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
-from pykdext.attribution.calls.references import find_references
+from pykdext.attribution.calls.references import find_references, is_written
 from pykdext.attribution.calls.sweep import AllocatorCallers
+from pykdext.attribution.calls.wrappers import Wrappers
 from pykdext.attribution.flow.calls import LONGEST_INSTRUCTION_BYTES
 from pykdext.attribution.flow.values import ImageRead
 from pykdext.attribution.owners import ModuleFacts
 from pykdext.attribution.places.cache import IndexCache
 from pykdext.attribution.places.index import ImageIndex, ModuleIndex, TagPlaces, describe_place
 from pykdext.attribution.places.search import Place
-from pykdext.attribution.places.tagencodings import IN_TEXT
+from pykdext.attribution.places.tagencodings import IN_TEXT, TAG_BYTES
 from pykdext.attribution.registrations import describe_registration
 from pykdext.attribution.taglists import load_knowntags
 from pykdext.images.image import Image
@@ -52,6 +53,7 @@ _MEANINGS = {
     Action.REGISTERS: _Meaning(EvidenceKind.REGISTRATION),
     Action.RESERVES: _Meaning(EvidenceKind.RESERVATION, ": reserves addresses"),
     Action.FREES: _Meaning(EvidenceKind.FREE, ": frees"),
+    Action.NAMES: _Meaning(EvidenceKind.CALL, ": names what was made with it"),
 }
 
 
@@ -174,8 +176,11 @@ class CodeAttributor:
         if base not in self._call_sites:
             followed = self.open_followed(image)
             self._resolver.learn_fetched(image, find_fetched(followed))
-            self._call_sites[base] = CallSites(followed, self._resolver, self._open_call_sites)
+            self._call_sites[base] = CallSites(followed, self._resolver, self._open_wrappers)
         return self._call_sites[base]
+
+    def _open_wrappers(self, image: Image) -> Wrappers:
+        return self._open_call_sites(image).wrappers
 
     def open_followed(self, image: Image) -> FollowedImage:
         """The functions of one of the images."""
@@ -204,6 +209,7 @@ def _describe_use(
         own = module.image.module.name
         way = " and ".join(f"{name if name != own else ''}+0x{rva:x}" for name, rva in use.wrappers)
         text = f"call {way}, which hands tag {tag.text!r} to {allocator.name}"
+        text += ", the last one through a pointer that is set at run time" if use.is_chosen else ""
     else:
         text = f"call {allocator.name} with tag {tag.text!r}"
     text += (", made by arithmetic" if is_made else "") + meaning.comment
@@ -211,6 +217,8 @@ def _describe_use(
         text += ", in the structure that it gets"
     if isinstance(use.source, ImageRead):
         text += f"; the tag is read from +0x{use.source.rva:x}"
+        if module.image.is_file and is_written(module.image, use.source.rva, TAG_BYTES):
+            text += ", which the driver writes, too: the file has only what is there at first"
     elif use.origin_text:
         text += f"; {use.origin_text} at +0x{use.origin_rva:x}"
     confidence = Confidence.PROVEN if use.is_proof else Confidence.LIKELY

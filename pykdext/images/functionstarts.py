@@ -36,6 +36,7 @@ _ENDS = re.compile(
     re.DOTALL,
 )
 _LONGEST_END = 6
+_RETURN = re.compile(rb"\xc2.\x00", re.DOTALL)
 
 _PROLOGUE = re.compile(
     rb"(?:\x8b\xff)?\x55(?:\x8b\xec|\x89\xe5)"  # mov edi, edi; push ebp; mov ebp, esp
@@ -57,6 +58,9 @@ _LONG_JUMP = re.compile(rb"\x0f[\x80-\x8f](?=(.{4}))", re.DOTALL)
 _SHORT_JUMP = re.compile(rb"[\x70-\x7f\xeb](?=(.))", re.DOTALL)
 _SHORT_REACH = 130
 
+_LONGEST_STORE, _STORE_OPCODES = 6, (2, 3, 4, 6)
+"""Bytes of a store up to its number, and where its opcode can stand before that."""
+
 _ARM64_FILLER = frozenset({0, 0xD503201F, 0xD43E0000})  # zeros, nop, brk 0xf000
 _ARM64_RETURNS = frozenset({0xD65F03C0, 0xD65F0BFF, 0xD65F0FFF})  # ret, retaa, retab
 _ARM64_JUMP = 0x05  # b: the upper six bits
@@ -77,6 +81,7 @@ def find_x86_starts(image: Image) -> List[int]:
     starts.update(rva for rva in set(_iter_targets(code.pieces, _CALL)) if code.may_begin(rva))
     starts.update(rva for rva in (image.entry_rva, *read_exports(image).rvas.values()) if rva and code.holds(rva))
     starts.update(rva for rva in _iter_pointers(image, code.pieces) if code.begins_clearly(rva))
+    starts.update(rva for rva in _iter_taken(image, code.pieces) if code.follows_return(rva))
     starts.update(
         rva + match.end()
         for rva, piece in code.pieces
@@ -189,6 +194,15 @@ class _Code:
         offset = rva - base
         return offset == 0 or piece[offset - 1] == _BREAKPOINT or _PROLOGUE.match(piece, offset) is not None
 
+    def follows_return(self, rva: int) -> bool:
+        """Whether a return stands right before, and no short jump around leads here."""
+        if not self.holds(rva):
+            return False
+        base, piece = self.pieces[bisect.bisect_right(self._starts, rva) - 1]
+        offset = rva - base
+        returns = piece[offset - 1 : offset] == b"\xc3" or _RETURN.match(piece[max(offset - 3, 0) : offset]) is not None
+        return returns and not _is_jumped_to(piece, offset)
+
     def _follows_an_end(self, rva: int) -> bool:
         base, piece = self.pieces[bisect.bisect_right(self._starts, rva) - 1]
         return _is_behind_an_end(piece, rva - base)
@@ -254,6 +268,19 @@ def _iter_pointers(image: Image, code: Pieces) -> Iterator[int]:
         pointer = _pointer_pattern(first, last)
         for _, piece in code:
             yield from (int.from_bytes(match.group(1), "little") - base for match in pointer.finditer(piece))
+
+
+def _iter_taken(image: Image, code: Pieces) -> Iterator[int]:
+    """What instructions take the address of: ``push``, ``mov`` into a register, a store."""
+    if not code:
+        return
+    base = image.module.base
+    pointer = _pointer_pattern(base + code[0][0], base + code[-1][0] + len(code[-1][1]))
+    for _, piece in code:
+        for match in pointer.finditer(piece):
+            before = piece[max(match.start(1) - _LONGEST_STORE, 0) : match.start(1)].rjust(_LONGEST_STORE, b"\0")
+            if before[-1] == 0x68 or before[-1] & 0xF8 == 0xB8 or 0xC7 in (before[-n] for n in _STORE_OPCODES):
+                yield int.from_bytes(match.group(1), "little") - base
 
 
 def _pointer_pattern(first: int, last: int) -> Pattern[bytes]:

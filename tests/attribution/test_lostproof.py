@@ -369,3 +369,25 @@ def import_section(pointers, rva):
         data[place : place + 8 * len(names)] = b"".join(struct.pack("<Q", hint) for hint in names.values())
     data[0x200 : 0x200 + len(texts)] = texts
     return bytes(data)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_of_a_variable_that_the_driver_writes_a_file_has_only_the_first_value(writes, tmp_path):
+    """mov ecx, 200h; mov edx, 40h; mov r8d, [variable]; call ... and, perhaps elsewhere, mov [variable], eax."""
+    code = X64Code()
+    code.add(ENTER, b"\xb9\0\2\0\0\xba\x40\0\0\0", (b"\x44\x8b\x05", 3 * PAGE + 0x40), (CALL_SLOT, SLOT + 0x10), LEAVE)
+    if writes:
+        code.add((b"\x89\x05", 3 * PAGE + 0x40), b"\xc3")
+    constants = import_section({"ExAllocatePoolWithTag": SLOT + 0x10}, CONSTANTS_RVA)
+    variables = bytes(0x40) + b"Vary" + bytes(12)
+    content = build_file(
+        Part(b".text", CODE_RVA, code.bytes, CODE),
+        Part(b".rdata", CONSTANTS_RVA, constants, CONSTANTS),
+        Part(b".data", 3 * PAGE, variables, VARIABLES),
+        directories={IMPORT: (CONSTANTS_RVA, 40), IMPORT_ADDRESSES: (SLOT + 0x10, 16)},
+    )
+    (tmp_path / "made.sys").write_bytes(content)
+    found = search_files([str(tmp_path / "made.sys")], [PoolTag(b"Vary")]).evidence[PoolTag(b"Vary")]
+    (item,) = (item for item in found if item.kind is EvidenceKind.CALL)
+    assert item.confidence is PROVEN
+    assert item.detail.endswith(", which the driver writes, too: the file has only what is there at first") == writes

@@ -80,6 +80,9 @@ IDIOMS = (
     *(Idiom(f"Sw{number:02}", "byways", "one of a dozen tags for one call") for number in range(12)),
     Idiom("Rlc1", "byways", "wrapper that frees before it allocates"),
     Idiom("Dep1", "byways", "wrappers three deep"),
+    Idiom("StPr", "lanes", "member of a structure that a wrapper gets by a pointer"),
+    Idiom("CbLk", "lanes", "member of a structure for a function that an object's type names"),
+    Idiom("RtIn", "lanes", "pointer fetched by a name that is put into a string"),
 )
 
 LIBRARY_TAGS = ("SeSd", "SeAl", "SeTs", "PpRb", "PpUc")
@@ -102,7 +105,7 @@ LOOK_ALIKES = (
 )
 """None of them is a tag of the innocent driver, whatever the bytes say."""
 
-DRIVERS = ("idioms", "ports", "framed", "innocent", "byways")
+DRIVERS = ("idioms", "ports", "framed", "innocent", "byways", "lanes")
 
 CALLS = {
     "Drct": (0x130F, 0x1307, 0x12AB, 0x126C, 0x1364, 0x1368),
@@ -155,9 +158,15 @@ CALLS = {
     "Sw11": (0x1308, 0x126B, 0x125A, 0x120B, 0x134C, 0x134C),
     "Rlc1": (0x11D6, 0x118F, 0x118B, 0x1146, 0x11D4, 0x11D4),
     "Dep1": (0x11AC, 0x1168, 0x1166, 0x1121, 0x11EC, 0x11EC),
+    "StPr": (0x11D6, 0x1191, 0x11B5, 0x115F, 0x1214, 0x1214),
+    "CbLk": (0x1233, 0x11E8, 0x11FE, 0x11A2, 0x1280, 0x1280),
+    "RtIn": (0x1185, 0x1147, 0x116C, 0x111D, 0x11A8, 0x11A8),
 }
 """RVA of the call that gets the tag, in the images for x64, x86 and ARM64, of each at -O2 and -Os, as LLVM's objdump
 shows them; None where the way does not exist. Of several calls it is the first."""
+
+FETCHED = {"IdiomsAllocatePool2": "ExAllocatePool2", "LanesAllocatePool": "ExAllocatePoolWithTag"}
+"""Variables in which drivers keep functions that they look up by name."""
 
 BEFORE_REWRITTEN_CALL_BYTES = 7
 """Of a rewritten import call: the load of r10 stands before it."""
@@ -181,11 +190,12 @@ def forge_machine(architecture, paths, *, retpolines=None):
     ``retpolines`` True or False: import calls rewritten in that way; None: as they are in the file.
     """
     machine = forge("quiet", build=BUILDS[architecture], arch=FORGE_ARCH[architecture], drivers=paths)
-    fetched = machine.addresses["function:ExAllocatePool2"]
     pointer_bytes = 4 if architecture == "x86" else 8
     for name, address in machine.addresses.items():
-        if name.endswith("!IdiomsAllocatePool2"):
-            machine.write_virtual(address, fetched.to_bytes(pointer_bytes, "little"))
+        fetched = FETCHED.get(name.partition("!")[2])
+        if fetched is not None:
+            pointer = machine.addresses[f"function:{fetched}"]
+            machine.write_virtual(address, pointer.to_bytes(pointer_bytes, "little"))
     if retpolines is not None:
         rewritten = [rewrite_import_calls(machine, path.name, retpolines=retpolines) for path in paths]
         assert any(rewritten)

@@ -56,6 +56,7 @@ class Action(enum.Enum):
     REGISTERS = "registers for allocations"
     RESERVES = "reserves addresses"
     FREES = "frees"
+    NAMES = "names blocks that were made with it"
 
     @property
     def is_proof(self) -> bool:
@@ -160,6 +161,7 @@ def _find_locations(machine: Machine) -> Tuple[Location, ...]:
 
 
 _ALLOCATORS = (
+    # wdm.h, Ex
     Allocator("ExAllocatePoolWithTag", Action.ALLOCATES, 3, 3),
     Allocator("ExAllocatePoolWithQuotaTag", Action.ALLOCATES, 3, 3),
     Allocator("ExAllocatePoolWithTagPriority", Action.ALLOCATES, 3, 4),
@@ -171,17 +173,28 @@ _ALLOCATORS = (
     Allocator("ExInitializeLookasideListEx", Action.INITIALISES, 7, 8),
     Allocator("ExFreePoolWithTag", Action.FREES, 2, 2),
     Allocator("ExFreePool2", Action.FREES, 2, 4),
+    Allocator("ExSecurePoolUpdate", Action.NAMES, 2, 7),
+    Allocator("ExSecurePoolValidate", Action.NAMES, 2, 4),
+    # wdm.h, Mm and Io
     Allocator("MmAllocateMappingAddress", Action.RESERVES, 2, 2),
     Allocator("MmAllocateMappingAddressEx", Action.RESERVES, 2, 3),
     Allocator("MmFreeMappingAddress", Action.FREES, 2, 2),
+    Allocator("MmMapLockedPagesWithReservedMapping", Action.NAMES, 2, 4),
+    Allocator("MmUnmapReservedMapping", Action.NAMES, 2, 3),
+    Allocator("IoInitializeRemoveLockEx", Action.REGISTERS, 2, 5),
+    # ntddk.h
+    Allocator("WheaGetErrorSourceInfo", Action.ALLOCATES, 4, 4),
+    # ntifs.h
     Allocator("FsRtlAllocatePoolWithTag", Action.ALLOCATES, 3, 3),
     Allocator("FsRtlAllocatePoolWithQuotaTag", Action.ALLOCATES, 3, 3),
     Allocator("FsRtlAllocateExtraCreateParameter", Action.ALLOCATES, 5, 6),
     Allocator("FsRtlInitExtraCreateParameterLookasideList", Action.INITIALISES, 4, 4),
+    # fltkernel.h
     Allocator("FltAllocatePoolAlignedWithTag", Action.ALLOCATES, 4, 4),
     Allocator("FltAllocateExtraCreateParameter", Action.ALLOCATES, 6, 7),
     Allocator("FltInitExtraCreateParameterLookasideList", Action.INITIALISES, 5, 5),
     Allocator("FltFreePoolAlignedWithTag", Action.FREES, 3, 3),
+    # ndis.h, nbl.h, ndis/oidrequest.h
     Allocator("NdisAllocateMemoryWithTag", Action.ALLOCATES, 3, 3),
     Allocator("NdisAllocateMemoryWithTagPriority", Action.ALLOCATES, 3, 4),
     Allocator("NdisAllocateGenericObject", Action.ALLOCATES, 2, 3),
@@ -192,18 +205,21 @@ _ALLOCATORS = (
     Allocator("NdisAllocateCloneOidRequest", Action.ALLOCATES, 3, 4),
     Allocator("NdisFreeMemoryWithTag", Action.FREES, 2, 2),
     Allocator("NdisFreeMemoryWithTagPriority", Action.FREES, 3, 3),
-    # StorPortAllocatePool is an inline function of storport.h: this export with the function code 0.
+    # storport.h: StorPortAllocatePool is an inline function; it is this export with the function code 0.
     Allocator("StorPortExtendedFunction", Action.ALLOCATES, 4, None, condition=Condition(argument=1, number=0)),
+    # video.h
     Allocator("VideoPortAllocatePool", Action.ALLOCATES, 4, 4),
-    Allocator("IoInitializeRemoveLockEx", Action.REGISTERS, 2, 5),
-    Allocator("WheaGetErrorSourceInfo", Action.ALLOCATES, 4, 4),
+    # winddi.h
     Allocator("EngAllocUserMem", Action.RESERVES, 2, 2),
+    Allocator("EngAllocPrivateUserMem", Action.RESERVES, 3, 3),
     Allocator("EngAllocMem", Action.ALLOCATES, 3, 3),
-    # KMDF functions get WdfDriverGlobals as their first argument, which the documented prototypes leave out.
+    # wdfmemory.h, wdfdriver.h: KMDF functions get WdfDriverGlobals as their first argument, which the documented
+    # prototypes leave out.
     Allocator("WdfMemoryCreate", Action.ALLOCATES, 4, 7),
     Allocator("WdfLookasideListCreate", Action.INITIALISES, 6, 7),
     Allocator("WdfDriverCreate", Action.REGISTERS, 5, 6, StructureOffset(wide=0x1C, narrow=0x10)),
 )
+"""Functions whose parameters have a pool tag by the WDK's documentation, under the header that declares them."""
 
 _CDECL = frozenset(
     (

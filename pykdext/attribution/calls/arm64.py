@@ -39,6 +39,22 @@ def iter_calls(rva: int, code: bytes, wanted: FrozenSet[int], mask: int) -> Iter
 def iter_references(_image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
     """``adrp`` of a page, then ``add`` or a load with the offset in it; loads of literals, which lie near the code."""
     yield from _iter_literals(rva, code, wanted)
+    for place, page, register in _iter_pages(rva, code, wanted):
+        for offset, address in _iter_uses(code, place + 4, register, page):
+            if address in wanted:
+                yield Reference(address, rva + offset)
+
+
+def iter_stores(_image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+    """``adrp`` of a page, then a store with the offset in it."""
+    for place, page, register in _iter_pages(rva, code, wanted):
+        for offset, address in _iter_uses(code, place + 4, register, page, stores=True):
+            if address in wanted:
+                yield Reference(address, rva + offset)
+
+
+def _iter_pages(rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Tuple[int, int, int]]:
+    """Each ``adrp`` of a page with one of ``wanted``: its offset, the page, the register."""
     pages = {variable & ~0xFFF for variable in wanted}
     for match in re.finditer(b"A", code.translate(_ADRP_FOLD)):
         offset = match.end() - 4
@@ -47,9 +63,7 @@ def iter_references(_image: Image, rva: int, code: bytes, wanted: Collection[int
             steps = word >> 3 & 0x1FFFFC | word >> 29 & 3
             page = (rva + offset & ~0xFFF) + ((steps ^ 0x100000) - 0x100000 << 12)
             if page in pages:
-                for place, address in _iter_uses(code, offset + 4, word & 0x1F, page):
-                    if address in wanted:
-                        yield Reference(address, rva + place)
+                yield offset, page, word & 0x1F
 
 
 def _iter_literals(rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
@@ -63,8 +77,12 @@ def _iter_literals(rva: int, code: bytes, wanted: Collection[int]) -> Iterator[R
                 yield Reference(target, rva + offset)
 
 
-def _iter_uses(code: bytes, offset: int, register: int, page: int) -> Iterator[Tuple[int, int]]:
+def _iter_uses(
+    code: bytes, offset: int, register: int, page: int, *, stores: bool = False
+) -> Iterator[Tuple[int, int]]:
     """The instructions from ``offset`` on that add to the page in ``register`` or load from it, with the address.
+
+    With ``stores`` it is only those that store there.
 
     Addresses that ``add`` makes are followed; a register that is loaded, or gets another page, is not an address.
     """
@@ -74,10 +92,12 @@ def _iter_uses(code: bytes, offset: int, register: int, page: int) -> Iterator[T
         base, target = word >> 5 & 0x1F, word & 0x1F
         if word & 0xFFC00000 == 0x91000000 and base in addresses:  # add x, base, #imm12
             addresses[target] = addresses[base] + (word >> 10 & 0xFFF)
-            yield offset + 4 * number, addresses[target]
+            if not stores:
+                yield offset + 4 * number, addresses[target]
             continue
         is_load, is_vector, scale = _decode_load(word)
-        if is_load and base in addresses:
+        is_store = word & 0x3FC00000 == 0x39000000
+        if (is_store if stores else is_load) and base in addresses:
             yield offset + 4 * number, addresses[base] + ((word >> 10 & 0xFFF) << scale)
         if (is_load and not is_vector) or word & 0x9F000000 == 0x90000000:
             addresses.pop(target, None)

@@ -10,24 +10,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from pykdext.attribution.calls.allocators import Allocator, argument_locations, find_allocator, takes_no_tag
+from pykdext.attribution.calls.allocators import Allocator, argument_locations
 from pykdext.attribution.calls.callees import Callee, CalleeResolver
 from pykdext.attribution.calls.codereader import TAG_MASK
 from pykdext.attribution.calls.functions import FollowedImage
-from pykdext.attribution.flow.calls import CallSite, FunctionFlow
-from pykdext.attribution.flow.values import (
-    Atom,
-    Constant,
-    ImageRead,
-    Location,
-    Parameter,
-    StackAddress,
-    Value,
-    join,
-    numbers,
-)
+from pykdext.attribution.calls.wrappers import Wrapper, Wrappers
+from pykdext.attribution.flow.calls import CallSite
+from pykdext.attribution.flow.values import Atom, Constant, ImageRead, Parameter, Value
 from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.functiontable import FunctionBounds
 from pykdext.images.image import Image
@@ -40,13 +31,6 @@ ENOUGH_CALLS = 4
 """Calls that prove a tag's use: more than so many tell a reader nothing new."""
 
 
-class Wrapper(NamedTuple):
-    """A function between the tag and the allocator: its module's file name and its entry there."""
-
-    module: str
-    rva: int
-
-
 @dataclass(frozen=True)
 class TagUse:
     """A call that gets the tag.
@@ -55,8 +39,8 @@ class TagUse:
         call_rva: of the call. source: what brings the tag in, a constant or a variable of the image.
         allocator: what it reaches as a tag; None: no allocator. callee: what is called, as far as it is known.
         wrappers: the functions on the way, the outermost first. origin_text: the instruction that
-        brings in a constant, with the tag in quotes. is_dead_end: the callee was followed, and
-        hands the tag to no call.
+        brings in a constant, with the tag in quotes. is_dead_end: the callee was followed, and hands the tag to no
+        call. is_chosen: the last wrapper is called through a pointer that only the running driver has.
     """
 
     call_rva: int
@@ -66,6 +50,7 @@ class TagUse:
     wrappers: Tuple[Wrapper, ...] = ()
     origin_text: str = ""
     is_dead_end: bool = False
+    is_chosen: bool = False
 
     @property
     def is_proof(self) -> bool:
@@ -101,20 +86,22 @@ class TagUses:
 
 
 class CallSites:
-    """The calls of one image that get a tag. ``open_others``: those of the images whose functions it calls."""
+    """The calls of one image that get a tag.
+
+    ``wrappers``: its functions that hand tags on; ``open_others`` gives those of the images whose functions it calls.
+    """
 
     def __init__(
         self,
         followed: FollowedImage,
         resolver: CalleeResolver,
-        open_others: Optional[Callable[[Image], CallSites]] = None,
+        open_others: Optional[Callable[[Image], Wrappers]] = None,
     ) -> None:
-        self._open_others = open_others
         self._followed = followed
         self._image = followed.image
         self._resolver = resolver
         self._machine = followed.image.machine
-        self._handed_on: Dict[Tuple[int, Location, int], Optional[_HandedOn]] = {}
+        self.wrappers = Wrappers(followed, resolver, open_others)
 
     def find_uses(
         self, tag: PoolTag, rvas: Sequence[int], variables: Sequence[int], enough: int = ENOUGH_CALLS
@@ -155,107 +142,23 @@ class CallSites:
 
     def _iter_uses(self, site: CallSite, sought: _SoughtTag) -> Iterator[TagUse]:
         callee = self._resolver.resolve(self._image, site)
-        allocator = self._find_allocator(site, callee)
+        allocator = self.wrappers.find_allocator(site, callee)
         if allocator is not None:
-            for source in sought.find_sources(self._read_tag_argument(site, allocator)):
+            for source in sought.find_sources(self.wrappers.read_tag_argument(site, allocator)):
                 yield TagUse(site.rva, source, callee, allocator)
             return
         for location in argument_locations(self._machine):
             for source in sought.find_sources(site.frame.argument(location, TAG_BYTES)):
-                handed_on = self._follow_into(callee, location, MAX_WRAPPERS)
-                if handed_on is None:
-                    yield TagUse(site.rva, source, callee, is_dead_end=self._is_dead_end(callee, location))
+                found = self.wrappers.follow(callee, Parameter(location), MAX_WRAPPERS)
+                if found is None:
+                    yield TagUse(site.rva, source, callee, is_dead_end=self.wrappers.is_dead_end(callee, location))
                 else:
-                    yield TagUse(site.rva, source, callee, handed_on.allocator, handed_on.wrappers)
-
-    def _find_allocator(self, site: CallSite, callee: Optional[Callee]) -> Optional[Allocator]:
-        """The allocator that is called, if this call can be one that takes a tag."""
-        allocator = find_allocator(callee.name) if callee is not None and callee.name else None
-        if allocator is None or allocator.condition is None:
-            return allocator
-        location = argument_locations(self._machine)[allocator.condition.argument - 1]
-        possible = numbers(site.frame.argument(location, TAG_BYTES))
-        return allocator if possible is None or allocator.condition.number in possible else None
-
-    def _read_tag_argument(self, site: CallSite, allocator: Allocator) -> Value:
-        """What a call of ``allocator`` can have as its tag, which may be in a structure on the stack or in data."""
-        offset = allocator.tag_structure_offset(self._machine)
-        if offset is None:
-            return site.frame.argument(allocator.tag_location(self._machine), TAG_BYTES)
-        found: List[Value] = []
-        for atom in site.frame.argument(allocator.tag_location(self._machine), self._machine.pointer_size):
-            if isinstance(atom, StackAddress):
-                found.append(site.frame.stack(atom.offset + offset, TAG_BYTES))
-            elif isinstance(atom, Constant):
-                found.append(frozenset({ImageRead(atom.number - self._image.module.base + offset, TAG_BYTES)}))
-        return join(*found)
-
-    def _follow_into(self, callee: Optional[Callee], location: Location, depth: int) -> Optional[_HandedOn]:
-        """Where a function of the image, or one that another driver exports, hands on what it gets at ``location``."""
-        if callee is None or depth < 1:
-            return None
-        if callee.rva is not None:
-            return self._follow_parameter(callee.rva, location, depth)
-        is_known = callee.name is None or find_allocator(callee.name) or takes_no_tag(callee.name)
-        exported = None if is_known or self._open_others is None else self._resolver.find_export(callee)
-        if exported is None or self._open_others is None:
-            return None
-        image, rva = exported
-        return self._open_others(image)._follow_parameter(rva, location, depth)
-
-    def _follow_parameter(self, start_rva: int, location: Location, depth: int) -> Optional[_HandedOn]:
-        """Where the function at ``start_rva`` hands on what it gets at ``location`` as a tag."""
-        key = (start_rva, location, depth)
-        if key not in self._handed_on:
-            self._handed_on[key] = None  # a function that calls itself ends here
-            self._handed_on[key] = self._search_parameter(start_rva, location, depth)
-        return self._handed_on[key]
-
-    def _search_parameter(self, start_rva: int, location: Location, depth: int) -> Optional[_HandedOn]:
-        """The best of all ways: a wrapper may free before it allocates."""
-        flow = self._find_entered(start_rva)
-        parameter = Parameter(location)
-        wrapper = Wrapper(self._image.module.name, start_rva)
-        found: List[_HandedOn] = []
-        for site in flow.calls if flow is not None else ():
-            callee = self._resolver.resolve(self._image, site)
-            allocator = self._find_allocator(site, callee)
-            if allocator is not None:
-                if parameter in self._read_tag_argument(site, allocator):
-                    found.append(_HandedOn(allocator, (wrapper,)))
-            elif depth > 1 and callee is not None:
-                for argument in argument_locations(self._machine):
-                    if parameter in site.frame.argument(argument, TAG_BYTES):
-                        further = self._follow_into(callee, argument, depth - 1)
-                        if further is not None:
-                            found.append(_HandedOn(further.allocator, (wrapper, *further.wrappers)))
-            if found and found[-1].allocator.action.is_proof:
-                return found[-1]
-        return found[0] if found else None
-
-    def _is_dead_end(self, callee: Optional[Callee], location: Location) -> bool:
-        """Whether the callee is a function of the image that was followed and hands ``location`` to no call."""
-        flow = self._find_entered(callee.rva) if callee is not None and callee.rva is not None else None
-        if flow is None or flow.lost is not None:
-            return False
-        parameter = Parameter(location)
-        arguments = argument_locations(self._machine)
-        return not any(
-            parameter in site.frame.argument(argument, TAG_BYTES) for site in flow.calls for argument in arguments
-        )
-
-    def _find_entered(self, start_rva: int) -> Optional[FunctionFlow]:
-        """The flow of the function that begins at ``start_rva``."""
-        flow = self._followed.find_flow(start_rva)
-        return flow if flow is not None and flow.start_rva == start_rva else None
-
-
-@dataclass(frozen=True)
-class _HandedOn:
-    """What a parameter becomes the tag of, and the functions on the way, the outermost first."""
-
-    allocator: Allocator
-    wrappers: Tuple[Wrapper, ...]
+                    yield TagUse(site.rva, source, callee, found.allocator, found.wrappers, is_chosen=found.is_chosen)
+        for member, value in self.wrappers.iter_members(site):
+            for source in sought.find_sources(value):
+                found = self.wrappers.follow(callee, member, MAX_WRAPPERS)
+                if found is not None:
+                    yield TagUse(site.rva, source, callee, found.allocator, found.wrappers, is_chosen=found.is_chosen)
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,12 @@ class CodeReader(NamedTuple):
     Attributes:
         iter_calls: the calls and jumps in code at an RVA to given places, with the mask of an address.
         iter_references: the instructions in a piece of an image's code, at an RVA, that refer to given variables.
-        read_numbers: of the code of one function. parse_numbers: of what was ``packed``; ValueError if it is damaged.
+        iter_stores: those that write them. read_numbers: of the code of one function. parse_numbers: of what was
+        ``packed``; ValueError if it is damaged.
     """
 
     iter_calls: Callable[[int, bytes, FrozenSet[int], int], Iterator[int]]
     iter_references: Callable[[Image, int, bytes, Collection[int]], Iterator[Reference]]
+    iter_stores: Callable[[Image, int, bytes, Collection[int]], Iterator[Reference]]
     read_numbers: Callable[[bytes], Numbers]
     parse_numbers: Callable[[bytes], Numbers]

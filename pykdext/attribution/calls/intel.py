@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Collection, Dict, FrozenSet, Iterator, List, Mapping, Optional, Tuple
+from typing import Collection, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from pykdext.attribution.calls.codereader import TAG_MASK, Reference
 from pykdext.attribution.places.tagencodings import PROTECTED_TEXT, TAG_BYTES, TEXT
@@ -49,6 +49,18 @@ _READS_0F: Mapping[int, FrozenSet[int]] = {
     4: frozenset(),
 }
 
+# Opcodes that write their operand in memory: arithmetic, xchg, mov; behind 0F stores of SSE, cmpxchg, xadd.
+_WRITES: Mapping[int, FrozenSet[int]] = {
+    0: frozenset((*(row + column for row in range(0x00, 0x38, 8) for column in range(2)), *range(0x86, 0x8A))),
+    1: frozenset((0xC6,)),
+    4: frozenset((0xC7,)),
+}
+_WRITES_0F: Mapping[int, FrozenSet[int]] = {
+    0: frozenset((0x11, 0x13, 0x17, 0x29, 0x7F, 0xB0, 0xB1, 0xC0, 0xC1, 0xD6)),
+    1: frozenset(),
+    4: frozenset(),
+}
+
 _TAGS = re.compile(rb"[" + TEXT + rb"]{3,}[" + PROTECTED_TEXT + rb"]?", re.DOTALL)
 """Any four bytes of a match look like a tag, and so no others."""
 
@@ -60,6 +72,16 @@ _OPERAND_FOLLOWS = frozenset((0x69, 0x81, 0xC7, 0xF7))
 
 _LONGEST_OPERAND_BYTES = 7
 """From such an opcode to the number."""
+
+
+class _Opcodes(NamedTuple):
+    """By the bytes of an immediate behind the displacement."""
+
+    plain: Mapping[int, FrozenSet[int]]
+    behind_0f: Mapping[int, FrozenSet[int]]
+
+
+_READING, _WRITING = _Opcodes(_READS, _READS_0F), _Opcodes(_WRITES, _WRITES_0F)
 
 _LOWER = 0xFFFFFF
 _ONE_CHARACTER = frozenset(change << shift for shift in range(0, 8 * TAG_BYTES, 8) for change in range(1, 0x100))
@@ -77,6 +99,17 @@ def iter_calls(rva: int, code: bytes, wanted: FrozenSet[int], mask: int) -> Iter
 
 def iter_relative(image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
     """x64: the operand [rip+disp32] is relative to the end of the instruction, perhaps behind an immediate."""
+    return _iter_relative(image, rva, code, wanted, _READING)
+
+
+def iter_relative_stores(image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+    """x64: the same of instructions that write."""
+    return _iter_relative(image, rva, code, wanted, _WRITING)
+
+
+def _iter_relative(
+    image: Image, rva: int, code: bytes, wanted: Collection[int], opcodes: _Opcodes
+) -> Iterator[Reference]:
     variables: Dict[int, List[Tuple[int, int]]] = {}
     for immediate_bytes in _READS:
         for variable in wanted:
@@ -86,7 +119,7 @@ def iter_relative(image: Image, rva: int, code: bytes, wanted: Collection[int]) 
         (displacement,) = read_displacement(code, match.end())
         target = rva + match.end() + _DISPLACEMENT_BYTES + displacement
         for variable, immediate_bytes in variables.get(target, ()):
-            start = _find_start(code, match.start() - 1, (immediate_bytes,), has_rex=True)
+            start = _find_start(code, match.start() - 1, (immediate_bytes,), opcodes, has_rex=True)
             if start is not None:
                 yield Reference(variable, rva + start)
 
@@ -110,6 +143,21 @@ def iter_absolute(image: Image, rva: int, code: bytes, wanted: Collection[int]) 
             offset = code.find(address, offset + 1)
 
 
+def iter_absolute_stores(image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+    """x86: the four bytes of the address, as the displacement of an instruction that writes."""
+    for variable in wanted:
+        address = (image.module.base + variable & 0xFFFFFFFF).to_bytes(4, "little")
+        offset = code.find(address)
+        while offset >= 0:
+            before = code[offset - 1] if offset else 0
+            start = offset - 1 if before in (0xA2, 0xA3) else None  # mov of the accumulator
+            if before & 0xC7 == 0x05:
+                start = _find_start(code, offset - 2, tuple(_WRITES), _WRITING, has_rex=False)
+            if start is not None:
+                yield Reference(variable, rva + start)
+            offset = code.find(address, offset + 1)
+
+
 def _find_absolute_start(code: bytes, offset: int) -> Optional[int]:
     """Where the x86 instruction begins that has an address at ``offset``; None if none that reads may be there."""
     four, three, two, one = code[max(offset - 4, 0) : offset].rjust(4, b"\0")
@@ -117,9 +165,9 @@ def _find_absolute_start(code: bytes, offset: int) -> Optional[int]:
         return offset - 1
     lengths = tuple(_READS)
     is_displacement = one & 0xC7 == 0x05 or (one & 0xC0 == 0x80 and one & 7 != 4)
-    start = _find_start(code, offset - 2, lengths, has_rex=False) if is_displacement else None
+    start = _find_start(code, offset - 2, lengths, _READING, has_rex=False) if is_displacement else None
     if start is None and two & 0x07 == 4 and two & 0xC0 in (0x00, 0x80):  # behind a SIB
-        start = _find_start(code, offset - 3, lengths, has_rex=False)
+        start = _find_start(code, offset - 3, lengths, _READING, has_rex=False)
     if start is not None:
         return start
     if (two == 0x81 and one >= 0xC0) or (two == 0xC7 and one < 0x40 and one & 7 not in (4, 5)):
@@ -129,15 +177,17 @@ def _find_absolute_start(code: bytes, offset: int) -> Optional[int]:
     return offset - 4 if four == 0xC7 and three & 0xC7 == 0x44 else None
 
 
-def _find_start(code: bytes, opcode_offset: int, lengths: Tuple[int, ...], *, has_rex: bool) -> Optional[int]:
-    """Where the instruction begins whose opcode ends at ``opcode_offset``; None if it does not read.
+def _find_start(
+    code: bytes, opcode_offset: int, lengths: Tuple[int, ...], opcodes: _Opcodes, *, has_rex: bool
+) -> Optional[int]:
+    """Where the instruction begins whose opcode ends at ``opcode_offset``; None if it is none of ``opcodes``.
 
     Its immediate has one of these ``lengths``.
     """
-    start, reads = opcode_offset, _READS
+    start, chosen = opcode_offset, opcodes.plain
     if start > 0 and code[start - 1] == 0x0F:
-        start, reads = start - 1, _READS_0F
-    if opcode_offset < 0 or not any(code[opcode_offset] in reads[length] for length in lengths):
+        start, chosen = start - 1, opcodes.behind_0f
+    if opcode_offset < 0 or not any(code[opcode_offset] in chosen[length] for length in lengths):
         return None
     if has_rex and start > 0 and code[start - 1] & 0xF0 == 0x40:
         start -= 1

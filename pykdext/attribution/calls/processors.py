@@ -11,8 +11,14 @@ from pykdext.model import Machine, MachineTable
 PROCESSORS = MachineTable(
     "the search of code for calls",
     {
-        Machine.X64: CodeReader(intel.iter_calls, intel.iter_relative, IntelNumbers.read, IntelNumbers.parse),
-        Machine.X86: CodeReader(intel.iter_calls, intel.iter_absolute, IntelNumbers.read, IntelNumbers.parse),
-        Machine.ARM64: CodeReader(arm64.iter_calls, arm64.iter_references, Arm64Numbers.read, Arm64Numbers.parse),
+        Machine.X64: CodeReader(
+            intel.iter_calls, intel.iter_relative, intel.iter_relative_stores, IntelNumbers.read, IntelNumbers.parse
+        ),
+        Machine.X86: CodeReader(
+            intel.iter_calls, intel.iter_absolute, intel.iter_absolute_stores, IntelNumbers.read, IntelNumbers.parse
+        ),
+        Machine.ARM64: CodeReader(
+            arm64.iter_calls, arm64.iter_references, arm64.iter_stores, Arm64Numbers.read, Arm64Numbers.parse
+        ),
     },
 )

@@ -15,6 +15,14 @@ MAX_REFERENCES = 256
 """Instructions told for one variable."""
 
 
+def is_written(image: Image, rva: int, size: int) -> bool:
+    """Whether some instruction seems to store into the ``size`` bytes at ``rva``."""
+    wanted = frozenset(range(rva, rva + size))
+    iter_stores = PROCESSORS[image.machine].iter_stores
+    pieces = (piece for section in image.sections if section.executable for piece in image.iter_present(section))
+    return any(True for start, code in pieces for _ in iter_stores(image, start, code, wanted))
+
+
 def find_references(image: Image, rvas: Collection[int]) -> Mapping[int, Tuple[int, ...]]:
     """The RVAs of instructions that read what is at each of ``rvas`` or take its address, ascending.
 

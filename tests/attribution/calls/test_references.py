@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from pykdext.attribution.calls import references
-from pykdext.attribution.calls.references import find_references
+from pykdext.attribution.calls.references import find_references, is_written
 from pykdext.images.image import read_image
 from pykdext.model import Machine, Module
 from tests.helpers.segments import SegmentsTarget
@@ -240,3 +240,28 @@ def test_sample_drivers_against_a_disassembler(machine):
                     assert any(start - 2 <= place <= start for place in found), (path.name, hex(variable), hex(start))
                     compared += 1
     assert compared > 100
+
+
+@pytest.mark.parametrize("text", ["89 05 DISP", "44 89 05 DISP", "C7 05 DISP 50 69 70 6F", "88 05 DISP", "31 05 DISP"])
+def test_x64_stores(text):
+    image = image_of(assemble_relative(text), Machine.X64)
+    assert is_written(image, VARIABLE, 4)
+    assert is_written(image, VARIABLE - 3, 4), "one byte of it"
+    assert not is_written(image, VARIABLE + 1, 4)
+
+
+@pytest.mark.parametrize("text", [text for text in X64_READS if not text.startswith("48 FF")])
+def test_x64_reads_are_no_stores(text):
+    assert not is_written(image_of(assemble_relative(text), Machine.X64), VARIABLE, 4)
+
+
+@pytest.mark.parametrize(("text", "writes"), [*((text, True) for text in X86_OTHERS), ("A1 ADDR", False)])
+def test_x86_stores(text, writes):
+    assert is_written(image_of(assemble_absolute(text), Machine.X86, BASE32), VARIABLE, 4) == writes
+
+
+@pytest.mark.parametrize("operation", ["00", "01"])
+def test_arm64_stores(operation):
+    words = [adrp(8, 1), load(2, 2, 8, 4, operation=operation)]
+    image = image_of(struct.pack("<2I", *words), Machine.ARM64)
+    assert is_written(image, VARIABLE, 4) == (operation == "00")

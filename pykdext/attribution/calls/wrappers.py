@@ -1,0 +1,214 @@
+"""Where a function hands on what it was called with: wrappers of allocators.
+
+A tag is followed as a parameter, and as a member of a structure to which a parameter points: the caller builds the
+structure on its stack, the callee reads the tag from it. A structure may go to a function that is chosen at run time,
+by the type of an object. Then those functions of the image count whose addresses are kept somewhere and that hand the
+member at the same place of the same argument to an allocator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+
+from pykdext.attribution.calls.allocators import Allocator, argument_locations, find_allocator, takes_no_tag
+from pykdext.attribution.calls.callees import Callee, CalleeResolver
+from pykdext.attribution.calls.functions import FollowedImage
+from pykdext.attribution.calls.references import find_references
+from pykdext.attribution.flow.calls import CallSite, FunctionFlow
+from pykdext.attribution.flow.values import (
+    Constant,
+    FieldRead,
+    ImageRead,
+    Location,
+    Parameter,
+    StackAddress,
+    Value,
+    join,
+    numbers,
+)
+from pykdext.attribution.places.tagencodings import TAG_BYTES
+from pykdext.images.image import Image
+
+MAX_STRUCTURE_BYTES = 64
+"""Of a structure on the stack in which a tag is looked for."""
+
+MAX_CALLBACKS = 32
+"""Functions of one image that are followed because a pointer may lead to them, the smallest first."""
+
+Handed = Union[Parameter, FieldRead]
+"""What a function is called with: a parameter, or a member of the structure to which one points."""
+
+
+class Wrapper(NamedTuple):
+    """A function between the tag and the allocator: its module's file name and its entry there."""
+
+    module: str
+    rva: int
+
+
+@dataclass(frozen=True)
+class HandedOn:
+    """What a parameter becomes the tag of, and the functions on the way, the outermost first.
+
+    ``is_chosen``: the last of them is called through a pointer that only the running driver has.
+    """
+
+    allocator: Allocator
+    wrappers: Tuple[Wrapper, ...]
+    is_chosen: bool = False
+
+
+class Wrappers:
+    """The functions of one image that hand tags on. ``open_others``: those of the images whose functions it calls."""
+
+    def __init__(
+        self,
+        followed: FollowedImage,
+        resolver: CalleeResolver,
+        open_others: Optional[Callable[[Image], Wrappers]] = None,
+    ) -> None:
+        self._followed = followed
+        self._image = followed.image
+        self._machine = followed.image.machine
+        self._resolver = resolver
+        self._open_others = open_others
+        self._handed_on: Dict[Tuple[int, Handed, int], Optional[HandedOn]] = {}
+
+    def find_allocator(self, site: CallSite, callee: Optional[Callee]) -> Optional[Allocator]:
+        """The allocator that is called, if this call can be one that takes a tag."""
+        allocator = find_allocator(callee.name) if callee is not None and callee.name else None
+        if allocator is None or allocator.condition is None:
+            return allocator
+        location = argument_locations(self._machine)[allocator.condition.argument - 1]
+        possible = numbers(site.frame.argument(location, TAG_BYTES))
+        return allocator if possible is None or allocator.condition.number in possible else None
+
+    def read_tag_argument(self, site: CallSite, allocator: Allocator) -> Value:
+        """What a call of ``allocator`` can have as its tag, which may be in a structure on the stack or in data."""
+        offset = allocator.tag_structure_offset(self._machine)
+        if offset is None:
+            return site.frame.argument(allocator.tag_location(self._machine), TAG_BYTES)
+        found: List[Value] = []
+        for atom in site.frame.argument(allocator.tag_location(self._machine), self._machine.pointer_size):
+            if isinstance(atom, StackAddress):
+                found.append(site.frame.stack(atom.offset + offset, TAG_BYTES))
+            elif isinstance(atom, Constant):
+                found.append(frozenset({ImageRead(atom.number - self._image.module.base + offset, TAG_BYTES)}))
+        return join(*found)
+
+    def iter_members(self, site: CallSite) -> Iterator[Tuple[FieldRead, Value]]:
+        """What a call hands over in structures on the caller's stack, each member as the callee reads it."""
+        for location in argument_locations(self._machine):
+            for atom in site.frame.argument(location, self._machine.pointer_size):
+                if isinstance(atom, StackAddress):
+                    for offset in range(0, MAX_STRUCTURE_BYTES, TAG_BYTES):
+                        value = site.frame.stack(atom.offset + offset, TAG_BYTES)
+                        yield FieldRead(Parameter(location), offset, TAG_BYTES), value
+
+    def follow(self, callee: Optional[Callee], handed: Handed, depth: int) -> Optional[HandedOn]:
+        """Where a function of the image, or one that another driver exports, hands on what it is called with.
+
+        A callee that is not known (None) may be any that a structure can be handed to.
+        """
+        if depth < 1:
+            return None
+        if callee is None:
+            return self._follow_callbacks(handed)
+        if callee.rva is not None:
+            return self._follow_function(callee.rva, handed, depth)
+        is_known = callee.name is None or find_allocator(callee.name) or takes_no_tag(callee.name)
+        exported = None if is_known or self._open_others is None else self._resolver.find_export(callee)
+        if exported is None or self._open_others is None:
+            return None
+        image, rva = exported
+        return self._open_others(image)._follow_function(rva, handed, depth)
+
+    def is_dead_end(self, callee: Optional[Callee], location: Location) -> bool:
+        """Whether the callee is a function of the image that was followed and hands ``location`` to no call."""
+        flow = self._find_entered(callee.rva) if callee is not None and callee.rva is not None else None
+        if flow is None or flow.lost is not None:
+            return False
+        parameter = Parameter(location)
+        arguments = argument_locations(self._machine)
+        return not any(
+            parameter in site.frame.argument(argument, TAG_BYTES) for site in flow.calls for argument in arguments
+        )
+
+    def _follow_function(self, start_rva: int, handed: Handed, depth: int) -> Optional[HandedOn]:
+        key = (start_rva, handed, depth)
+        if key not in self._handed_on:
+            self._handed_on[key] = None  # a function that calls itself ends here
+            self._handed_on[key] = self._search_function(start_rva, handed, depth)
+        return self._handed_on[key]
+
+    def _search_function(self, start_rva: int, handed: Handed, depth: int) -> Optional[HandedOn]:
+        """The best of all ways: a wrapper may free before it allocates."""
+        flow = self._find_entered(start_rva)
+        wrapper = Wrapper(self._image.module.name, start_rva)
+        found: List[HandedOn] = []
+        for site in flow.calls if flow is not None else ():
+            callee = self._resolver.resolve(self._image, site)
+            allocator = self.find_allocator(site, callee)
+            if allocator is not None:
+                if handed in self.read_tag_argument(site, allocator):
+                    found.append(HandedOn(allocator, (wrapper,)))
+            elif depth > 1:
+                for further in self._iter_further(site, callee, handed, depth - 1):
+                    found.append(replace(further, wrappers=(wrapper, *further.wrappers)))
+            if found and found[-1].allocator.action.is_proof:
+                return found[-1]
+        return found[0] if found else None
+
+    def _iter_further(self, site: CallSite, callee: Optional[Callee], handed: Handed, depth: int) -> Iterator[HandedOn]:
+        """What becomes of ``handed`` behind a call: handed over itself, by its structure, or in a new one."""
+        ways: List[Handed] = []
+        for argument in argument_locations(self._machine):
+            if handed in site.frame.argument(argument, TAG_BYTES):
+                ways.append(Parameter(argument))
+            pointers = site.frame.argument(argument, self._machine.pointer_size)
+            if isinstance(handed, FieldRead) and handed.base in pointers:
+                ways.append(FieldRead(Parameter(argument), handed.offset, TAG_BYTES))
+        ways += [member for member, value in self.iter_members(site) if handed in value]
+        for way in ways:
+            further = self.follow(callee, way, depth)
+            if further is not None:
+                yield further
+
+    def _follow_callbacks(self, handed: Handed) -> Optional[HandedOn]:
+        """The function that a pointer may lead to and that hands on the member of a structure."""
+        if not isinstance(handed, FieldRead):
+            return None
+        for start_rva in self._callbacks:
+            found = self._follow_function(start_rva, handed, 1)
+            if found is not None and found.allocator.action.is_proof:
+                return replace(found, is_chosen=True)
+        return None
+
+    @cached_property
+    def _callbacks(self) -> Tuple[int, ...]:
+        """The entries of functions that call allocators and whose addresses are kept somewhere, the smallest first."""
+        image = self._image
+        readers = find_references(image, self._resolver.allocator_slots(image)).values()
+        around = (self._followed.find_bounds(rva) for rvas in readers for rva in rvas)
+        sizes = {bounds.start_rva: bounds.size_bytes for bounds in around if bounds is not None}
+        taken = set(find_references(image, sizes)) | self._find_kept(set(sizes))
+        return tuple(sorted(taken, key=lambda start_rva: (sizes[start_rva], start_rva))[:MAX_CALLBACKS])
+
+    def _find_kept(self, start_rvas: Set[int]) -> Set[int]:
+        """Those functions to which pointers lead that are in data."""
+        image = self._image
+        pointers = {(image.module.base + rva).to_bytes(image.machine.pointer_size, "little"): rva for rva in start_rvas}
+        data = [
+            piece
+            for section in image.sections
+            if section.holds_data and section.initialised and not image.is_resource(section)
+            for _, piece in image.iter_present(section)
+        ]
+        return {rva for pointer, rva in pointers.items() if any(pointer in piece for piece in data)}
+
+    def _find_entered(self, start_rva: int) -> Optional[FunctionFlow]:
+        """The flow of the function that begins at ``start_rva``."""
+        flow = self._followed.find_flow(start_rva)
+        return flow if flow is not None and flow.start_rva == start_rva else None
