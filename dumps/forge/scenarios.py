@@ -118,6 +118,15 @@ _SCENARIOS: Tuple[Scenario, ...] = (
         leaked=_TOKENS_HELD,
     ),
     Scenario(
+        "requests",
+        "pippo.sys never completes the reads of a process: Irp and Mdl only suffer",
+        drivers=("pippo.sys",),
+        leak=(b"Irp ", "nonpaged", "pippo.sys"),
+        bugcheck=_HUNG,
+        populate=leaks.leak_requests,
+        leaked=900_000,
+    ),
+    Scenario(
         "lookaside",
         "a lookaside list of globus.sys gave out blocks that never came back; no code carries their tag, Lkas",
         leak=(b"Lkas", "nonpaged", "globus.sys"),

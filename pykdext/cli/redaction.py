@@ -15,6 +15,7 @@ from pykdext.model import PoolTag, PoolUsage
 _Value = TypeVar("_Value")
 
 _HOST_FIELDS = frozenset({"host", "hosts", "quiet_hosts", "leaking_hosts"})
+_PERSON_FIELDS = frozenset({"accounts"})
 _PATH_FIELDS = frozenset({"path"})
 _OWN_WORDS = frozenset({"arch", "bytes", "confidence", "hex", "kind", "pool", "role", "schema", "status", "tag"})
 """Fields that hold numbers, or words of poolleak's own."""
@@ -33,7 +34,7 @@ _PATH_IN_TEXT = re.compile(
     re.I | re.X,
 )
 
-_PLACEHOLDER = re.compile(r"(?:host|path)-\d+")
+_PLACEHOLDER = re.compile(r"(?:host|path|person)-\d+")
 
 _MIN_NAME_CHARACTERS = 3
 """Shorter names are not looked for in texts."""
@@ -89,6 +90,8 @@ class Redactor:
                 self._note_host(value)
             elif field in _PATH_FIELDS:
                 self._note_path(value)
+            elif field in _PERSON_FIELDS:
+                self._note("person", value)
         else:
             for name, part in _iter_parts(value, field):
                 self._note_names(part, name)
@@ -111,6 +114,8 @@ class Redactor:
             return self._note_host(text)
         if field in _PATH_FIELDS:
             return self._note_path(text)
+        if field in _PERSON_FIELDS:
+            return self._note("person", text)
         return text if field in _OWN_WORDS else self.redact_text(text)
 
     def _note_host(self, name: str) -> str:

@@ -256,6 +256,8 @@ class HolderKind(enum.Enum):
     REFERENCES = "reference-leak"
     LOOKASIDE = "lookaside-list"
     VERIFIER = "verified-driver"
+    CONTENTS = "contents"
+    """What the blocks hold tells it: the driver that has requests, the process whose pages are locked."""
     NOT_OBJECTS = "not-objects"
     TABLES = "handle-tables"
     NORMAL = "normal"
@@ -300,12 +302,14 @@ class ObjectSample:
         blocks: blocks of the tag that were found; objects: those in which an object's header was found.
         without_handles: of these, objects that no handle leads to.
         creators: what the objects' own fields tell of who made them, most first: ``NtLmSsp``, ``pid 2428``, a driver.
+        accounts: the people among them, as they are named there.
     """
 
     blocks: int = 0
     objects: int = 0
     without_handles: int = 0
     creators: Tuple[Tuple[str, int], ...] = ()
+    accounts: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pykdext.model.objects import (
     VerifiedDriver,
 )
 from pykdext.pipeline.holderverdict import HolderFacts, judge_holders
-from pykdext.pipeline.objectsample import find_references, sample_objects
+from pykdext.pipeline.objectsample import find_references, sample_contents, sample_objects
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.holders import describe_processes
 from pykdext.work import UNWATCHED, Work
@@ -65,6 +65,8 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
         sample = found.sample
         if found.without_handles:
             referencing = find_references(space, source, row, found.without_handles, work)
+    if row.tag in space.requests.tags:
+        sample = sample_contents(space, row.tag, work)
     facts = HolderFacts(
         snapshot=source.snapshot,
         row=row,

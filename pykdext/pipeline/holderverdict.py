@@ -35,6 +35,8 @@ NOT_THE_OBJECTS = 2.0
 
 FEW_BLOCKS = 1_000
 LIST_SHARE = 0.5
+FEW_CONTENTS = 16
+CONTENTS_SHARE = 0.5
 MOST_UNHELD = 0.9
 _TABLE_TAG = b"Obtb"
 
@@ -148,6 +150,16 @@ def _judge_foreign_use(facts: HolderFacts) -> Optional[Finding]:
     return None
 
 
+def _judge_contents(facts: HolderFacts) -> Optional[Finding]:
+    """Requests or descriptor lists, most of which one driver or process has."""
+    sample = facts.sample
+    if facts.types or sample is None or sample.objects < FEW_CONTENTS or not sample.creators:
+        return None
+    if sample.creators[0][1] < CONTENTS_SHARE * sample.objects:
+        return None
+    return say.name_contents(facts.row.tag, sample)
+
+
 def _judge_zombies(facts: HolderFacts) -> Optional[Finding]:
     """Exited processes: by whom they are held, else that nobody has a handle."""
     zombies = facts.zombies
@@ -194,6 +206,7 @@ _RULES: Sequence[Callable[[HolderFacts], Optional[Finding]]] = (
     _judge_verified,
     _judge_lookasides,
     _judge_tables,
+    _judge_contents,
     _judge_foreign_use,
     _judge_zombies,
     _judge_handles,

@@ -63,8 +63,19 @@ def sample_objects(space: ObjectSpace, tag: PoolTag, work: Work = UNWATCHED) -> 
         read = space.headers.read(header)
         if read is not None and read.handle_count == 0:
             unheld.append(body)
-    sample = ObjectSample(len(blocks), found, len(unheld), count_descriptions(described)[:8])
+    accounts = tuple(sorted(space.contents.accounts))
+    sample = ObjectSample(len(blocks), found, len(unheld), count_descriptions(described)[:8], accounts)
     return SampledObjects(sample, frozenset(unheld))
+
+
+def sample_contents(space: ObjectSpace, tag: PoolTag, work: Work = UNWATCHED) -> ObjectSample:
+    """What is in up to ``MAX_BLOCKS`` blocks of a tag of requests or memory descriptor lists."""
+    blocks = _find_blocks(space.kernel, tag, work)
+    header_bytes = 2 * space.kernel.target.pointer_size
+    bodies = (block.address if block.is_big else block.address + header_bytes for block in blocks)
+    described = [space.requests.describe(tag, body) for body in bodies]
+    found = [description for description in described if description is not None]
+    return ObjectSample(len(blocks), len(found), 0, count_descriptions(described)[:8])
 
 
 def find_references(

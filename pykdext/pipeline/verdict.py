@@ -69,7 +69,8 @@ def _add_holders(report: LeakReport, space: ObjectSpace, source: Source, work: W
     unusual = describe_unusual(space.processes.processes)
     tags = [suspect.tag for suspect in report.suspects if suspect.role is Role.OBJECT or not suspect.owners]
     rows = {row.tag: row for row in source.snapshot.tags}
-    wanted = [tag for tag in dict.fromkeys(tags) if tag in rows and space.types.of_tag(tag)] if tags else []
+    told = space.requests.tags
+    wanted = [tag for tag in dict.fromkeys(tags) if tag in rows and (tag in told or space.types.of_tag(tag))]
     holders: Tuple[HolderReport, ...] = ()
     if wanted:
         from pykdext.pipeline.holders import weigh_holders

@@ -141,14 +141,15 @@ def _sample_lines(report: HolderReport, width: int) -> List[Line]:
     sample = report.sample
     if sample is None:
         return []
-    words = (
-        f"{format_count(sample.blocks)} blocks of the tag looked at: {format_count(sample.objects)} objects, "
-        f"{format_count(sample.without_handles)} of them without a handle"
-    )
+    words = f"{format_count(sample.blocks)} blocks of the tag looked at: {format_count(sample.objects)} "
+    if report.types:
+        words += f"objects, {format_count(sample.without_handles)} of them without a handle"
+    else:
+        words += "could be read"
     lines: List[Line] = [*wrap(words, width, "", "  ")]
     if sample.creators:
         made = ", ".join(f"{name} ({format_count(count)})" for name, count in sample.creators[:_TYPES_SHOWN])
-        lines += wrap(f"Made by: {made}", width, "", "  ")
+        lines += wrap(f"Of them: {made}", width, "", "  ")
     for driver in report.referencing:
         points = f"{format_count(driver.objects)} of {format_count(driver.of)} objects"
         lines += wrap(f"{driver.module}: {driver.place} points at {points}", width, "", "  ")

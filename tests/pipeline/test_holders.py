@@ -79,7 +79,7 @@ def test_references_that_a_driver_forgot(arch, build, pages_lost, tmp_path):
     machine = make_machine("references", build, arch, leaked=3_000_000, pages_lost=pages_lost)
     report = holders_of(machine, "Toke", tmp_path)
     assert (report.kind, report.grade) == (HolderKind.REFERENCES, "likely")
-    assert report.sample.creators[0][0] == "NtLmSsp"
+    assert report.sample.creators[0][0] == "NtLmSsp, NETWORK SERVICE"
     assert report.referencing[0].module == "holder.sys"
     assert "holder.sys" in report.sentence
     assert all(census.handles_of(("Token",)) < 1_000 for census in report.holders)
@@ -169,3 +169,48 @@ def test_the_one_who_holds_exited_processes_need_not_be_among_those_with_most_ha
     assert report.holders[0].process.label == "watchman.exe (pid 2428)"
     assert sum(process.handles > truth.handles for process in machine.truth.objects.processes) > 8
     assert report.grade == "proven"
+
+
+@pytest.mark.parametrize(("arch", "build"), [("x64", 7601), ("arm64", 22000), ("x86pae", 7601)], ids=str)
+def test_requests_that_a_driver_does_not_complete(arch, build, tmp_path):
+    machine = forge("requests", build=build, arch=arch, healthy_share=32)
+    with opened(machine, tmp_path) as source:
+        requests = find_holders(source, PoolTag.from_text("Irp"))
+        lists = find_holders(source, PoolTag.from_text("Mdl"))
+    assert (requests.kind, requests.grade) == (HolderKind.CONTENTS, "likely")
+    assert requests.sample.objects == 600
+    assert dict(requests.sample.creators)["sent to no driver"] == 36
+    assert requests.sentence.endswith("are in pippo.sys, IRP_MJ_READ: that driver does not complete them.")
+    assert "of 600 descriptor lists that could be read 600 (100%) are pages of pid 292" in lists.sentence
+
+
+@pytest.mark.parametrize(
+    ("arch", "build", "account"),
+    [("x64", 9600, True), ("arm64", 22000, False), ("x86pae", 7601, False)],
+    ids=str,
+)
+def test_what_tokens_and_sections_are_of(arch, build, account, tmp_path):
+    machine = forge("references", build=build, arch=arch, healthy_share=4, leaked=200_000)
+    tokens = holders_of(machine, "Toke", tmp_path)
+    sections = holders_of(machine, "Sect", tmp_path)
+    told = {name for name, _ in tokens.sample.creators}
+    assert {"NtLmSsp, NETWORK SERVICE", "Advapi, SYSTEM"} <= told
+    assert ("User32, CONTOSO\\alice" if account else "User32, logon 0x5a1f3") in told
+    assert tokens.sample.accounts == (("CONTOSO\\alice", "CONTOSO\\bob") if account else ())
+    if arch != "x86pae":
+        assert {name for name, _ in sections.sample.creators} == {
+            "maps \\Windows\\System32\\ntdll.dll (Ntfs.sys)",
+            "maps memory without a file",
+        }
+
+
+def test_redaction_takes_out_the_names_of_people(tmp_path, capsys):
+    from pykdext.cli.main import main
+
+    machine = forge("references", healthy_share=4, leaked=200_000)
+    path = tmp_path / "people.dmp"
+    machine.save(path)
+    main(["holders", "Toke", str(path), "--redact", "--format", "json"])
+    shown = capsys.readouterr().out
+    assert "alice" not in shown
+    assert "person-1" in shown

@@ -23,6 +23,10 @@ _FILE_NAMES = (
     "\\srv\\IPC$",
 )
 _SOURCES = (b"User32 \0", b"Advapi  ", b"NtLmSsp\0", b"Kerberos")
+_LOGONS = {b"User32": 0x5A1F3, b"Kerberos": 0x7C0DE, b"NtLmSsp": 0x3E4, b"Advapi": 0x3E7}
+_ACCOUNTS = {0x5A1F3: ("CONTOSO", "alice"), 0x7C0DE: ("CONTOSO", "bob"), 0x3E4: ("CONTOSO", "SRV01$")}
+_LOGON_SESSIONS = ((14393, 0xD8, 0x38, 0x48), (9600, 0xD8, 0x38, 0x48), (7601, 0xD0, 0x30, 0x40))
+_FIRST_WITH_PLAIN_SECTIONS = 14393
 _PLAIN_BYTES = {"Event": 0x18, "Semaphore": 0x20, "Mutant": 0x38, "Timer": 0x40, "Section": 0x40, "ALPC Port": 0x1D8}
 _HEALTHY_KEY = ("REGISTRY", "MACHINE", "SYSTEM", "ControlSet001", "Services")
 
@@ -39,7 +43,9 @@ class BodyWriter:
         self._chance = random.Random(parts.chance.getrandbits(32))
         self._modules = modules
         self._names: Dict[str, int] = {}
-        self._devices = [self._write_device(name) for name in _DRIVERS_OF_FILES]
+        self._devices = [self.write_device(name) for name in _DRIVERS_OF_FILES]
+        self._logons: Dict[int, int] = {}
+        self._mapped = [self._write_mapped(name) for name in ("\\Windows\\System32\\ntdll.dll", "")]
         self._healthy_key = self.write_key_path(_HEALTHY_KEY)
 
     def size(self, type_name: str) -> int:
@@ -68,6 +74,8 @@ class BodyWriter:
             return struct.pack("<I", _KEY_MARK).ljust(len(self._pack(0)), b"\0") + self._pack(*words[1:])
         if type_name == "Token":
             return self.token(self._chance.choice(_SOURCES))
+        if type_name == "Section":
+            return self._section(holder_pid)
         if type_name == "Thread":
             return self._thread(holder_pid, holder_va)
         if type_name == "ALPC Port":
@@ -81,10 +89,49 @@ class BodyWriter:
         layout = self._layouts.token
         data = bytearray(self.size("Token"))
         data[:8] = source.ljust(8, b"\0")
-        struct.pack_into("<Q", data, 0x18, 0x3E7)
+        logon = _LOGONS[source.strip(b" \0")]
+        struct.pack_into("<Q", data, 0x18, logon)
+        self._put_logon(data, logon)
         struct.pack_into("<II", data, layout["TokenType"], 2, 2)
         struct.pack_into("<I", data, layout["SessionId"], 0)
         return bytes(data)
+
+    def _put_logon(self, token: bytearray, logon: int) -> None:
+        """Let a token point at its logon session, where the public symbols tell how that looks."""
+        build, narrow = self._parts.kernel.build, self._narrow
+        known = next((row for row in _LOGON_SESSIONS if build >= row[0]), None)
+        if narrow or known is None or self._parts.kernel.architecture.name != "x64" or logon not in _ACCOUNTS:
+            return
+        _, place, account_at, authority_at = known
+        if logon not in self._logons:
+            authority, account = _ACCOUNTS[logon]
+            va = self._logons[logon] = self._blocks.reserve(b"SeLs", 0xC0, paged=True)
+            self._blocks.put(va + 8, struct.pack("<Q", logon))
+            self._blocks.put(va + account_at, self.write_name(account))
+            self._blocks.put(va + authority_at, self.write_name(authority))
+        token[place : place + 8] = self._pack(self._logons[logon])
+
+    def _write_mapped(self, file_name: str) -> Tuple[int, int]:
+        """Write a control area with its segment, and the file that it maps; without a name the page file's."""
+        narrow = self._narrow
+        area_va = self._blocks.reserve(b"MmCa", 0x80, paged=False)
+        segment_va = self._blocks.reserve(b"MmSt", 0x50, paged=True)
+        self._blocks.put(area_va, self._pack(segment_va))
+        self._blocks.put(segment_va, self._pack(area_va))
+        if file_name:
+            size = self.size("File")
+            file_va = self._blocks.reserve(b"Fmap", size, paged=False)
+            self._blocks.put(file_va, struct.pack("<HH", _FILE_TYPE, size))
+            self._blocks.put(file_va + (4 if narrow else 8), self._pack(self._devices[0]))
+            self._blocks.put(file_va + (0x30 if narrow else 0x58), self.write_name(file_name))
+            self._blocks.put(area_va + (0x24 if narrow else 0x40), self._pack(file_va | 5))
+        return area_va, segment_va
+
+    def _section(self, pid: int) -> bytes:
+        """Return a section of a file, or of none for every fourth process."""
+        area_va, segment_va = self._mapped[pid // 4 % 4 == 3]
+        plain = self._parts.kernel.build >= _FIRST_WITH_PLAIN_SECTIONS
+        return bytes(0x14 if self._narrow else 0x28) + self._pack(area_va | 1 if plain else segment_va)
 
     def write_key_path(self, path: Sequence[str]) -> int:
         """Write the control blocks of a key and its parents, and return the address of the key's own."""
@@ -144,7 +191,7 @@ class BodyWriter:
             data[0x62] = 2
         return bytes(data)
 
-    def _write_device(self, driver: str) -> int:
+    def write_device(self, driver: str) -> int:
         """Write the device object that files of a driver name, and its driver object."""
         narrow = self._narrow
         driver_va = self._blocks.reserve(b"Driv", 0xA8 if narrow else 0x150, paged=False)

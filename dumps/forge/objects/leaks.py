@@ -5,12 +5,13 @@ from __future__ import annotations
 from dumps.forge.objects.population import (
     HeldObjects,
     LookasidePlan,
+    PendingRequests,
     Population,
     ReferencedObjects,
     VerifiedDriver,
 )
 
-_WRITTEN_TOKENS = 600  # of the referenced ones so many are in the dump
+_WRITTEN = 600  # of referenced objects and pending requests so many are in the dump
 _TRACKED = 1_000
 
 
@@ -33,8 +34,13 @@ def leak_keys(count: int) -> Population:
 
 def leak_references(count: int) -> Population:
     """Return a driver that keeps references to tokens: nobody has a handle to them."""
-    written = min(count, _WRITTEN_TOKENS)
+    written = min(count, _WRITTEN)
     return Population(referenced=ReferencedObjects("holder.sys", b"Hldr", 0x40, "Token", count, written))
+
+
+def leak_requests(count: int) -> Population:
+    """Return a driver that never completes the reads of one process."""
+    return Population(pending=PendingRequests("pippo.sys", 0x124, count, min(count, _WRITTEN)))
 
 
 def leak_lookaside(count: int) -> Population:

@@ -187,6 +187,21 @@ class VerifiedDriver:
 
 
 @dataclass(frozen=True)
+class PendingRequests:
+    """Requests (tag Irp) that a driver never completes, and lists (tag Mdl) of pages of the process ``pid``.
+
+    ``written`` of ``count`` are really there.
+    """
+
+    driver: str
+    pid: int
+    count: int
+    written: int
+    request_bytes: int = 0x200
+    list_bytes: int = 0x70
+
+
+@dataclass(frozen=True)
 class Population:
     """What lives on the machine of a scenario besides the healthy background."""
 
@@ -194,6 +209,7 @@ class Population:
     referenced: Optional[ReferencedObjects] = None
     lookasides: Tuple[LookasidePlan, ...] = ()
     verified: Tuple[VerifiedDriver, ...] = ()
+    pending: Optional[PendingRequests] = None
 
 
 HEALTHY_LOOKASIDES: Tuple[LookasidePlan, ...] = (
@@ -257,6 +273,10 @@ def count_tags(types: List[TypePlan], population: Population, architecture: Arch
     referenced = population.referenced
     if referenced is not None:
         found[referenced.holder_tag] = TagTruth(referenced.count, 0, referenced.count * referenced.holder_bytes)
+    pending = population.pending
+    if pending is not None:
+        found[b"Irp "] = TagTruth(pending.count, 0, pending.count * pending.request_bytes)
+        found[b"Mdl "] = TagTruth(pending.count, 0, pending.count * pending.list_bytes)
     for plan_of_list in population.lookasides:
         allocs, frees = plan_of_list.allocate_misses, plan_of_list.free_misses
         counts = (allocs, frees, (allocs - frees) * plan_of_list.block_bytes)

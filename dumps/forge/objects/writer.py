@@ -15,6 +15,7 @@ from dumps.forge.objects.handles import EntryPages, table_bytes, write_table
 from dumps.forge.objects.layouts import ObjectLayouts, object_variables
 from dumps.forge.objects.lookasides import write_lookasides
 from dumps.forge.objects.population import TYPE_FLAGS, HeldObjects, Population, TypePlan, plan_processes
+from dumps.forge.objects.requests import write_requests
 from dumps.forge.objects.truth import ObjectTruth, ProcessTruth, TypeTruth
 from dumps.forge.objects.verifier import write_verifier
 from dumps.forge.parts import Parts
@@ -94,6 +95,9 @@ class ObjectWriter:
         self._write_unheld(system)
         if population.referenced is not None:
             self._write_referenced(population)
+        if population.pending is not None:
+            holder = next(process for process in processes if process.pid == population.pending.pid)
+            write_requests(self._parts, self._blocks, self._bodies, population.pending, holder.va)
         self._write_processes([*processes, *zombies])
         self._write_numbers([*processes, *zombies])
         self._blocks.finish()

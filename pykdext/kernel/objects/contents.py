@@ -6,7 +6,7 @@ and DRIVER_OBJECT from wdm.h, that of a key's body from ReactOS.
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Set, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
@@ -14,8 +14,11 @@ from pykdext.kernel.objects.forms import find_form
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.model import Module, Struct
 
+_LOGON_ID = 0x18
+_SERVICE_LOGONS = {0x3E7: "SYSTEM", 0x3E4: "NETWORK SERVICE", 0x3E5: "LOCAL SERVICE", 0x3E6: "ANONYMOUS LOGON"}
 _FILE_TYPE, _DEVICE_TYPE, _DRIVER_TYPE = 5, 3, 4
 _KEY_MARK = 0x6B793032
+_FIRST_WITH_PLAIN_SECTIONS = 14393
 _MAX_NAME_BYTES = 0x400
 _MAX_KEY_DEPTH = 64
 _MAX_KEY_PART = 512
@@ -25,7 +28,7 @@ _KERNEL_REGISTRATION, _USER_REGISTRATION = 1, 2
 
 
 class ContentsReader:
-    """Reads bodies of objects of one kernel."""
+    """Reads bodies of objects of one kernel; ``accounts`` are the people that descriptions of tokens named."""
 
     def __init__(self, kernel: Kernel, pages: PageReader) -> None:
         self._kernel = kernel
@@ -35,6 +38,7 @@ class ContentsReader:
         self._forms: Dict[str, Optional[Struct]] = {}
         self._drivers: Dict[int, Optional[str]] = {}
         self._keys: Dict[int, Optional[str]] = {}
+        self.accounts: Set[str] = set()
         self._describers: Dict[str, Callable[[int], Optional[str]]] = {
             "File": self._describe_file,
             "Key": self._describe_key,
@@ -42,6 +46,7 @@ class ContentsReader:
             "Thread": self._describe_thread,
             "EtwRegistration": self._describe_registration,
             "ALPC Port": self._describe_port,
+            "Section": self._describe_section,
         }
 
     def describe(self, type_name: str, body: int) -> Optional[str]:
@@ -66,12 +71,12 @@ class ContentsReader:
         device = self._field(body, "_FILE_OBJECT", "DeviceObject")
         name_at = self._offset("_FILE_OBJECT", "FileName")
         name = None if name_at is None else self._string(body + name_at)
-        driver = self._driver_of(device) if device else None
+        driver = self.driver_of(device) if device else None
         words = [word for word in (name, f"({driver})" if driver else None) if word]
         return " ".join(words) or None
 
-    def _driver_of(self, device: int) -> Optional[str]:
-        """The module of the driver that a device object belongs to."""
+    def driver_of(self, device: int) -> Optional[str]:
+        """The module of the driver that a device object belongs to; None: no device, or not in memory."""
         if device not in self._drivers:
             self._drivers[device] = self._read_driver(device)
         return self._drivers[device]
@@ -135,7 +140,48 @@ class ContentsReader:
         except MemoryReadError:
             return None
         name = source.split(b"\0", 1)[0].decode("latin-1").strip()
-        return name if name and name.isascii() and name.isprintable() else None
+        if not name or not name.isascii() or not name.isprintable():
+            return None
+        logon = self._pages.number(body + _LOGON_ID, 8)
+        if not logon:
+            return name
+        return f"{name}, {_SERVICE_LOGONS.get(logon) or self._account_of(body, logon) or f'logon 0x{logon:x}'}"
+
+    def _account_of(self, token: int, logon: int) -> Optional[str]:
+        r"""``CORP\alice``: the account of a token's logon session; None: not in memory, or not known of this kernel."""
+        session = self._field(token, "_TOKEN", "LogonSession")
+        if not session or self._pages.number(session + self._width, 8) != logon:
+            return None
+        places = (self._offset("_SEP_LOGON_SESSION_REFERENCES", name) for name in ("AuthorityName", "AccountName"))
+        names = [self._string(session + place) for place in places if place is not None]
+        account = "\\".join(name for name in names if name)
+        if not account:
+            return None
+        self.accounts.add(account)
+        return account
+
+    def _describe_section(self, body: int) -> Optional[str]:
+        """The file that a section maps; what is read is believed where the pointers agree with each other.
+
+        A section leads to its control area, before 14393 by way of the segment; these two point at each other.
+        """
+        narrow = self._width == 4
+        first = self._pages.pointer(body + (0x14 if narrow else 0x28))
+        if not first:
+            return None
+        areas = [first & ~3]
+        if (self._kernel.target.facts.build or _FIRST_WITH_PLAIN_SECTIONS) < _FIRST_WITH_PLAIN_SECTIONS:
+            found = (self._pages.pointer(first + offset) for offset in (0, 0x18 if narrow else 0x20))
+            areas = [area for area in found if area and self._pages.pointer(area) == first]
+        for area in areas:
+            segment, file = self._pages.pointer(area), self._pages.pointer(area + (0x24 if narrow else 0x40))
+            if not segment or file is None or self._pages.pointer(segment) not in (area, first):
+                continue
+            if not file:
+                return "maps memory without a file"
+            described = self._describe_file(file & ~(2 * self._width - 1))
+            return None if described is None else f"maps {described}"
+        return None
 
     def _describe_thread(self, body: int) -> Optional[str]:
         start = self._field(body, "_ETHREAD", "StartAddress")
@@ -154,13 +200,14 @@ class ContentsReader:
                 if module is not None and address:
                     return f"registered by {module.name}+0x{address - module.base:x}"
         process = self._field(body, "_ETW_REG_ENTRY", "Process") if flags & _USER_REGISTRATION else None
-        return self._describe_process(process, "registered by") if process else None
+        return self.describe_process(process, "registered by") if process else None
 
     def _describe_port(self, body: int) -> Optional[str]:
         owner = self._field(body, "_ALPC_PORT", "OwnerProcess")
-        return self._describe_process(owner & ~7, "owned by") if owner else None
+        return self.describe_process(owner & ~7, "owned by") if owner else None
 
-    def _describe_process(self, address: int, verb: str) -> Optional[str]:
+    def describe_process(self, address: int, verb: str) -> Optional[str]:
+        """``owned by pid 2428``; None: no process, or not in memory."""
         pid = self._field(address, "_EPROCESS", "UniqueProcessId")
         return f"{verb} pid {pid}" if pid else None
 

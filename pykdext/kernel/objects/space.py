@@ -16,6 +16,7 @@ from pykdext.kernel.objects.lookasides import read_lookasides
 from pykdext.kernel.objects.objecttypes import TypeReader, TypeTable
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.kernel.objects.processes import ProcessReader
+from pykdext.kernel.objects.requests import RequestReader
 from pykdext.kernel.objects.verifier import read_verifier
 from pykdext.model.objects import HandleCensus, LookasideLists, NumberCensus, Process, ProcessList, VerifierReport
 from pykdext.work import UNWATCHED, Work
@@ -32,6 +33,7 @@ class ObjectSpace:
         self.pages = PageReader(kernel.target)
         self.headers = HeaderReader(self.pages, kernel.target.pointer_size, kernel.target.facts.build or 0)
         self.contents = ContentsReader(kernel, self.pages)
+        self.requests = RequestReader(self.pages, self.contents, kernel.target.pointer_size)
 
     @cached_property
     def types(self) -> TypeTable:

@@ -8,7 +8,7 @@ from pykdext.model import Origin
 from pykdext.model.objects import HolderReport, NumberCensus, ProcessReport
 from pykdext.report.html.page import iter_page
 from pykdext.report.html.pages import Tone
-from pykdext.report.sentences.holders import describe_numbers
+from pykdext.report.sentences.holders import describe_numbers, name_made
 from pykdext.report.sentences.states import machine_lines
 
 _PAGE_BYTES = 0x1000
@@ -28,6 +28,7 @@ def render_holders_page(report: HolderReport, origin: Origin) -> str:
             names=names,
             machine=machine,
             numbers=_describe_numbers(report.numbers),
+            name_made=name_made,
         )
     )
 

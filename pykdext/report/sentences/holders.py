@@ -19,6 +19,7 @@ from pykdext.model.objects import (
 )
 from pykdext.units import format_bytes, format_count, format_share
 
+_VERBS = ("opened", "registered", "owned", "starts", "maps")
 _NAMED = 4
 _MANY_ZOMBIES, _MANY_HANDLES = 1_000, 100_000
 _PROVEN, _LIKELY, _POSSIBLE, _UNKNOWN = "proven", "likely", "possible", "unknown"
@@ -71,6 +72,21 @@ def tell_other_use(tag: PoolTag, names: Sequence[str], objects: int, outstanding
         f"{_kinds(names)} objects: the tag is used for something else, too."
     )
     return Finding(HolderKind.NOT_OBJECTS, sentence, _LIKELY, f"!poolfind {tag}")
+
+
+def name_contents(tag: PoolTag, sample: ObjectSample) -> Finding:
+    """Most requests are in one driver, or most lists describe pages of one process."""
+    who, count = sample.creators[0]
+    is_request = tag.raw == b"Irp "
+    things = "requests" if is_request else "descriptor lists"
+    end = "whoever makes them does not free them"
+    if is_request and who.startswith("in "):
+        end = "that driver does not complete them"
+    sentence = (
+        f"Tag {tag}: of {format_count(sample.objects)} {things} that could be read {format_count(count)} "
+        f"({format_share(count / sample.objects)}) are {who}: {end}."
+    )
+    return Finding(HolderKind.CONTENTS, sentence, _LIKELY, "!irpfind" if is_request else f"!poolfind {tag}")
 
 
 def name_zombie_holder(
@@ -140,13 +156,18 @@ def tell_references(
         none = format_count(sample.without_handles)
         seen = f"; of {format_count(sample.objects)} that were looked at {none} have none"
         if sample.creators:
-            seen += f", most made by {sample.creators[0][0]}"
+            seen += f", most {name_made(sample.creators[0][0])}"
     sentence = (
         f"Tag {tag}: {format_count(unheld)} {_kinds(names)} objects without a handle{seen}: a driver keeps references "
         f"to them{_candidates(referencing)}."
     )
     grade = _LIKELY if sample is not None else _POSSIBLE
     return Finding(HolderKind.REFERENCES, sentence, grade, "!obtrace, or gflags: object reference tracing")
+
+
+def name_made(description: str) -> str:
+    """What an object's fields tell, as a part of a sentence: ``made by NtLmSsp``, ``opened by pid 4``."""
+    return description if description.split(" ", 1)[0] in _VERBS else f"made by {description}"
 
 
 def tell_no_objects(tag: PoolTag, lookasides: Sequence[LookasideList], *, has_types: bool) -> Finding:
