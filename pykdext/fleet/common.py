@@ -97,8 +97,8 @@ class _Fleet:
 def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
     """Each tag that leaks on any host, with each driver that likely owns it: the most hosts first, then the most bytes.
 
-    A driver in several versions is several causes, which count as one in this order. Objects that Windows allocates
-    for others come last: their tags name victims.
+    A driver in several versions is several causes, which count as one in this order. Tags that
+    tell no caller (objects, defaults, caches) come last.
 
     Rows without a verdict say nothing. A host is quiet only if a dump of it was read wholly, and the tag stands out in
     none of its dumps, whoever owns it there. The rows are read once, and none is kept.
@@ -120,12 +120,12 @@ def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
 def _iter_likely_owners(suspect: DumpSuspect) -> Sequence[Tuple[Optional[str], Optional[Confidence]]]:
     """The likely owners of a suspect, or None where it has none.
 
-    The driver that allocates an object for others is not the cause either.
+    Who allocates with a tag that tells no caller (an object, a default, a cache) is not the cause either.
     """
     likely = [
         (owner.module, owner.confidence)
         for owner in suspect.owners
-        if suspect.role is not Role.OBJECT and owner.confidence is not Confidence.POSSIBLE
+        if not suspect.role.tells_no_caller and owner.confidence is not Confidence.POSSIBLE
     ]
     return likely or [(None, None)]
 
@@ -166,7 +166,7 @@ def _rank_holders(holders: Iterable[_Holder]) -> Tuple[CommonHolder, ...]:
 
 def _rank(cause: CommonCause, of_all_versions: int) -> Tuple[bool, int, int, int, str, str, str, str]:
     words = (cause.tag.hex, cause.pool.value, cause.module or "", cause.version or _NO_VERSION)
-    return (cause.role is Role.OBJECT, of_all_versions, -len(cause.hosts), -cause.bytes, *words)
+    return (cause.role.tells_no_caller, of_all_versions, -len(cause.hosts), -cause.bytes, *words)
 
 
 def _sorted(hosts: Iterable[str]) -> Tuple[str, ...]:

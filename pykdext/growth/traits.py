@@ -58,7 +58,8 @@ class PoolView:
     """One pool of a state, as its tags are compared in it.
 
     ``bytes`` is what it holds. ``is_whole``: that is the whole pool, not the rows that somebody chose to list.
-    ``rows`` are its tags, the largest first.
+    ``rows`` are its tags, the largest first. ``backing_bytes``: the memory of the machine or, where that is less or
+    alone known, its commit limit; ``backing`` says which.
     """
 
     pool: PoolKind
@@ -66,7 +67,8 @@ class PoolView:
     is_whole: bool
     rows: Tuple[TagUsage, ...]
     size: MachineSize
-    memory_bytes: Optional[int]
+    backing_bytes: Optional[int]
+    backing: str
 
     @classmethod
     def of(cls, snapshot: PoolSnapshot, pool: PoolKind) -> Optional[PoolView]:
@@ -84,8 +86,13 @@ class PoolView:
             or snapshot.source.symbols is not None
             or len(rows) >= WHOLE_ROWS
         )
-        memory = snapshot.memory.physical_bytes
-        return cls(pool, total, is_whole, tuple(rows), MachineSize.of(snapshot), memory)
+        bounds = (
+            (snapshot.memory.physical_bytes, "the machine's memory"),
+            (snapshot.memory.commit_limit_bytes, "the commit limit"),
+        )
+        known = [(size, words) for size, words in bounds if size]
+        backing = min(known, default=(None, ""))
+        return cls(pool, total, is_whole, tuple(rows), MachineSize.of(snapshot), *backing)
 
     def find_others(self, row: TagUsage) -> List[int]:
         """What the other tags hold that do not go along with ``row``, the largest first."""
@@ -126,9 +133,9 @@ def _size_traits(view: PoolView, usage: PoolUsage) -> Iterator[Trait]:
     points = 4 if held >= HUGE_BYTES else 2 if held >= LARGE_BYTES else 1 if held >= NOTED_BYTES else 0
     if points:
         yield Trait(points, f"holds {format_bytes(held)}")
-    if view.memory_bytes and held <= view.memory_bytes:
-        share = held / view.memory_bytes
-        words = f"that is {format_share(share)} of the machine's memory"
+    if view.backing_bytes and held <= view.backing_bytes:
+        share = held / view.backing_bytes
+        words = f"that is {format_share(share)} of {view.backing}"
         if share >= NOTED_MEMORY_SHARE:
             yield Trait(1, words)
         elif share < LITTLE_MEMORY_SHARE:

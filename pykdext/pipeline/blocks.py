@@ -10,7 +10,7 @@ from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.pool.heapchunks import read_heap_keys
 from pykdext.kernel.pool.smallblocks import SmallBlocks, find_small_blocks
-from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolTag, TagUsage
+from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolSnapshot, PoolTag, TagUsage
 from pykdext.model.selection import count_sizes
 from pykdext.pipeline.sources import Source
 from pykdext.targets.session.wholememory import open_whole_memory
@@ -31,9 +31,11 @@ def find_blocks(
     An end by the user leaves the blocks found before it, if the work keeps results.
 
     Raises:
-        TargetError: the source is a log or snapshot, which holds no memory.
+        TargetError: the source is a log or snapshot, which holds no memory, and lists no blocks (``!poolfind``) either.
     """
     kernel = source.kernel
+    if kernel is None and source.snapshot.blocks:
+        return _list_stated_blocks(source.snapshot, tag)
     if kernel is None:
         kind = source.snapshot.source.kind
         raise TargetError(
@@ -67,6 +69,22 @@ def find_blocks(
         warnings=(*source.snapshot.warnings, *warnings),
         witness=witness,
         is_complete=source.snapshot.coverage.is_complete and not warnings,
+    )
+
+
+def _list_stated_blocks(snapshot: PoolSnapshot, tag: PoolTag) -> BlockReport:
+    """The blocks of ``tag`` that a text lists; their contents are not in it."""
+    found = tuple(sorted((block for block in snapshot.blocks if block.tag == tag), key=lambda block: block.address))
+    return BlockReport(
+        tag=tag,
+        source=snapshot.source,
+        counted=next((row for row in snapshot.tags if row.tag == tag), TagUsage(tag, UNUSED, UNUSED)),
+        found=found,
+        sizes=count_sizes(found),
+        sample=tuple(BlockView(block, b"") for block in found),
+        freed=0,
+        warnings=(*snapshot.warnings, "the text lists blocks, not what is in them"),
+        is_complete=snapshot.coverage.is_complete,
     )
 
 

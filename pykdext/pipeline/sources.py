@@ -27,6 +27,18 @@ if TYPE_CHECKING:  # what reads memory is imported where there is memory: a log 
 
 STANDARD_INPUT = "-"
 
+_BINARY_LOGS = {
+    ".blg": (
+        "a binary log of Performance Monitor",
+        "relog FILE.blg -f csv -o pool.csv on Windows makes the table of counters that is read",
+    ),
+    ".etl": (
+        "a trace of events",
+        "xperf -i FILE.etl -o pool.csv -a pool (Windows Performance Toolkit) makes the table of tags that is read",
+    ),
+}
+"""What Windows writes without a mark of its own at the start, by its suffix."""
+
 _SESSION_HINT = ". In the debugger type .symfix, then .reload /f nt to load the kernel's symbols, and try again"
 
 
@@ -163,7 +175,12 @@ def _is_log(path: str) -> bool:
         raise TargetError(f"{path}: found a folder, expected a dump, log or snapshot. Hint: {hint}")
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
-    return is_log_head(head)
+    is_log = is_log_head(head)
+    binary = None if is_log or is_dump_head(head) else _BINARY_LOGS.get(os.path.splitext(path)[1].lower())
+    if binary is not None:
+        found, hint = binary
+        raise TargetError(f"{path}: found {found}, expected a dump, log or snapshot. Hint: {hint}")
+    return is_log
 
 
 def _open_machine(work: Work, symbol_path: Optional[str]) -> Source:

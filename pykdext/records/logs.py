@@ -18,7 +18,7 @@ from pykdext.records.moments import DAY_FIRST, MONTH_FIRST, find_name_moment, sw
 from pykdext.records.notes import parse_notes
 from pykdext.records.packed import Unpacked, peek_packed, unpack
 from pykdext.records.pastedtable import parse_pasted_tables
-from pykdext.records.perfcounters import parse_perf_counters
+from pykdext.records.perfcounters import parse_counter_log, parse_perf_counters
 from pykdext.records.poolmon import parse_newest_screen, parse_poolmon
 from pykdext.records.poolused import parse_poolused
 from pykdext.records.recognition import HEAD_BYTES
@@ -40,6 +40,7 @@ _SHOWN_CHARACTERS = 60
 
 _Parse = Callable[[TextFile], Tuple[PoolSnapshot, ...]]
 PARSERS: Tuple[_Parse, ...] = (
+    parse_counter_log,
     parse_poolmon,
     parse_state_columns,
     parse_csv,

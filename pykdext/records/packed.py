@@ -1,4 +1,4 @@
-"""Logs that are packed: gzip, xz, and archives of the ZIP kind with any number of logs, told by their content."""
+"""Logs that are packed: gzip, xz, and archives of the ZIP and tar kinds with any number of logs, told by their content."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ MAX_UNPACKED_BYTES = 256 << 20
 """All that is unpacked from one file: more than thousands of logs; what grows beyond is a bomb, or no log."""
 
 _GZIP, _XZ, _ZIP = b"\x1f\x8b", b"\xfd7zXZ\x00", b"PK\x03\x04"
+_TAR, _TAR_MARK_AT, _TAR_BLOCK = b"ustar", 0x101, 512
+_TAR_SIZE, _TAR_TYPE = slice(124, 136), slice(156, 157)
+_TAR_FILES = (b"0", b"\0")
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1
@@ -32,6 +35,13 @@ def peek_packed(head: bytes) -> Optional[bytes]:
 
     Empty if they cannot be told: a damaged file, an encrypted archive.
     """
+    packed = _peek_stream(head)
+    start = head if packed is None else packed
+    return _peek_tar(start) if start.startswith(_TAR, _TAR_MARK_AT) else packed
+
+
+def _peek_stream(head: bytes) -> Optional[bytes]:
+    """The first bytes in a compressed file, or of a ZIP archive's first file."""
     try:
         if head.startswith(_GZIP):
             return zlib.decompressobj(31).decompress(head, _PEEKED_BYTES)
@@ -59,8 +69,13 @@ def unpack(data: bytes, path: str) -> Iterator[Unpacked]:
     try:
         if data.startswith(_ZIP):
             yield from _unpack_archive(data, path)
+            return
+        if not data.startswith(_TAR, _TAR_MARK_AT):
+            data = _read_within_limit(_open_stream(data), path, MAX_UNPACKED_BYTES)
+        if data.startswith(_TAR, _TAR_MARK_AT):
+            yield from _unpack_tar(data, path)
         else:
-            yield Unpacked("", _read_within_limit(_open_stream(data), path, MAX_UNPACKED_BYTES))
+            yield Unpacked("", data)
     except (OSError, EOFError, zlib.error, ValueError, NotImplementedError, RuntimeError) as error:
         raise RecordFormatError(path, None, f"damaged packed data ({error})", "a packed log") from None
 
@@ -74,6 +89,42 @@ def _peek_member(head: bytes) -> bytes:
     if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
         return b""
     return data if method == _STORED else zlib.decompressobj(-15).decompress(data, _PEEKED_BYTES)
+
+
+def _peek_tar(head: bytes) -> bytes:
+    """The first bytes of the first file in a tar archive; what stands before it are folders and longer names."""
+    place = 0
+    while place + _TAR_BLOCK < len(head):
+        header = head[place : place + _TAR_BLOCK]
+        digits = header[_TAR_SIZE].strip(b" \0") or b"0"
+        if not digits.isdigit() or b"8" in digits or b"9" in digits:
+            return b""
+        size = int(digits, 8)
+        place += _TAR_BLOCK
+        if header[_TAR_TYPE] in _TAR_FILES and size:
+            return head[place : place + min(size, _PEEKED_BYTES)]
+        place += -(-size // _TAR_BLOCK) * _TAR_BLOCK
+    return b""
+
+
+def _unpack_tar(data: bytes, path: str) -> Iterator[Unpacked]:
+    """The plain files of a tar archive."""
+    import tarfile
+
+    left = MAX_UNPACKED_BYTES
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            for number, member in enumerate(archive):
+                if number >= _MAX_MEMBERS:
+                    raise OSError(f"more than {_MAX_MEMBERS:,} files")
+                stream = archive.extractfile(member) if member.isreg() else None
+                if stream is None:
+                    continue
+                content = _read_within_limit(cast("IO[bytes]", stream), path, left)
+                left -= len(content)
+                yield Unpacked(member.name, content)
+    except tarfile.TarError as error:
+        raise OSError(str(error)) from None
 
 
 def _open_stream(data: bytes) -> IO[bytes]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+from pykdext.errors import RecordFormatError
 from pykdext.model import PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory, TimeOrigin
 from pykdext.records.columns import POOL_UNNAMED, find_fact, find_pool, find_unit
 from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, Moment, find_moment, find_time_of_day
@@ -32,11 +33,12 @@ _PATH = re.compile(r"^(?:\\\\(?P<host>[^\\]{1,255}))?\\(?P<object>[^\\]{1,255})\
 _LISTED_PATH = re.compile(r"(\\\\[^\n]{1,600}?\\[^\\\n]{1,255}?)\s*:\s*$")
 _VALUE = re.compile(r"^\s*([\d.,' \xa0]{1,40})\s*$")
 _PAIR = re.compile(r"^\s{0,8}(\w[\w ]{0,60}?)\s*:\s(.*)$")
-_NOT_CURRENT = re.compile(r"alloc|free|fail|peak|max|resident|cache|per\b|%|/")
+_NOT_CURRENT = re.compile(r"alloc|free|fail|peak|max|resident|резидент|[驻駐]留|常驻|常駐|상주|cache|per\b|%|/")
 _KEYED = ("poolnonpagedbytes", "poolpagedbytes", "committedbytes", "commitlimit", "availablebytes")
-_MOST_COLUMNS = 4000
+_MOST_COLUMNS = 500_000
 _LINE_CHARACTERS = 200_000
 _MOST_LINES_ABOVE = 2000
+_SHOWN_CHARACTERS = 60
 _MOST_RULES = 3
 """Lines between the titles of a table and its first row."""
 
@@ -51,12 +53,16 @@ class _Total(NamedTuple):
 
 
 def parse_perf_counters(file: TextFile) -> Tuple[PoolSnapshot, ...]:
-    """A snapshot of totals for each sample of performance counters, in the file's order; empty if there are none."""
-    return _parse_log(file) or _parse_listing(file) or _parse_timeline(file)
+    """A snapshot of totals for each sample that a listing or a table of times tells, in its order; empty without."""
+    return _parse_listing(file) or _parse_timeline(file)
 
 
-def _parse_log(file: TextFile) -> Tuple[PoolSnapshot, ...]:
-    """The CSV or TSV of ``typeperf``, ``relog``, ``logman`` and ``Export-Counter``."""
+def parse_counter_log(file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """The samples in the CSV or TSV of ``typeperf``, ``relog``, ``logman`` and ``Export-Counter``; empty for others.
+
+    Raises:
+        RecordFormatError: it is such a log, but has no counter of a pool.
+    """
     text = file.text.lstrip("\ufeff\n ")
     header = _PDH.match(text)
     if header is None:
@@ -66,6 +72,10 @@ def _parse_log(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     titles = _split(lines[0], delimiter)
     bias = _BIAS.search(titles[0].strip())
     totals = list(_find_totals(titles))
+    if not any(total.field in ("nonpaged_bytes", "paged_bytes") for total in totals):
+        first = next((title for title in titles[1:] if title.strip()), "none")
+        found = f"performance counters, but none of the pools (first: {first[:_SHOWN_CHARACTERS]})"
+        raise RecordFormatError(file.path, 1, found, r"\Memory\Pool Nonpaged Bytes or \Memory\Pool Paged Bytes")
     unreadable = LineFaults("cannot be read and is left out")
     samples = []
     for number, line in enumerate(lines[1:], start=2):

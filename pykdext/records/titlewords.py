@@ -29,13 +29,13 @@ _TRANSLATIONS: Tuple[Tuple[str, str], ...] = (
     (
         "nonpaged",
         r"\bnicht ?(?:auslager|ausgelager)\w*|\bnon ?(?:di ?)?pagin[ae]\w*|\bnon di paging\b"
-        r"|\bno ?pagin\w+|\bnao ?pagin\w+|не ?выгружаем\w*(?: страничн\w*)?|[非未]分[页頁]|页?非换页"
+        r"|\bno ?pagin\w+|\bnao ?pagin\w+|не ?выгружаем\w*(?: страничн\w*)?|[非未]分[页頁]|页?非换页|非[页頁]面"
         r"|非ページ(?:化|ド)?|非ページング|비 ?페이[징지]\w*",
     ),
     (
         "paged",
         r"\b(?:auslager|ausgelager)\w*|\bpagin[ae](?!t?i?on|ment)\w*|\bdi paging\b|\bpaginav\w+"
-        r"|выгружаем\w*(?: страничн\w*)?|страничн\w*|分[页頁]|换页"
+        r"|выгружаем\w*(?: страничн\w*)?|страничн\w*|分[页頁]|换页|[页頁]面(?=[缓緩]?[冲衝存]?池|缓冲|集區)"
         r"|ページ(?:化|ド|ング)?(?! ?(?:フォ|ファ))|페이[징지]",
     ),
     (
@@ -57,8 +57,8 @@ _TRANSLATIONS: Tuple[Tuple[str, str], ...] = (
     ),
     (
         "committed",
-        r"\bzugesichert\w*|\bzusage|\bzusicherungs|\bvalidee?s?\b|\bmemoire dediee\b|\bconfirmad\w+"
-        r"|\bvincolat\w*|\bcommit\b|выделенн\w* виртуальн\w*|已提交|認可|コミット\w*|커밋\w*",
+        r"\bzugesichert\w*|\bzusage|\bzusicherungs|\bvalidee?s?\b|\bmemoire dediee\b|\bconfirma\w+"
+        r"|\bvincolat\w*|\bcommit\b|выделенн\w* виртуальн\w*|已?提交|[认認]可|コミット\w*|커밋\w*",
     ),
     ("before", r"\b(?:vorher|davor|avant|antes|prima)\b|\bдо\b|之前|以前|이전"),
     ("after", r"\b(?:nachher|danach|apres|despues|depois|dopo)\b|\bпосле\b|之后|之後|以後|이후"),

@@ -147,6 +147,14 @@ def test_an_object_of_windows_is_no_cause_on_however_many_hosts():
     assert victim.hosts == ("a", "b", "c") and victim.other_versions == victim.quiet_hosts == ()
 
 
+@pytest.mark.parametrize("role", ["object", "shared", "cache"])
+def test_a_tag_that_tells_no_caller_names_no_driver_and_comes_last(role):
+    shared = [row(host, [(b"Ddk ", 9000, [("nt", "likely")])], role=role) for host in "abc"]
+    first, last = find_common([*shared, row("d", LEAK)])
+    assert (first.module, last.tag.text, last.module) == ("pippo.sys", "Ddk ", None)
+    assert last.hosts == ("a", "b", "c")
+
+
 def test_programs_that_hold_objects_are_counted_over_the_hosts():
     """By the name of the image; of a host with several dumps the most counts, and a verdict that names nobody none."""
     held = {"a": [("watchman.exe", 70)], "b": [("WATCHMAN.EXE", 50)], "c": [("other.exe", 900)], "d": [(None, 0)]}

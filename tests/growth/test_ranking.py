@@ -225,3 +225,16 @@ def test_what_is_usual_excuses_a_tag_but_not_a_pool_that_is_one_tag():
     far_more = row("MmSt", paged=usage(60_000_000, 2_300_000, 19 * GB))
     (suspect,) = rank_suspects(snapshot(*others, far_more), known)
     assert "up to 1.00 GB are usual on such a machine (logs)" in suspect.reasons
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [
+        (SystemMemory(physical_bytes=8 * GB), "25% of the machine's memory"),
+        (SystemMemory(commit_limit_bytes=10 * GB), "20% of the commit limit"),
+        (SystemMemory(physical_bytes=64 * GB, commit_limit_bytes=4 * GB), "50% of the commit limit"),
+    ],
+)
+def test_size_is_measured_by_memory_and_commit_limit(memory, said):
+    (suspect,) = rank_suspects(replace(snapshot(*HEALTHY, LEAK), memory=memory), KNOWN)
+    assert f"that is {said}" in suspect.reasons

@@ -203,3 +203,11 @@ CHECKS = {
 
 def test_every_file_is_checked():
     assert len(EXPECTATIONS) >= 20
+
+
+def test_blocks_that_a_text_lists_are_shown(capsys):
+    assert main(["blocks", "amda", str(CASES / "45-poolfind.txt"), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sorted(size["size_bytes"] for size in found["sizes"]) == [0x140, 0x3F0, 0x18F0]
+    assert main(["blocks", "amda", str(CASES / "31-irp.txt")]) == 3
+    assert "source without memory" in capsys.readouterr().err

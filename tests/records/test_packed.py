@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import sys
+import tarfile
 import zipfile
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,9 +41,30 @@ def zipped(members):
     return buffer.getvalue()
 
 
+def tarred(members):
+    """A tar archive as ``tar cf`` makes it of a folder: the folder first."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        folder = tarfile.TarInfo("logs")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name, data in members:
+            member = tarfile.TarInfo(f"logs/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "pack"),
-    [("log.txt.gz", gzip.compress), ("log.xz", lzma.compress), ("log.zip", lambda data: zipped([("log.txt", data)]))],
+    [
+        ("log.txt.gz", gzip.compress),
+        ("log.xz", lzma.compress),
+        ("log.zip", lambda data: zipped([("log.txt", data)])),
+        ("logs.tar", lambda data: tarred([("log.txt", data)])),
+        ("logs.tgz", lambda data: gzip.compress(tarred([("log.txt", data)]))),
+        ("logs.tar.xz", lambda data: lzma.compress(tarred([("log.txt", data)]))),
+    ],
 )
 def test_one_packed_log(tmp_path, name, pack):
     path = tmp_path / name
@@ -139,3 +161,12 @@ class TestStreams:
         (state,) = load_states(path)
         writer.join()
         assert state.tags == load_log(str(CASES / "31-irp.txt"))[0].tags
+
+
+@given(st.binary(max_size=40), st.integers(0, 600))
+def test_a_damaged_tar_archive_is_a_log_or_an_error_in_words(damage, place):
+    whole = tarred([("log.txt", LOG[:2000])])
+    data = whole[:place] + damage + whole[place + len(damage) :]
+    is_log_head(data[:4096])
+    with contextlib.suppress(RecordFormatError):
+        load_log_stream("pipe", data)
