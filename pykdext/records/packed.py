@@ -1,4 +1,4 @@
-"""Logs that are packed: gzip, xz, and archives of the ZIP and tar kinds with any number of logs, told by their content."""
+"""Logs that are packed, told by their content: gzip, xz, and archives (ZIP, tar) with any number of logs."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _unpack_tar(data: bytes, path: str) -> Iterator[Unpacked]:
                 stream = archive.extractfile(member) if member.isreg() else None
                 if stream is None:
                     continue
-                content = _read_within_limit(cast("IO[bytes]", stream), path, left)
+                content = _read_within_limit(stream, path, left)
                 left -= len(content)
                 yield Unpacked(member.name, content)
     except tarfile.TarError as error:

@@ -1,4 +1,4 @@
-"""Logs of performance counters: names in the languages of Windows, wide tables, binary logs, counters of other things."""
+"""Logs of performance counters: names in the languages of Windows, wide tables, binary logs, other counters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = {
         "Memoria",
         "Bytes de bloque no paginado",
         "Bytes de bloque paginado",
-        "L\u00edmite de confirmaci\u00f3n",
+        "Límite de confirmación",
         "Bytes residentes en bloque paginado",
     ),
     "it": (
@@ -33,50 +33,46 @@ NAMES = {
         "Byte residenti nel pool di paging",
     ),
     "pt": (
-        "Mem\u00f3ria",
-        "Bytes de pool n\u00e3o pagin\u00e1vel",
-        "Bytes de pool pagin\u00e1vel",
-        "Limite de confirma\u00e7\u00e3o",
-        "Bytes residentes em pool pagin\u00e1vel",
+        "Memória",
+        "Bytes de pool não paginável",
+        "Bytes de pool paginável",
+        "Limite de confirmação",
+        "Bytes residentes em pool paginável",
     ),
     "fr": (
-        "M\u00e9moire",
-        "Octets de r\u00e9serve non pagin\u00e9e",
-        "Octets de r\u00e9serve pagin\u00e9e",
-        "Limite de m\u00e9moire d\u00e9di\u00e9e",
-        "Octets r\u00e9sidents de r\u00e9serve pagin\u00e9e",
+        "Mémoire",
+        "Octets de réserve non paginée",
+        "Octets de réserve paginée",
+        "Limite de mémoire dédiée",
+        "Octets résidents de réserve paginée",
     ),
     "ru": (
-        "\u041f\u0430\u043c\u044f\u0442\u044c",
-        "\u0411\u0430\u0439\u0442 \u0432 \u043d\u0435\u0432\u044b\u0433\u0440\u0443\u0436\u0430\u0435\u043c\u043e\u043c "
-        "\u0441\u0442\u0440\u0430\u043d\u0438\u0447\u043d\u043e\u043c \u043f\u0443\u043b\u0435",
-        "\u0411\u0430\u0439\u0442 \u0432 \u0432\u044b\u0433\u0440\u0443\u0436\u0430\u0435\u043c\u043e\u043c "
-        "\u0441\u0442\u0440\u0430\u043d\u0438\u0447\u043d\u043e\u043c \u043f\u0443\u043b\u0435",
-        "\u041f\u0440\u0435\u0434\u0435\u043b \u0432\u044b\u0434\u0435\u043b\u0435\u043d\u043d\u043e\u0439 "
-        "\u0432\u0438\u0440\u0442\u0443\u0430\u043b\u044c\u043d\u043e\u0439 \u043f\u0430\u043c\u044f\u0442\u0438",
-        "\u0420\u0435\u0437\u0438\u0434\u0435\u043d\u0442\u043d\u044b\u0445 \u0431\u0430\u0439\u0442 "
-        "\u0432\u044b\u0433\u0440\u0443\u0436\u0430\u0435\u043c\u043e\u0433\u043e \u043f\u0443\u043b\u0430",
+        "Память",
+        "Байт в невыгружаемом страничном пуле",
+        "Байт в выгружаемом страничном пуле",
+        "Предел выделенной виртуальной памяти",
+        "Резидентных байт выгружаемого пула",
     ),
     "zh": (
-        "\u5185\u5b58",
-        "\u975e\u9875\u9762\u7f13\u51b2\u6c60\u5b57\u8282",
-        "\u9875\u9762\u7f13\u51b2\u6c60\u5b57\u8282",
-        "\u8ba4\u53ef\u9650\u5236",
-        "\u9875\u9762\u7f13\u51b2\u6c60\u5e38\u9a7b\u5b57\u8282",
+        "内存",
+        "非页面缓冲池字节",
+        "页面缓冲池字节",
+        "认可限制",
+        "页面缓冲池常驻字节",
     ),
     "ja": (
-        "\u30e1\u30e2\u30ea",
-        "\u975e\u30da\u30fc\u30b8 \u30d7\u30fc\u30eb \u30d0\u30a4\u30c8\u6570",
-        "\u30da\u30fc\u30b8 \u30d7\u30fc\u30eb \u30d0\u30a4\u30c8\u6570",
-        "\u30b3\u30df\u30c3\u30c8\u5236\u9650",
-        "\u30da\u30fc\u30b8 \u30d7\u30fc\u30eb\u5e38\u99d0\u30d0\u30a4\u30c8\u6570",
+        "メモリ",
+        "非ページ プール バイト数",
+        "ページ プール バイト数",
+        "コミット制限",
+        "ページ プール常駐バイト数",
     ),
     "ko": (
-        "\uba54\ubaa8\ub9ac",
-        "\ube44\ud398\uc774\uc9d5 \ud480 \ubc14\uc774\ud2b8",
-        "\ud398\uc774\uc9d5 \ud480 \ubc14\uc774\ud2b8",
-        "\ucee4\ubc0b \uc81c\ud55c",
-        "\ud398\uc774\uc9d5 \ud480 \uc0c1\uc8fc \ubc14\uc774\ud2b8",
+        "메모리",
+        "비페이징 풀 바이트",
+        "페이징 풀 바이트",
+        "커밋 제한",
+        "페이징 풀 상주 바이트",
     ),
 }
 
