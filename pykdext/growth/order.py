@@ -6,6 +6,7 @@ only grow from one boot to the next. Then names in natural order. Times of files
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from dataclasses import dataclass, replace
@@ -78,10 +79,14 @@ def date_samples(ordered: Ordered, seconds: float) -> Ordered:
     origin = samples[anchor].taken_at or next((sample.taken_at for sample in samples if sample.taken_at), None)
     if origin is None:
         return ordered
-    start = origin - timedelta(seconds=seconds * anchor)
+    places = list(itertools.accumulate(1 + sample.passed_over for sample in samples))
     dated = tuple(
-        replace(sample, taken_at=start + timedelta(seconds=seconds * index), time_from=TimeOrigin.INTERVAL)
-        for index, sample in enumerate(samples)
+        replace(
+            sample,
+            taken_at=origin + timedelta(seconds=seconds * (place - places[anchor])),
+            time_from=TimeOrigin.INTERVAL,
+        )
+        for place, sample in zip(places, samples)
     )
     return Ordered(dated, True, ordered.warnings)
 

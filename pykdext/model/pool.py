@@ -248,6 +248,7 @@ class PoolSnapshot:
     ``blocks``: single blocks that it lists (``!poolfind``, ``!verifier 3``). ``image``: the source is no dump, but the
     memory of a system that ran or hung; ``taken_at`` is then its last clock tick, and ``time_from`` says so.
     ``boot_id``: the same in all memory of one boot, and counted up by each.
+    ``passed_over``: so many states of a long series stand before this one and were left out.
     """
 
     source: SnapshotSource
@@ -269,6 +270,7 @@ class PoolSnapshot:
     blocks: Tuple[Allocation, ...] = ()
     image: Optional[MemoryImage] = None
     boot_id: Optional[int] = None
+    passed_over: int = 0
 
     def stated_total(self, pool: PoolKind) -> Optional[PoolUsage]:
         """The sum over all tags of ``pool`` that the source itself prints."""

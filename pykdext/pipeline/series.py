@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Optional, Sequence, Tuple
 
 from pykdext import growth
@@ -11,6 +11,7 @@ from pykdext.errors import PykdextError, RecordFormatError
 from pykdext.model import PoolSnapshot, TrendReport
 from pykdext.pipeline.paths import FoundFiles, find_files, read_head
 from pykdext.pipeline.sources import load_states
+from pykdext.pipeline.thinning import EvenlySpread
 from pykdext.records.logs import settle_day_order
 from pykdext.records.recognition import is_log_head
 from pykdext.store.source import is_store_head
@@ -71,17 +72,18 @@ def follow_files(
     """
     found = find_logs(paths)
     files = found.files
-    snapshots: List[PoolSnapshot] = []
+    series = EvenlySpread()
     unusable = list(found.warnings)
     read = 0
     with work.hold():
         for path in files:
             work.report(read, len(files), "logs")
             try:
-                snapshots += load_states(path)
+                series.add(load_states(path))
             except (PykdextError, OSError) as error:
                 unusable.append(str(error))
             read += 1
+    snapshots = series.states()
     if work.cause is not None:
         if not snapshots:
             raise work.cause
@@ -93,6 +95,8 @@ def follow_files(
         report = growth.follow_series(settle_day_order(snapshots), lists.is_object, allow_mixed, every_seconds)
     except growth.MixedMachinesError as error:
         raise RecordFormatError(", ".join(paths), None, str(error), "one machine, or --mixed") from None
+    if series.warnings:
+        report = replace(report, warnings=(*series.warnings, *report.warnings))
     is_complete = not unusable and all(snapshot.coverage.is_complete for snapshot in snapshots)
     return FollowedSeries(report, tuple(unusable), is_complete)
 

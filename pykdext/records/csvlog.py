@@ -12,6 +12,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.model import PoolSnapshot
 from pykdext.records.columns import Columns, find_columns, find_pool
+from pykdext.records.longlogs import MOST_ROWS, choose_states, note_passed_over
 from pykdext.records.samples import SampleCollector
 from pykdext.records.tagtable import NUL_PICTURE
 from pykdext.records.textfile import TextFile
@@ -37,7 +38,7 @@ class _Titles(NamedTuple):
 
 
 def parse_csv(file: TextFile, newest_only: bool = False) -> Tuple[PoolSnapshot, ...]:
-    """Every snapshot of a CSV, in the file's order; empty if the file is no CSV with a column of tags.
+    """Every snapshot of a CSV, in the file's order, of a long one some; empty if it is no CSV with a column of tags.
 
     With ``newest_only`` it is the last one alone, which takes no memory for the others.
     """
@@ -47,22 +48,30 @@ def parse_csv(file: TextFile, newest_only: bool = False) -> Tuple[PoolSnapshot, 
         return ()
     titles.columns.study(_iter_studied_rows(text, titles))
     collector = SampleCollector(titles.columns, "CSV of tags", file.path)
-    wanted = _find_newest_key(text, titles) if newest_only else None
+    rows = text.count("\n")
+    if newest_only or rows > MOST_ROWS:
+        keys = _find_keys(text, titles, collector)
+        places = (len(keys) - 1,) if newest_only else choose_states(len(keys), rows)
+        wanted = {keys[place] for place in places if keys}
+        for number, line, cells, part in _iter_rows(text, titles):
+            if collector.find_key(cells, part) in wanted:
+                collector.add(number, line, cells, part)
+        snapshots = collector.snapshots()
+        return snapshots if newest_only or len(places) == len(keys) else note_passed_over(snapshots, places, len(keys))
     for number, line, cells, part in _iter_rows(text, titles):
-        if wanted is None or (*titles.columns.read_key(cells), part) == wanted:
-            collector.add(number, line, cells, part)
+        collector.add(number, line, cells, part)
     return collector.snapshots()
 
 
-def _find_newest_key(text: str, titles: _Titles) -> Optional[Tuple[str, ...]]:
-    """What the rows of the sample that begins last have in common: time, host and part of the file."""
+def _find_keys(text: str, titles: _Titles, collector: SampleCollector) -> List[Tuple[str, ...]]:
+    """What the rows of each sample have in common, in the order in which the samples begin."""
     keys: Dict[Tuple[str, ...], None] = {}
     for _, _, cells, part in _iter_rows(text, titles):
         if len(cells) >= titles.columns.count:
-            key = (*titles.columns.read_key(cells), part)
+            key = collector.find_key(cells, part)
             if key not in keys and titles.columns.read_row(cells):
                 keys[key] = None
-    return next(reversed(keys), None)
+    return list(keys)
 
 
 def _iter_rows(text: str, titles: _Titles) -> Iterator[Tuple[int, str, List[str], str]]:

@@ -155,7 +155,7 @@ def _read_transposed(lines: Sequence[str], start: int) -> Optional[_Table]:
                 break
             continue
         cells = split(lines[number])
-        if len(cells) != len(head):
+        if len(cells) != len(head) or cells[0] == head[0]:  # the same title again begins another table
             break
         rows.append(cells)
         end = number + 1

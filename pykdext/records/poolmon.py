@@ -21,6 +21,7 @@ from pykdext.model import (
     TagUsage,
     TimeOrigin,
 )
+from pykdext.records.longlogs import choose_states, estimate_rows, note_passed_over
 from pykdext.records.moments import find_moment
 from pykdext.records.stateddrivers import find_drivers
 from pykdext.records.tagtable import (
@@ -89,16 +90,22 @@ class _Screen(NamedTuple):
 
 
 def parse_poolmon(file: TextFile) -> Tuple[PoolSnapshot, ...]:
-    """Every screen of poolmon in ``file``, in its order; empty if there is none."""
+    """Every screen of poolmon in ``file``, in its order, of a long log some evenly spread; empty if there is none."""
     snapshots: List[PoolSnapshot] = []
-    before, line = 0, 1
-    for screen in _iter_screens(file.data):
-        line += file.data.count(b"\n", before, screen.rows)
+    places: List[int] = []
+    counted, line = 0, 1
+    screens = list(_iter_screens(file.data))
+    chosen = choose_states(len(screens), estimate_rows(len(file.data)))
+    for place in chosen:
+        screen = screens[place]
+        before = screens[place - 1].rows_end if place else 0
+        line += file.data.count(b"\n", counted, screen.rows)
+        counted = screen.rows
         snapshot = _read_screen(file, screen, max(before, screen.head - _PREAMBLE_BYTES), line)
-        snapshots += [snapshot] if snapshot.tags else []
-        line += file.data.count(b"\n", screen.rows, screen.rows_end)
-        before = screen.rows_end
-    return tuple(snapshots)
+        if snapshot.tags:
+            snapshots.append(snapshot)
+            places.append(place)
+    return tuple(snapshots) if len(chosen) == len(screens) else note_passed_over(snapshots, places, len(screens))
 
 
 def parse_newest_screen(file: TextFile) -> Tuple[PoolSnapshot, ...]:

@@ -66,7 +66,7 @@ class SampleCollector:
         if not usages:
             self._unreadable.add(number, line)
             return False
-        key = self._sample_key(cells, part)
+        key = self.find_key(cells, part)
         if key != self._key or self._sample is None:
             self._key = key
             sample = self._samples.get(key)
@@ -87,7 +87,7 @@ class SampleCollector:
         """What was collected, in the order of first rows."""
         return tuple(map(self._make_snapshot, self._samples.values()))
 
-    def _sample_key(self, cells: Sequence[str], part: str) -> Tuple[str, ...]:
+    def find_key(self, cells: Sequence[str], part: str) -> Tuple[str, ...]:
         """What tells two snapshots apart: time and host; where there is no time, the part of the file."""
         texts = self.columns.read_key(cells)
         return texts if any(texts[:3]) else (*texts, part)
