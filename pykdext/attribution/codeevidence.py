@@ -15,6 +15,7 @@ from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
 from pykdext.attribution.calls.references import find_references, is_written
 from pykdext.attribution.calls.sweep import AllocatorCallers
 from pykdext.attribution.calls.wrappers import Wrappers
+from pykdext.attribution.contexts import find_context_call
 from pykdext.attribution.flow.calls import LONGEST_INSTRUCTION_BYTES
 from pykdext.attribution.flow.values import ImageRead
 from pykdext.attribution.owners import ModuleFacts
@@ -22,7 +23,7 @@ from pykdext.attribution.places.cache import IndexCache
 from pykdext.attribution.places.index import ImageIndex, ModuleIndex, TagPlaces, describe_place
 from pykdext.attribution.places.search import Place
 from pykdext.attribution.places.tagencodings import IN_TEXT, TAG_BYTES
-from pykdext.attribution.registrations import describe_registration
+from pykdext.attribution.registrations import describe_registration, read_context_entry
 from pykdext.attribution.taglists import load_knowntags
 from pykdext.images.image import Image
 from pykdext.images.imports import read_imports
@@ -101,9 +102,21 @@ class CodeAttributor:
             if place.encoding is IN_TEXT:
                 continue  # followed, but a part of a text more often than an entry of a table: it says nothing alone
             if all(use.allocator is None for use in place_uses):
-                registration = describe_registration(module.image, tag, place.rva) if _is_data(place) else None
+                registration = self._describe_registration(tag, module, place) if _is_data(place) else None
                 sight = uses.sight(place.rva)
                 yield registration or _describe_unproven(tag, module, place, places.total, place_uses, sight)
+
+    def _describe_registration(self, tag: PoolTag, module: ModuleIndex, place: Place) -> Optional[Evidence]:
+        """What a structure around ``place`` says; proven where a call is known that allocates by it."""
+        found = describe_registration(module.image, tag, place.rva)
+        entry = read_context_entry(module.image, place.rva) if found is not None else None
+        if found is None or entry is None or not self._has_pool(module.image):
+            return found
+        call_rva = find_context_call(self.open_followed(module.image), entry)
+        if call_rva is None:
+            return found
+        detail = f"{found.detail}; FltAllocateContext allocates such a context at +0x{call_rva:x}"
+        return replace(found, confidence=Confidence.PROVEN, detail=detail)
 
     def _find_uses(self, tag: PoolTag, module: ModuleIndex, places: Sequence[Place]) -> TagUses:
         """The calls that get the tag, in the functions around its immediates and around reads of its variables."""

@@ -7,6 +7,7 @@ wdm.h (GENERAL_LOOKASIDE), ndis.h and nbl.h (NET_BUFFER_LIST_POOL_PARAMETERS, NE
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
@@ -52,6 +53,19 @@ class _Words(NamedTuple):
     members: Tuple[int, ...]
 
 
+class ContextEntry(NamedTuple):
+    """An entry of a minifilter's context registration.
+
+    Attributes:
+        kind: FLT_CONTEXT_TYPE. possible_starts: where its array may begin, by RVA. is_ambiguous: another entry of the
+        array has this type, for blocks of another size.
+    """
+
+    kind: int
+    possible_starts: Tuple[int, ...]
+    is_ambiguous: bool
+
+
 # By pointer size. Members are those that are looked at, in their order; the tag is left out.
 _CONTEXT: Dict[int, _Layout] = {
     # ContextType, Flags, ContextCleanupCallback, Size, ContextAllocateCallback, ContextFreeCallback, Reserved1
@@ -95,6 +109,25 @@ def describe_registration(image: Image, tag: PoolTag, rva: int) -> Optional[Evid
                 rva,
             )
     return None
+
+
+def read_context_entry(image: Image, tag_rva: int) -> Optional[ContextEntry]:
+    """The entry of a context registration whose tag stands at ``tag_rva``; None if it is none. Never fails."""
+    words = _read_words(image, _CONTEXT[image.machine.pointer_size], tag_rva)
+    if words is None or _describe_context(image, words) is None:
+        return None
+    kind = words.members[0]
+    before = [words.rva - index * words.size for index in range(1, MAX_CONTEXTS)]
+    behind = [words.rva + index * words.size for index in range(1, MAX_CONTEXTS)]
+    earlier = list(itertools.takewhile(lambda rva: _read_kind(image, rva) in _CONTEXT_NAMES, before))
+    later = itertools.takewhile(lambda rva: _read_kind(image, rva) in _CONTEXT_NAMES, behind)
+    others = [_read_kind(image, rva) for rva in (*earlier, *later)]
+    return ContextEntry(kind, (words.rva, *earlier), kind in others)
+
+
+def _read_kind(image: Image, rva: int) -> int:
+    raw = image.read(rva, 2) if rva >= 0 else None
+    return int.from_bytes(raw, "little") if raw is not None else _CONTEXT_END
 
 
 def _read_words(image: Image, layout: _Layout, tag_rva: int) -> Optional[_Words]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Protocol, Tuple
 
 from pykdext.errors import ImageFormatError, MemoryReadError, SymbolNotFoundError, TargetError
 from pykdext.images.headers import PeHeaderError, PeHeaders, SectionHeader, read_pe_headers
@@ -53,10 +53,44 @@ def open_image_file(path: str) -> ImageFile:
         raise
 
 
+class ByteSource(Protocol):
+    """What an image is read from; ``path`` as messages name it, ``size`` in bytes."""
+
+    @property
+    def path(self) -> str:
+        """Of the file."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes, fewer only at the end."""
+
+    def close(self) -> None:
+        """Give back what is open."""
+
+
+class HeldBytes:
+    """The bytes of a file within a file, as a :class:`ByteSource`."""
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self.path = path
+        self.size = len(data)
+        self._data = data
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes, fewer only at the end."""
+        return self._data[offset : offset + size]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class ImageFile(Closing):
     """The driver in a file: a Target, and a context manager that closes the file. Nothing is copied on opening."""
 
-    def __init__(self, file: FileBytes) -> None:
+    def __init__(self, file: ByteSource) -> None:
         headers = _read_headers(file)
         if headers.machine is None:
             found = f"machine 0x{headers.machine_code:04x}"
@@ -135,7 +169,7 @@ class ImageFile(Closing):
         return data
 
 
-def _read_headers(file: FileBytes) -> PeHeaders:
+def _read_headers(file: ByteSource) -> PeHeaders:
     def read(offset: int, size: int) -> Optional[bytes]:
         data = file.read_at(offset, size)
         return data if len(data) == size else None
@@ -150,7 +184,7 @@ def _read_headers(file: FileBytes) -> PeHeaders:
     return headers
 
 
-def _map_sections(file: FileBytes, headers: PeHeaders) -> Tuple[_Extent, ...]:
+def _map_sections(file: ByteSource, headers: PeHeaders) -> Tuple[_Extent, ...]:
     """The headers and the sections by ascending address; where two overlap, the first keeps the bytes."""
     extents: List[_Extent] = []
     end = min(headers.header_bytes, headers.image_bytes, file.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -24,8 +25,9 @@ from pykdext.attribution.owners import has_registered
 from pykdext.attribution.places.cache import open_index_cache
 from pykdext.attribution.places.index import ImageIndex
 from pykdext.errors import PykdextError, TargetError
-from pykdext.images.image import read_image
-from pykdext.images.imagefile import open_image_file
+from pykdext.images.embedded import iter_embedded
+from pykdext.images.image import Image, read_image
+from pykdext.images.imagefile import HeldBytes, ImageFile, open_image_file
 from pykdext.model import Evidence, PoolTag
 from pykdext.pipeline.evidence import SearchedImages
 from pykdext.pipeline.imagesearch import search_index
@@ -37,6 +39,9 @@ IMAGE_SUFFIXES = (".sys", ".dll", ".exe")
 
 FEW_TAGS = 8
 """So many are looked for in what is kept of the files before processes are started, which takes longer."""
+
+MAX_INSIDE = 16
+"""Drivers and cabinets in the resources of one file that are looked at; installers have a few."""
 
 FILES_A_TIME = 4
 """Files handed to a worker at once."""
@@ -177,19 +182,47 @@ def _search_file(job: _Job) -> _Found:
     cache = open_index_cache()
     try:
         with open_image_file(job.path) as target:
-            (module,) = target.modules()
-            image = read_image(target, replace(module, name=job.name), zeros_are_code=True)
-            index = ImageIndex([image], tags, cache=cache)
-            folder = os.path.dirname(os.path.abspath(job.path))
-            code = CodeAttributor(index, cache)
-            found = search_index(index, target, tags, symbol_path=job.symbol_path, folder=folder, code=code)
-            if cache is not None and key and summary is None and not all(found.evidence.values()):
-                new = summarise_file(index.modules[0], code)
-                if new is not None:
-                    cache.save_entry(key, pack_summary(new))
+            index, code, found = _search_image(target, job.name, job, tags)
+            inside = list(_iter_inside(index.modules[0].image, job))
+            has_new = cache is not None and key and summary is None and not all(found.evidence.values())
+            new = summarise_file(index.modules[0], code) if has_new and not inside else None
+            if cache is not None and new is not None:
+                cache.save_entry(key, pack_summary(new))
     except (PykdextError, OSError) as error:
         return f"{job.name}: {error}"
-    return replace(found, evidence={tag: found.evidence.get(tag, ()) for tag in job.tags})
+    whole = replace(found, evidence={tag: found.evidence.get(tag, ()) for tag in job.tags})
+    return _merge([whole, *inside], 1 + sum(isinstance(item, SearchedImages) for item in inside)) if inside else whole
+
+
+def _search_image(
+    target: ImageFile, name: str, job: _Job, tags: Sequence[PoolTag]
+) -> Tuple[ImageIndex, CodeAttributor, SearchedImages]:
+    """The image in ``target``, under ``name``."""
+    cache = open_index_cache()
+    (module,) = target.modules()
+    image = read_image(target, replace(module, name=name), zeros_are_code=True)
+    index = ImageIndex([image], tags, cache=cache)
+    folder = os.path.dirname(os.path.abspath(job.path))
+    code = CodeAttributor(index, cache)
+    return index, code, search_index(index, target, tags, symbol_path=job.symbol_path, folder=folder, code=code)
+
+
+def _iter_inside(image: Image, job: _Job) -> Iterator[_Found]:
+    """What the drivers tell that the image carries in its resources, and which packed ones were not looked into."""
+    for resource in itertools.islice(iter_embedded(image), MAX_INSIDE):
+        name = f"{job.name}/{resource.name}"
+        if resource.is_packed:
+            yield f"{name}: a cabinet, which was not looked into. Hint: unpack it (expand -F:*.sys)"
+            continue
+        content = image.read(resource.rva, resource.size)
+        try:
+            target = ImageFile(HeldBytes(content or b"", f"{job.path}/{resource.name}"))
+        except PykdextError:
+            continue  # it only begins like one, or is of another architecture
+        index, _, found = _search_image(target, name, job, job.tags)
+        if not index.modules[0].image.is_user_mode:
+            yield found
+    image.release()
 
 
 def _find_absent(job: _Job) -> Tuple[Optional[FileSummary], bytes, Set[PoolTag]]:
@@ -225,7 +258,7 @@ def _describe_absence(job: _Job, summary: FileSummary) -> SearchedImages:
     )
 
 
-def _merge(found: Sequence[_Found], total: int, unlisted: Sequence[str]) -> SearchedImages:
+def _merge(found: Sequence[_Found], total: int, unlisted: Sequence[str] = ()) -> SearchedImages:
     """All files as one search; the evidence of a tag in the order of the files."""
     searched = [item for item in found if isinstance(item, SearchedImages)]
     evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
@@ -240,9 +273,13 @@ def _merge(found: Sequence[_Found], total: int, unlisted: Sequence[str]) -> Sear
         tuple(replace(module, base=0) for item in searched for module in item.modules),  # no file is loaded anywhere
         {name: version for item in searched for name, version in item.versions.items()},
         scanned=sum(item.scanned for item in searched),
-        total=total,
+        total=total + sum(item.total - 1 for item in searched),
         present_bytes=sum(item.present_bytes for item in searched),
         expected_bytes=sum(item.expected_bytes for item in searched),
-        unusable=(*unlisted, *(item for item in found if isinstance(item, str))),
+        unusable=(
+            *unlisted,
+            *(line for item in searched for line in item.unusable),
+            *(item for item in found if isinstance(item, str)),
+        ),
         warnings=tuple(warnings),
     )

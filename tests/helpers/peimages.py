@@ -29,6 +29,7 @@ def build_headers(
     base: int = 0x140000000,
     directories: Mapping[int, Tuple[int, int]] = {},
     timestamp: int = 0x5F000000,
+    subsystem: int = 0,
 ) -> bytes:
     table = b"".join(
         struct.pack(
@@ -48,7 +49,7 @@ def build_headers(
     size = max(part.rva + (part.virtual_bytes or len(part.data)) for part in parts)
     bases = struct.pack("<4xI", base) if machine == X86 else struct.pack("<Q", base)
     optional = struct.pack("<H14xI4x", 0x10B if machine == X86 else 0x20B, parts[0].rva) + bases
-    optional += struct.pack("<24xIII4x", -(-size // PAGE) * PAGE, PAGE, 0x1234)
+    optional += struct.pack("<24xIIIH2x", -(-size // PAGE) * PAGE, PAGE, 0x1234, subsystem)
     optional += bytes(20 if machine == X86 else 36) + struct.pack("<I", 16) + entries
     dos = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0x40)
     header = struct.pack("<4sHHIIIHH", b"PE\0\0", machine, len(parts), timestamp, 0, 0, len(optional), 0x22)

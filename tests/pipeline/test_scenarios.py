@@ -133,6 +133,6 @@ def test_owners_of_healthy_drivers(tmp_path, capsys):
         "Glob": "globus.sys",
         "Ctxr": "ctxreg.sys",
     }
-    assert [first[tag]["confidence"] for tag in ("Look", "Glob", "Ctxr")] == ["proven", "proven", "likely"]
+    assert [first[tag]["confidence"] for tag in ("Look", "Glob", "Ctxr")] == ["proven", "proven", "proven"]
     assert first["Look"]["version"]["company"] == "poolleak sample drivers"
     assert document["tags"][0]["coverage"]["modules_scanned"] == len(machine.truth.modules)

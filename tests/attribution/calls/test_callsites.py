@@ -52,7 +52,7 @@ def test_the_grade_of_each_way_to_the_allocator(owners):
     assert strongest(owners, "Pgla")["pagella.sys"] == "proven"
     assert strongest(owners, "Look")["lookas.sys"] == "proven"
     assert strongest(owners, "Glob")["globus.sys"] == "proven"
-    assert strongest(owners, "Ctxr")["ctxreg.sys"] == "likely"
+    assert strongest(owners, "Ctxr")["ctxreg.sys"] == "proven"
     assert strongest(owners, "Hldr")["holder.sys"] == "proven"
     twins = strongest(owners, "Dupl")
     assert twins["twinone.sys"] == twins["twintwo.sys"] == "proven"

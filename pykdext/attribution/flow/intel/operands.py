@@ -16,7 +16,16 @@ from pykdext.attribution.flow.intel.decoder import (
 )
 from pykdext.attribution.flow.memory import Memory
 from pykdext.attribution.flow.state import VECTOR_BYTES, State, Table
-from pykdext.attribution.flow.values import UNKNOWN, StackAddress, Value, combine, constant, map_constants, numbers
+from pykdext.attribution.flow.values import (
+    UNKNOWN,
+    StackAddress,
+    Value,
+    combine,
+    constant,
+    join,
+    map_constants,
+    numbers,
+)
 from pykdext.images.image import Image
 
 RESTING_STACK = "stack pointer without arguments"
@@ -97,6 +106,8 @@ class Operands:
                 lambda old, new: old & kept | new,
                 8 * self.pointer_bytes,
             )
+            if register.size == 2 and whole == UNKNOWN:  # a caller need not care for what is above a short argument
+                whole = join(UNKNOWN, map_constants(value, lambda number: number, 16))
             self.set_register(state, register.name, whole)
             if register.size == 1 and not register.high:
                 state.registers[_low_byte(register.name)] = value
