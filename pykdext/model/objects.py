@@ -44,6 +44,7 @@ class Process:
         session_address: of the session's structure: equal for processes of one session.
         started_at, exited_at: times; ``exited_at`` is None while it lives.
         has_exited: it has come to its end, although the object is still there.
+        is_exiting: it was told to end.
         active_threads: threads that have not ended.
         handles: what its handle table counts; None for a process without one.
         handle_slots: handles that its table has memory for: the most it ever had.
@@ -59,6 +60,7 @@ class Process:
     started_at: Optional[datetime] = None
     exited_at: Optional[datetime] = None
     has_exited: bool = False
+    is_exiting: bool = False
     active_threads: Optional[int] = None
     handle_table: Optional[int] = None
     handles: Optional[int] = None
@@ -78,6 +80,19 @@ class Process:
     def label(self) -> str:
         """``watchman.exe (pid 2428)``."""
         return f"{self.image or 'a process'} (pid {self.pid})"
+
+
+@dataclass(frozen=True)
+class StuckProcess:
+    """A process that cannot exit: threads of it still run.
+
+    ``pending``: their requests that no driver has completed, None: this kernel does not tell. ``drivers``: which driver
+    has how many of them, most first.
+    """
+
+    process: Process
+    pending: Optional[int]
+    drivers: Tuple[Tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -349,7 +364,7 @@ class ProcessReport:
 
     ``held_zombies``: PIDs of those that hold exited processes, with how many, where that was asked for. ``numbers``:
     who is in the kernel's table of numbers, None where nothing tells where it is; ``unlisted``: the processes that only
-    that table has.
+    that table has. ``stuck``: those that cannot exit.
     """
 
     snapshot: PoolSnapshot
@@ -365,3 +380,4 @@ class ProcessReport:
     warnings: Tuple[str, ...] = ()
     numbers: Optional[NumberCensus] = None
     unlisted: Tuple[Process, ...] = ()
+    stuck: Tuple[StuckProcess, ...] = ()

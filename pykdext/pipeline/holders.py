@@ -22,7 +22,7 @@ from pykdext.model.objects import (
 from pykdext.pipeline.holderverdict import HolderFacts, judge_holders
 from pykdext.pipeline.objectsample import find_references, sample_contents, sample_objects
 from pykdext.pipeline.sources import Source
-from pykdext.report.sentences.holders import describe_processes
+from pykdext.report.sentences.holders import describe_processes, describe_stuck
 from pykdext.work import UNWATCHED, Work
 
 MAX_CENSUSES = 4096
@@ -32,6 +32,7 @@ CENSUS_HANDLES = 500_000
 """So many handles are looked through of all processes together; beyond, only those of processes with much of them."""
 
 _CENSUS_SHARE = 0.01
+_STUCK_TOLD = 4
 PROCESS_ORDERS = ("handles", "pool", "commit", "zombies")
 _NUMBERED = frozenset(("Process", "Thread"))
 _TABLE_TAG = PoolTag.from_text("Obtb")
@@ -116,9 +117,12 @@ def list_processes(source: Source, order: str, top: Optional[int], work: Work = 
         zombie_images=tuple(images.most_common()),
         held_zombies=tuple((process.pid, held[process.address]) for process in shown if held.get(process.address)),
         handles=handles,
-        sentence=describe_processes(found, alive, zombies, handles),
+        sentence=" ".join(
+            [describe_processes(found, alive, zombies, handles), *map(describe_stuck, space.stuck_exits[:_STUCK_TOLD])]
+        ),
         numbers=space.numbers,
         unlisted=found.unlisted,
+        stuck=space.stuck_exits,
         lost=found.lost,
         layout=found.layout,
         warnings=found.warnings,

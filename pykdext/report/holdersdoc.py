@@ -58,6 +58,16 @@ def render_processes_json(report: ProcessReport) -> str:
             {**process_document(process), "held_zombies": held.get(process.pid)} for process in report.processes
         ],
         "numbers": _numbers_document(report.numbers, report.unlisted),
+        "stuck": [
+            {
+                "pid": stuck.process.pid,
+                "image": stuck.process.image,
+                "active_threads": stuck.process.active_threads,
+                "pending": stuck.pending,
+                "drivers": [{"name": name, "requests": count} for name, count in stuck.drivers],
+            }
+            for stuck in report.stuck
+        ],
         "warnings": list(report.warnings),
     }
     return json.dumps(document, indent=2) + "\n"

@@ -220,6 +220,7 @@ class ProcessReader:
             started_at=self._as_time(record["CreateTime"]),
             exited_at=exited_at,
             has_exited=has_exited,
+            is_exiting=bool(flags & _EXITING),
             active_threads=record["ActiveThreads"],
             handle_table=table,
             handles=None if counted is None else counted.handles,

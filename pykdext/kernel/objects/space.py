@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.census import CensusTaker
@@ -17,8 +17,17 @@ from pykdext.kernel.objects.objecttypes import TypeReader, TypeTable
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.kernel.objects.processes import ProcessReader
 from pykdext.kernel.objects.requests import RequestReader
+from pykdext.kernel.objects.stuckexits import find_stuck_exits
 from pykdext.kernel.objects.verifier import read_verifier
-from pykdext.model.objects import HandleCensus, LookasideLists, NumberCensus, Process, ProcessList, VerifierReport
+from pykdext.model.objects import (
+    HandleCensus,
+    LookasideLists,
+    NumberCensus,
+    Process,
+    ProcessList,
+    StuckProcess,
+    VerifierReport,
+)
 from pykdext.work import UNWATCHED, Work
 
 
@@ -73,6 +82,11 @@ class ObjectSpace:
         """The exited processes by the address of their object's header."""
         offset = self.headers.body_offset
         return {process.address - offset: process for process in self.processes.processes if process.is_zombie}
+
+    @cached_property
+    def stuck_exits(self) -> Tuple[StuckProcess, ...]:
+        """The processes that cannot exit."""
+        return find_stuck_exits(self.kernel, self.pages, self.requests, self.processes.processes)
 
     @cached_property
     def lookasides(self) -> LookasideLists:

@@ -15,6 +15,7 @@ from pykdext.model.objects import (
     Process,
     ProcessList,
     ReferencingDriver,
+    StuckProcess,
     VerifiedDriver,
 )
 from pykdext.units import format_bytes, format_count, format_share
@@ -222,6 +223,17 @@ def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Se
         rest = f" and {format_count(len(found.unlisted) - _NAMED)} more" if len(found.unlisted) > _NAMED else ""
         words += f". Not on the kernel's list of processes, but numbered as one: {labels}{rest}"
     return words + "."
+
+
+def describe_stuck(stuck: StuckProcess) -> str:
+    """A process that cannot exit, and the driver that it waits for."""
+    threads = stuck.process.active_threads or 0
+    words = f"{stuck.process.label} is exiting, but {format_count(threads)} of its threads still run"
+    if stuck.drivers:
+        who, count = stuck.drivers[0]
+        waits = "a request" if count == 1 else f"{format_count(count)} requests"
+        return f"{words}: {waits} of theirs {'is' if count == 1 else 'are'} {who}."
+    return f"{words}." if stuck.pending is None else f"{words}; no request of theirs is pending in a driver."
 
 
 def describe_numbers(numbers: NumberCensus) -> str:
