@@ -41,6 +41,7 @@ _DASH = re.compile(r"\s+-\s*")
 _CTRL_Z = "\x1a"
 
 _SEPARATOR = " | "
+_ANALOGY = "analogy: "
 _THIRD_PARTY = "(third party)"
 
 _DEBUGGER_FOLDERS = (
@@ -154,7 +155,8 @@ def find_pooltags(folder: Path, environment: Mapping[str, str] = os.environ) -> 
 def load_knowntags() -> PoolTagList:
     """The table, parsed once: ``tag | module | class | what it is | what to ask next`` a line, ``#`` for comments.
 
-    What is usual of a tag stands in a table beside it: ``tag | amount | per | where it was seen``.
+    What is usual of a tag stands in a table beside it: ``tag | amount | per | where it was seen``,
+    or ``analogy: why`` instead where it was not.
     """
     folder = importlib.resources.files("pykdext.attribution") / "data"
     usual = dict(_parse_usual((folder / "usual.txt").read_text(encoding="utf-8")))
@@ -242,9 +244,11 @@ def _parse_table(text: str, usual: Mapping[str, Usual]) -> Iterator[TagDescripti
 def _parse_usual(text: str) -> Iterator[Tuple[str, Usual]]:
     for tag, fields in _iter_records(text):
         amount, per, seen = fields
+        source = seen.replace(_ANALOGY, "", 1)
         number, _, unit = amount.partition(" ")
         size = int(number) << 20 if unit == "MB" else None
-        yield tag, Usual(size, int(number) if size is None else None, UsualUnit(per), seen)
+        blocks = int(number) if size is None else None
+        yield tag, Usual(size, blocks, UsualUnit(per), source, is_analogy=source != seen)
 
 
 def _iter_records(text: str) -> Iterator[Tuple[str, List[str]]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.growth.usual import MachineSize, estimate_usual_bytes
-from pykdext.model import Confidence, PoolKind, PoolSnapshot, PoolUsage, TagClass, TagOwners, TagUsage
+from pykdext.model import Confidence, PoolKind, PoolSnapshot, PoolUsage, TagClass, TagOwners, TagUsage, Usual
 from pykdext.units import format_bytes, format_count, format_share
 
 SUSPICIOUS_SCORE = 6
@@ -192,14 +192,17 @@ def _habit_traits(known: Optional[TagOwners], view: PoolView, usage: PoolUsage, 
     descriptions = known.descriptions if known else ()
     measured = _compare_with_usual(known, view, usage)
     if measured is not None:
-        times, expected, source = measured
-        words = f"up to {format_bytes(expected)} are usual on such a machine ({source})"
+        times, expected, usual = measured
+        seen = f"are no wonder on such a machine (an estimate, not seen: {usual.source})"
+        if not usual.is_analogy:
+            seen = f"are usual on such a machine ({usual.source})"
+        words = f"up to {format_bytes(expected)} {seen}"
         if times <= 1 and not (view.is_whole and share >= EXCUSED_SHARE):
-            yield Trait(-4, f"but {words}")
+            yield Trait(-3 if usual.is_analogy else -4, f"but {words}")
         elif times <= USUAL_TIMES:
-            yield Trait(-2, f"but {words}")
+            yield Trait(-1 if usual.is_analogy else -2, f"but {words}")
         else:
-            yield Trait(2 if times >= UNUSUAL_TIMES else 1, words)
+            yield Trait(2 if times >= UNUSUAL_TIMES and not usual.is_analogy else 1, words)
     elif any(item.tag_class is TagClass.CACHE for item in descriptions) and not (
         view.is_whole and share >= OVERWHELMING_SHARE
     ):
@@ -208,12 +211,12 @@ def _habit_traits(known: Optional[TagOwners], view: PoolView, usage: PoolUsage, 
 
 def _compare_with_usual(
     known: Optional[TagOwners], view: PoolView, usage: PoolUsage
-) -> Optional[Tuple[float, int, str]]:
+) -> Optional[Tuple[float, int, Usual]]:
     usual = next((item.usual for item in known.descriptions if item.usual), None) if known else None
     if usual is None:
         return None
     expected = estimate_usual_bytes(usual, usage, view.size)
-    return ((usage.bytes or 0) / expected, expected, usual.source) if expected else None
+    return ((usage.bytes or 0) / expected, expected, usual) if expected else None
 
 
 def _goes_along(blocks: Optional[int], other: Optional[int]) -> bool:

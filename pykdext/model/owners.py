@@ -131,13 +131,14 @@ class UsualUnit(enum.Enum):
 class Usual:
     """The most that healthy machines hold of a tag, in bytes or in blocks (the other is None), ``per`` unit.
 
-    ``source`` says in a few words where that was seen.
+    ``source`` says in a few words where that was seen; ``is_analogy`` that it was not, and what it follows from.
     """
 
     bytes: Optional[int]
     blocks: Optional[int]
     per: UsualUnit
     source: str
+    is_analogy: bool = False
 
 
 @dataclass(frozen=True)

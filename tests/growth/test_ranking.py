@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
+from pykdext.attribution.taglists import load_knowntags
 from pykdext.growth import find_notable, rank_suspects
 from pykdext.model import (
     Confidence,
@@ -28,6 +29,7 @@ from pykdext.pipeline.verdict import judge_state
 from tests.helpers.builders import NO_IMAGES, owned, row, snapshot, snapshots, usage
 
 MB, GB = 1 << 20, 1 << 30
+SEEN = ("desktop", "WDK", "Windows", "server")
 HEALTHY = (
     row("File", usage(90_000_000, 89_700_000, 110 * MB)),
     row("EtwB", usage(900, 300, 150 * MB)),
@@ -238,3 +240,25 @@ def test_what_is_usual_excuses_a_tag_but_not_a_pool_that_is_one_tag():
 def test_size_is_measured_by_memory_and_commit_limit(memory, said):
     (suspect,) = rank_suspects(replace(snapshot(*HEALTHY, LEAK), memory=memory), KNOWN)
     assert f"that is {said}" in suspect.reasons
+
+
+def test_an_estimate_is_said_to_be_one_and_weighs_less():
+    estimate = Usual(None, 200, UsualUnit.PROCESS, "requests in progress", is_analogy=True)
+    seen = replace(estimate, source="desktops", is_analogy=False)
+    scores = []
+    for usual in (estimate, seen):
+        entry = TagDescription("Irp ", "nt", "request", "table", TagClass.OBJECT, None, usual)
+        owners = {PoolTag(b"Irp "): TagOwners(PoolTag(b"Irp "), (), NO_IMAGES, (entry,))}
+        state = snapshot(*HEALTHY, row("Irp", usage(9_000_000, 4_000_000, 3 * GB)))
+        (suspect,) = rank_suspects(state, owners)
+        scores.append(suspect.score)
+        (said,) = (reason for reason in suspect.reasons if usual.source in reason)
+        assert ("are usual" in said) is not usual.is_analogy
+        assert ("an estimate, not seen" in said) is usual.is_analogy
+    assert scores[0] == scores[1] - 1
+
+
+def test_every_usual_amount_is_seen_or_said_to_be_an_estimate():
+    known = [item.usual for item in load_knowntags() if item.usual]
+    assert any(item.is_analogy for item in known)
+    assert all(item.is_analogy or any(word in item.source for word in SEEN) for item in known)

@@ -12,7 +12,7 @@ from pykdext.units import format_count
 def say_owner(grown: GrownTag, conclusion: Conclusion) -> str:
     """The end of the sentence, with its full stop: who allocates the tag, or why that is not known."""
     if grown.role is Role.OBJECT:
-        return ". Windows allocates this object for somebody who does not let go: the tag names the victim."
+        return ". Windows allocates it for somebody who does not let go: the tag names the victim."
     if grown.role.tells_no_caller:
         return ". The caller is not told by this tag: any driver may have it."
     if grown.owners:

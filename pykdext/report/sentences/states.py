@@ -77,16 +77,16 @@ def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
         return f"{size}. {holder.sentence}"
     if first.role is Role.OBJECT:
         return (
-            f"{size}. Windows allocates this object for somebody who opens or references it and does not let go: "
+            f"{size}. Windows allocates it for somebody who opens, asks for or references it and does not let go: "
             "the tag names the victim, not the driver that leaks."
         )
     if first.role is Role.SHARED:
         return f"{size}, and looks like a leak. The caller is not told by this tag: {_say_sharing(first)}."
     if first.role is Role.CACHE:
-        return (
-            f"{size}, more than is usual. The caller is not told by this tag: it is a cache of Windows, which holds "
-            "what others use."
-        )
+        is_measured = any(item.usual and not item.usual.is_analogy for item in first.descriptions)
+        grade = "more than is usual" if is_measured else "and looks like a leak"
+        why = "it is a cache of Windows, which holds what others use"
+        return f"{size}, {grade}. The caller is not told by this tag: {why}."
     if not first.owners:
         unknown = "No driver in memory could be tied to it." if images else "Only a dump can tell which driver it is."
         listed = f"A tag list says: {first.descriptions[0].text}. " if first.descriptions else ""
@@ -97,7 +97,7 @@ def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
 def _say_sharing(suspect: Suspect) -> str:
     """Why the tag names nobody, and which drivers of this machine use it, where that was seen in their code."""
     seen = [owner for owner in suspect.owners if owner.confidence is not Confidence.POSSIBLE]
-    words = "any driver may have it, as a default or from a library"
+    words = "any driver may have it, as a default, from a library, or by a routine of Windows"
     return f"{words}; here {name_owners(seen)} uses it" if seen else words
 
 
