@@ -7,17 +7,16 @@ become holes in it, so that a sparse dump stays small on the disk.
 from __future__ import annotations
 
 import os
-from typing import IO, TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, Tuple, Type, cast
+from typing import IO, TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, Tuple, Type
 
-from pykdext.errors import DumpFormatError, TargetError
+from pykdext.errors import TargetError
+from pykdext.targets.dump.archives import ZIP_MAGIC, Opened, open_member
 from pykdext.targets.dump.header import DUMP_SIGNATURES
 from pykdext.targets.dump.remote import is_remote, open_remote_file, open_remote_stream
 from pykdext.targets.filebytes import FileBytes
-from pykdext.targets.foreignfiles import AFF4, AFF4_MEMBER
-from pykdext.targets.machine.signatures import HEAD_BYTES, RAW_SUFFIXES, is_machine_head
+from pykdext.targets.machine.signatures import HEAD_BYTES, is_machine_head
 
 if TYPE_CHECKING:
-    import zipfile
     from io import BufferedIOBase
 
 Progress = Callable[[int, int], None]
@@ -32,20 +31,12 @@ RESERVED_DISK_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 16
 _ZEROS = bytes(_PIECE_BYTES)
 
-_ENCRYPTED_MEMBER = 1  # of the general purpose bits
-_MAX_MEMBERS = 64
-_MAX_NAMES_CHARACTERS = 200
-
-
-_Opened = Tuple["BufferedIOBase", Tuple[Type[Exception], ...]]
-"""A decompressor, and the errors by which it tells of a damaged stream."""
-
 
 class _Packing(NamedTuple):
     """A way of compression: how its files begin, and what reads a file, given that and its path."""
 
     magic: bytes
-    open_reader: Callable[[IO[bytes], str], _Opened]
+    open_reader: Callable[[IO[bytes], str], Opened]
 
 
 def open_file(path: str, progress: Optional[Progress] = None) -> FileBytes:
@@ -111,61 +102,23 @@ def _unpack(packed: IO[bytes], path: str, progress: Optional[Progress], packing:
         raise
 
 
-def _open_gzip(packed: IO[bytes], _path: str) -> _Opened:
+def _open_gzip(packed: IO[bytes], _path: str) -> Opened:
     import gzip
     import zlib
 
     return gzip.GzipFile(fileobj=packed), (EOFError, gzip.BadGzipFile, zlib.error)
 
 
-def _open_xz(packed: IO[bytes], _path: str) -> _Opened:
+def _open_xz(packed: IO[bytes], _path: str) -> Opened:
     import lzma
 
     return lzma.LZMAFile(packed), (EOFError, lzma.LZMAError)
 
 
-def _open_zip(packed: IO[bytes], path: str) -> _Opened:
-    """The one dump in a ZIP archive; DumpFormatError if there is none, or more, or it cannot be unpacked."""
-    import lzma
-    import zipfile
-    import zlib
-
-    errors = (EOFError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
-    try:
-        archive = zipfile.ZipFile(packed)
-        files = [member for member in archive.infolist() if not member.filename.endswith("/")]
-        if any(member.flag_bits & _ENCRYPTED_MEMBER for member in files):
-            raise _unusable_archive(path, "an archive with a password", "unpack it with its password first")
-        if any(member.filename.endswith(AFF4_MEMBER) for member in files):
-            raise DumpFormatError(path, 0, AFF4.found, "a ZIP archive that holds one kernel dump", AFF4.hint)
-        dumps = [member for member in files[:_MAX_MEMBERS] if _begins_like_a_dump(archive, member)]
-        if len(dumps) == 1:
-            return cast("BufferedIOBase", archive.open(dumps[0])), errors
-    except (*errors, OSError) as error:
-        raise _unusable_archive(path, f"a damaged one ({error})", "it may be cut short: copy it again") from error
-    except NotImplementedError as error:
-        hint = "unpack it first: its kind of compression (often Deflate64, from Windows Explorer) is not read"
-        raise _unusable_archive(path, f"one that cannot be unpacked ({error})", hint) from error
-    names = ", ".join(repr(member.filename) for member in dumps or files)[:_MAX_NAMES_CHARACTERS] or "nothing"
-    found = f"one with {len(dumps):,} kernel dumps among {len(files):,} files: {names}"
-    raise _unusable_archive(path, found, "unpack it, and give one of its dumps")
-
-
-def _begins_like_a_dump(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
-    with archive.open(member) as stream:
-        head = stream.read(_HEAD_BYTES)
-    is_raw = member.filename.lower().endswith(RAW_SUFFIXES)
-    return is_raw or head.startswith(DUMP_SIGNATURES) or is_machine_head(head)
-
-
-def _unusable_archive(path: str, found: str, hint: str) -> DumpFormatError:
-    return DumpFormatError(path, 0, found, "a ZIP archive that holds one kernel dump", hint)
-
-
 _PACKINGS = (
     _Packing(b"\x1f\x8b\x08", _open_gzip),
     _Packing(b"\xfd7zXZ\x00", _open_xz),
-    _Packing(b"PK\x03\x04", _open_zip),
+    _Packing(ZIP_MAGIC, open_member),
 )
 
 _HEAD_BYTES = HEAD_BYTES

@@ -17,6 +17,9 @@ OLD_VMWARE = (b"\xd0\xbe\xd2\xbe", b"\xd0\xbe\xd0\xbe")
 _CERTAIN = (KDUMP, FLATTENED, LIME, HYPERV)
 _ELF_TYPE_AT, _ELF_CORE = 0x10, b"\x04\x00"
 
+STATE_SUFFIXES = (".vmsn", ".vmss")
+"""VMware's state files: of a snapshot, of a suspended machine."""
+
 HEAD_BYTES = 0x12
 """So many bytes of a file :func:`is_machine_head` needs."""
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple, TypeVar
 
 from pykdext.errors import DumpFormatError, TargetError
+from pykdext.targets.dump.archives import iter_state_files
 from pykdext.targets.dump.remote import is_remote
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.machine.cpustate import MAX_PROCESSORS, CpuState
 from pykdext.targets.machine.image import MachineImage
 from pykdext.targets.machine.memory import FileRanges, MemoryRange
-from pykdext.targets.machine.signatures import OLD_VMWARE, VMWARE
+from pykdext.targets.machine.signatures import OLD_VMWARE, STATE_SUFFIXES, VMWARE
 from pykdext.targets.machine.vmwaretags import StateFile
 from pykdext.targets.protocol import PAGE_BYTES
 
@@ -21,13 +22,15 @@ HOLE_START = 0xC0000000
 """Below it memory stands at its place, in every machine of VMware."""
 
 _HOLE_END = 1 << 32
-_SUFFIXES = (".vmsn", ".vmss")
 MEMORY_SUFFIX = ".vmem"
 _MAX_COMPANIONS = 64
+_MAX_NAMES = 4
 _GS = 5
 _CONTROL_REGISTERS_BYTES = 72
 
 WINDBG_HINT = "WinDbg does not open it; vmss2core -W8 (from VMware's site) makes MEMORY.DMP of .vmsn and .vmem"
+
+_Source = TypeVar("_Source")
 
 
 class Companion(NamedTuple):
@@ -51,24 +54,38 @@ def find_companion(file: FileBytes, metadata_path: Optional[str], notes: List[st
         return companion
     if is_remote(file.path) or not os.path.isfile(file.path):
         return None
+    archived = [found for state in iter_state_files(file.path) if (found := _try(_parse_companion, state))]
+    fitting = [found for found in archived if _fits(file, found)]
+    if archived and not fitting:
+        names = ", ".join(os.path.basename(found.path) for found in archived[:_MAX_NAMES])
+        notes.append(f"{names} in the archive: does not describe this file's memory, and was not used")
+    if fitting:
+        return _choose(file, fitting)
     stem, suffix = os.path.splitext(file.path)
-    for name in (stem + suffix for suffix in _SUFFIXES):
+    for name in (stem + suffix for suffix in STATE_SUFFIXES):
         if os.path.isfile(name) and _is_state_file(name):
-            beside = _try_companion(name)
-            if beside is not None and _fits(file, beside):
-                return beside
+            named = _try(_read_companion, name)
+            if named is not None and _fits(file, named):
+                return named
             if suffix.lower() == MEMORY_SUFFIX:
                 notes.append(f"{os.path.basename(name)} does not describe this file's memory: it was not used")
     if suffix.lower() != MEMORY_SUFFIX:
         return None
-    fitting = [found for name in _list_states(file.path) if (found := _try_companion(name)) and _fits(file, found)]
+    fitting = [
+        found for name in _list_states(file.path) if (found := _try(_read_companion, name)) and _fits(file, found)
+    ]
+    return _choose(file, fitting) if fitting else None
+
+
+def _choose(file: FileBytes, fitting: List[Companion]) -> Companion:
+    """The only one that fits; TargetError if there are more."""
     if len(fitting) > 1:
-        names = ", ".join(os.path.basename(found.path) for found in fitting[:4])
+        names = ", ".join(os.path.basename(found.path) for found in fitting[:_MAX_NAMES])
         raise TargetError(
             f"{file.path}: found {len(fitting)} state files that fit it ({names}), expected one. "
             "Hint: name the right one with --meta FILE; a wrong pair gives wrong answers"
         )
-    return fitting[0] if fitting else None
+    return fitting[0]
 
 
 def open_vmware_memory(file: FileBytes, companion: Companion) -> MachineImage:
@@ -100,7 +117,7 @@ def open_vmware_state(file: FileBytes, metadata_path: Optional[str] = None) -> M
 def _list_states(path: str) -> List[str]:
     """The state files in the folder of a memory file, by content."""
     folder = os.path.dirname(path) or "."
-    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(_SUFFIXES))
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(STATE_SUFFIXES))
     return [found for name in names[:_MAX_COMPANIONS] if _is_state_file(found := os.path.join(folder, name))]
 
 
@@ -112,13 +129,11 @@ def _is_state_file(path: str) -> bool:
         return False
 
 
-def _try_companion(path: str) -> Optional[Companion]:
+def _try(read: Callable[[_Source], Companion], source: _Source) -> Optional[Companion]:
     """The state file, or None if it cannot be read: another one may fit."""
     try:
-        return _read_companion(path)
-    except TargetError:
-        return None
-    except DumpFormatError:
+        return read(source)
+    except (TargetError, DumpFormatError):
         return None
 
 
@@ -128,15 +143,18 @@ def _read_companion(path: str) -> Companion:
             stream = opened.enter_context(open(path, "rb", buffering=0))
         except OSError as error:
             raise TargetError(f"{path}: cannot be opened: {error.strerror or error}") from error
-        file = FileBytes(stream, path)
-        if file.read_at(0, 4) not in (*VMWARE, *OLD_VMWARE):
-            found = f"signature {file.read_at(0, 8)!r}"
-            raise DumpFormatError(path, 0, found, "a VMware state file (.vmsn or .vmss)")
-        state = StateFile(file)
-        if ("Memory", (0, 0)) in state.blocks:
-            hint = "give this file itself as the source"
-            raise DumpFormatError(path, 0, "a state file with its own memory", "one of a .vmem file", hint)
-        return Companion(path, _find_regions(state, None), _read_processors(state), tuple(state.warnings))
+        return _parse_companion(FileBytes(stream, path))
+
+
+def _parse_companion(file: FileBytes) -> Companion:
+    if file.read_at(0, 4) not in (*VMWARE, *OLD_VMWARE):
+        found = f"signature {file.read_at(0, 8)!r}"
+        raise DumpFormatError(file.path, 0, found, "a VMware state file (.vmsn or .vmss)")
+    state = StateFile(file)
+    if ("Memory", (0, 0)) in state.blocks:
+        hint = "give this file itself as the source"
+        raise DumpFormatError(file.path, 0, "a state file with its own memory", "one of a .vmem file", hint)
+    return Companion(file.path, _find_regions(state, None), _read_processors(state), tuple(state.warnings))
 
 
 def _find_regions(state: StateFile, held_bytes: Optional[int]) -> Tuple[MemoryRange, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -102,3 +103,57 @@ def test_memory_in_a_compressed_block_is_refused(machine, tmp_path):
     (tmp_path / "a.vmsn").write_bytes(data)
     with pytest.raises(UnsupportedDumpError, match="compressed block"):
         open_crashdump(str(tmp_path / "a.vmsn"))
+
+
+def pack(path, *files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for file in files:
+            archive.write(file, file.name)
+    return path
+
+
+def find_runs(machine):
+    """The machine's pages as regions without holes between them, and zeros behind, so that little must be packed."""
+    regions, at = [], 0
+    for frame in sorted(machine.memory.pages):
+        if regions and sum(regions[-1][::2]) == frame:
+            regions[-1] = (*regions[-1][:2], regions[-1][2] + 1)
+        else:
+            regions.append((frame, at, 1))
+        at += 1
+    return [*regions, (0x200000, at, 0x1000)]
+
+
+@pytest.fixture(scope="module")
+def packed(machine, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    vmware.save_vmem(machine, folder / "server.vmem", find_runs(machine))
+    vmware.save_state(machine, folder / "right.vmsn", find_runs(machine))
+    vmware.save_state(machine, folder / "wrong.vmsn", [(0, 0, 0x40000)])
+    return folder
+
+
+def test_an_archive_of_memory_and_state_is_read_as_the_two(machine, packed, tmp_path, opened):
+    files = [packed / name for name in ("server.vmem", "right.vmsn", "wrong.vmsn")]
+    dump = opened(pack(tmp_path / "server.zip", *files))
+    assert dump.facts.kind == "VMware memory image (with right.vmsn)"
+    assert dump.kernel_base == machine.kernel.base
+
+
+def test_archives_with_several_that_fit_or_none(packed, tmp_path):
+    (tmp_path / "twin.vmsn").write_bytes((packed / "right.vmsn").read_bytes())
+    path = pack(tmp_path / "two.zip", packed / "server.vmem", packed / "right.vmsn", tmp_path / "twin.vmsn")
+    with pytest.raises(TargetError, match=r"2 state files that fit it .right\.vmsn, twin\.vmsn"):
+        open_crashdump(str(path))
+    (tmp_path / "cut.vmsn").write_bytes(b"\xd2\xbe\xd2\xbe\xff")
+    path = pack(tmp_path / "none.zip", packed / "server.vmem", packed / "wrong.vmsn", tmp_path / "cut.vmsn")
+    with pytest.raises(DumpFormatError, match="without a Windows kernel"):  # memory is laid out otherwise
+        open_crashdump(str(path))
+
+
+def test_an_archive_of_a_state_with_its_memory(machine, tmp_path, opened, monkeypatch):
+    monkeypatch.setattr(vmware, "plan_regions", find_runs)
+    vmware.save_inline(machine, tmp_path / "server.vmsn")
+    dump = opened(pack(tmp_path / "server.zip", tmp_path / "server.vmsn"))
+    assert dump.facts.kind == "VMware snapshot with memory"
+    assert dump.kernel_base == machine.kernel.base
