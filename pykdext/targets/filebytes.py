@@ -70,6 +70,8 @@ class FileBytes(Closing):
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes at ``offset``, fewer only where the file ends; TargetError if the disk fails."""
+        if offset >= self.size:  # a damaged offset may be larger than the system's own calls take
+            return b""
         try:
             data = self._read_some(self._descriptor, size, offset)
             if len(data) == size or offset + len(data) >= self.size:
@@ -85,7 +87,7 @@ class FileBytes(Closing):
 
     def skip_hole(self, offset: int) -> int:
         """The first offset from ``offset`` on where the file may hold anything but zeros: sparse files have holes."""
-        if _SEEK_DATA is None:
+        if _SEEK_DATA is None or offset >= self.size:
             return offset
         try:
             with self._lock:

@@ -25,6 +25,7 @@ _TABLE_MASK = 0x000FFFFF_FFFFF000
 _KERNEL_BIT = 1 << 63
 _PRESENT, _WRITABLE, _LARGE = 1, 2, 0x80
 _UPPER_HALF = 0x800
+_FIVE_BYTES = (1 << 40) - 1
 
 _LOW_STUB_PAGES = range(1, 0x100)
 _STUB_JUMP, _STUB_JUMP_MASK = 0x00000001_000600E9, 0xFFFFFFFF_FFFF00FF
@@ -160,7 +161,8 @@ def _find_self_maps(address: int, data: bytes) -> Iterator[int]:
     for at in range(-address % PAGE_BYTES, len(data) - PAGE_BYTES + 1, PAGE_BYTES):
         page = address + at
         # An entry's second to sixth byte: the low four bits are flags, of which Windows uses the highest.
-        for needle in ((page >> 8).to_bytes(5, "little"), (page >> 8 | 8).to_bytes(5, "little")):
+        low = page >> 8 & _FIVE_BYTES
+        for needle in (low.to_bytes(5, "little"), (low | 8).to_bytes(5, "little")):
             if find(needle, at + _UPPER_HALF, at + PAGE_BYTES) >= 0:
                 if find_self_entry(data[at : at + PAGE_BYTES], page) is not None:
                     yield page

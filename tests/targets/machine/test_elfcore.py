@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from dumps.forge.vmfiles import elfcores
+from dumps.forge.vmfiles import elfcores, plain
 from pykdext.errors import DumpFormatError, UnsupportedDumpError
 from pykdext.targets.dump.crashdump import open_crashdump
 
@@ -99,6 +99,7 @@ def test_registers_of_a_user_process_are_one_candidate_among_others(core, machin
         (0x12, struct.pack("<H", 8), "machine 0x8"),
         (0x05, b"\2", "little-endian"),
         (0x20, struct.pack("<Q", 1 << 62), "without memory"),
+        (0x28, struct.pack("<QIHHH", (1 << 64) - 1, 0, 0x40, 0x38, 0xFFFF), "segments"),
     ],
 )
 def test_headers_that_cannot_be_true(machine, tmp_path, offset, value, word):
@@ -109,3 +110,16 @@ def test_headers_that_cannot_be_true(machine, tmp_path, offset, value, word):
         file.write(value)
     with pytest.raises((DumpFormatError, UnsupportedDumpError), match=word):
         open_crashdump(str(path))
+
+
+def test_pages_beyond_what_processors_have_are_no_harm(machine, tmp_path, opened):
+    path = tmp_path / "core.xen"
+    plain.save_xen(machine, path)
+    with open(path, "r+b") as file:
+        for place, number in ((3, 1 << 37), (5, 1 << 60)):
+            file.seek(0x100 + 8 * place)
+            file.write(struct.pack("<Q", number))
+    try:
+        assert opened(path).kernel_base == machine.kernel.base
+    except DumpFormatError as error:
+        assert "\n" not in str(error)
