@@ -112,14 +112,12 @@ def test_headers_that_cannot_be_true(machine, tmp_path, offset, value, word):
         open_crashdump(str(path))
 
 
-def test_pages_beyond_what_processors_have_are_no_harm(machine, tmp_path, opened):
+def test_pages_beyond_what_processors_have_are_no_harm(machine, tmp_path):
     path = tmp_path / "core.xen"
     plain.save_xen(machine, path)
     with open(path, "r+b") as file:
         for place, number in ((3, 1 << 37), (5, 1 << 60)):
             file.seek(0x100 + 8 * place)
             file.write(struct.pack("<Q", number))
-    try:
-        assert opened(path).kernel_base == machine.kernel.base
-    except DumpFormatError as error:
-        assert "\n" not in str(error)
+    with pytest.raises(DumpFormatError, match="without a Windows kernel"):  # two of its pages are gone
+        open_crashdump(str(path))

@@ -1,8 +1,13 @@
-"""What others read: volatility3's layers and LeechCore see the same pages in the containers that they know."""
+"""What others read: pages, kernels and modules by volatility3, pages by LeechCore, saved states by dissect."""
 
 from __future__ import annotations
 
+import struct
+
 import pytest
+
+from pykdext.targets.dump.compressed import open_file
+from pykdext.targets.machine.hypervstorage import StorageFile
 
 PAGE = 0x1000
 
@@ -69,3 +74,50 @@ def test_leechcore_reads_the_same_pages(container, opened, machine, name):
         assert compared
     finally:
         other.close()
+
+
+@pytest.mark.parametrize("name", ["raw", "vmem", "elf", "lime", "xen"])
+def test_volatility_lists_the_same_modules(container, opened, evidence, machine, name):
+    """Its own page tables' reader and its own list of modules, with the symbols of the real kernel."""
+    dump = opened(container(name))
+    layer = open_layer(name, container(name))
+    from volatility3.framework.layers import intel
+    from volatility3.framework.symbols.windows import WindowsKernelIntermedSymbols
+    from volatility3.plugins.windows.modules import Modules
+
+    context, facts = layer.context, dump._known
+    table = next((evidence / "isf").glob(f"*{machine.truth.kernel_guid}*"))
+    context.config["v.memory_layer"] = layer.name
+    context.config["v.page_map_offset"] = facts.directory_table_base
+    context.layers.add_layer(intel.WindowsIntel32e(context, "v", "virtual", metadata={"os": "Windows"}))
+    context.symbol_space.append(WindowsKernelIntermedSymbols(context, "s", "nt_symbols", table.as_uri()))
+    context.module("nt_symbols", layer_name="virtual", offset=dump.kernel_base)
+    theirs = [
+        (module.BaseDllName.get_string(), module.DllBase, module.SizeOfImage)
+        for module in Modules.list_modules(context, "nt_symbols")
+    ]
+    mask = (1 << 48) - 1  # it keeps the translated bits of a pointer only
+    ours = [(module.name, module.base & mask, module.size) for module in dump.modules() if not module.unloaded]
+    assert theirs == ours
+    assert len(ours) == len(machine.truth.modules)
+
+
+@pytest.mark.parametrize("name", ["vmrs", "vmrs-plain"])
+def test_dissect_reads_the_same_values_of_a_saved_state(container, name):
+    reader = pytest.importorskip("dissect.hypervisor.descriptor.hyperv", reason="oracles extra is not installed")
+    path = container(name)
+    with open_file(str(path)) as file, open(path, "rb") as stream:
+        ours = StorageFile(file)
+        theirs = dict(iter_values(reader.HyperVFile(stream).as_dict()))
+        assert ours.values.keys() == theirs.keys()
+        for key, value in theirs.items():
+            expected = value if isinstance(value, bytes) else struct.pack("<q", value)
+            assert ours.read(key, 1 << 21) == expected, key
+
+
+def iter_values(node, path=""):
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from iter_values(value, f"{path}/{name}")
+        else:
+            yield f"{path}/{name}", value
