@@ -36,6 +36,7 @@ def open_member(packed: IO[bytes], path: str) -> Opened:
     import zipfile
 
     errors = _list_errors()
+    all_errors = (*errors, OSError)
     try:
         archive = zipfile.ZipFile(packed)
         files = [member for member in archive.infolist() if not member.filename.endswith("/")]
@@ -49,7 +50,7 @@ def open_member(packed: IO[bytes], path: str) -> Opened:
             dumps = [m for m, head in heads if head.startswith(VMWARE) and m.file_size >= _MIN_MEMORY_BYTES]
         if len(dumps) == 1:
             return cast("BufferedIOBase", archive.open(dumps[0])), errors
-    except (*errors, OSError) as error:
+    except all_errors as error:
         raise _unusable(path, f"a damaged one ({error})", "it may be cut short: copy it again") from error
     except NotImplementedError as error:
         hint = "unpack it first: its kind of compression (often Deflate64, from Windows Explorer) is not read"
@@ -67,6 +68,7 @@ def iter_state_files(path: str) -> Iterator[FileBytes]:
     import tempfile
     import zipfile
 
+    errors = (*_list_errors(), OSError, RuntimeError)  # NotImplementedError is one of the last
     try:
         with open(path, "rb") as packed:
             if packed.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
@@ -81,7 +83,7 @@ def iter_state_files(path: str) -> Iterator[FileBytes]:
                         unpacked.write(data)
                         unpacked.flush()
                         yield FileBytes(unpacked, os.path.join(path, member.filename))
-    except (*_list_errors(), OSError, RuntimeError):  # NotImplementedError is one of these
+    except errors:
         return
 
 
