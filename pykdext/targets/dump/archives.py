@@ -36,7 +36,7 @@ def open_member(packed: IO[bytes], path: str) -> Opened:
     import zipfile
 
     errors = _list_errors()
-    all_errors = (*errors, OSError)
+    all_errors: Tuple[Type[Exception], ...] = (*errors, OSError)
     try:
         archive = zipfile.ZipFile(packed)
         files = [member for member in archive.infolist() if not member.filename.endswith("/")]
@@ -68,7 +68,11 @@ def iter_state_files(path: str) -> Iterator[FileBytes]:
     import tempfile
     import zipfile
 
-    errors = (*_list_errors(), OSError, RuntimeError)  # NotImplementedError is one of the last
+    errors: Tuple[Type[Exception], ...] = (
+        *_list_errors(),
+        OSError,
+        RuntimeError,
+    )  # NotImplementedError is one of the last
     try:
         with open(path, "rb") as packed:
             if packed.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
