@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from pykdext.attribution.calls.allocators import Action, Allocator, takes_no_tag
 from pykdext.attribution.calls.callees import CalleeResolver
@@ -18,6 +18,7 @@ from pykdext.attribution.calls.wrappers import Wrappers
 from pykdext.attribution.contexts import find_context_call
 from pykdext.attribution.flow.calls import LONGEST_INSTRUCTION_BYTES
 from pykdext.attribution.flow.values import ImageRead
+from pykdext.attribution.indexedtables import find_indexed_table
 from pykdext.attribution.owners import ModuleFacts
 from pykdext.attribution.places.cache import IndexCache
 from pykdext.attribution.places.index import ImageIndex, ModuleIndex, TagPlaces, describe_place
@@ -97,26 +98,46 @@ class CodeAttributor:
         uses_by_place: Dict[Optional[int], List[TagUse]] = {}
         for use in uses.calls:
             uses_by_place.setdefault(_find_origin(use, places.kept), []).append(use)
+        described: Set[int] = set()
         for place in places.kept:
             place_uses = uses_by_place.get(place.rva, [])
             if place.encoding is IN_TEXT:
                 continue  # followed, but a part of a text more often than an entry of a table: it says nothing alone
             if all(use.allocator is None for use in place_uses):
-                registration = self._describe_registration(tag, module, place) if _is_data(place) else None
+                if _is_data(place) and place.rva in described:
+                    continue
+                structure = self._describe_structure(tag, module, place) if _is_data(place) else None
+                described.update({place.rva} if structure else ())
                 sight = uses.sight(place.rva)
-                yield registration or _describe_unproven(tag, module, place, places.total, place_uses, sight)
+                yield structure or _describe_unproven(tag, module, place, places.total, place_uses, sight)
 
-    def _describe_registration(self, tag: PoolTag, module: ModuleIndex, place: Place) -> Optional[Evidence]:
-        """What a structure around ``place`` says; proven where a call is known that allocates by it."""
+    def _describe_structure(self, tag: PoolTag, module: ModuleIndex, place: Place) -> Optional[Evidence]:
+        """What a structure or a table around ``place`` says; proven where a call is known that allocates by it."""
         found = describe_registration(module.image, tag, place.rva)
-        entry = read_context_entry(module.image, place.rva) if found is not None else None
-        if found is None or entry is None or not self._has_pool(module.image):
+        if not (module.image.has_headers and self._has_pool(module.image)):
+            return found
+        if found is None:
+            return self._describe_table(tag, module, place)
+        entry = read_context_entry(module.image, place.rva)
+        if entry is None:
             return found
         call_rva = find_context_call(self.open_followed(module.image), entry)
         if call_rva is None:
             return found
         detail = f"{found.detail}; FltAllocateContext allocates such a context at +0x{call_rva:x}"
         return replace(found, confidence=Confidence.PROVEN, detail=detail)
+
+    def _describe_table(self, tag: PoolTag, module: ModuleIndex, place: Place) -> Optional[Evidence]:
+        """What a table of tags says from which an allocator gets one by an index."""
+        image = module.image
+        table = find_indexed_table(self.open_followed(image), self._resolver, self._open_wrappers(image), place.rva)
+        if table is None:
+            return None
+        detail = (
+            f"dword {tag.text!r}, one of {table.tags} in a table of tags at +0x{table.first_rva:x}; the function that"
+            f" reads it calls {table.allocator} at +0x{table.call_rva:x} with a tag by an index"
+        )
+        return Evidence(tag, image.module.name, place.encoding.kind, Confidence.LIKELY, detail, place.rva)
 
     def _find_uses(self, tag: PoolTag, module: ModuleIndex, places: Sequence[Place]) -> TagUses:
         """The calls that get the tag, in the functions around its immediates and around reads of its variables."""

@@ -27,7 +27,7 @@ from pykdext.model import ImageVersion, Machine, Module, PoolTag
 MAX_SUMMARISED_BYTES = 64 << 20
 """Larger files are searched each time."""
 
-_FORM = 4
+_FORM = 5
 """Of a summary; it changes with what a search finds."""
 
 

@@ -15,20 +15,31 @@ from pykdext.model.pool import PoolTag
 class ImageCoverage:
     """How much of the driver images could be searched. ``resident_fraction``: bytes read of bytes searched for.
 
-    ``modules_unsearched``: those that the user's end left unsearched; nothing is known of what is in memory of them.
+    ``discarded_bytes``: code that only ran when its driver started, and is not in memory any more; it is not among the
+    bytes searched for. ``modules_unsearched``: those that the user's end left unsearched; of what is in memory of them
+    nothing is known.
     """
 
     modules_scanned: int
     modules_total: int
     resident_fraction: Optional[float]
     modules_unsearched: int = 0
+    discarded_bytes: int = 0
 
     @classmethod
     def of(
-        cls, scanned: int, total: int, present_bytes: int, expected_bytes: int, unsearched: int = 0
+        cls,
+        scanned: int,
+        total: int,
+        present_bytes: int,
+        expected_bytes: int,
+        unsearched: int = 0,
+        discarded_bytes: int = 0,
     ) -> ImageCoverage:
         """The coverage by counts of images and bytes; nothing expected: no fraction."""
-        return cls(scanned, total, present_bytes / expected_bytes if expected_bytes else None, unsearched)
+        return cls(
+            scanned, total, present_bytes / expected_bytes if expected_bytes else None, unsearched, discarded_bytes
+        )
 
 
 class Confidence(enum.Enum):

@@ -15,7 +15,7 @@ class SearchedImages:
     ``modules`` may hold unloaded ones, too. ``versions`` by module name. Of ``total`` images ``scanned`` had something
     to search; ``expected_bytes`` of theirs should be searched, ``present_bytes`` were. ``incomplete``: images that are
     not wholly there, and which share is. ``unusable``: one line for each file that is no image. ``unsearched``: images
-    that the user's end left unsearched.
+    that the user's end left unsearched. ``discarded_bytes``: code that is gone since the drivers started.
     """
 
     evidence: Mapping[PoolTag, Tuple[Evidence, ...]]
@@ -29,6 +29,7 @@ class SearchedImages:
     unusable: Tuple[str, ...] = ()
     warnings: Tuple[str, ...] = ()
     unsearched: int = 0
+    discarded_bytes: int = 0
 
 
 @dataclass(frozen=True)

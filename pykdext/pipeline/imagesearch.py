@@ -62,6 +62,7 @@ def search_index(
         ),
         warnings=(*index.warnings, *names.warnings),
         unsearched=sum(entry.reason == INTERRUPTED for entry in index.modules),
+        discarded_bytes=sum(entry.discarded_bytes for entry in scanned),
     )
 
 

@@ -60,6 +60,7 @@ def weigh_owners(
         sum(search.present_bytes for search in searches),
         sum(search.expected_bytes for search in searches),
         sum(search.unsearched for search in searches),
+        sum(search.discarded_bytes for search in searches),
     )
     found = []
     for tag in tags:

@@ -49,15 +49,15 @@ IDIOMS = (
     Idiom("SelW", "idioms", "second of two tags by condition", classical=True),
     Idiom("Prot", "idioms", "bit 31: PROTECTED_POOL", classical=True),
     Idiom("Glbl", "idioms", "global variable", classical=True),
-    Idiom("Tab2", "idioms", "table of constants, indexed at run time", "possible", classical=True),
+    Idiom("Tab2", "idioms", "table of constants, indexed at run time", "likely", "likely", classical=True),
     Idiom("Ftch", "ports", "FLT_CONTEXT_REGISTRATION", "likely", "likely", classical=True),
     Idiom("Nblv", "ports", "structure stored as one vector", "possible", classical=True),
     # Further ways.
     Idiom("LkPg", "idioms", "sixth argument: paged lookaside list"),
     Idiom("Ari0", "idioms", "two tags one bit apart: the one in the code"),
     Idiom("Ari1", "idioms", "two tags one bit apart: the reckoned one"),  # in no code but ARM64's
-    Idiom("Tab1", "idioms", "table of constants: its first row", "possible"),
-    Idiom("Tab3", "idioms", "table of constants: its last row", "possible"),
+    Idiom("Tab1", "idioms", "table of constants: its first row", "likely", "likely"),
+    Idiom("Tab3", "idioms", "table of constants: its last row", "likely", "likely"),
     Idiom("Keep", "idioms", "register that outlives calls"),
     Idiom("Tail", "idioms", "tail call"),
     Idiom("Dyna", "idioms", "pointer fetched at run time"),

@@ -90,9 +90,9 @@ class ModuleIndex:
 
     Attributes:
         image: module, machine, sections. version: its version resource. present_bytes of expected_bytes were in
-        memory; discardable sections are expected only as far as they are present. is_cached: a part of it was found
-        in an earlier search of the same bytes.
-        reason: why nothing was searched, or None. places_found: of all tags, also those not kept; is_cut: the limit of
+        memory; discardable sections are expected only as far as they are present: discarded_bytes of code are gone.
+        is_cached: a part of it was found in an earlier search of the same bytes. reason: why nothing was searched, or
+        None. places_found: of all tags, also those not kept; is_cut: the limit of
         places ended the search.
     """
 
@@ -100,6 +100,7 @@ class ModuleIndex:
         self.image = image
         self.present_bytes = 0
         self.expected_bytes = 0
+        self.discarded_bytes = 0
         self.version = ImageVersion()
         self.reason: Optional[str] = None
         self.places_found = 0
@@ -149,6 +150,8 @@ class ModuleIndex:
                 self._search_piece(piece, room_places - self.places_found, kept)
             self.present_bytes += present_bytes
             self.expected_bytes += present_bytes if section.discardable else section.size
+            if section.discardable and section.executable:
+                self.discarded_bytes += section.size - present_bytes
         self.is_cut = self.places_found >= room_places
         if not self.present_bytes:
             self.reason = "no page can be read (a session driver, or paged out)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import List, Optional, Sequence, Tuple
 
 from pykdext.model import Confidence, Evidence, ImageCoverage, ImageVersion, Owner, Suspect, TagDescription
-from pykdext.units import format_address, format_count, format_day, format_moment, format_share
+from pykdext.units import format_address, format_bytes, format_count, format_day, format_moment, format_share
 
 _MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
 """Marks that version resources are full of, in ASCII."""
@@ -56,6 +56,9 @@ def describe_gap(coverage: Optional[ImageCoverage]) -> str:
         images = "the driver images" if scanned == total else f"{scanned:,} of {total:,} driver images"
         share = format_share(coverage.resident_fraction)
         return f"not in the {share} of {images} that is in memory; it may be in the rest. No tag list names its driver"
+    if coverage.discarded_bytes:
+        gone = f"{format_bytes(coverage.discarded_bytes)} of code that ran when they started is gone"
+        return f"no driver image holds this tag in what is in memory ({gone}), and no tag list names its driver"
     return "no driver image holds this tag, and no tag list names its driver"
 
 

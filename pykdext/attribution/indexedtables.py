@@ -1,0 +1,98 @@
+"""Tables of tags from which code takes one by an index that only the running driver knows.
+
+The tags stand at equal distances, with other members between them, and a function that refers to the table calls an
+allocator with a tag that comes from memory. Which tag that is nobody can tell: each entry is one of so many.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from pykdext.attribution.calls.callees import CalleeResolver
+from pykdext.attribution.calls.functions import FollowedImage
+from pykdext.attribution.calls.references import find_references
+from pykdext.attribution.calls.wrappers import Wrappers
+from pykdext.attribution.flow.values import UNKNOWN
+from pykdext.attribution.places.tagencodings import TAG_BYTES, is_plausible, measure_text
+from pykdext.images.image import Image
+
+MAX_ROWS = 64
+"""Rows of a table that are looked at before and behind one of its tags."""
+
+MIN_ROW_BYTES, MAX_ROW_BYTES = 8, 64
+"""Tags side by side are a text more often than a table."""
+
+MIN_ROWS_BEFORE_TEXT = 2
+"""Rows after which one more may be the last although a text stands right behind the table."""
+
+MAX_READERS = 8
+"""Functions that refer to a table and are followed."""
+
+
+class IndexedTable(NamedTuple):
+    """A table of ``tags`` tags, the first at ``first_rva``; the allocator is called at ``call_rva``."""
+
+    first_rva: int
+    tags: int
+    allocator: str
+    call_rva: int
+
+
+class _Rows(NamedTuple):
+    first_rva: int
+    tags: int
+    row_bytes: int
+
+
+def find_indexed_table(
+    followed: FollowedImage, resolver: CalleeResolver, wrappers: Wrappers, tag_rva: int
+) -> Optional[IndexedTable]:
+    """The table around the tag in data at ``tag_rva`` from which an allocator gets its tag; None if there is none."""
+    image = followed.image
+    rows = _find_rows(image, tag_rva)
+    if rows is None:
+        return None
+    starts = range(rows.first_rva - rows.row_bytes + TAG_BYTES, rows.first_rva + TAG_BYTES, TAG_BYTES)
+    readers = sorted({rva for rvas in find_references(image, starts).values() for rva in rvas})
+    for rva in readers[:MAX_READERS]:
+        flow = followed.find_flow(rva)
+        for site in flow.calls if flow is not None else ():
+            allocator = wrappers.find_allocator(site, resolver.resolve(image, site))
+            if allocator is None or not allocator.action.is_proof:
+                continue
+            if wrappers.read_tag_argument(site, allocator) == UNKNOWN:
+                return IndexedTable(rows.first_rva, rows.tags, allocator.name, site.rva)
+    return None
+
+
+def _find_rows(image: Image, tag_rva: int) -> Optional[_Rows]:
+    """The longest run of tags at equal distances that this one is in."""
+    best: Optional[_Rows] = None
+    for row_bytes in range(MIN_ROW_BYTES, MAX_ROW_BYTES + 1, TAG_BYTES):
+        before = _count_rows(image, tag_rva, -row_bytes)
+        behind = _count_rows(image, tag_rva, row_bytes)
+        is_lone = _is_lone_tag(image, tag_rva)
+        end_rva = tag_rva + (behind + 1) * row_bytes
+        if is_lone and before + 1 + behind >= MIN_ROWS_BEFORE_TEXT and _is_lone_tag(image, end_rva, is_last=True):
+            behind += 1
+        may_be_last = before >= MIN_ROWS_BEFORE_TEXT and _is_lone_tag(image, tag_rva, is_last=True)
+        count = before + 1 + behind
+        if (is_lone or may_be_last) and count > 1 and (best is None or count > best.tags):
+            best = _Rows(tag_rva - before * row_bytes, count, row_bytes)
+    return best
+
+
+def _count_rows(image: Image, tag_rva: int, step: int) -> int:
+    count = 0
+    while count < MAX_ROWS and _is_lone_tag(image, tag_rva + (count + 1) * step):
+        count += 1
+    return count
+
+
+def _is_lone_tag(image: Image, rva: int, *, is_last: bool = False) -> bool:
+    """Whether four bytes look like a tag, and no character stands before or behind them; behind the last one may."""
+    data = image.read(rva - 1, TAG_BYTES + 2) if rva > 0 else None
+    if data is None or not is_plausible(data[1 : 1 + TAG_BYTES]):
+        return False
+    before, behind = measure_text(data, 1, 1)
+    return before == 0 and (behind == 0 or is_last)
