@@ -14,7 +14,7 @@ from dumps.forge import SCENARIOS, forge
 from pykdext.cli.main import main
 from pykdext.cli.screen import LineProgress
 from tests.helpers.fakepykd import FakeModule, FakePykd
-from tests.helpers.fakepykd_console import DEBUGGER, find_broken_markup, visible_text
+from tests.helpers.fakepykd_console import DEBUGGER, find_broken_markup, imported_once, visible_text
 from tests.helpers.windbgscreens import sample_machine, type_command, windbg_session
 
 COMMANDS = {
@@ -149,6 +149,11 @@ class TestReports:
 
 class TestWidth:
     """Nothing is wider than the 100 columns of the window, however long a word from outside is."""
+
+    @pytest.fixture(autouse=True)
+    def modules(self):
+        with imported_once():
+            yield
 
     @pytest.fixture
     def deep(self, tmp_path):

@@ -12,7 +12,7 @@ from pykdext.model import PoolTag
 from pykdext.pipeline import TagLists, find_blocks, follow_files, open_source
 from pykdext.work import Work
 from tests.helpers.fakepykd import FakePykd
-from tests.helpers.fakepykd_console import find_broken_markup
+from tests.helpers.fakepykd_console import find_broken_markup, imported_once
 from tests.helpers.windbgscreens import sample_machine, type_command
 
 COMMANDS = (
@@ -34,6 +34,13 @@ FOUND = {
     "poolleak diff before.json": "nothing is compared: interrupted before the session or machine was read",
 }
 """What is said of a break somewhere in the middle."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def modules():
+    """Breaks come into calls of pykd, and importing makes none."""
+    with imported_once():
+        yield
 
 
 @pytest.fixture(autouse=True)

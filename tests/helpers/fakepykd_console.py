@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Dict, Optional
 from unittest.mock import patch
 
 LONGEST_WRITE = 16_383
@@ -124,7 +126,8 @@ class _Refuse:
 def run_py(script, arguments, fake, *, as_module=False):
     """Type ``!py SCRIPT ARGUMENTS`` (with ``as_module``: ``!py -m NAME ARGUMENTS``); how it ended.
 
-    The project's modules are imported anew, as in each new sub-interpreter, with a recursion limit of 500.
+    The project's modules are imported anew, as in each new sub-interpreter (but see :func:`imported_once`), with a
+    recursion limit of 500.
     """
     ended = Ended(fake.console.pieces)
 
@@ -153,6 +156,21 @@ def run_py(script, arguments, fake, *, as_module=False):
     return ended
 
 
+_OWN_MODULES = ("pykd", "__main__")
+_shared_modules: Optional[Dict[str, ModuleType]] = None
+
+
+@contextmanager
+def imported_once():
+    """Let all commands of the block share what they import: for hundreds of runs that differ in where they end."""
+    global _shared_modules  # noqa: PLW0603 - as sys.modules is
+    _shared_modules = {}
+    try:
+        yield
+    finally:
+        _shared_modules = None
+
+
 @contextmanager
 def _sub_interpreter(path, arguments, fake, as_module):
     """What a new interpreter inside the debugger differs in."""
@@ -170,9 +188,16 @@ def _sub_interpreter(path, arguments, fake, as_module):
     with surroundings, patch.dict(sys.modules, pykd=fake):
         for name in [name for name in sys.modules if _package(name) in ("pykdext", *REFUSING_SUBINTERPRETERS)]:
             del sys.modules[name]
+        sys.modules.update(_shared_modules or {})
         if pace is not None:  # what a test has set holds in the modules that are imported anew, too
             import_module("pykdext.cli.screen").LINE_SECONDS = pace
-        yield
+        try:
+            yield
+        finally:
+            if _shared_modules is not None:
+                _shared_modules.update(
+                    {name: module for name, module in sys.modules.items() if name not in _OWN_MODULES}
+                )
 
 
 def _package(name):
