@@ -76,7 +76,7 @@ def find_largest(options: LargestOptions, call):
     )
 
 
-COMMAND = Command(declare, LargestOptions, find_largest)
+COMMAND = Command(declare, LargestOptions, find_largest, examples=("poolleak largest MEMORY.DMP",))
 
 
 @pytest.fixture
@@ -209,6 +209,13 @@ def test_the_map_is_of_what_is_there():
         assert any((folder / path).exists() for folder in (PROJECT, PROJECT / "pykdext")) or path in named_inside(), (
             path
         )
+
+
+def test_what_is_pointed_at_is_there():
+    rows = re.findall(r"`(\w+)` in `([\w/]+\.py)`", (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(rows) >= 4
+    for name, path in rows:
+        assert re.search(rf"(?m)^ *(?:def|class) {name}\b", (PROJECT / "pykdext" / path).read_text(encoding="utf-8"))
 
 
 def named_inside():

@@ -175,7 +175,7 @@ class Command(Generic[_Options]):
     declare: Callable[[argparse.ArgumentParser], None]
     options: Type[_Options]
     run: Callable[[_Options, Invocation], Outcome]
-    examples: Tuple[str, ...] = ()
+    examples: Tuple[str, ...]
     usage: Optional[str] = None
 
 

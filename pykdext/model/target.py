@@ -22,7 +22,7 @@ class Machine(enum.Enum):
     @property
     def pointer_size(self) -> int:
         """Bytes of a pointer in the kernel."""
-        return 4 if self is Machine.X86 else 8
+        return _POINTER_BYTES[self]
 
     @property
     def kernel_start(self) -> int:
@@ -56,6 +56,8 @@ class MachineTable(Generic[Row]):
             known = ", ".join(sorted(known.value for known in self._rows))
             raise UnknownMachineError(getattr(machine, "value", machine), self._room, known) from None
 
+
+_POINTER_BYTES = {Machine.X86: 4, Machine.X64: 8, Machine.ARM64: 8}
 
 _KERNEL_STARTS = {
     Machine.X86: 0x80000000,

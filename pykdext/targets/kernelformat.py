@@ -72,6 +72,8 @@ KERNEL64 = KernelFormat(
     ),
 )
 
+_BY_POINTER_BYTES = {4: KERNEL32, 8: KERNEL64}
+
 PE_OFFSET_AT = 0x3C
 """Where an image's DOS header tells the offset of its PE header (e_lfanew)."""
 
@@ -134,3 +136,8 @@ KDDEBUGGER_DATA64_VARIABLES = Struct(
     "MmPhysicalMemoryBlock" / Pointer(0x270, Int64ul),
 )
 """Members of KDDEBUGGER_DATA64: addresses of the kernel variables of their names, 0 where there is none."""
+
+
+def choose_kernel_format(machine: Machine) -> KernelFormat:
+    """The structures of a kernel for processors of a kind."""
+    return _BY_POINTER_BYTES[machine.pointer_size]

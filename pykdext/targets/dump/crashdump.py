@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Callable, Iterator, Optional, Tuple, Union
 
 from pykdext.errors import MemoryReadError
-from pykdext.model import BugCheck, Machine, Module, TargetFacts
+from pykdext.model import BugCheck, Module, TargetFacts
 from pykdext.targets.debuggerdata import DebuggerData, DebuggerDataKeys, read_debugger_data
 from pykdext.targets.dump.base import DumpTarget
 from pykdext.targets.dump.compressed import Progress, open_file
@@ -17,7 +17,7 @@ from pykdext.targets.dump.header import DUMP_SIGNATURES, TRIAGE_DUMP, parse_head
 from pykdext.targets.dump.pageplaces import MovedPages
 from pykdext.targets.dump.pages import PagesInFile
 from pykdext.targets.filebytes import FileBytes
-from pykdext.targets.kernelformat import KERNEL32, KERNEL64
+from pykdext.targets.kernelformat import choose_kernel_format
 from pykdext.targets.loader import ModuleList, read_kernel_image, read_loaded_modules, read_unloaded_modules
 from pykdext.targets.machine.shareddata import read_shared_data
 from pykdext.targets.paging.addressspace import AddressSpace
@@ -87,7 +87,7 @@ class CrashDump(DumpTarget):
         zeros_are_absent: bool = False,
     ) -> None:
         super().__init__(file, facts)
-        self._kernel = KERNEL32 if facts.machine is Machine.X86 else KERNEL64
+        self._kernel = choose_kernel_format(facts.machine)
         self._container = container
         self._zeros_are_absent = zeros_are_absent
         five_levels = has_five_levels(facts, container)

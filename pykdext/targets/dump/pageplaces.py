@@ -19,7 +19,7 @@ from pykdext.targets.dump.facts import KernelFacts
 from pykdext.targets.dump.pageindex import PageIndex
 from pykdext.targets.dump.pages import Extent, PageBitmap, PagesInFile
 from pykdext.targets.filebytes import FileBytes
-from pykdext.targets.kernelformat import KERNEL32, KERNEL64, PE_HEADER, PE_OFFSET_AT, KernelFormat
+from pykdext.targets.kernelformat import PE_HEADER, PE_OFFSET_AT, KernelFormat, choose_kernel_format
 from pykdext.targets.paging.addressspace import AddressSpace, PagingMode
 from pykdext.targets.paging.modes import find_paging_mode
 from pykdext.targets.paging.virtual import VirtualMemory
@@ -282,7 +282,7 @@ class PlaceProof:
         self._pages = pages
         self._mode = mode
         self._facts = facts
-        self._kernel: KernelFormat = KERNEL32 if facts.machine is Machine.X86 else KERNEL64
+        self._kernel: KernelFormat = choose_kernel_format(facts.machine)
         self.places = PagePlaces(-1, _NO_PAGE, moved)
         self.finds = self.misfits = 0
         self._settled = self._view(self.places)

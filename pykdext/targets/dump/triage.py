@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Iterator, List, Optional, Tuple
 
 from pykdext.errors import DumpFormatError
-from pykdext.model import Machine, Module, TargetFacts
+from pykdext.model import Module, TargetFacts
 from pykdext.targets.debuggerdata import DebuggerData, parse_debugger_data
 from pykdext.targets.dump.base import DumpTarget
 from pykdext.targets.dump.header import DumpHeader
@@ -67,7 +67,7 @@ class TriageDump(DumpTarget):
     def __init__(self, file: FileBytes, header: DumpHeader) -> None:
         super().__init__(file, header.facts)
         self._header = header
-        self._format = TRIAGE32 if header.machine is Machine.X86 else TRIAGE64
+        self._format = TRIAGE32 if header.machine.pointer_size == TRIAGE32.kernel.pointer_bytes else TRIAGE64
         self._fields = self._parse_header()
         self._check_end()
         self._memory = FileSegments(file, self._find_segments())

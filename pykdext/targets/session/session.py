@@ -14,7 +14,7 @@ from pykdext.errors import NotKernelTargetError, SymbolNotFoundError, TargetErro
 from pykdext.model import BugCheck, FieldLayout, Machine, Module, TargetFacts, TypeLayout
 from pykdext.targets.debuggerdata import read_debugger_data
 from pykdext.targets.dump.triage import NO_TAG_TABLES
-from pykdext.targets.kernelformat import KERNEL32, KERNEL64
+from pykdext.targets.kernelformat import choose_kernel_format
 from pykdext.targets.loader import ModuleList
 from pykdext.targets.session.clock import run_machine, sleep_in_slices
 from pykdext.targets.session.debugger import import_pykd
@@ -167,7 +167,7 @@ class Session:
         address = parse_debugger_data_address(run_command(self._pykd, ".dumpdebug"))
         if address is None:
             return {}
-        kernel = KERNEL32 if self.machine is Machine.X86 else KERNEL64
+        kernel = choose_kernel_format(self.machine)
         data, _ = read_debugger_data(self._memory, kernel, address)
         return {} if data is None else data.variables
 
