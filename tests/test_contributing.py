@@ -147,25 +147,25 @@ def test_a_form_of_output(run, dump, tmp_path, words, schema):
 
 # A format of records: a line of PARSERS.
 
-ROW = re.compile(r"(....) holds (\d+) bytes in (\d+) blocks")
+ROW = re.compile(r"(....)~(\d+)~(\d+)")
 
 
-def parse_prose(file):
+def parse_tildes(file):
     rows = tuple(
         TagUsage(PoolTag.from_text(tag), PoolUsage(int(blocks), 0, int(blocks), int(size)), UNUSED)
         for tag, size, blocks in ROW.findall(file.text)
     )
-    return (PoolSnapshot(SnapshotSource("prose", file.path), rows),) if rows else ()
+    return (PoolSnapshot(SnapshotSource("tildes", file.path), rows),) if rows else ()
 
 
 def test_a_format_of_records(run, dump, tmp_path, monkeypatch):
-    path = tmp_path / "prose.txt"
-    path.write_text("Irp  holds 4096 bytes in 16 blocks\nPipo holds 432000 bytes in 1000 blocks\n")
+    path = tmp_path / "tildes.txt"
+    path.write_text("Irp ~4096~16\nPipo~432000~1000\n")
     assert run("used", path)[0] == 3
-    monkeypatch.setattr(logs, "PARSERS", (parse_prose, *logs.PARSERS))
+    monkeypatch.setattr(logs, "PARSERS", (parse_tildes, *logs.PARSERS))
     status, out, _ = run("used", path, "--format", "json")
     document = json.loads(out)
-    assert (status, document["source"]["kind"]) == (0, "prose")
+    assert (status, document["source"]["kind"]) == (0, "tildes")
     assert [(row["tag"], row["nonpaged"]["bytes"]) for row in document["tags"]] == [("Pipo", 432_000), ("Irp ", 4096)]
     _, out, _ = run("diff", path, dump, "--format", "json", "--tag", "Pipo")
     assert json.loads(out)["deltas"][0]["bytes"] == 2_078_933_040 - 432_000
