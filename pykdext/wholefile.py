@@ -7,8 +7,10 @@ import stat
 from typing import IO, Iterable, Iterator, Tuple
 
 
-def write_whole(path: str, data: bytes) -> None:
+def write_whole(path: str, data: bytes, *, is_waited_for: bool = True) -> None:
     """Write ``data`` to a new file beside ``path`` and rename it; an older file stays until the new one is complete.
+
+    Unless ``is_waited_for`` the disk may have it later: after a loss of power the file may be damaged.
 
     The new file has the older one's permissions. A link stays one, and its target is replaced; a device or pipe is
     written to.
@@ -16,7 +18,7 @@ def write_whole(path: str, data: bytes) -> None:
     Raises:
         OSError: the folder is missing or read-only, or the disk is full; nothing is left behind.
     """
-    _write(path, (data,))
+    _write(path, (data,), is_waited_for=is_waited_for)
 
 
 def write_pieces(path: str, pieces: Iterable[str]) -> None:
@@ -34,25 +36,26 @@ def _iter_packed(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield packer.flush()
 
 
-def _write(path: str, pieces: Iterable[bytes]) -> None:
+def _write(path: str, pieces: Iterable[bytes], *, is_waited_for: bool = True) -> None:
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             with open(path, "wb") as file:
                 file.writelines(pieces)
         else:
-            _replace(os.path.realpath(path), pieces)
+            _replace(os.path.realpath(path), pieces, is_waited_for=is_waited_for)
     except OSError as error:
         error.filename, error.filename2 = path, None  # not those of the partial file
         raise
 
 
-def _replace(path: str, pieces: Iterable[bytes]) -> None:
+def _replace(path: str, pieces: Iterable[bytes], *, is_waited_for: bool) -> None:
     file, partial = open_partial(path)
     try:
         with file:
             file.writelines(pieces)
             file.flush()
-            os.fsync(file.fileno())
+            if is_waited_for:
+                os.fsync(file.fileno())
         if os.path.exists(path):
             os.chmod(partial, stat.S_IMODE(os.stat(path).st_mode))
         os.replace(partial, path)

@@ -143,7 +143,8 @@ class IndexCache:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(str(self._path(key)), _MAGIC + hashlib.sha256(body).digest() + body)
+            entry = _MAGIC + hashlib.sha256(body).digest() + body
+            write_whole(str(self._path(key)), entry, is_waited_for=False)  # a damaged entry is as good as none
             self._make_room(len(body))
         except OSError:
             return
