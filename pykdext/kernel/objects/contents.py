@@ -12,13 +12,16 @@ from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.forms import find_form
 from pykdext.kernel.objects.pages import PageReader
-from pykdext.model import Module, Struct
+from pykdext.model import Machine, Module, Struct
+from pykdext.model.structtables import StructTable
 
 _LOGON_ID = 0x18
 _SERVICE_LOGONS = {0x3E7: "SYSTEM", 0x3E4: "NETWORK SERVICE", 0x3E5: "LOCAL SERVICE", 0x3E6: "ANONYMOUS LOGON"}
 _FILE_TYPE, _DEVICE_TYPE, _DRIVER_TYPE = 5, 3, 4
 _KEY_MARK = 0x6B793032
 _FIRST_WITH_PLAIN_SECTIONS = 14393
+_ALIKE = frozenset(("_CM_KEY_BODY", "_CM_KEY_CONTROL_BLOCK", "_CM_NAME_CONTROL_BLOCK"))
+_REGISTRY = "REGISTRY"
 _MAX_NAME_BYTES = 0x400
 _MAX_KEY_DEPTH = 64
 _MAX_KEY_PART = 512
@@ -35,12 +38,13 @@ class ContentsReader:
         self._pages = pages
         self._width = kernel.target.pointer_size
         self._modules = [module for module in kernel.target.modules() if not module.unloaded]
+        self._borrows = kernel.target.machine is Machine.ARM64
         self._forms: Dict[str, Optional[Struct]] = {}
         self._drivers: Dict[int, Optional[str]] = {}
         self._keys: Dict[int, Optional[str]] = {}
         self.accounts: Set[str] = set()
         self._describers: Dict[str, Callable[[int], Optional[str]]] = {
-            "File": self._describe_file,
+            "File": self._describe_folder,
             "Key": self._describe_key,
             "Token": self._describe_token,
             "Thread": self._describe_thread,
@@ -66,14 +70,21 @@ class ContentsReader:
         return next((module for module in self._modules if address in module), None)
 
     def _describe_file(self, body: int) -> Optional[str]:
+        return _join_file(*self._read_file(body))
+
+    def _describe_folder(self, body: int) -> Optional[str]:
+        """The folder of a file, for there may be many files in it: of names without one the whole name."""
+        name, driver = self._read_file(body)
+        return _join_file((name.rpartition("\\")[0] or name) if name else None, driver)
+
+    def _read_file(self, body: int) -> Tuple[Optional[str], Optional[str]]:
+        """The name of a file object, and the driver of its device; None: no file, or not in memory."""
         if self._pages.number(body, 2) != _FILE_TYPE:
-            return None
+            return None, None
         device = self._field(body, "_FILE_OBJECT", "DeviceObject")
         name_at = self._offset("_FILE_OBJECT", "FileName")
         name = None if name_at is None else self._string(body + name_at)
-        driver = self.driver_of(device) if device else None
-        words = [word for word in (name, f"({driver})" if driver else None) if word]
-        return " ".join(words) or None
+        return name, self.driver_of(device) if device else None
 
     def driver_of(self, device: int) -> Optional[str]:
         """The module of the driver that a device object belongs to; None: no device, or not in memory."""
@@ -116,7 +127,7 @@ class ContentsReader:
                 break
             parts.append(name)
             block = self._field(block, "_CM_KEY_CONTROL_BLOCK", "ParentKcb") or 0
-        if not parts:
+        if not parts or (self._borrows and (block or parts[-1] != _REGISTRY)):
             return None
         whole = "\\".join(reversed(parts))
         return whole if block else "\\" + whole
@@ -234,12 +245,22 @@ class ContentsReader:
         return self._pages.number(address + place.offset, place.size or self._width)
 
     def _form(self, type_name: str, field: str) -> Optional[Struct]:
-        """Where a field stands in this very build: of another build nothing is guessed here."""
+        """Where a field stands in this very build: of another build nothing is guessed here.
+
+        Structures of the registry hold nothing of the processor: those of ARM64 are tried as x64 has them, and what is
+        read by them is believed only if it ends where every path does.
+        """
         key = f"{type_name}.{field}"
         if key not in self._forms:
             form = find_form(self._kernel, type_name, (field,), lambda form: form.has(field))
             self._forms[key] = form if form is not None and "calibration" not in form.source else None
+            if self._forms[key] is None and self._borrows and type_name in _ALIKE:
+                self._forms[key] = StructTable(Machine.X64, self._kernel.target.facts.build).make(type_name, field)
         return self._forms[key]
+
+
+def _join_file(name: Optional[str], driver: Optional[str]) -> Optional[str]:
+    return " ".join(word for word in (name, f"({driver})" if driver else None) if word) or None
 
 
 def _printable(text: str) -> str:
