@@ -67,8 +67,8 @@ class Kernel:
 
     @property
     def pdb(self) -> Optional[PdbName]:
-        """Identity of the kernel's symbols, from its debug directory; None if that is not in memory."""
-        return None if self.nt is None else self.nt.pdb
+        """Identity of the kernel's symbols; None if it is not in memory."""
+        return None if self.nt is None else _find_pdb(self.target, self.nt)
 
     @cached_property
     def images(self) -> Tuple[Image, ...]:
@@ -144,22 +144,31 @@ def open_kernel(target: Target, symbol_path: str = "") -> Kernel:
     nt = None if module is None else read_image(target, module)
     sources: List[SymbolSource] = [TargetSymbols(target)]
     notes: Tuple[str, ...] = ()
-    if nt is not None and nt.pdb is not None:
+    pdb = None if nt is None else _find_pdb(target, nt)
+    if nt is not None and pdb is not None:
         if symbol_path:
             from pykdext.symbols.search import (
                 load_symbols,  # the readers of PDBs, which a kernel that is known needs not
             )
 
-            loaded = load_symbols(nt.pdb, nt.module.base, symbol_path)
+            loaded = load_symbols(pdb, nt.module.base, symbol_path)
             sources += loaded.sources
             notes = loaded.notes
-        profile = load_profile(nt.pdb.guid, nt.pdb.age)
+        profile = load_profile(pdb.guid, pdb.age)
         if profile is not None:
             sources.append(ProfileSymbols(profile, nt.module.base))
     kernel = Kernel(target, nt, SymbolChain(sources), notes, symbol_path)
     if isinstance(target, SymbolTaker):
         _tell_symbols(kernel, target)
     return kernel
+
+
+def _find_pdb(target: Target, nt: Image) -> Optional[PdbName]:
+    """What nt's debug directory says, or else what a search of memory found."""
+    if nt.pdb is not None:
+        return nt.pdb
+    told = target.facts.kernel_pdb
+    return None if told is None else PdbName(*told)
 
 
 def _tell_symbols(kernel: Kernel, target: SymbolTaker) -> None:

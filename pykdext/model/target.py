@@ -94,7 +94,7 @@ class TargetFacts:
     can be read; ``pages_expected`` those that the file announces. ``no_tag_tables`` tells why a target of this kind
     never holds pool tag tables, and what to do; None: it may. ``image``: the source is no dump, but memory of a system
     that ran or hung; ``taken_at`` is then its last clock tick. ``boot_id``: the same in all memory of one boot, and
-    counted up by each.
+    counted up by each. ``kernel_pdb``: file name, GUID and age of the kernel's PDB, where its image cannot tell.
     """
 
     kind: str
@@ -108,6 +108,7 @@ class TargetFacts:
     pages_expected: Optional[int] = None
     no_tag_tables: Optional[str] = None
     boot_id: Optional[int] = None
+    kernel_pdb: Optional[Tuple[str, str, int]] = None
     image: Optional[MemoryImage] = None
     warnings: Tuple[str, ...] = ()
 

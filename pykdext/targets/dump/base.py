@@ -82,6 +82,7 @@ class DumpTarget(Closing):
             pages_present=pages_present,
             pages_expected=pages_expected,
             boot_id=self._known.boot_id,
+            kernel_pdb=self._known.kernel_pdb,
             image=self._known.image,
             warnings=warnings,
         )

@@ -19,6 +19,7 @@ class KernelFacts:
         directory_table_base: physical address of the top page table, with whatever flags it carries.
         debugger_data_block, loaded_module_list, active_process_head: addresses of the kernel's variables.
         boot_id: the same in all memory of one boot; None: not told, or to be read from memory.
+        kernel_pdb: file name, GUID and age of the kernel's PDB, where its image cannot tell.
         image: what is told of a memory that nobody dumped; None for a crash dump.
         warnings: what a reader of reports must know.
     """
@@ -37,6 +38,7 @@ class KernelFacts:
     active_process_head: Optional[int] = None
     kernel_base: Optional[int] = None
     boot_id: Optional[int] = None
+    kernel_pdb: Optional[Tuple[str, str, int]] = None
     image: Optional[MemoryImage] = None
     warnings: Tuple[str, ...] = ()
 

@@ -36,11 +36,15 @@ from pykdext.targets.machine.pagetables import (
     find_by_low_stub,
     find_by_registers,
 )
+from pykdext.targets.machine.pdbrecords import PdbRecord, find_nt_by_record, iter_pdb_records
 from pykdext.targets.machine.shareddata import SharedData, read_shared_data
 from pykdext.targets.paging.addressspace import AddressSpace, PagingMode
 from pykdext.targets.paging.modes import X64, X64_FIVE_LEVELS
 from pykdext.targets.paging.virtual import VirtualMemory
 from pykdext.units import format_bytes
+
+MAX_WITHOUT_NT = 16
+"""So many tables without nt are looked at again: the processors' own, and those of a few processes."""
 
 MAX_CANDIDATES = 256
 """So many tables are tried: stale and foreign ones are a handful, those of other processes are good, too."""
@@ -85,6 +89,8 @@ class _Discovery:
         self._search = Search(image.memory, progress)
         self._header = _read_header(file.path, image)
         self._refused: List[str] = []
+        self._without_nt: List[Tuple[Candidate, PagingMode, MachineMemory]] = []
+        self._record: Optional[PdbRecord] = None
 
     def find(self) -> FoundKernel:
         tried: Set[Tuple[int, Optional[int]]] = set()
@@ -104,7 +110,21 @@ class _Discovery:
             self._refused.append(candidate.method)
             if len(tried) >= MAX_CANDIDATES:
                 break
-        raise self._not_found()
+        found = self._find_by_record()
+        if found is None:
+            raise self._not_found()
+        return found
+
+    def _find_by_record(self) -> Optional[FoundKernel]:
+        """The kernel whose first page is not in memory: tables that lead to shared data, but to no header of nt."""
+        if not self._without_nt:
+            return None
+        records = tuple(iter_pdb_records(self._image.memory))
+        for candidate, mode, memory in self._without_nt[:MAX_WITHOUT_NT]:
+            verified = self._verify(candidate, mode, memory, records)
+            if verified is not None:
+                return FoundKernel(self._collect(verified, ()), memory)
+        return None
 
     def _iter_candidates(self) -> Iterator[Candidate]:
         image = self._image
@@ -135,7 +155,13 @@ class _Discovery:
     def _is_in_doubt(self) -> bool:
         return self._image.may_be_shifted and self._image.memory.end_address > _MIN_SHIFTED_BYTES
 
-    def _verify(self, candidate: Candidate, mode: PagingMode, memory: MachineMemory) -> Optional[_Verified]:
+    def _verify(
+        self,
+        candidate: Candidate,
+        mode: PagingMode,
+        memory: MachineMemory,
+        records: Tuple[PdbRecord, ...] = (),
+    ) -> Optional[_Verified]:
         view = _make_view(memory, candidate.table, mode)
         if not view.space.has_root:
             return None
@@ -147,12 +173,19 @@ class _Discovery:
         base = view.read_pointer(first + 0x30) if first else None
         if base:
             hints.insert(0, base)
-        nt = find_nt(view, hints)
+        nt = find_nt(view, hints) if not records else self._take_record(find_nt_by_record(view, records))
         if nt is None:
+            self._without_nt.append((candidate, mode, memory))
             return None
         listed = candidate.module_list
         head = listed if listed and is_module_list(view, nt, listed) else find_module_list(view, nt)
         return None if head is None else _Verified(candidate, mode, memory, view, shared, nt, head)
+
+    def _take_record(self, found: Optional[Tuple[NtImage, PdbRecord]]) -> Optional[NtImage]:
+        if found is None:
+            return None
+        nt, self._record = found
+        return nt
 
     def _check_layout(
         self, verified: _Verified, memory: MachineMemory, note: Optional[str]
@@ -182,6 +215,8 @@ class _Discovery:
         found_by = verified.candidate.method
         if verified.mode is X64_FIVE_LEVELS:
             found_by += ", five levels of page tables"
+        if self._record is not None:
+            found_by += f", nt by the record of {self._record.name} (its first page is not in the file)"
         if self._refused:
             count = len(self._refused)
             found_by += f"; {count:,} other{'s' if count > 1 else ''} refused"
@@ -197,6 +232,7 @@ class _Discovery:
             loaded_module_list=verified.module_list,
             active_process_head=header.active_process_head if is_noted and header else None,
             kernel_base=verified.nt.base,
+            kernel_pdb=None if self._record is None else self._record.identity,
             boot_id=shared.boot_id,
             image=MemoryImage(found_by, image.windbg_hint),
             warnings=(*notes, *self._compare_with_ram(shared)),

@@ -22,7 +22,7 @@ MAX_STEPS_BACK = 0x2000
 """Pages from an address in nt down to its first one: no kernel is larger than 32 MiB."""
 
 MAX_IMAGE_BYTES = 64 << 20
-_KERNEL_RANGE = (0xFFFFF800_00000000, 0x8_00000000)
+KERNEL_RANGE = (0xFFFFF800_00000000, 0x8_00000000)
 """Where the loader puts nt, and how large that range is."""
 
 _MAX_PAGES_LOOKED_AT = 1 << 20
@@ -93,7 +93,7 @@ def find_nt(view: AddressSpaceView, hints: Iterable[int]) -> Optional[NtImage]:
 def _iter_image_bases(view: AddressSpaceView) -> Iterator[int]:
     """The pages of the kernel's range that begin like an image; large pages first, as most kernels lie in them."""
     pages = 0
-    mappings = sorted(view.space.iter_mappings(*_KERNEL_RANGE), key=lambda item: item[2] < 1 << 21)
+    mappings = sorted(view.space.iter_mappings(*KERNEL_RANGE), key=lambda item: item[2] < 1 << 21)
     for address, physical, length in mappings:
         if physical == DEMAND_ZERO:
             continue
@@ -134,7 +134,7 @@ def find_module_list(view: AddressSpaceView, nt: NtImage) -> Optional[int]:
     candidates = (
         address + offset
         for address, data in _iter_data(view, nt)
-        for offset, first, last in _iter_list_heads(address, data)
+        for offset, first, last in iter_list_heads(address, data)
         if first != last
     )
     return next((head for head in candidates if is_module_list(view, nt, head)), None)
@@ -174,7 +174,7 @@ def _iter_data(view: AddressSpaceView, nt: NtImage) -> Iterator[Tuple[int, bytes
             yield from view.memory.read_present(nt.base + rva, min(size, nt.headers.image_bytes - rva))
 
 
-def _iter_list_heads(address: int, data: bytes) -> Iterator[Tuple[int, int, int]]:
+def iter_list_heads(address: int, data: bytes) -> Iterator[Tuple[int, int, int]]:
     """Offsets of pairs of kernel pointers, with the pointers: whatever may be a LIST_ENTRY."""
     start = -address % 8
     words = struct.unpack_from(f"<{(len(data) - start) // 8}Q", data, start)
@@ -222,8 +222,15 @@ def _read_pdb(read: Read, headers: ImageHeader) -> Tuple[Optional[bytes], Option
         kind, _, record_rva, _ = _DEBUG_ENTRY.unpack(data)
         record = read(record_rva, _RSDS_BYTES) if kind == _CODEVIEW and record_rva else None
         if record is not None and record.startswith(b"RSDS"):
-            first, second, third = struct.unpack_from("<IHH", record, 4)
-            guid = f"{first:08X}{second:04X}{third:04X}{record[12:20].hex().upper()}"
-            path = _read_name(read, record_rva + _RSDS_BYTES) or b""
-            return path.rpartition(b"\\")[2], f"{guid}{int.from_bytes(record[20:24], 'little'):X}"
+            return parse_pdb_record(record + (_read_name(read, record_rva + _RSDS_BYTES) or b""))
     return None, None
+
+
+def parse_pdb_record(record: bytes) -> Tuple[Optional[bytes], Optional[str]]:
+    """The name of a PDB, without its folder, and its key on a symbol server, from an RSDS record; None: it is none."""
+    if len(record) < _RSDS_BYTES or not record.startswith(b"RSDS"):
+        return None, None
+    first, second, third = struct.unpack_from("<IHH", record, 4)
+    guid = f"{first:08X}{second:04X}{third:04X}{record[12:20].hex().upper()}"
+    path = record[_RSDS_BYTES:].partition(b"\0")[0]
+    return path.rpartition(b"\\")[2], f"{guid}{int.from_bytes(record[20:24], 'little'):X}"

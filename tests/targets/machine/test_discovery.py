@@ -114,6 +114,33 @@ def test_the_header_page_of_nt_alone_is_enough(image):
     assert image(machine).kernel_base == base
 
 
+@pytest.mark.parametrize(("build", "known"), [(7601, True), (19041, True), (19041, False)])
+def test_without_its_first_page_nt_is_found_by_the_record_of_its_pdb(image, build, known):
+    machine = make_machine(build=build, known_kernel=known)
+    address = next(
+        at for at in find_records(machine) if at // PAGE != machine.space.translate(machine.kernel.base) // PAGE
+    )
+    for frame in (0x400, 0x401):  # copies of the same and of another file, which no page table maps
+        page = machine.memory.page(frame)
+        page[0x10:0x210] = machine.memory.pages[address // PAGE][address % PAGE :][:0x200].ljust(0x200, b"\0")
+    machine.memory.page(0x401)[0x14:0x18] = b"abcd"
+    machine.memory.pages.pop(machine.space.translate(machine.kernel.base) // PAGE)
+    dump = image(machine)
+    assert "nt by the record of ntkrnlmp.pdb" in found_by(dump)
+    assert dump.kernel_base == machine.kernel.base
+    kernel = open_kernel(dump)
+    assert kernel.pdb.guid == machine.kernel.guid
+    assert len([module for module in dump.modules() if not module.unloaded]) == len(machine.truth.modules)
+    assert kernel.find_symbol("PoolTrackTable").address == machine.addresses["PoolTrackTable"]
+
+
+def find_records(machine):
+    for number, page in sorted(machine.memory.pages.items()):
+        at = bytes(page).find(b"RSDS")
+        if at >= 0 and b"ntkrnlmp.pdb" in page[at : at + 0x40]:
+            yield number * PAGE + at
+
+
 def split(machine):
     """Map nt by small pages."""
     base = machine.kernel.base
