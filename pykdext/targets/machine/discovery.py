@@ -7,6 +7,7 @@ shared data says that this is Windows, nt's image is where the tables lead, and 
 
 from __future__ import annotations
 
+import time
 from itertools import chain
 from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 
@@ -20,6 +21,7 @@ from pykdext.targets.machine.image import MachineImage
 from pykdext.targets.machine.layouts import iter_layouts, vote_on_layout
 from pykdext.targets.machine.memory import MachineMemory
 from pykdext.targets.machine.ntimage import (
+    KERNEL_RANGE,
     AddressSpaceView,
     NtImage,
     find_debugger_data,
@@ -29,6 +31,7 @@ from pykdext.targets.machine.ntimage import (
     is_module_list,
 )
 from pykdext.targets.machine.pagetables import (
+    SEARCH_SECONDS,
     Candidate,
     Progress,
     Search,
@@ -88,7 +91,9 @@ class _Discovery:
         self._image = image
         self._search = Search(image.memory, progress)
         self._header = _read_header(file.path, image)
+        self._ends_at = time.monotonic() + SEARCH_SECONDS
         self._refused: List[str] = []
+        self._refused_halves: Set[Tuple[bool, MachineMemory, int]] = set()
         self._without_nt: List[Tuple[Candidate, PagingMode, MachineMemory]] = []
         self._record: Optional[PdbRecord] = None
 
@@ -108,7 +113,8 @@ class _Discovery:
                         verified = self._verify(candidate, mode, chosen) or verified
                     return FoundKernel(self._collect(verified, notes), verified.memory)
             self._refused.append(candidate.method)
-            if len(tried) >= MAX_CANDIDATES:
+            if len(tried) >= MAX_CANDIDATES or time.monotonic() > self._ends_at:
+                self._search.complete = False
                 break
         found = self._find_by_record()
         if found is None:
@@ -173,13 +179,30 @@ class _Discovery:
         base = view.read_pointer(first + 0x30) if first else None
         if base:
             hints.insert(0, base)
-        nt = find_nt(view, hints) if not records else self._take_record(find_nt_by_record(view, records))
+        if records:
+            nt = self._take_record(find_nt_by_record(view, records))
+        else:
+            nt = self._find_nt(view, memory, candidate, mode, hints)
         if nt is None:
             self._without_nt.append((candidate, mode, memory))
             return None
         listed = candidate.module_list
         head = listed if listed and is_module_list(view, nt, listed) else find_module_list(view, nt)
         return None if head is None else _Verified(candidate, mode, memory, view, shared, nt, head)
+
+    def _find_nt(
+        self, view: AddressSpaceView, memory: MachineMemory, candidate: Candidate, mode: PagingMode, hints: List[int]
+    ) -> Optional[NtImage]:
+        """nt; what lies in the kernel's half is looked for once, for the tables of all processes share it."""
+        top = mode.levels[0]
+        address = candidate.table + 8 * (KERNEL_RANGE[0] >> top.shift & top.index_mask)
+        half = (mode is X64, memory, int.from_bytes(memory.read_physical(address, 8), "little"))
+        if half in self._refused_halves:
+            return None
+        nt = find_nt(view, hints, self._ends_at)
+        if nt is None:
+            self._refused_halves.add(half)
+        return nt
 
     def _take_record(self, found: Optional[Tuple[NtImage, PdbRecord]]) -> Optional[NtImage]:
         if found is None:

@@ -6,7 +6,9 @@ header page may stand alone, with unreadable pages behind it.
 
 from __future__ import annotations
 
+import math
 import struct
+import time
 from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
@@ -26,6 +28,7 @@ KERNEL_RANGE = (0xFFFFF800_00000000, 0x8_00000000)
 """Where the loader puts nt, and how large that range is."""
 
 _MAX_PAGES_LOOKED_AT = 1 << 20
+_PAGES_A_CLOCK = 64
 _MAX_EXPORTS = 0x10000
 _WRITABLE = 0x80000000
 _DISCARDABLE = 0x02000000
@@ -80,17 +83,22 @@ def read_nt(view: AddressSpaceView, base: int) -> Optional[NtImage]:
     return NtImage(base, headers, key) if name in KERNEL_PDBS else None
 
 
-def find_nt(view: AddressSpaceView, hints: Iterable[int]) -> Optional[NtImage]:
-    """The image of nt: below one of the addresses ``hints``, which lie in it, or else anywhere in its range."""
+def find_nt(view: AddressSpaceView, hints: Iterable[int], ends_at: float = math.inf) -> Optional[NtImage]:
+    """The image of nt: below one of the addresses ``hints``, which lie in it, or else anywhere in its range.
+
+    The search of the range ends at the time ``ends_at`` (of ``time.monotonic``): pages may have to be unpacked.
+    """
     for hint in dict.fromkeys(hint & -PAGE_BYTES for hint in hints):
         for step in range(MAX_STEPS_BACK):
             found = read_nt(view, hint - step * PAGE_BYTES)
             if found is not None and hint < found.base + found.headers.image_bytes:
                 return found
-    return next((found for base in _iter_image_bases(view) if (found := read_nt(view, base)) is not None), None)
+    return next(
+        (found for base in _iter_image_bases(view, ends_at) if (found := read_nt(view, base)) is not None), None
+    )
 
 
-def _iter_image_bases(view: AddressSpaceView) -> Iterator[int]:
+def _iter_image_bases(view: AddressSpaceView, ends_at: float) -> Iterator[int]:
     """The pages of the kernel's range that begin like an image; large pages first, as most kernels lie in them."""
     pages = 0
     mappings = sorted(view.space.iter_mappings(*KERNEL_RANGE), key=lambda item: item[2] < 1 << 21)
@@ -99,7 +107,7 @@ def _iter_image_bases(view: AddressSpaceView) -> Iterator[int]:
             continue
         for page in range(address & -PAGE_BYTES, address + length, PAGE_BYTES):
             pages += 1
-            if pages > _MAX_PAGES_LOOKED_AT:
+            if pages > _MAX_PAGES_LOOKED_AT or (not pages % _PAGES_A_CLOCK and time.monotonic() > ends_at):
                 return
             if view.read(page, 2) == b"MZ":
                 yield page
