@@ -12,7 +12,10 @@ from pykdext.records.samples import SampleCollector
 from pykdext.records.tagtable import NUL_PICTURE
 from pykdext.records.textfile import TextFile
 
-_PAIR = re.compile(r"^\s{0,8}([^\W\d][^:\n]{0,60}?)\s*:(?:\s(.*))?$")
+_PAIR = re.compile(r"^\s{0,8}(?:-\s)?([^\W\d][^:\n]{0,60}?)\s*:(?:\s(.*))?$")
+_BEGINS = re.compile(r"^\s{0,8}-\s")
+"""A dash begins a record of YAML."""
+
 _MOST_TITLES = 60
 _MOST_DEPTH = 6
 _MOST_RECORDS = 5_000_000
@@ -66,7 +69,7 @@ def _iter_listed_records(text: str) -> Iterator[Tuple[int, Record]]:
     start = 0
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         pair = _PAIR.match(line)
-        if pair and pair[1] not in record:
+        if pair and pair[1] not in record and not (record and _BEGINS.match(line)):
             start = start if record else number
             record[pair[1]] = (pair[2] or "").rstrip()
             continue

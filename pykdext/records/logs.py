@@ -12,6 +12,7 @@ from typing import Callable, Iterable, Iterator, List, Sequence, Tuple, Union
 from pykdext.errors import RecordFormatError
 from pykdext.model import PoolSnapshot, TimeOrigin
 from pykdext.records.blocklists import parse_poolfind, parse_verifier
+from pykdext.records.celllines import parse_cell_lines
 from pykdext.records.csvlog import parse_csv
 from pykdext.records.keyedrecords import parse_format_list, parse_json_records
 from pykdext.records.moments import DAY_FIRST, MONTH_FIRST, find_name_moment, swap_day_and_month
@@ -19,6 +20,7 @@ from pykdext.records.notes import parse_notes
 from pykdext.records.packed import Unpacked, peek_packed, unpack
 from pykdext.records.pastedtable import parse_pasted_tables
 from pykdext.records.perfcounters import parse_counter_log, parse_perf_counters
+from pykdext.records.plaintotals import parse_plain_totals
 from pykdext.records.poolmon import parse_newest_screen, parse_poolmon
 from pykdext.records.poolused import parse_poolused
 from pykdext.records.recognition import HEAD_BYTES
@@ -48,12 +50,14 @@ PARSERS: Tuple[_Parse, ...] = (
     parse_json_records,
     parse_format_list,
     parse_pasted_tables,
+    parse_cell_lines,
     parse_poolfind,
     parse_verifier,
     parse_untitled_rows,
     parse_perf_counters,
     parse_vm_text,
     parse_notes,
+    parse_plain_totals,
 )
 """From the form that is told most surely to that which is told least so; the first that finds a snapshot reads all."""
 

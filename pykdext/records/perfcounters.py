@@ -27,7 +27,7 @@ from pykdext.records.titlewords import english_words
 
 TOTALS_ONLY = "the text holds totals only, no tags"
 
-_PDH = re.compile(r'^\ufeff?"?\(PDH-[CT]SV [\d.]{1,9}\)[^"\n]*')
+_PDH = re.compile(r'^[ \t]{0,8}"?\(PDH-[CT]SV [\d.]{1,9}\)[^"\n]*', re.MULTILINE)
 _BIAS = re.compile(r"\((-?\d{1,4})\)\"?$")
 _PATH = re.compile(r"^(?:\\\\(?P<host>[^\\]{1,255}))?\\(?P<object>[^\\]{1,255})\\(?P<counter>[^\\]{1,255})$")
 _LISTED_PATH = re.compile(r"(\\\\[^\n]{1,600}?\\[^\\\n]{1,255}?)\s*:\s*$")
@@ -39,6 +39,10 @@ _MOST_COLUMNS = 500_000
 _LINE_CHARACTERS = 200_000
 _MOST_LINES_ABOVE = 2000
 _SHOWN_CHARACTERS = 60
+_HEAD_CHARACTERS = 20_000
+"""The prompt and the command may stand above the titles."""
+
+_PATH_AND_VALUE = re.compile(r"(\\\\[^\n]{1,600}?\\[^\\\n]{1,255}?)\s{2,80}(\d[\d.,]{0,30})\s*$")
 _MOST_RULES = 3
 """Lines between the titles of a table and its first row."""
 
@@ -64,10 +68,11 @@ def parse_counter_log(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         RecordFormatError: it is such a log, but has no counter of a pool.
     """
     text = file.text.lstrip("\ufeff\n ")
-    header = _PDH.match(text)
+    header = _PDH.search(text, 0, _HEAD_CHARACTERS)
     if header is None:
         return ()
-    lines = text.split("\n")
+    lines = text[header.start() :].split("\n")
+    above = text.count("\n", 0, header.start())
     delimiter = "\t" if "\t" in lines[0] else ";" if lines[0].count(";") > lines[0].count(",") else ","
     titles = _split(lines[0], delimiter)
     bias = _BIAS.search(titles[0].strip())
@@ -78,8 +83,10 @@ def parse_counter_log(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         raise RecordFormatError(file.path, 1, found, r"\Memory\Pool Nonpaged Bytes or \Memory\Pool Paged Bytes")
     unreadable = LineFaults("cannot be read and is left out")
     samples = []
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate(lines[1:], start=above + 2):
         cells = _split(line, delimiter)
+        if '"' not in line and '"' in lines[0]:
+            continue  # what typeperf says when it ends
         if not any(cell.strip() for cell in cells):
             continue
         moment = find_moment(cells[0])
@@ -200,10 +207,16 @@ def _parse_listing(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         found = find_moment(line)
         path = _LISTED_PATH.search(line)
         pair = _PAIR.match(line)
+        beside = _PATH_AND_VALUE.search(line)
         if found and not (path and path.start() < 12):
-            flush()
+            if moment is None or found.at != moment.at:
+                flush()
             moment = found
-        if path:
+        if beside:
+            total = find_total(beside[1])
+            if total:
+                values[total[2], total[0]] = parse_size(beside[2], total[1]) or 0
+        elif path:
             pending = find_total(path[1])
         elif pending and _VALUE.match(line):
             values[pending[2], pending[0]] = parse_size(line.strip(), pending[1]) or 0

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Iterable, Optional
 
-_GROUPED = re.compile(r"[+-]?\d{1,3}(?:([.,' \xa0\xff])\d{3})(?:\1\d{3})*")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:([.,' \xa0\xff])\d{3})(?:\1\d{3})*|[+-]?\d{1,2}(?:,\d\d)+,\d{3}")
 _PLAIN = re.compile(r"[+-]?\d{1,24}")
 _SIZE = re.compile(
     r"~?\s*(?P<number>[+-]?\d[\d.,' \xa0\xff]{0,40}?)\s*"

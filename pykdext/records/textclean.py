@@ -25,6 +25,16 @@ _BLANKS: Dict[int, Optional[str]] = {
     **dict.fromkeys((12288, 5760, *range(8192, 8203), 8287), " "),
     **dict.fromkeys((0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF), None),
 }
+_BOX: Dict[int, str] = {
+    **dict.fromkeys(range(0x2500, 0x2580), "+"),
+    **dict.fromkeys((0x2502, 0x2503, 0x2506, 0x2507, 0x250A, 0x250B, 0x2551), "|"),
+    **dict.fromkeys((0x2500, 0x2501, 0x2504, 0x2505, 0x2508, 0x2509, 0x2550), "-"),
+}
+"""The lines around cells, as programs for terminals draw them."""
+
+_BOX_SIDE = re.compile("[\u2502\u2503\u2551]")
+_STAMP = re.compile(r"^\[(?:\d{4}-\d\d-\d\d[ T])?\d{1,2}:\d\d:\d\d(?:[.,]\d{1,9})?Z?\][ \t]?", re.MULTILINE)
+_STAMPED_SHARE = 0.8
 _MOST_CLEANED_BYTES = 64 << 20
 """A larger text is a log that a tool wrote, not one that somebody pasted."""
 
@@ -41,11 +51,11 @@ def clean_text(file: TextFile) -> TextFile:
     """
     raw = file.raw
     if len(raw) > _MOST_CLEANED_BYTES or not (
-        not raw.isascii() or any(mark in raw for mark in (b"\x1b", b"</", b"&", b">", b"\\"))
+        not raw.isascii() or any(mark in raw for mark in (b"\x1b", b"</", b"&", b">", b"\\", b"["))
     ):
         return file
     text = file.text
-    cleaned = _strip_quotes(_strip_markup(_ANSI.sub("", text)))
+    cleaned = _strip_stamps(_strip_quotes(_strip_markup(_ANSI.sub("", text))))
     if not cleaned.isascii():
         cleaned = _plain_characters(cleaned)
     cleaned = _ESCAPED_STARS.sub(lambda match: match[0].replace("\\", "") if len(match[0]) > 2 else match[0], cleaned)
@@ -57,6 +67,14 @@ def _strip_quotes(text: str) -> str:
     quoted = len(_QUOTED_LINE.findall(text))
     lines = sum(1 for line in text.split("\n") if line.strip()) if quoted else 0
     return _QUOTE.sub("", text) if quoted and (quoted >= _FEW_QUOTED or quoted >= _QUOTED_SHARE * lines) else text
+
+
+def _strip_stamps(text: str) -> str:
+    """Lines without the time in brackets that a terminal's log puts before each."""
+    if not text.lstrip().startswith("["):
+        return text
+    lines = sum(1 for line in text.split("\n") if line.strip())
+    return _STAMP.sub("", text) if len(_STAMP.findall(text)) >= _STAMPED_SHARE * lines else text
 
 
 def _strip_markup(text: str) -> str:
@@ -71,6 +89,8 @@ def _strip_markup(text: str) -> str:
 def _plain_characters(text: str) -> str:
     if _FULL_WIDTH_DIGIT.search(text):
         text = text.translate(_FULL_WIDTH)
+    if _BOX_SIDE.search(text):
+        text = text.translate(_BOX)
     text = text.translate(_BLANKS)
     return text.replace("\xa0", " ") if _HEADS.search(text) else text
 

@@ -253,3 +253,58 @@ def test_blocks_and_callers_are_kept():
     (driver,) = verified.stated_drivers
     assert (driver.module, driver.told_by) == ("ebpfcore.sys", "!verifier")
     assert driver.text.endswith("ebpfcore!ebpf_allocate+0x21")
+
+
+GRID = "┌──────┬──────┐\n│ Tag  │ {} │\n├──────┼──────┤\n│ NVRM │ {} │\n└──────┴──────┘\n"
+STAMPED = """\
+ kd> !poolused 2
+   Sorting by NonPaged Pool Consumed
+
+               NonPaged                  Paged
+ Tag     Allocs         Used     Allocs         Used
+
+ NVRM   8122256   6497804800          0            0	UNKNOWN pooltag 'NVRM', please update pooltag.txt
+ TOTAL  8122256   6497804800     200000    163840000
+"""
+PASTES = {
+    "a cell a line": "Look:\n\nTag\nType\nAllocs\nFrees\nDiff\nBytes\nPer Alloc\n"
+    "NVRM\nNonp\n8123456\n1200\n8122256\n6497804800\n800\nIrp\nNonp\n9\n4\n5\n600\n120\nThanks!\n",
+    "lakhs and crores": "Tag   Type   Diff       Bytes\nNVRM  Nonp   81,22,256  6,49,78,04,800\n",
+    "drawn lines": GRID.format("Pool │ Blocks  │ Bytes", "Nonp │ 8122256 │ 6497804800"),
+    "times of a terminal": "".join(f"[10:22:31]{line}\n" for line in STAMPED.splitlines()),
+    "YAML": "- tag: Irp\n  pool: nonpaged\n  bytes: 600\n- tag: NVRM\n  pool: nonpaged\n  blocks: 8122256\n"
+    "  bytes: 6497804800\n",
+    "HTML entities": "<pre>Tag&nbsp; Type&nbsp; Diff&nbsp; Bytes<br>NVRM&nbsp;Nonp&nbsp;8122256&nbsp;6497804800</pre>",
+    "apostrophes": "| Tag | Typ | Diff | Bytes |\n|---|---|---|---|\n| NVRM | Nonp | 8’122’256 | 6’497’804’800 |\n",
+}
+
+
+@pytest.mark.parametrize("form", PASTES)
+def test_other_forms_in_which_tables_are_pasted(form, tmp_path):
+    path = tmp_path / "paste.txt"
+    path.write_text(PASTES[form], encoding="utf-8")
+    rows = {row.tag.text: row.nonpaged for row in load_log(str(path))[-1].tags}
+    assert (rows["NVRM"].outstanding, rows["NVRM"].bytes) == (8_122_256, 6_497_804_800)
+
+
+TOTALS = {
+    "Task Manager": "Available\t1.6 GB\nCommitted\t30.1/36.0 GB\nPaged pool\t612 MB\nNon-paged pool\t11.8 GB\n",
+    "Task Manager, lines": "Paged pool\n612 MB\nNon-paged pool\n11.8 GB\n",
+    "German": "Ausgelagerter Pool  612 MB\nNicht ausgelagerter Pool  11,8 GB\n",
+    "WMI": "PoolNonpagedBytes  PoolPagedBytes\n-----------------  --------------\n12670153523        641728512\n",
+    "typeperf": 'C:\\>typeperf\n"(PDH-CSV 4.0)","\\\\S\\Memory\\Pool Nonpaged Bytes","\\\\S\\Memory\\Pool Paged Bytes"'
+    '\n"06/12/2026 08:00:00.123","12670153523.0","641728512.0"\nExiting, please wait...\n',
+    "Get-Counter": "Timestamp             Path                            CookedValue\n"
+    "6/12/2026 8:00:00 AM  \\\\s\\memory\\pool nonpaged bytes  12670153523\n"
+    "6/12/2026 8:00:00 AM  \\\\s\\memory\\pool paged bytes     641728512\n",
+}
+
+
+@pytest.mark.parametrize("form", TOTALS)
+def test_totals_of_the_pools_without_tags(form, tmp_path):
+    path = tmp_path / "paste.txt"
+    path.write_text(TOTALS[form], encoding="utf-8")
+    (state,) = load_log(str(path))
+    assert abs(state.memory.nonpaged_bytes - 11.8 * 2**30) < 2**20
+    assert state.memory.paged_bytes == 612 << 20
+    assert not any("cannot be read" in warning for warning in state.warnings)
