@@ -10,6 +10,7 @@ import enum
 import re
 from typing import Any, Dict, Iterable, List, Mapping, Set, Tuple, TypeVar
 
+from pykdext.cli.ownwords import OWN_WORDS
 from pykdext.model import PoolTag, PoolUsage
 
 _Value = TypeVar("_Value")
@@ -37,10 +38,7 @@ _PATH_IN_TEXT = re.compile(
 _PLACEHOLDER = re.compile(r"(?:host|path|person)-\d+")
 
 _MIN_NAME_CHARACTERS = 3
-"""Shorter names are not looked for in texts."""
-
-_MIN_WORD_CHARACTERS = 8
-"""Nor those of small letters only that are shorter: they may be any word."""
+"""Shorter names are not looked for in texts, nor words of poolleak's own in small letters."""
 
 
 class Redactor:
@@ -133,8 +131,7 @@ class Redactor:
         if key not in self._placeholders:
             self._counts[word] = self._counts.get(word, 0) + 1
             self._placeholders[key] = f"{word}-{self._counts[word]}"
-        is_word = name.isalpha() and name.islower()
-        if len(name) >= (_MIN_WORD_CHARACTERS if is_word else _MIN_NAME_CHARACTERS):
+        if len(name) >= _MIN_NAME_CHARACTERS and name not in OWN_WORDS:
             self._sought.add(key)
         return self._placeholders[key]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -191,3 +192,18 @@ def test_errors_are_redacted_too(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "Secret" not in said and str(tmp_path) not in said
     assert said.startswith("poolleak: path-1: ")
+
+
+@pytest.mark.parametrize("host", ["mars", "web", "dbsrv", "k8s", "MARS"])
+def test_short_names_of_hosts_in_small_letters_are_redacted_in_texts(host):
+    text = f"{host}.dmp of {host.lower()} is cut; {host.upper()}'s pool leaks, remarsed it is not"
+    redacted = Redactor().redact({"host": host, "warning": text})
+    assert redacted["host"] == "host-1"
+    assert not re.search(rf"\b{host}\b", redacted["warning"], re.I)
+    assert redacted["warning"].endswith("pool leaks, remarsed it is not")
+
+
+@pytest.mark.parametrize("host", ["pool", "driver", "dump"])
+def test_names_that_are_words_of_sentences_leave_them_readable(host):
+    text = f"the {host} is not whole"
+    assert Redactor().redact({"host": host, "warning": text})["warning"] == text

@@ -1,4 +1,7 @@
-"""``python -m tests.fuzz [--minutes N | --cases N] [--seed N] [--target NAME]``: fuzz without end, or a case again."""
+"""``python -m tests.fuzz [--minutes N | --cases N] [--seed N] [--target NAME]``: fuzz without end, or a case again.
+
+With ``--guided`` the cases are chosen by the code that they reach.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,32 @@ import itertools
 import sys
 import time
 
-from tests.fuzz.run import TARGETS, Tally, limit_memory, render, run_case
-
 
 def parse():
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, help="how long (default: until --cases)")
     parser.add_argument("--cases", type=int, default=sys.maxsize, help="how many cases of each target")
     parser.add_argument("--seed", type=int, default=0, help="the first seed (default: 0)")
-    parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="only this target, may repeat")
+    parser.add_argument("--target", action="append", help="only this target, may repeat")
+    parser.add_argument("--guided", action="store_true", help="let atheris choose the cases by coverage")
+    parser.add_argument("--corpus", help="folder of the guided fuzz's inputs, kept from run to run (default: none)")
     return parser.parse_args()
 
 
 def fuzz():
     options = parse()
+    if options.guided:
+        from tests.fuzz.guided import run_guided  # it imports the tool by itself, to watch it
+
+        return run_guided(options.target, options.minutes, options.seed, options.corpus)
+    from tests.fuzz.run import TARGETS, Tally, limit_memory, render, run_case
+
     limit_memory()
     tally = Tally()
     ends_at = time.time() + options.minutes * 60 if options.minutes else float("inf")
+    unknown = set(options.target or ()) - set(TARGETS)
+    if unknown:
+        sys.exit(f"no target {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
     try:
         for number in itertools.islice(itertools.count(options.seed), options.cases):
             for target in options.target or TARGETS:

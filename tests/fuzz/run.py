@@ -15,7 +15,7 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Union
 
 from pykdext.cli.main import main
 from tests.fuzz import dumps, files, imageparts
@@ -74,7 +74,7 @@ class Finding:
 
     kind: str
     target: str
-    seed: int
+    seed: Union[int, str]
     damage: str
     words: List[str]
     detail: str
@@ -107,8 +107,12 @@ class _Screen(io.TextIOWrapper):
 
 
 def run_case(target: str, seed: int, tally: Tally) -> None:
-    """Make one case, run its commands, and note what went wrong."""
-    chance = random.Random(f"{target} {seed}")
+    """Make the case of a seed, run its commands, and note what went wrong."""
+    try_case(target, random.Random(f"{target} {seed}"), tally, seed)
+
+
+def try_case(target: str, chance: random.Random, tally: Tally, seed: Union[int, str]) -> None:
+    """The same of a case that ``chance`` makes; ``seed``: what makes it again."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         folder = Path(name, "input")
         folder.mkdir()

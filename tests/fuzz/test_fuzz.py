@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.fuzz.guided import ChanceOfInput
 from tests.fuzz.run import TARGETS, Tally, render, run_case
 
 CASES = 20
@@ -20,6 +21,16 @@ def test_whatever_is_damaged_nothing_crashes_hangs_or_lies(target):
         run_case(target, seed, tally)
     assert not tally.findings, render(tally)
     assert tally.cases[target] == CASES
+
+
+def test_an_input_decides_what_is_drawn_and_goes_on_behind_its_end():
+    data = bytes(range(1, 20))
+    one, same, other = (ChanceOfInput(given) for given in (data, data, data[:-1] + b"x"))
+    drawn = [one.randrange(256) for _ in range(40)]
+    assert drawn == [same.randrange(256) for _ in range(40)]
+    assert drawn[: len(data)] != [other.randrange(256) for _ in range(len(data))]
+    assert ChanceOfInput(b"").random() < 1
+    assert sorted(ChanceOfInput(data).sample(range(9), 9)) == list(range(9))
 
 
 @pytest.mark.parametrize(
