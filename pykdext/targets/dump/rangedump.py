@@ -89,20 +89,37 @@ def _read_list(file: FileBytes, start: int, end: int, *, is_complete: bool) -> R
     return pages[:stop], counts[:stop]
 
 
+def _are_ranges(file: FileBytes, pages: array[int], counts: array[int]) -> bool:
+    """Whether all of a list can be true."""
+    try:
+        check_runs(file.path, 0, pages, counts)
+    except DumpFormatError:
+        return False
+    return True
+
+
 def _take_announced(
     file: FileBytes, data_offset: int, ranges: Ranges, announced: int
 ) -> Tuple[Ranges, Tuple[str, ...]]:
-    """The ranges of a complete dump that make up its TotalNumberOfPages: the list may go on behind them.
+    """The ranges of a complete dump that make up its TotalNumberOfPages: something else may stand behind them.
 
-    Where none end there, the file's size decides whether the list or the total is right.
+    Where none end there, or what stands behind are ranges as well, the file's size decides whether the list or the
+    total is right.
     """
     pages, counts = ranges
     ends = list(accumulate(counts))
     stop = bisect_left(ends, announced) + 1
-    if stop <= len(ends) and ends[stop - 1] == announced:
-        return (pages[:stop], counts[:stop]), ()
     listed = ends[-1] if ends else 0
-    if data_offset + listed * PAGE_BYTES != file.size:
+    fits_file = data_offset + listed * PAGE_BYTES == file.size
+    if stop <= len(ends) and ends[stop - 1] == announced and not (fits_file and listed != announced):
+        taken = pages[:stop], counts[:stop]
+        if stop == len(ends) or not _are_ranges(file, pages, counts):
+            return taken, ()
+        return taken, (
+            f"the header counts {announced:,} pages, its ranges {listed:,}: those behind are left out, and if the list "
+            "is wrong, pages may be others than they seem",
+        )
+    if not fits_file:
         raise DumpFormatError(
             file.path,
             data_offset,
