@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 from typing import Callable, Dict, List
@@ -10,12 +11,18 @@ from dumps.forge import forge
 from dumps.forge.virtual import STUB_PAGE
 from dumps.forge.vmfiles import elfcores, kdumps, plain, savedstates, vmware
 from pykdext.targets.dump.crashdump import open_crashdump
+from pykdext.targets.filebytes import FileBytes
+from pykdext.targets.machine.memory import FileRanges, MemoryRange
+from pykdext.targets.machine.pagetables import Search
 from tests.benchmarks.results import MICROSECONDS_A_PIECE, MILLISECONDS, OURS, Report, Work
+from tests.benchmarks.rounds import ContestantError
 
 _PAGE = 0x1000
 _SPARSE_BYTES = 16 << 30
 _SEARCHED = "16 GB by search"
 _SEARCH_SECONDS, _USUAL_SECONDS = 60.0, 0.1
+_DENSE_BYTES = 1 << 30
+_DENSE_SECONDS = _SEARCH_SECONDS / (_SPARSE_BYTES / _DENSE_BYTES)
 
 
 def _add(work: Work, tool: str, task: Callable[[], object], rounds: int, pieces: int = 1) -> None:
@@ -50,6 +57,29 @@ def _write(folder: Path) -> Dict[str, Path]:
     return paths
 
 
+def _search_dense(folder: Path, rounds: int) -> Work:
+    """Processor time for the search of memory without holes: code, noise and page tables, none of them the kernel's."""
+    path = folder / "dense"
+    chance = random.Random(0)
+    machine = forge("pipo", virtual=True)
+    code = b"".join(bytes(page) for _, page in sorted(machine.memory.pages.items()))[: 4 << 20]
+    with open(path, "wb") as file:
+        while file.tell() < _DENSE_BYTES:
+            file.write(code if chance.random() < 0.5 else chance.randbytes(1 << 20))
+        file.truncate(_DENSE_BYTES)
+    work = Work("search a GB without holes (processor)", MILLISECONDS, limit=_DENSE_SECONDS)
+    for _ in range(rounds):
+        with open(path, "rb", buffering=0) as stream:
+            memory = FileRanges(FileBytes(stream, str(path)), (MemoryRange(0, 0, _DENSE_BYTES),), is_padded=True)
+            search = Search(memory)
+            start = time.process_time()
+            list(search.find())
+            work.add(OURS, time.process_time() - start)
+        if not search.complete:
+            raise ContestantError("the machine is too busy: the search ended early")
+    return work
+
+
 def _read_by_leechcore(path: Path, numbers: List[int]) -> Callable[[], object]:
     import leechcorepyc
 
@@ -81,6 +111,8 @@ def run(folder: Path, rounds: int, *, quick: bool, slow: bool) -> Report:
         work = Work(f"find the kernel: {name}", MILLISECONDS, limit=limit)
         _add(work, OURS, lambda path=path: open_crashdump(str(path)).close(), rounds)
         report.works.append(work)
+    if not quick:
+        report.works.append(_search_dense(folder, rounds))
     numbers = sorted(forge("pipo", virtual=True).memory.pages)
     pages = Work("4 KiB pages of an ELF core", MICROSECONDS_A_PIECE, ratio_limits={"LeechCore": 1.0})
     with open_crashdump(str(paths["elf"])) as dump:
