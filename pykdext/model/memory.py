@@ -150,6 +150,33 @@ class PageFrames:
 
 
 @dataclass(frozen=True)
+class ProcessMemory:
+    """What a process was charged of committed memory for itself; ``has_exited``: it ended, and its object is kept."""
+
+    pid: int
+    image: str
+    bytes: int
+    has_exited: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryByProcess:
+    """Committed memory by process, the largest first.
+
+    Attributes:
+        processes: all whose charge is known. unknown: those whose charge is not, or that the list has lost.
+    """
+
+    processes: Tuple[ProcessMemory, ...]
+    unknown: Optional[int] = 0
+
+    @property
+    def bytes(self) -> int:
+        """The sum of all."""
+        return sum(process.bytes for process in self.processes)
+
+
+@dataclass(frozen=True)
 class MemoryReport:
     """Where the memory of a machine is. What could not be read is None, with the reason in ``warnings``.
 
@@ -157,6 +184,7 @@ class MemoryReport:
         snapshot: the machine, and its tag tables. untagged: what no tag counts, the largest first.
         dominant: that of it which fills the machine, None where nothing does.
         balloons: drivers of hypervisors that are loaded and take memory away by design.
+        by_process: what processes were charged for themselves.
     """
 
     snapshot: PoolSnapshot
@@ -168,3 +196,4 @@ class MemoryReport:
     balloons: Tuple[str, ...]
     next_steps: Tuple[NextStep, ...]
     warnings: Tuple[str, ...]
+    by_process: Optional[MemoryByProcess] = None

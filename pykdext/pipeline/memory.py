@@ -9,15 +9,20 @@ from pykdext.growth.untagged import find_dominant, rank_untagged
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.memory.commit import read_commit_sheet
 from pykdext.kernel.memory.frames import read_page_frames
+from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import LeakReport, NextStep, PoolKind, PoolSnapshot, UntaggedKind
-from pykdext.model.memory import CommitSheet, MemoryReport, PageFrames
+from pykdext.model.memory import CommitSheet, MemoryByProcess, MemoryReport, PageFrames, ProcessMemory
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.memory import verdict_on_memory
 from pykdext.report.sentences.states import verdict_on
+from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.work import UNWATCHED, Work
 
 SAMPLED_CHUNKS, VERDICT_CHUNKS = 192, 48
 """Pieces of 4,096 page frames that ``poolleak memory`` and every verdict look at."""
+
+_MAX_CHARGED_PAGES = 1 << 35
+"""A larger count went below zero, or is none: no process has an address space of 128 TiB in use."""
 
 _BALLOON_DRIVERS = ("vmmemctl.sys", "balloon.sys", "dmvsc.sys", "xenballoon.sys", "prl_memdev.sys")
 """Drivers that take memory from a virtual machine at its host's wish: VMware, virtio, Hyper-V, Xen, Parallels."""
@@ -66,7 +71,22 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
         balloons=balloons,
         next_steps=_STEPS[dominant.kind] if dominant else (),
         warnings=(*snapshot.warnings, *_iter_warnings(kernel, sheet, frames)),
+        by_process=_read_processes(kernel, work) if kernel else None,
     )
+
+
+def _read_processes(kernel: Kernel, work: Work) -> Optional[MemoryByProcess]:
+    """What each process of the kernel's list was charged; None where no process tells."""
+    found = ObjectSpace(kernel, work).processes
+    charged = [
+        ProcessMemory(process.pid, process.image, process.commit_pages * PAGE_BYTES, process.has_exited)
+        for process in found.processes
+        if process.commit_pages is not None and process.commit_pages < _MAX_CHARGED_PAGES
+    ]
+    if not charged:
+        return None
+    unknown = None if found.lost is None else found.lost + len(found.processes) - len(charged)
+    return MemoryByProcess(tuple(sorted(charged, key=lambda process: -process.bytes)), unknown)
 
 
 def _pool_bytes(snapshot: PoolSnapshot) -> Optional[int]:

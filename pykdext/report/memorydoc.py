@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Dict, Iterator, Optional
 
 from pykdext.model.documents import subject_document, untagged_document
-from pykdext.model.memory import CommitSheet, MemoryReport, PageFrames
+from pykdext.model.memory import CommitSheet, MemoryByProcess, MemoryReport, PageFrames
 from pykdext.report.csvtext import iter_csv
 
 MEMORY_SCHEMA = "poolleak.memory/1"
@@ -32,6 +32,7 @@ def _memory_document(report: MemoryReport) -> Dict[str, Any]:
         "verdict": report.verdict,
         "frames": _frames_document(report.frames),
         "commit": _commit_document(report.sheet),
+        "processes": _processes_document(report.by_process),
         "untagged": [untagged_document(holding) for holding in report.untagged],
         "dominant": report.dominant.kind.value if report.dominant else None,
         "balloon_drivers": list(report.balloons),
@@ -80,6 +81,16 @@ def _commit_document(sheet: Optional[CommitSheet]) -> Optional[Dict[str, Any]]:
     }
 
 
+def _processes_document(found: Optional[MemoryByProcess]) -> Optional[Dict[str, Any]]:
+    if found is None:
+        return None
+    return {
+        "committed_bytes": found.bytes,
+        "unknown": found.unknown,
+        "processes": [asdict(process) for process in found.processes],
+    }
+
+
 def _iter_rows(report: MemoryReport) -> Iterator[Dict[str, Any]]:
     for row in (_frames_document(report.frames) or {"uses": []})["uses"]:
         yield {"table": "pages by use", "name": row["use"], "bytes": row["bytes"], "error_bytes": row["error_bytes"]}
@@ -87,3 +98,7 @@ def _iter_rows(report: MemoryReport) -> Iterator[Dict[str, Any]]:
         yield {"table": "committed", "name": line.name, "bytes": line.bytes, "of": line.part.value}
     if report.sheet and report.sheet.unexplained_bytes is not None:
         yield {"table": "committed", "name": "in no counter", "bytes": report.sheet.unexplained_bytes}
+    for process in report.by_process.processes if report.by_process else ():
+        name = f"{process.image} ({process.pid})"
+        state = "exited" if process.has_exited else "running"
+        yield {"table": "committed by process", "name": name, "bytes": process.bytes, "of": state}

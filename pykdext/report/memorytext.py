@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import List, Sequence
 
 from pykdext.model import PoolKind, UntaggedMemory
-from pykdext.model.memory import CommitSheet, MemoryReport, PageFrames
+from pykdext.model.memory import CommitSheet, MemoryByProcess, MemoryReport, PageFrames
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, render_lines
@@ -14,6 +14,9 @@ from pykdext.report.steps import step_lines
 from pykdext.units import format_bytes, format_count, format_share
 
 _BAR_COLUMNS = 20
+
+PROCESSES_SHOWN = 8
+"""Processes in text and on the page; JSON and CSV have all."""
 
 UNTAGGED_SHOWN = 4
 """Kinds of untagged memory in a verdict; ``poolleak memory`` and JSON have them all."""
@@ -26,6 +29,8 @@ def render_memory_text(report: MemoryReport, width: int, markup: Markup = PLAIN)
         lines += [*_frame_table(report.frames, width), ""]
     if report.sheet is not None:
         lines += [*_commit_table(report.sheet, width), ""]
+    if report.by_process is not None:
+        lines += [*_process_table(report.by_process, width), ""]
     lines += _pool_lines(report, width)
     if report.next_steps:
         lines += ["", "Next steps", *step_lines(report.next_steps, width, Links(report.snapshot.source))]
@@ -78,6 +83,20 @@ def _commit_table(sheet: CommitSheet, width: int) -> List[str]:
     refused = [f"{failure.count:,} {failure.name}" for failure in sheet.failures if failure.count]
     lines += wrap(f"Refused since boot: {', '.join(refused)}", width) if refused else []
     return lines
+
+
+def _process_table(found: MemoryByProcess, width: int) -> List[str]:
+    shown = found.processes[:PROCESSES_SHOWN]
+    rows = [
+        (process.image, str(process.pid), format_bytes(process.bytes), "exited, kept" if process.has_exited else "")
+        for process in shown
+    ]
+    headers = ("Committed by process", "PID", "Bytes", "")
+    lines = format_table(headers, rows, ("left", "right", "right", "left"), width)
+    words = f"{format_bytes(found.bytes)} by {format_count(len(found.processes))} processes"
+    if found.unknown != 0:
+        words += "; of some it is not known" if found.unknown is None else f"; of {found.unknown:,} it is not known"
+    return [*lines, *wrap(words, width)]
 
 
 def untagged_table(untagged: Sequence[UntaggedMemory], width: int) -> List[str]:

@@ -25,6 +25,7 @@ from pykdext.model.memory import MemoryReport
 from pykdext.report.html.charts import draw_causes, draw_changes, draw_composition, draw_uses
 from pykdext.report.html.curves import draw_growth
 from pykdext.report.html.page import iter_page
+from pykdext.report.memorytext import PROCESSES_SHOWN
 from pykdext.report.sentences.batches import (
     describe_counts,
     describe_holder,
@@ -158,6 +159,7 @@ def render_memory_page(report: MemoryReport, origin: Origin) -> str:
             report=report,
             machine=list(machine_lines(report.snapshot)),
             uses=draw_uses(report.frames) if report.frames else [],
+            processes_shown=PROCESSES_SHOWN,
         )
     )
 

@@ -62,6 +62,34 @@ def test_json_follows_its_schema_and_has_the_numbers_of_the_text(mapped, capsys)
     )
 
 
+def test_processes_are_told_by_what_they_were_charged(tmp_path, capsys):
+    machine = forge("zombies", leaked=60, healthy_share=32, memory=MemoryPlan())
+    path = tmp_path / "zombies.dmp"
+    machine.save(path)
+    main(["schema", "memory/1"])
+    schema = json.loads(capsys.readouterr().out)
+    main(["memory", str(path), "--format", "json"])
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, schema)
+    found = document["processes"]
+    told = {process.pid: process for process in machine.truth.objects.processes}
+    assert {row["pid"]: row["bytes"] for row in found["processes"]} == {
+        pid: process.commit_pages << 12 for pid, process in told.items()
+    }
+    assert [row["pid"] for row in found["processes"] if row["has_exited"]]
+    assert found["committed_bytes"] == sum(process.commit_pages << 12 for process in told.values())
+    assert found["unknown"] == 0
+    assert sorted(found["processes"], key=lambda row: -row["bytes"]) == found["processes"]
+    main(["memory", str(path), "--width", "80"])
+    text = capsys.readouterr().out
+    assert f"by {len(told):,} processes" in text and max(map(len, text.splitlines()[1:])) <= 80
+    main(["memory", str(path), "--format", "csv"])
+    rows = [
+        row for row in csv.DictReader(capsys.readouterr().out.splitlines()) if row["table"] == "committed by process"
+    ]
+    assert len(rows) == len(told) and {row["of"] for row in rows} == {"running", "exited"}
+
+
 def test_csv_has_a_line_for_each_use_and_each_counter(mapped, capsys):
     main(["memory", str(mapped), "--format", "csv"])
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
@@ -74,7 +102,7 @@ def test_the_page_has_one_bar(mapped, tmp_path):
     page = tmp_path / "memory.html"
     assert main(["memory", str(mapped), "--format", "html", "-o", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
-    assert text.count("<svg") == 1 and "system PTEs" in text
+    assert text.count('<svg class="whole"') == 1 and "system PTEs" in text
 
 
 def test_a_log_tells_that_it_has_no_memory(tmp_path, capsys):
