@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from typing import AbstractSet
 
 LINE_END = frozenset("\n")
@@ -54,6 +55,37 @@ def make_readable(text: str, encoding: str, kept: AbstractSet[str] = LINE_END) -
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def count_columns(text: str) -> int:
+    """How many columns of a terminal the text takes: wide characters (Chinese, Japanese, Korean) two, marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns_of(character) for character in text)
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def take_columns(text: str, columns: int) -> str:
+    """As many characters from the beginning of the text as fit into so many columns."""
+    if text.isascii():
+        return text[:columns]
+    taken = 0
+    for index, character in enumerate(text):
+        taken += _columns_of(character)
+        if taken > columns:
+            return text[:index]
+    return text
+
+
+def pad_columns(text: str, columns: int, *, right: bool = False) -> str:
+    """The text with blanks behind it, or before it if it stands to the ``right``, up to so many columns."""
+    blanks = " " * (columns - count_columns(text))
+    return f"{blanks}{text}" if right else f"{text}{blanks}"
 
 
 def _is_encodable(character: str, encoding: str) -> bool:

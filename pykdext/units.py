@@ -87,6 +87,11 @@ def format_day(moment: Optional[datetime]) -> str:
     return f"{moment:%Y-%m-%d}" if moment else "-"
 
 
+def count_things(count: int, word: str, plural: Optional[str] = None) -> str:
+    """``1 host``, ``2,000 hosts``; ``plural`` where that is not the word with an s."""
+    return f"{count:,} {word if count == 1 else plural or f'{word}s'}"
+
+
 def say_rest(total: int, shown: int, what: str = "") -> str:
     """``and 3 more``, ``and 3 more sizes``: what is left of ``total`` after those ``shown``; empty if nothing is."""
     return f"and {total - shown:,} more{' ' if what else ''}{what}" if total > shown else ""

@@ -35,6 +35,7 @@ from pykdext.work import Work
 
 if TYPE_CHECKING:
     from pykdext.pipeline import Source
+    from pykdext.report.tone import Tone
 
 _Value = TypeVar("_Value")
 _Options = TypeVar("_Options", bound=SharedOptions)
@@ -45,11 +46,15 @@ Written = Union[str, Iterable[str]]
 
 @dataclass(frozen=True)
 class Look:
-    """How text is laid out: in so many columns, in the markup of its place, with or without signs beyond ASCII."""
+    """How text is laid out: in so many columns, in the markup of its place, in characters that its encoding has.
+
+    ``unicode``: with signs beyond ASCII.
+    """
 
     width: int
     markup: Markup
     unicode: bool
+    encoding: str = "ascii"
 
 
 class Part(enum.Enum):
@@ -72,7 +77,8 @@ class Outcome:
     Attributes:
         has_marks: the text is in the markup of its look. is_complete: all of the input could be used.
         is_usable: what was asked for is in it. lacks: what it lacks, in lines for those who do not see the text.
-        verdict: the sentence that stands at the top of the text; a terminal shows it again where the text is too long.
+        verdict: the sentence that stands at the top of the text; a terminal shows it again where the text is too long,
+        in the colour of its ``tone``.
     """
 
     text: Callable[[Look], Written]
@@ -84,6 +90,7 @@ class Outcome:
     is_usable: bool = True
     lacks: Tuple[str, ...] = ()
     verdict: Optional[str] = None
+    tone: Optional[Tone] = None
 
     @classmethod
     def of_text(cls, text: str, *, is_complete: bool = True, lacks: Tuple[str, ...] = ()) -> Outcome:
@@ -183,7 +190,8 @@ def show(outcome: Outcome, options: SharedOptions, screen: Screen) -> None:
     """Write the answer in the form and to the place that the options ask for."""
     form = FORMS[options.format]
     markup: Markup = form.markup or (PLAIN if options.output else screen.markup)
-    written = form.render(outcome, Look(_choose_width(options, screen), markup, screen.unicode))
+    encoding = "utf-8" if options.output and form.markup is None else "ascii" if form.markup else screen.encoding
+    written = form.render(outcome, Look(_choose_width(options, screen), markup, screen.unicode, encoding))
     pieces = (written,) if isinstance(written, str) else written
     if options.output:
         from pykdext.wholefile import write_pieces
@@ -208,7 +216,7 @@ def _repeat_verdict(outcome: Outcome, lines: int, options: SharedOptions, screen
         from pykdext.report.layout import wrap
         from pykdext.report.markup import emphasize, render_lines
 
-        again = emphasize(wrap(outcome.verdict, _choose_width(options, screen)))
+        again = emphasize(wrap(outcome.verdict, _choose_width(options, screen)), outcome.tone)
         screen.write(render_lines(["", *again], screen.markup), marked=True)
 
 

@@ -33,6 +33,8 @@ class Screen(Protocol):
 
     columns: int
     unicode: bool
+    encoding: str
+    """What characters it shows; a pipe and a debugger show ASCII."""
     markup: Markup
     takes_documents: bool
     """Whether what is written may be a file for a program: nobody reads along."""
@@ -64,17 +66,17 @@ class TerminalScreen:
         is_terminal = sys.stdout.isatty()
         self.takes_documents = not is_terminal
         self.lines = size.lines if is_terminal else None
-        self._encoding = (sys.stdout.encoding or "ascii").lower() if is_terminal else "ascii"
-        self.unicode = self._encoding.startswith("utf")
+        self.encoding = (sys.stdout.encoding or "ascii").lower() if is_terminal else "ascii"
+        self.unicode = self.encoding.startswith("utf")
         if color is None:
             color = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         if color and _takes_ansi(is_terminal):
-            self.markup = AnsiMarkup(self._encoding)
+            self.markup = AnsiMarkup(self.encoding)
 
     def write(self, text: str, marked: bool = False) -> None:
         """Text with its marks, or harmless text."""
         is_ready = marked and self.markup is not PLAIN
-        sys.stdout.write(text if is_ready else make_readable(text, self._encoding))
+        sys.stdout.write(text if is_ready else make_readable(text, self.encoding))
         sys.stdout.flush()
 
     def write_document(self, text: str) -> None:
@@ -102,6 +104,7 @@ class DebuggerScreen:
     columns = _WINDOW_COLUMNS
     lines: Optional[int] = None
     unicode = False
+    encoding = "ascii"
     takes_documents = False
 
     def __init__(self, pykd: Any) -> None:

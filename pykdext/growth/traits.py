@@ -13,7 +13,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.growth.usual import MachineSize, estimate_usual_bytes
 from pykdext.model import Confidence, PoolKind, PoolSnapshot, PoolUsage, TagClass, TagOwners, TagUsage, Usual
-from pykdext.units import format_bytes, format_count, format_share
+from pykdext.units import count_things, format_bytes, format_count, format_share
 
 SUSPICIOUS_SCORE = 6
 """Fewer points are common on healthy machines."""
@@ -159,9 +159,12 @@ def _count_traits(usage: PoolUsage) -> Iterator[Trait]:
     if blocks is None:
         return
     if blocks >= MANY_BLOCKS:
-        yield Trait(2 if blocks >= VERY_MANY_BLOCKS else 1, f"{format_count(blocks)} blocks are outstanding")
+        yield Trait(
+            2 if blocks >= VERY_MANY_BLOCKS else 1,
+            f"{format_count(blocks)} blocks are outstanding",
+        )
     elif blocks < FEW_BLOCKS and (usage.allocs is None or usage.allocs < FEW_BLOCKS):
-        yield Trait(-3, f"but in {format_count(blocks)} blocks only: buffers for life look like that")
+        yield Trait(-3, f"but in {count_things(blocks, 'block')} only: buffers for life look like that")
 
 
 def _lifetime_traits(usage: PoolUsage) -> Iterator[Trait]:

@@ -24,7 +24,7 @@ from pykdext.model import (
     TrendReport,
     Verdict,
 )
-from pykdext.units import say_rest
+from pykdext.units import count_things, say_rest
 
 _END_SAMPLES = 3
 """Growth in blocks is the median of the last samples less that of the first, so that one odd sample does not matter."""
@@ -58,7 +58,8 @@ def follow_series(
     guesses = series.has_times and not every_seconds
     warnings = [*series.warnings, *_iter_sample_warnings(snapshots, guesses)]
     if 0 < len(series.samples) < MIN_SAMPLES:
-        warnings.append(f"{len(series.samples)} samples are too few for a verdict; it takes {MIN_SAMPLES}")
+        few = "sample is" if len(series.samples) == 1 else "samples are"
+        warnings.append(f"{len(series.samples)} {few} too few for a verdict; it takes {MIN_SAMPLES}")
     moments = tuple(sample.taken_at for sample in series.samples if sample.taken_at) if series.has_times else ()
     hours = [(moment - moments[0]).total_seconds() / 3600 for moment in moments]
     places = hours if series.has_times else list(map(float, range(len(series.samples))))
@@ -115,8 +116,8 @@ def _iter_sample_warnings(snapshots: Sequence[PoolSnapshot], guesses: bool) -> I
     guessed = sum(snapshot.time_from is TimeOrigin.FILE_TIME for snapshot in snapshots) if guesses else 0
     if guessed:
         yield (
-            f"{guessed} of {len(snapshots)} samples have the time of their file's last change, which a copy may have "
-            "lost: --every tells the true interval"
+            f"{guessed} of {count_things(len(snapshots), 'sample')} have the time of their file's last change, which a "
+            "copy may have lost: --every tells the true interval"
         )
     paths: Dict[str, List[str]] = {}
     for snapshot in snapshots:

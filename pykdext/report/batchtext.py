@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, List, Optional, Sequence
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 from pykdext.model.fleet import BatchSummary, CommonCause, DumpRow, DumpStatus
-from pykdext.printable import make_printable
+from pykdext.printable import count_columns, make_readable, pad_columns, take_columns
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.sentences.batches import (
-    count_things,
     describe_counts,
     describe_holder,
     describe_other,
@@ -17,7 +16,7 @@ from pykdext.report.sentences.batches import (
     name_hosts,
     verdict_on_batch,
 )
-from pykdext.units import format_bytes, format_duration, say_rest
+from pykdext.units import count_things, format_bytes, format_duration, say_rest
 
 CAUSES_SHOWN = 10
 """JSON has all."""
@@ -34,8 +33,19 @@ _SPARE = ("Up", "Taken (UTC)")
 _ALIGN = ("left", "left", "left", "right", "left", "left", "right", "left")
 
 
-def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int) -> str:
+class _Room(NamedTuple):
+    """Where the text is shown: names of hosts and drivers are foreign, and shown as far as its encoding has them."""
+
+    width: int
+    encoding: str
+
+    def readable(self, text: str) -> str:
+        return make_readable(text, self.encoding)
+
+
+def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int, encoding: str = "ascii") -> str:
     """What the hosts have in common, a line for each dump with its first suspect, and why a dump has no verdict."""
+    room = _Room(width, encoding)
     failures: List[str] = []
     cells: List[Sequence[str]] = []
     paths: List[str] = []
@@ -44,20 +54,20 @@ def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int
         paths.append(row.path)
         reason = row.error or _gap(row)
         if reason:
-            failures += _wrap(f"{row.host}: {row.status.value}: {reason}", width, "  ", "    ")
-    lines = [*_wrap(describe_counts(summary), width), "", *_wrap(verdict_on_batch(summary), width)]
+            failures += _wrap(f"{row.host}: {row.status.value}: {reason}", room, "  ", "    ")
+    lines = [*_wrap(describe_counts(summary), room), "", *_wrap(verdict_on_batch(summary), room)]
     for number, cause in enumerate(summary.common[:CAUSES_SHOWN], 1):
-        lines += ["", *_cause_lines(number, cause, width)]
+        lines += ["", *_cause_lines(number, cause, room)]
     if len(summary.common) > CAUSES_SHOWN:
         lines += ["", say_rest(len(summary.common), CAUSES_SHOWN)]
     if cells:
-        lines += ["", *_dump_table(cells, paths, width)]
+        lines += ["", *_dump_table(cells, paths, room)]
     if failures:
         lines += ["", "Not read, or not all of it", *failures]
     lines += [
         "",
-        *_wrap(describe_run(summary), width),
-        *warning_lines([make_printable(line) for line in summary.warnings], width),
+        *_wrap(describe_run(summary), room),
+        *warning_lines([room.readable(line) for line in summary.warnings], width),
     ]
     return "\n".join(lines) + "\n"
 
@@ -69,20 +79,20 @@ def _gap(row: DumpRow) -> str:
     return "; ".join(row.verdict.warnings[:GAPS_SHOWN])
 
 
-def _cause_lines(number: int, cause: CommonCause, width: int) -> Iterator[str]:
-    yield from _wrap(f"{number}. {cause.tag} {cause.pool.label}  {describe_owner(cause)}", width, "", "   ")
+def _cause_lines(number: int, cause: CommonCause, room: _Room) -> Iterator[str]:
+    yield from _wrap(f"{number}. {cause.tag} {cause.pool.label}  {describe_owner(cause)}", room, "", "   ")
     held = f"{format_bytes(cause.bytes)} on {count_things(len(cause.hosts), 'host')}: {name_hosts(cause.hosts)}"
-    yield from _wrap(held, width, "   ", "     ")
+    yield from _wrap(held, room, "   ", "     ")
     for holder in cause.holders[:HOLDERS_SHOWN]:
-        yield from _wrap(describe_holder(holder), width, "   ", "     ")
+        yield from _wrap(describe_holder(holder), room, "   ", "     ")
     if len(cause.holders) > HOLDERS_SHOWN:
         yield "   " + say_rest(len(cause.holders), HOLDERS_SHOWN, "programs")
     if cause.module is None:
         return
     if cause.quiet_hosts:
-        yield from _wrap(f"same driver, no leak: {name_hosts(cause.quiet_hosts)}", width, "   ", "     ")
+        yield from _wrap(f"same driver, no leak: {name_hosts(cause.quiet_hosts)}", room, "   ", "     ")
     for other in cause.other_versions:
-        yield from _wrap(describe_other(other), width, "   ", "     ")
+        yield from _wrap(describe_other(other), room, "   ", "     ")
 
 
 def _cells(row: DumpRow) -> Sequence[str]:
@@ -100,17 +110,25 @@ def _cells(row: DumpRow) -> Sequence[str]:
     return (*facts, suspect.tag.text, suspect.pool.label, format_bytes(suspect.bytes), owner)
 
 
-def _dump_table(cells: Sequence[Sequence[str]], paths: Sequence[str], width: int) -> List[str]:
+def _dump_table(cells: Sequence[Sequence[str]], paths: Sequence[str], room: _Room) -> List[str]:
     """The table with the paths in what is left of the line; of a long one its end."""
-    table = format_table(_HEADERS, cells, _ALIGN, width, _SPARE)
-    left = len(table[1]) + 2
-    room = min(width - left, max(map(len, paths)))
-    if room < MIN_PATH_COLUMNS:
+    table = format_table(_HEADERS, cells, _ALIGN, room.width, _SPARE, room.encoding)
+    left = count_columns(table[1]) + 2
+    shown = [make_readable(path, room.encoding, frozenset()) for path in paths]
+    columns = min(room.width - left, max(map(count_columns, shown)))
+    if columns < MIN_PATH_COLUMNS:
         return table
-    words = ["Dump", "-" * room, *(path if len(path) <= room else "..." + path[3 - room :] for path in paths)]
-    return [line.ljust(left) + make_printable(word, frozenset()) for line, word in zip(table, words)]
+    words = ["Dump", "-" * columns, *(_cut_front(path, columns) for path in shown)]
+    return [pad_columns(line, left) + word for line, word in zip(table, words)]
 
 
-def _wrap(text: str, width: int, indent: str = "", hanging: Optional[str] = None) -> List[str]:
+def _cut_front(path: str, columns: int) -> str:
+    """The path, of a long one its end."""
+    if count_columns(path) <= columns:
+        return path
+    return f"...{take_columns(path[::-1], columns - 3)[::-1]}"
+
+
+def _wrap(text: str, room: _Room, indent: str = "", hanging: Optional[str] = None) -> List[str]:
     """``wrap``; names of hosts and drivers are foreign, and may hold anything."""
-    return wrap(make_printable(text), width, indent, hanging)
+    return wrap(room.readable(text), room.width, indent, hanging)

@@ -8,7 +8,7 @@ from pykdext.model import Allocation, BlockReport, BlockView, ContentsWitness, P
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, link_words, render_lines
-from pykdext.units import format_address, format_bytes, format_count, format_share, say_rest
+from pykdext.units import count_things, format_address, format_bytes, format_count, format_share, say_rest
 
 SIZES_SHOWN = 10
 DRIVERS_SHOWN = 10
@@ -33,7 +33,8 @@ def render_blocks_text(report: BlockReport, width: int, markup: Markup = PLAIN) 
         text = f"{format_count(uncertain)} of the blocks found are known by their header alone, which may be a leftover"
         lines += wrap(f"{text}.", width)
     if report.freed:
-        lines += wrap(f"{format_count(report.freed)} more blocks bear the tag but are free.", width)
+        bear = "bears the tag but is free" if report.freed == 1 else "bear the tag but are free"
+        lines += wrap(f"{count_things(report.freed, 'more block')} {bear}.", width)
     if report.found:
         lines += ["", *_size_table(report), "", *_sample_table(report.sample, links)]
     if report.witness is not None and report.witness.drivers:

@@ -11,7 +11,8 @@ from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines
 from pykdext.report.sentences.states import describe_taken
-from pykdext.units import format_change, format_duration, format_rate
+from pykdext.report.tone import tone_of_diff
+from pykdext.units import count_things, format_change, format_duration, format_rate
 
 
 def render_diff_text(
@@ -20,7 +21,7 @@ def render_diff_text(
     """Both states, what grew and who owns it in a sentence, the rows as a table, and what that rests on."""
     links = Links(diff.after.source)
     lines: List[Line] = [*_state_lines("Before", diff.before, width), *_state_lines("After", diff.after, width)]
-    lines += ["", *emphasize(wrap(conclusion.verdict, width))]
+    lines += ["", *emphasize(wrap(conclusion.verdict, width), tone_of_diff(diff, next(iter(rows), None)))]
     lines += ["", *_table(rows, links)] if rows else []
     lines += ["", *wrap(_summary(diff, len(rows)), width)]
     for group in conclusion.groups:
@@ -57,8 +58,9 @@ def _table(rows: Sequence[TagDelta], links: Links) -> List[Line]:
 
 
 def _summary(diff: Diff, shown: int) -> str:
+    differing = count_things(len(diff.deltas), "row that differs is", "rows that differ are")
     interval = f" in {format_duration(abs(diff.interval_seconds))}" if diff.interval_seconds else ""
-    return f"{shown} of {len(diff.deltas)} rows that differ are shown; all tags{interval}: {', '.join(_totals(diff))}"
+    return f"{shown:,} of {differing} shown; all tags{interval}: {', '.join(_totals(diff))}"
 
 
 def _totals(diff: Diff) -> Iterator[str]:

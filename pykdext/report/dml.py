@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Iterator
+from typing import Iterator, Optional
 
 from pykdext.printable import make_printable
+from pykdext.report.tone import Tone
 
 OWN_COMMAND = "!py poolleak"
 """How reports write poolleak's own commands in the debugger."""
@@ -36,7 +37,11 @@ class Dml:
         """Escaped; control characters are shown, never sent."""
         return make_printable(words, frozenset()).translate(_ENTITIES)
 
-    def strong(self, words: str) -> str:
+    def tint(self, words: str, tone: Tone) -> str:
+        """The words: the window's colours are its user's."""
+        return self.text(words)
+
+    def strong(self, words: str, tone: Optional[Tone] = None) -> str:
         """Bold."""
         return f"<b>{self.text(words)}</b>" if len(words) <= MAX_MARKED else self.text(words)
 

@@ -21,12 +21,16 @@ HOLDERS_SHOWN = 8
 """Processes in the table; JSON and CSV have them all."""
 
 
-def render_holders_text(report: HolderReport, width: int, markup: Markup = PLAIN) -> str:
+def render_holders_text(report: HolderReport, width: int, markup: Markup = PLAIN, encoding: str = "ascii") -> str:
     """The verdict, the counts of the types, the processes with handles, lists and Driver Verifier's records."""
     links = Links(report.snapshot.source)
     lines: List[Line] = [*subject_lines(report.snapshot), ""]
     lines += emphasize(wrap(f"{report.sentence} [{report.grade}]", width))
-    for section in (_type_lines(report), _zombie_lines(report), _holder_lines(report, links, width)):
+    for section in (
+        _type_lines(report),
+        _zombie_lines(report, encoding),
+        _holder_lines(report, links, width, encoding),
+    ):
         lines += ["", *section] if section else []
     for section in (_sample_lines(report, width), _list_lines(report, width), _verifier_lines(report, width)):
         lines += ["", *section] if section else []
@@ -38,11 +42,11 @@ def render_holders_text(report: HolderReport, width: int, markup: Markup = PLAIN
     return render_lines(lines, markup, width)
 
 
-def render_processes_text(report: ProcessReport, width: int, markup: Markup = PLAIN) -> str:
+def render_processes_text(report: ProcessReport, width: int, markup: Markup = PLAIN, encoding: str = "ascii") -> str:
     """The sentence on the processes, and a row for each that is shown."""
     links = Links(report.snapshot.source)
     lines: List[Line] = [*subject_lines(report.snapshot), "", *emphasize(wrap(report.sentence, width)), ""]
-    lines += _process_table(report, links, width)
+    lines += _process_table(report, links, width, encoding)
     if report.zombie_images:
         shown = ", ".join(f"{format_count(count)} {image}" for image, count in report.zombie_images[:_ROWS_SHOWN])
         lines += ["", *wrap(f"Exited and still held: {shown}", width, "", "  ")]
@@ -52,13 +56,15 @@ def render_processes_text(report: ProcessReport, width: int, markup: Markup = PL
     return render_lines(lines, markup, width)
 
 
-def _process_table(report: ProcessReport, links: Links, width: int) -> List[Line]:
+def _process_table(report: ProcessReport, links: Links, width: int, encoding: str) -> List[Line]:
     held = dict(report.held_zombies)
     rows = [_process_row(process, held.get(process.pid)) for process in report.processes]
     headers = ("Process", "PID", "Parent", "Handles", "Nonpaged", "Paged", "Commit", "Threads", "Exited")
     columns = len(headers) if held else len(headers) - 1
     align = ("left", *["right"] * (columns - 1))
-    table: List[Line] = [*format_table(headers[:columns], [row[:columns] for row in rows], align, width)]
+    table: List[Line] = [
+        *format_table(headers[:columns], [row[:columns] for row in rows], align, width, encoding=encoding)
+    ]
     return link_cells(table, 0, [links.command(f"!process {process.address:x} 7") for process in report.processes])
 
 
@@ -94,14 +100,14 @@ def _type_lines(report: HolderReport) -> List[Line]:
     return [*format_table(headers, rows, ("left", "right", "right", "right", "right"))]
 
 
-def _zombie_lines(report: HolderReport) -> List[Line]:
+def _zombie_lines(report: HolderReport, encoding: str) -> List[Line]:
     if not report.zombies:
         return []
     rows = [(image, format_count(count)) for image, count in report.zombie_images[:_ROWS_SHOWN]]
-    return [*format_table(("Exited processes", "Count"), rows, ("left", "right"))]
+    return [*format_table(("Exited processes", "Count"), rows, ("left", "right"), encoding=encoding)]
 
 
-def _holder_lines(report: HolderReport, links: Links, width: int) -> List[Line]:
+def _holder_lines(report: HolderReport, links: Links, width: int, encoding: str) -> List[Line]:
     if not report.holders:
         return []
     names = tuple(kind.name or "" for kind in report.types)
@@ -117,7 +123,9 @@ def _holder_lines(report: HolderReport, links: Links, width: int) -> List[Line]:
         for census in shown
     ]
     headers = ("Process", "Handles", "Read", "Of type", "Most lead to")
-    table: List[Line] = [*format_table(headers, rows, ("left", "right", "right", "right", "left"), width)]
+    table: List[Line] = [
+        *format_table(headers, rows, ("left", "right", "right", "right", "left"), width, encoding=encoding)
+    ]
     lines = link_cells(table, 0, [links.command(f"!handle 0 3 0n{census.process.pid}") for census in shown])
     rest = say_rest(len(report.holders), len(shown), "processes")
     lines += [rest] if rest else []

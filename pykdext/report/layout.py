@@ -5,12 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Iterable, List, Optional, Sequence, Tuple
 
-import tabulate
-
-from pykdext.printable import make_printable
-
-_HELD_BLANK = "\ue000"
-"""Stands for a blank while a table is laid out; no printable cell has it."""
+from pykdext.printable import count_columns, make_readable, pad_columns, take_columns
 
 MIN_TEXT_COLUMNS = 12
 """No text of a table is made shorter than this."""
@@ -22,18 +17,22 @@ def format_table(
     align: Sequence[str],
     width: Optional[int] = None,
     spare: Sequence[str] = (),
+    encoding: str = "ascii",
 ) -> List[str]:
-    """Lines of a table of ready texts: headers, rule, a line for each row.
+    """Lines of a table of ready texts: headers, rule, a line for each row; ``encoding``: of where they are shown.
 
     What is wider than ``width`` loses ``spare`` columns, in this order, then characters of its widest texts, and is cut
     in the end. The blanks of tags are kept, nothing is taken for a number, and no text breaks its line.
     """
-    printable = [[_hold_blanks(make_printable(cell, frozenset())) for cell in row] for row in (headers, *rows)]
+    printable = [[make_readable(cell, encoding, frozenset()) for cell in row] for row in (headers, *rows)]
     if width is not None:
         printable, align = _fit(printable, align, width, spare)
-    table: str = tabulate.tabulate(printable, tablefmt="plain", colalign=align, disable_numparse=True)
-    lines = table.replace(_HELD_BLANK, " ").split("\n")
-    lines.insert(1, "  ".join("-" * columns for columns in _measure(printable)))
+    columns = _measure(printable)
+    lines = [
+        "  ".join(pad_columns(cell, count, right=side == "right") for cell, count, side in zip(row, columns, align))
+        for row in printable
+    ]
+    lines.insert(1, "  ".join("-" * count for count in columns))
     return [cut(line.rstrip(), width) for line in lines]
 
 
@@ -67,7 +66,7 @@ def leave_out_columns(
 
 
 def _measure(cells: Sequence[Sequence[str]]) -> List[int]:
-    return [max(map(len, column)) for column in zip(*cells)]
+    return [max(map(count_columns, column)) for column in zip(*cells)]
 
 
 def _total(cells: Sequence[Sequence[str]]) -> int:
@@ -75,18 +74,9 @@ def _total(cells: Sequence[Sequence[str]]) -> int:
     return sum(columns) + 2 * (len(columns) - 1)
 
 
-def _hold_blanks(cell: str) -> str:
-    """The cell with a character of its own for blanks at its ends, which tabulate takes away."""
-    text = cell.strip(" ")
-    if text == cell:
-        return cell
-    left = len(cell) - len(cell.lstrip(" ")) if text else 0
-    return _HELD_BLANK * left + text + _HELD_BLANK * (len(cell) - left - len(text))
-
-
 def cut(line: str, width: Optional[int]) -> str:
     """The line, its end as dots where it is longer than ``width``; None: as it is."""
-    return line if width is None or len(line) <= width else line[: width - 3] + "..."
+    return line if width is None or count_columns(line) <= width else f"{take_columns(line, width - 3)}..."
 
 
 def wrap(text: str, width: int, indent: str = "", hanging: Optional[str] = None) -> List[str]:

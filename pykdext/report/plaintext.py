@@ -20,7 +20,7 @@ from pykdext.model.objects import HolderReport
 from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import cut, format_table, warning_lines, wrap
 from pykdext.report.links import Links
-from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines
+from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines, tint_cells
 from pykdext.report.memorytext import untagged_table
 from pykdext.report.sentences.owners import (
     describe,
@@ -32,7 +32,8 @@ from pykdext.report.sentences.owners import (
 )
 from pykdext.report.sentences.states import describe_coverage, describe_images, subject_lines
 from pykdext.report.steps import step_lines
-from pykdext.units import format_bytes, format_count, format_share, say_rest
+from pykdext.report.tone import tone_of_report, tone_of_role
+from pykdext.units import count_things, format_bytes, format_count, format_share, say_rest
 
 EVIDENCE_SHOWN = 4
 """Places listed for one owner; JSON has them all."""
@@ -44,7 +45,8 @@ _ALIGN = ("left", "left", "right", "right", "right", "right", "right", "left")
 def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -> str:
     """The verdict first, then what it rests on."""
     links = Links(report.snapshot.source)
-    lines: List[Line] = [*subject_lines(report.snapshot), "", *emphasize(wrap(report.verdict, width)), ""]
+    verdict = emphasize(wrap(report.verdict, width), tone_of_report(report))
+    lines: List[Line] = [*subject_lines(report.snapshot), "", *verdict, ""]
     lines += _pool_table(report.pools)
     if report.suspects:
         lines += ["", *_suspect_table(report.suspects, width, links)]
@@ -107,7 +109,8 @@ def _suspect_table(suspects: Sequence[Suspect], width: int, links: Links) -> Lis
     headers, align = ("#", *_COLUMNS, "Owner"), ("right", *_ALIGN, "left")
     table = link_cells(format_table(headers, rows, align, width), 1, [links.tag(suspect.tag) for suspect in suspects])
     owners = [links.module(suspect.owners[0].module) if suspect.owners else None for suspect in suspects]
-    return link_cells(table, len(headers) - 1, owners)
+    tones = [tone_of_role(suspect.role) for suspect in suspects]
+    return tint_cells(link_cells(table, len(headers) - 1, owners), len(headers) - 2, tones)
 
 
 def _largest_table(largest: Sequence[Suspect], width: int, links: Links) -> List[Line]:
@@ -116,7 +119,8 @@ def _largest_table(largest: Sequence[Suspect], width: int, links: Links) -> List
     room = width - len(format_table(_COLUMNS, cells, _ALIGN)[1]) - 2
     rows = [(*numbers, cut(name_use(item), room)) for numbers, item in zip(cells, largest)]
     table = format_table((*_COLUMNS, cut("Owner or use", room)), rows, (*_ALIGN, "left"), width)
-    return link_cells(table, 0, [links.tag(item.tag) for item in largest])
+    tones = [tone_of_role(item.role) for item in largest]
+    return tint_cells(link_cells(table, 0, [links.tag(item.tag) for item in largest]), len(_COLUMNS) - 1, tones)
 
 
 def _cells(suspect: Suspect) -> Tuple[str, ...]:
@@ -161,12 +165,16 @@ def _held_lines(row: Optional[TagUsage]) -> Iterator[str]:
     """What the tag holds of each pool in which it holds anything."""
     sides = [(pool, row.usage(pool)) for pool in PoolKind] if row else []
     held = [
-        f"{pool.value} {format_count(usage.bytes)} bytes in {format_count(usage.outstanding)} blocks"
+        f"{pool.value} {format_count(usage.bytes)} bytes in {_blocks(usage.outstanding)}"
         for pool, usage in sides
         if usage.bytes or usage.outstanding
     ]
     if held:
         yield f"   Holds: {'; '.join(held)}"
+
+
+def _blocks(count: Optional[int]) -> str:
+    return "blocks that are not counted" if count is None else count_things(count, "block")
 
 
 def owner_lines(owners: Sequence[Owner], coverage: Optional[ImageCoverage], width: int, links: Links) -> Iterator[Line]:

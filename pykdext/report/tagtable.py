@@ -10,7 +10,7 @@ from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, render_lines
 from pykdext.report.sentences.owners import describe
 from pykdext.report.sentences.states import subject_lines
-from pykdext.units import format_count
+from pykdext.units import count_things, format_count
 
 MIN_DESCRIPTION_COLUMNS = 20
 
@@ -107,5 +107,8 @@ def _described_table(
 def _page_lines(snapshot: PoolSnapshot, table: Sequence[Line], shown: int, width: int) -> List[Line]:
     totals = ", ".join(f"{pool.value} {format_count(snapshot.total_bytes(pool))} bytes" for pool in PoolKind)
     lines: List[Line] = [*subject_lines(snapshot), "", *table, ""]
-    lines += wrap(f"{shown} rows shown, {len(snapshot.tags)} tags in use; all tags: {totals}", width)
+    lines += wrap(
+        f"{count_things(shown, 'row')} shown, {count_things(len(snapshot.tags), 'tag')} in use; all tags: {totals}",
+        width,
+    )
     return [*lines, *warning_lines(snapshot.warnings, width)]

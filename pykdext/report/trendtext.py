@@ -6,11 +6,12 @@ import itertools
 from typing import Iterator, List, Mapping, Optional, Sequence
 
 from pykdext.model import Conclusion, PoolTag, Role, SnapshotSource, Trend, TrendReport, Verdict
+from pykdext.printable import pad_columns
 from pykdext.report.conclusionlines import conclusion_lines
 from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
-from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines
+from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines, tint_cells
 from pykdext.report.sentences.series import (
     capture_steps,
     describe_series,
@@ -20,6 +21,7 @@ from pykdext.report.sentences.series import (
     is_worth_a_row,
 )
 from pykdext.report.sparkline import render_sparkline
+from pykdext.report.tone import tone_of_series, tone_of_trend
 from pykdext.units import format_bytes, format_rate, say_rest
 
 ROWS_SHOWN = 20
@@ -44,7 +46,8 @@ def render_trend_text(
     ``unicode``: the screen shows block characters. ``questions`` are what to ask next about tags of kernel objects.
     """
     shown = [trend for trend in report.trends if is_worth_a_row(trend)]
-    lines: List[Line] = [*wrap(describe_series(report), width), "", *emphasize(wrap(conclusion.verdict, width))]
+    verdict = emphasize(wrap(conclusion.verdict, width), tone_of_series(report))
+    lines: List[Line] = [*wrap(describe_series(report), width), "", *verdict]
     if shown:
         lines += ["", *_trend_table(shown[:ROWS_SHOWN], width, unicode)]
         if len(shown) > ROWS_SHOWN:
@@ -83,9 +86,10 @@ def _trend_table(trends: Sequence[Trend], width: int, unicode: bool) -> List[Lin
     columns = min(width - left, SPARKLINE_MAX_COLUMNS)
     if columns >= SPARKLINE_MIN_COLUMNS:
         drawings = ["Bytes", "-" * columns, *(render_sparkline(trend.bytes, columns, unicode) for trend in trends)]
-        lines = [(line.ljust(left) + drawing).rstrip() for line, drawing in zip(lines, drawings)]
+        lines = [(pad_columns(line, left) + drawing).rstrip() for line, drawing in zip(lines, drawings)]
     notes = [wrap(f"{trend.tag} {trend.pool.label}: {trend.note}", width) for trend in trends if trend.note]
-    return [*link_cells(lines, 0, [_AT_HAND.tag(trend.tag) for trend in trends]), *itertools.chain(*notes)]
+    linked = link_cells(lines, 0, [_AT_HAND.tag(trend.tag) for trend in trends])
+    return [*tint_cells(linked, 2, [tone_of_trend(trend.verdict) for trend in trends]), *itertools.chain(*notes)]
 
 
 def _object_lines(trends: Sequence[Trend], questions: Mapping[PoolTag, str], width: int) -> Iterator[str]:

@@ -248,7 +248,7 @@ def test_help_and_usage_errors_import_nothing_heavy():
         "    except SystemExit: pass\n"
         "    else: raise AssertionError(words)\n"
         "    if len(words) == 1: assert not {'dataclasses', 'pykdext.model'} & set(sys.modules)\n"
-        "heavy = {'construct', 'tabulate', 'rich', 'json', 'pykdext.pipeline', 'pykdext.kernel'} & set(sys.modules)\n"
+        "heavy = {'construct', 'rich', 'json', 'pykdext.pipeline', 'pykdext.kernel'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -11,7 +11,8 @@ from dumps.forge import forge
 from pykdext.cli.main import main
 from pykdext.report.layout import format_table
 
-BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
+BOLD, RED, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
+ALARMING = "\x1b[1;31m"
 
 
 class Terminal(io.StringIO):
@@ -48,13 +49,14 @@ def show(monkeypatch):
 
 
 def verdicts(text):
-    return text.count(f"{BOLD}Tag Pipo holds")
+    return text.count(f"{ALARMING}Tag Pipo holds")
 
 
 def test_the_verdict_stands_out(show, dump):
     text = show(dump)
     assert verdicts(text) == 1
-    assert text.count(BOLD) == text.count(PLAIN) == text.count("\x1b") // 2
+    assert text.count(BOLD) + text.count(ALARMING) + text.count(RED) == text.count(PLAIN) == text.count("\x1b") // 2
+    assert text.count(f"{RED}cause{PLAIN}") == 2, "roles have a colour in the tables"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_letters_that_the_terminal_can_show_are_shown(show, named):
     assert "Müller-Сервер-日本.dmp: kernel" in show(named)
     western = show(named, encoding="cp1252")
     assert "Müller-\\u0421" in western and "Сервер" not in western
-    assert show(named, encoding="ascii").replace(BOLD, "").replace(PLAIN, "").isascii()
+    assert show(named, encoding="ascii").isascii()
 
 
 def test_a_pipe_gets_escapes(named, capsys):
@@ -121,7 +123,9 @@ def test_a_pipe_gets_escapes(named, capsys):
 def test_no_escape_of_a_name_reaches_the_terminal(show, dump, tmp_path):
     path = tmp_path / "x\u202e\x9b2J.dmp"
     path.write_bytes(dump.read_bytes())
-    text = show(path).replace(BOLD, "").replace(PLAIN, "")
+    text = show(path)
+    for own in (BOLD, RED, ALARMING, PLAIN):
+        text = text.replace(own, "")
     assert "x\\u202e\\x9b2J.dmp" in text
     assert not set(text) & set("\x1b\u202e\x9b")
 
@@ -140,6 +144,27 @@ def test_a_batch_and_its_history_in_80_columns(show, dump, tmp_path):
     assert "Driver" in table[0] and "pippo.sys" in table[2] and max(map(len, table[:3])) <= 80
     head, _, line = show("history", "Pipo", "--store", store, columns=80).splitlines()[:3]
     assert head.rstrip().endswith("Per hour") and line.rstrip().endswith("MB")
+
+
+def test_wide_letters_take_two_columns_and_marks_none():
+    rows = [["日本", "1"], ["Mu\u0308ller", "22"], ["host", "333"]]
+    lines = format_table(("Host", "N"), rows, ("left", "right"), encoding="utf-8")
+    assert lines == ["Host      N", "------  ---", "日本      1", "Mu\u0308ller   22", "host    333"]
+    assert format_table(("Host", "N"), rows[:1], ("left", "right"))[2] == "\\u65e5\\u672c  1", "a pipe gets escapes"
+    assert format_table(("Host", "N"), rows[:1], ("left", "right"), 6, encoding="utf-8")[2] == "日..."
+
+
+def test_every_command_with_a_verdict_says_it_again(show, dump, tmp_path):
+    logs = "dumps/samples/poolmon"
+    for words in (["trend", logs], ["batch", dump, "--jobs", "1"], ["processes", dump], ["holders", "Proc", dump]):
+        lines = show(*words, lines=4, NO_COLOR="1").splitlines()
+        last = "".join(lines[len(lines) - lines[::-1].index("") :])
+        assert "".join(lines).count(last) == 2 or last.startswith("Warning"), words
+
+
+def test_a_misspelt_tag_of_objects_is_guessed(capsys, dump):
+    main(["holders", "proc", str(dump)])
+    assert "no block bears proc: did you mean Proc?" in capsys.readouterr().out
 
 
 def test_a_table_gives_spare_columns_up_before_letters():

@@ -78,6 +78,8 @@ def _read_dumps(options: BatchOptions, call: Invocation) -> Outcome:
     from pykdext.model.fleet import DumpStatus
     from pykdext.report.batchdoc import iter_batch_csv, iter_batch_json
     from pykdext.report.batchtext import render_batch_text
+    from pykdext.report.sentences.batches import verdict_on_batch
+    from pykdext.report.tone import tone_of_batch
     from pykdext.targets.session.debugger import is_in_debugger
 
     if is_in_debugger():
@@ -105,13 +107,15 @@ def _read_dumps(options: BatchOptions, call: Invocation) -> Outcome:
         return iter_batch_page(summary, rows, origin)
 
     return Outcome(
-        text=lambda look: render_batch_text(summary, rows, look.width),
+        text=lambda look: render_batch_text(summary, rows, look.width, look.encoding),
         document=lambda: iter_batch_json(summary, rows),
         rows=lambda: iter_batch_csv(rows),
         page=iter_page,
         has_marks=False,
         is_complete=summary.by_status[DumpStatus.DONE] == summary.dumps and not summary.warnings,
         is_usable=summary.hosts > 0,
+        verdict=verdict_on_batch(summary),
+        tone=tone_of_batch(summary),
     )
 
 

@@ -62,6 +62,7 @@ def _compare(options: DiffOptions, call: Invocation) -> Outcome:
     from pykdext.report.csvtext import render_deltas_csv
     from pykdext.report.difftext import render_diff_text
     from pykdext.report.growthdoc import render_diff_json
+    from pykdext.report.tone import tone_of_diff
 
     sides = pipeline.load_sides(options.before, options.after, call.work, options.symbols)
     if call.work.cause is not None:
@@ -87,6 +88,8 @@ def _compare(options: DiffOptions, call: Invocation) -> Outcome:
         document=lambda: render_diff_json(found, conclusion, rows),
         rows=lambda: render_deltas_csv(rows),
         page=render_page,
+        verdict=conclusion.verdict,
+        tone=tone_of_diff(found, next(iter(rows), None)),
         is_complete=all(coverage.is_complete for coverage in coverages),
         lacks=describe_lacks(coverages, found.warnings),
     )

@@ -45,7 +45,7 @@ def _show_history(options: HistoryOptions, _call: Invocation) -> Outcome:
 
     lines = load_history(options.store, options.subject)
     return Outcome(
-        text=lambda look: render_history_text(lines, look.width, look.unicode, options.top),
+        text=lambda look: render_history_text(lines, look.width, look.unicode, options.top, look.encoding),
         document=lambda: render_history_json(lines, options.subject),
         rows=lambda: render_history_csv(lines),
         has_marks=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_redaction, list_forms, open_source
@@ -33,12 +33,15 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 
 def _find_holders(options: HoldersOptions, call: Invocation) -> Outcome:
     from pykdext.cli.origin import describe_origin
+    from pykdext.model.selection import describe_misspelt_tags
     from pykdext.pipeline.holders import find_holders
     from pykdext.report.holdersdoc import render_holders_csv, render_holders_json
     from pykdext.report.holderstext import render_holders_text
 
     with open_source(options, call) as source:
         found = find_holders(source, options.tag, call.work)
+        guesses = describe_misspelt_tags([options.tag], source.snapshot.tags)
+    found = replace(found, warnings=(*guesses, *found.warnings))
     report, origin = choose_redaction(options)((found, describe_origin(call.words)))
 
     def render_page() -> str:
@@ -47,11 +50,12 @@ def _find_holders(options: HoldersOptions, call: Invocation) -> Outcome:
         return render_holders_page(report, origin)
 
     return Outcome(
-        text=lambda look: render_holders_text(report, look.width, look.markup),
+        text=lambda look: render_holders_text(report, look.width, look.markup, look.encoding),
         document=lambda: render_holders_json(report),
         rows=lambda: render_holders_csv(report),
         page=render_page,
-        is_complete=not report.warnings,
+        is_complete=len(report.warnings) == len(guesses),
+        verdict=report.sentence,
     )
 
 

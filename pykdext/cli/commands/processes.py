@@ -50,11 +50,12 @@ def _list_processes(options: ProcessesOptions, call: Invocation) -> Outcome:
         return render_processes_page(report, origin)
 
     return Outcome(
-        text=lambda look: render_processes_text(report, look.width, look.markup),
+        text=lambda look: render_processes_text(report, look.width, look.markup, look.encoding),
         document=lambda: render_processes_json(report),
         rows=lambda: render_processes_csv(report),
         page=render_page,
         is_complete=not report.warnings,
+        verdict=report.sentence,
         is_usable=bool(report.processes),
     )
 

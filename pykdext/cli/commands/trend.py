@@ -42,6 +42,7 @@ def _follow(options: TrendOptions, call: Invocation) -> Outcome:
     from pykdext.cli.origin import describe_origin
     from pykdext.cli.outputs import describe_lacks
     from pykdext.model.selection import select_trends
+    from pykdext.report.tone import tone_of_series
     from pykdext.report.trendtext import render_trend_text
 
     lists = pipeline.TagLists.load(options.pooltags)
@@ -76,6 +77,8 @@ def _follow(options: TrendOptions, call: Invocation) -> Outcome:
         page=render_page,
         is_complete=followed.is_complete,
         lacks=describe_lacks((), report.warnings),
+        verdict=conclusion.verdict,
+        tone=tone_of_series(report),
     )
 
 

@@ -95,6 +95,7 @@ def _render_text(
     from pykdext.model.selection import select_tags, select_usages
     from pykdext.pipeline import TagLists
     from pykdext.report.tagtable import render_poolmon_text, render_poolused_text
+    from pykdext.units import count_things
 
     lists = TagLists.load(options.pooltags)
     top = shown_at_once if selection.top is None else None
@@ -110,7 +111,8 @@ def _render_text(
         hidden = len(usages) - len(usages[:top])
     if not hidden:
         return text
-    hint = f"{hidden:,} more rows are not shown on a terminal: --top N shows N, -o FILE takes all"
+    rows = count_things(hidden, "more row is", "more rows are")
+    hint = f"{rows} not shown on a terminal: --top N shows N, -o FILE takes all"
     return f"{text}{look.markup.text(hint)}\n"
 
 

@@ -36,6 +36,7 @@ def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:
     from pykdext.cli.origin import describe_origin
     from pykdext.cli.outputs import describe_lacks_of
     from pykdext.report.plaintext import render_report_text
+    from pykdext.report.tone import tone_of_report
 
     lists = pipeline.TagLists.load(options.pooltags)
     try:
@@ -66,6 +67,7 @@ def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:
         rows=render_rows,
         page=render_page,
         verdict=report.verdict,
+        tone=tone_of_report(report),
         is_complete=report.snapshot.coverage.is_complete,
         lacks=describe_lacks_of(report.snapshot),
     )

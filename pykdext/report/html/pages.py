@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Iterable, Iterator, List, Mapping, Sequence
 
 from pykdext.model import (
@@ -14,13 +13,12 @@ from pykdext.model import (
     PoolKind,
     PoolSnapshot,
     PoolTag,
-    Role,
     TagDelta,
     TrendReport,
     UsageRow,
     Verdict,
 )
-from pykdext.model.fleet import BatchSummary, DumpRow, DumpStatus
+from pykdext.model.fleet import BatchSummary, DumpRow
 from pykdext.model.memory import MemoryReport
 from pykdext.report.html.charts import draw_causes, draw_changes, draw_composition, draw_uses
 from pykdext.report.html.curves import draw_growth
@@ -42,24 +40,9 @@ from pykdext.report.sentences.series import (
     is_worth_a_row,
 )
 from pykdext.report.sentences.states import describe_coverage, machine_lines
+from pykdext.report.tone import Tone, tone_of_batch, tone_of_diff, tone_of_report, tone_of_series
 
 _GROWING = (Verdict.LEAK, Verdict.GROWTH)
-_TOO_FEW = Verdict.TOO_FEW_SAMPLES
-
-
-class Tone(enum.Enum):
-    """How a verdict is to be taken at a glance: the colour of its box."""
-
-    ALARMING = "alarming"
-    CALM = "calm"
-    """All was read, and nothing stands out."""
-    OPEN = "open"
-    """Nothing was found, but that says little: there is no verdict, or part of what it needs is missing."""
-
-    @classmethod
-    def of(cls, *, alarming: bool, known: bool) -> Tone:
-        """``known``: enough was read for silence to mean health."""
-        return cls.ALARMING if alarming else cls.CALM if known else cls.OPEN
 
 
 def render_report_page(report: LeakReport, origin: Origin) -> str:
@@ -70,10 +53,7 @@ def render_report_page(report: LeakReport, origin: Origin) -> str:
         iter_page(
             "report.html",
             origin,
-            tone=Tone.of(
-                alarming=bool(report.suspects or report.fills),
-                known=bool(snapshot.tags) and snapshot.coverage.is_complete and not report.unusual,
-            ),
+            tone=tone_of_report(report),
             composition=draw_composition(snapshot, suspects),
             report=report,
             machine=list(machine_lines(snapshot)),
@@ -106,7 +86,7 @@ def render_diff_page(diff: Diff, rows: Sequence[TagDelta], conclusion: Conclusio
         iter_page(
             "diff.html",
             origin,
-            tone=Tone.of(alarming=bool(grown), known=bool(diff.before.tags and diff.after.tags) and not diff.restart),
+            tone=tone_of_diff(diff, next(iter(rows), None)),
             changes=draw_changes(rows),
             composition=draw_composition(diff.after, grown),
             diff=diff,
@@ -131,10 +111,7 @@ def render_trend_page(
         iter_page(
             "trend.html",
             origin,
-            tone=Tone.of(
-                alarming=bool(growing) or any(total.verdict in _GROWING for total in report.totals),
-                known=report.judged is not None and all(item.verdict is not _TOO_FEW for item in report.trends),
-            ),
+            tone=tone_of_series(report),
             growth=draw_growth(report, shown),
             composition=composition,
             report=report,
@@ -169,10 +146,7 @@ def iter_batch_page(summary: BatchSummary, rows: Iterable[DumpRow], origin: Orig
     return iter_page(
         "batch.html",
         origin,
-        tone=Tone.of(
-            alarming=any(cause.role is not Role.OBJECT for cause in summary.common),
-            known=not summary.common and summary.by_status.get(DumpStatus.DONE, 0) == summary.dumps,
-        ),
+        tone=tone_of_batch(summary),
         causes=draw_causes(summary),
         summary=summary,
         rows=rows,

@@ -6,7 +6,7 @@ from typing import Sequence
 
 from pykdext.model import Role
 from pykdext.model.fleet import BatchSummary, CommonCause, CommonHolder, DumpStatus, OtherVersion
-from pykdext.units import format_bytes, format_duration, name_some
+from pykdext.units import count_things, format_bytes, format_duration, name_some
 
 NAMES_SHOWN = 8
 _VERSIONS_NAMED = 3
@@ -120,8 +120,3 @@ def name_driver(cause: CommonCause) -> str:
 def name_hosts(hosts: Sequence[str]) -> str:
     """The first of many hosts, and how many more there are."""
     return name_some(hosts, NAMES_SHOWN)
-
-
-def count_things(count: int, word: str) -> str:
-    """``1 host``, ``2 hosts``."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -6,7 +6,7 @@ from typing import List, Optional
 
 from pykdext.model import Conclusion, GrownTag, LockstepGroup, Role
 from pykdext.report.sentences.owners import name_owners
-from pykdext.units import format_count
+from pykdext.units import count_things
 
 
 def say_owner(grown: GrownTag, conclusion: Conclusion) -> str:
@@ -31,7 +31,7 @@ def say_holder(grown: GrownTag, conclusion: Conclusion) -> str:
     holder = _choose_holder(group, members)
     if holder is None or (grown.role is Role.CAUSE and holder.role is not Role.CAUSE):
         return ""
-    blocks = f"{format_count(holder.blocks)} blocks" if holder.blocks else "the blocks"
+    blocks = count_things(holder.blocks, "block") if holder.blocks else "the blocks"
     owner = f"which {name_owners(holder.owners)} allocates" if holder.owners else "whose driver is not known"
     return f" It grew along with {blocks} of {holder.tag}, {owner}: one cause holds both."
 

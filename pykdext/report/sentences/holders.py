@@ -18,7 +18,7 @@ from pykdext.model.objects import (
     StuckProcess,
     VerifiedDriver,
 )
-from pykdext.units import format_bytes, format_count, format_share
+from pykdext.units import count_things, format_bytes, format_count, format_share
 
 _VERBS = ("opened", "registered", "owned", "starts", "maps")
 _NAMED = 4
@@ -159,8 +159,8 @@ def tell_references(
         if sample.creators:
             seen += f", most {name_made(sample.creators[0][0])}"
     sentence = (
-        f"Tag {tag}: {format_count(unheld)} {_kinds(names)} objects without a handle{seen}: a driver keeps references "
-        f"to them{_candidates(referencing)}."
+        f"Tag {tag}: {count_things(unheld, f'{_kinds(names)} object')} without a handle{seen}: a driver keeps "
+        f"references to them{_candidates(referencing)}."
     )
     grade = _LIKELY if sample is not None else _POSSIBLE
     return Finding(HolderKind.REFERENCES, sentence, grade, "!obtrace, or gflags: object reference tracing")
@@ -182,7 +182,7 @@ def tell_no_objects(tag: PoolTag, lookasides: Sequence[LookasideList], *, has_ty
         whose = f"of {first.module}" if first.is_proven else f"at 0x{first.address:x}, of an owner that is not known,"
         sentence = (
             f"Tag {tag}: no type of objects bears it; a lookaside list {whose} has given out "
-            f"{format_count(first.in_use)} blocks."
+            f"{count_things(first.in_use, 'block')}."
         )
     return Finding(HolderKind.NOT_OBJECTS, sentence, _UNKNOWN, f"poolleak find {tag}")
 
@@ -195,7 +195,7 @@ def tell_usual(
     if census is not None and census.handles_of(tuple(names)):
         most = f"; {census.process.label} has most of them: {format_count(census.handles_of(tuple(names)))}"
     sentence = (
-        f"Tag {tag}: {format_count(objects)} {_kinds(names)} objects and {format_count(handles)} handles to "
+        f"Tag {tag}: {count_things(objects, f'{_kinds(names)} object')} and {count_things(handles, 'handle')} to "
         f"them{most}. Nobody stands out."
     )
     return Finding(HolderKind.NORMAL, sentence, _UNKNOWN, "poolleak processes: all processes by handles")
@@ -206,7 +206,7 @@ def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Se
     if not found.processes:
         return "No process could be read."
     most = max(alive, key=lambda process: process.handles or 0, default=None)
-    words = f"{format_count(len(alive))} processes with {format_count(handles)} handles"
+    words = f"{count_things(len(alive), 'process', 'processes')} with {count_things(handles, 'handle')}"
     if most is not None and most.handles:
         share = f" ({format_share(most.handles / handles)})" if handles else ""
         words += f", most of them those of {most.label}: {format_count(most.handles)}{share}"
@@ -239,11 +239,15 @@ def describe_stuck(stuck: StuckProcess) -> str:
 def describe_numbers(numbers: NumberCensus) -> str:
     """The sentence on the table of process and thread numbers."""
     about = "about " if numbers.is_sampled else ""
-    words = f"{about}{format_count(numbers.processes)} processes, {format_count(numbers.threads)} threads"
+    words = (
+        f"{about}{count_things(numbers.processes, 'process', 'processes')}, {count_things(numbers.threads, 'thread')}"
+    )
     if numbers.exited_threads:
         words += f", {format_count(numbers.exited_threads)} of them exited and still held"
     if numbers.unnumbered:
-        words += f"; {format_count(numbers.unnumbered)} processes of the list are not in it"
+        words += (
+            f"; {count_things(numbers.unnumbered, 'process of the list is', 'processes of the list are')} not in it"
+        )
     if numbers.pages_read < numbers.pages_expected:
         words += f"; {numbers.pages_read:,} of {numbers.pages_expected:,} pages read"
     return f"In the table of numbers: {words}."
@@ -269,7 +273,7 @@ def describe_handle_growth(process: Optional[Process], grown: int, exited: int) 
         now = format_count(process.handles)
         words.append(f"The handles of {process.label} grew most, by {format_count(grown)} to {now}.")
     if exited >= _MANY_ZOMBIES // 10:
-        words.append(f"{format_count(exited)} more exited processes are held.")
+        words.append(f"{count_things(exited, 'more exited process is', 'more exited processes are')} held.")
     return " ".join(words)
 
 
@@ -283,7 +287,7 @@ def _size(size: Optional[int]) -> str:
 
 def _handles_of(census: HandleCensus) -> str:
     counted = census.counted if census.counted is not None else census.read
-    return f"{format_count(counted)} handles"
+    return "handles that are not counted" if counted is None else count_things(counted, "handle")
 
 
 def _coverage(census: HandleCensus, *, is_count: bool = False) -> str:
@@ -293,7 +297,7 @@ def _coverage(census: HandleCensus, *, is_count: bool = False) -> str:
         of = "" if census.counted is None else f" of {format_count(census.counted)}"
         words.append(f"{format_count(census.read)}{of} handles read")
     if census.sampled < census.read and not is_count:
-        words.append(f"a sample of {format_count(census.sampled)} handles")
+        words.append(f"a sample of {count_things(census.sampled, 'handle')}")
     return f" ({', '.join(words)})" if words else ""
 
 

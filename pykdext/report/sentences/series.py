@@ -6,7 +6,7 @@ from typing import Optional, Sequence, Tuple, Union
 
 from pykdext.model import Conclusion, Role, TotalTrend, Trend, TrendReport, Verdict
 from pykdext.report.sentences.grown import say_holder, say_owner
-from pykdext.units import format_bytes, format_duration, format_moment
+from pykdext.units import count_things, format_bytes, format_duration, format_moment
 
 DEADLINE_HOURS = 365 * 24
 """A limit that is farther away is no deadline."""
@@ -144,9 +144,10 @@ def describe_series(report: TrendReport) -> str:
     if report.judged is None:
         return "No samples"
     if report.span_seconds is None:
-        return f"{report.samples} samples, in their order; when they were taken is not known"
+        return f"{count_things(report.samples, 'sample')}, in their order; when they were taken is not known"
+    first = format_moment(report.judged.first, seconds=False, zone=False)
     return (
-        f"{report.samples} samples from {format_moment(report.judged.first, seconds=False, zone=False)} to "
+        f"{count_things(report.samples, 'sample')} from {first} to "
         f"{format_moment(report.judged.last, seconds=False)}, {format_duration(report.span_seconds)}"
     )
 

@@ -17,10 +17,19 @@ from pykdext.model import (
     TargetFacts,
     TimeOrigin,
 )
+from pykdext.model.bugchecks import name_bugcheck
 from pykdext.model.objects import HolderReport
 from pykdext.report.sentences.memory import describe_untagged
 from pykdext.report.sentences.owners import name_owners
-from pykdext.units import format_bytes, format_count, format_duration, format_moment, format_share, name_some
+from pykdext.units import (
+    count_things,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_moment,
+    format_share,
+    name_some,
+)
 
 MOST = 0.5
 """From this share on a tag holds most of a pool."""
@@ -72,7 +81,7 @@ def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
         f"{first.pool.value} pool"
     )
     if first.usage.outstanding is not None:
-        size += f", in {format_count(first.usage.outstanding)} blocks"
+        size += f", in {count_things(first.usage.outstanding, 'block')}"
     if holder is not None:
         return f"{size}. {holder.sentence}"
     if first.role is Role.OBJECT:
@@ -110,7 +119,7 @@ def _verdict_on_pair(consumer: Suspect, holder: Suspect) -> str:
     owner = f"which {name_owners(holder.owners)} allocates" if holder.owners else "whose driver is not known"
     return (
         f"{format_bytes(consumer.usage.bytes)} of {consumer.tag}, {format_share(consumer.share)} of the "
-        f"{consumer.pool.value} pool: {each} of {format_count(holding)} blocks of {holder.tag}, {owner}. "
+        f"{consumer.pool.value} pool: {each} of {count_things(holding, 'block')} of {holder.tag}, {owner}. "
         f"{holder.tag} holds the others, and looks like the leak."
     )
 
@@ -201,7 +210,7 @@ def machine_lines(facts: Union[PoolSnapshot, TargetFacts]) -> Iterator[str]:
     if facts.machine is not None:
         system += f" {facts.machine.value}"
     if facts.processors is not None:
-        system += f", {facts.processors} processor{'s' if facts.processors != 1 else ''}"
+        system += f", {count_things(facts.processors, 'processor')}"
     yield system
     up = format_duration(facts.uptime_seconds)
     if facts.image is None:
@@ -213,7 +222,8 @@ def machine_lines(facts: Union[PoolSnapshot, TargetFacts]) -> Iterator[str]:
         yield f"Kernel found by {facts.image.found_by}"
     if facts.bugcheck is not None:
         parameters = ", ".join(f"{value:x}" for value in facts.bugcheck.parameters)
-        yield f"Bugcheck {facts.bugcheck.code:08X} ({parameters})"
+        name = name_bugcheck(facts.bugcheck.code)
+        yield f"Bugcheck {facts.bugcheck.code:08X} {f'{name} ' if name else ''}({parameters})"
 
 
 _TIMES_FROM = {
@@ -237,17 +247,22 @@ def describe_coverage(tables: TableCoverage, images: Optional[ImageCoverage]) ->
     if tables.processor_tables_read is not None:
         expected = tables.processor_tables_expected
         parts.append(f"{tables.processor_tables_read} of {expected or 'an unknown number of'} processor tables")
-        parts.append(f"{format_count(tables.rows_read)} of {format_count(tables.rows_expected)} rows")
+        parts.append(f"{format_count(tables.rows_read)} of {_rows(tables.rows_expected)}")
         parts.append(f"expansion table {tables.expansion_table.value}")
     if images is not None:
         parts.append(describe_images(images))
     return "; ".join(parts) or "all rows of the file"
 
 
+def _rows(count: Optional[int]) -> str:
+    return "an unknown number of rows" if count is None else count_things(count, "row")
+
+
 def describe_images(images: ImageCoverage) -> str:
     """How many of the driver images were searched, and how much of them was in memory."""
     if images.modules_unsearched:
         searched = images.modules_total - images.modules_unsearched
-        return f"{searched} of {images.modules_total} images searched before the end"
+        return f"{searched} of {count_things(images.modules_total, 'image')} searched before the end"
     resident = format_share(images.resident_fraction) if images.resident_fraction is not None else "nothing"
-    return f"{images.modules_scanned} of {images.modules_total} images searched, {resident} of their bytes in memory"
+    total = count_things(images.modules_total, "image")
+    return f"{images.modules_scanned} of {total} searched, {resident} of their bytes in memory"
