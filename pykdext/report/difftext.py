@@ -11,7 +11,7 @@ from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines
 from pykdext.report.sentences.states import describe_taken
-from pykdext.report.tone import tone_of_diff
+from pykdext.report.sentences.tones import tone_of_diff
 from pykdext.units import count_things, format_change, format_duration, format_rate
 
 

@@ -31,8 +31,8 @@ from pykdext.report.sentences.owners import (
     name_use,
 )
 from pykdext.report.sentences.states import describe_coverage, describe_images, subject_lines
+from pykdext.report.sentences.tones import tone_of_report, tone_of_role
 from pykdext.report.steps import step_lines
-from pykdext.report.tone import tone_of_report, tone_of_role
 from pykdext.units import count_things, format_bytes, format_count, format_share, say_rest
 
 EVIDENCE_SHOWN = 4

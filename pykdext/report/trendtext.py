@@ -20,8 +20,8 @@ from pykdext.report.sentences.series import (
     format_deadline,
     is_worth_a_row,
 )
+from pykdext.report.sentences.tones import tone_of_series, tone_of_trend
 from pykdext.report.sparkline import render_sparkline
-from pykdext.report.tone import tone_of_series, tone_of_trend
 from pykdext.units import format_bytes, format_rate, say_rest
 
 ROWS_SHOWN = 20

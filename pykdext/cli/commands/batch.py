@@ -79,7 +79,7 @@ def _read_dumps(options: BatchOptions, call: Invocation) -> Outcome:
     from pykdext.report.batchdoc import iter_batch_csv, iter_batch_json
     from pykdext.report.batchtext import render_batch_text
     from pykdext.report.sentences.batches import verdict_on_batch
-    from pykdext.report.tone import tone_of_batch
+    from pykdext.report.sentences.tones import tone_of_batch
     from pykdext.targets.session.debugger import is_in_debugger
 
     if is_in_debugger():

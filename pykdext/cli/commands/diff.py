@@ -62,7 +62,7 @@ def _compare(options: DiffOptions, call: Invocation) -> Outcome:
     from pykdext.report.csvtext import render_deltas_csv
     from pykdext.report.difftext import render_diff_text
     from pykdext.report.growthdoc import render_diff_json
-    from pykdext.report.tone import tone_of_diff
+    from pykdext.report.sentences.tones import tone_of_diff
 
     sides = pipeline.load_sides(options.before, options.after, call.work, options.symbols)
     if call.work.cause is not None:

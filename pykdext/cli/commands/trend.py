@@ -42,7 +42,7 @@ def _follow(options: TrendOptions, call: Invocation) -> Outcome:
     from pykdext.cli.origin import describe_origin
     from pykdext.cli.outputs import describe_lacks
     from pykdext.model.selection import select_trends
-    from pykdext.report.tone import tone_of_series
+    from pykdext.report.sentences.tones import tone_of_series
     from pykdext.report.trendtext import render_trend_text
 
     lists = pipeline.TagLists.load(options.pooltags)

@@ -36,7 +36,7 @@ def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:
     from pykdext.cli.origin import describe_origin
     from pykdext.cli.outputs import describe_lacks_of
     from pykdext.report.plaintext import render_report_text
-    from pykdext.report.tone import tone_of_report
+    from pykdext.report.sentences.tones import tone_of_report
 
     lists = pipeline.TagLists.load(options.pooltags)
     try:

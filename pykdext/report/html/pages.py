@@ -40,7 +40,8 @@ from pykdext.report.sentences.series import (
     is_worth_a_row,
 )
 from pykdext.report.sentences.states import describe_coverage, machine_lines
-from pykdext.report.tone import Tone, tone_of_batch, tone_of_diff, tone_of_report, tone_of_series
+from pykdext.report.sentences.tones import tone_of_batch, tone_of_diff, tone_of_report, tone_of_series
+from pykdext.report.tone import Tone
 
 _GROWING = (Verdict.LEAK, Verdict.GROWTH)
 
