@@ -23,6 +23,7 @@ _BY_LINE: Dict[str, UntaggedKind] = {
     "Pages For MDLs": UntaggedKind.MDL,
     "ContigMem Pages": UntaggedKind.CONTIGUOUS,
     "Pages For AWE": UntaggedKind.AWE,
+    "Kernel Stacks": UntaggedKind.KERNEL_STACKS,
     "System PageTables": UntaggedKind.PAGE_TABLES,
 }
 

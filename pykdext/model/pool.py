@@ -5,9 +5,12 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Optional, Tuple
+from typing import TYPE_CHECKING, Optional, Tuple
 
 from pykdext.model.target import BugCheck, Machine, MemoryImage
+
+if TYPE_CHECKING:
+    from pykdext.model.memory import CommitSheet
 
 PROTECTED_POOL = 0x80000000
 """Bit 31 of a tag: the driver asked for a protected allocation (WDK: PROTECTED_POOL); never part of the tag's name."""
@@ -247,7 +250,8 @@ class PoolSnapshot:
     ``TOTAL``); they count tags that are not listed, too. ``stated_drivers``: what the source says of who allocates.
     ``blocks``: single blocks that it lists (``!poolfind``, ``!verifier 3``). ``image``: the source is no dump, but the
     memory of a system that ran or hung; ``taken_at`` is then its last clock tick, and ``time_from`` says so.
-    ``boot_id``: the same in all memory of one boot, and counted up by each.
+    ``boot_id``: the same in all memory of one boot, and counted up by each. ``commit``: who was charged for committed
+    memory, where a text says so; it is not kept in snapshot files.
     ``passed_over``: so many states of a long series stand before this one and were left out.
     """
 
@@ -270,6 +274,7 @@ class PoolSnapshot:
     blocks: Tuple[Allocation, ...] = ()
     image: Optional[MemoryImage] = None
     boot_id: Optional[int] = None
+    commit: Optional[CommitSheet] = None
     passed_over: int = 0
 
     def stated_total(self, pool: PoolKind) -> Optional[PoolUsage]:

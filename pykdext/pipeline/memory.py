@@ -55,7 +55,7 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     ``sampled``: the page frames are estimated from a part of them, in less than a second.
     """
     snapshot, kernel = source.snapshot, source.kernel
-    sheet = read_commit_sheet(kernel) if kernel else None
+    sheet = read_commit_sheet(kernel) if kernel else snapshot.commit
     frames = read_page_frames(kernel, work, chunks=SAMPLED_CHUNKS if sampled else None) if kernel else None
     untagged = rank_untagged(sheet, frames)
     physical = _physical_bytes(snapshot, sheet, frames)
@@ -112,13 +112,15 @@ def _find_balloons(kernel: Optional[Kernel]) -> Tuple[str, ...]:
 def _iter_warnings(
     kernel: Optional[Kernel], sheet: Optional[CommitSheet], frames: Optional[PageFrames]
 ) -> Sequence[str]:
-    if kernel is None:
-        return ("the source has no memory to look into: only its own totals are known",)
     found: List[str] = []
-    if sheet is None:
+    if kernel is None:
+        found.append("the source has no memory to look into: only its own totals are known")
+    elif sheet is None:
         found.append("the memory manager's counters of this kernel are not known: no commit sheet")
-    elif sheet.doubtful:
+    if sheet is not None and sheet.doubtful:
         found.append(f"{', '.join(sheet.doubtful)}: larger than all that is committed, left out")
+    if kernel is None:
+        return found
     if frames is None:
         found.append("the page frame database of this kernel is not known or not in the dump: no pages by use")
     elif not frames.is_sampled and frames.read < frames.expected:

@@ -184,7 +184,7 @@ def _make_snapshot(path: str, table: _Table, around: str) -> PoolSnapshot:
     facts = parse_session_facts(around)
     half = len(table.sums) // 2
     totals = parse_vm_totals(around)
-    memory, alarms = totals[-1] if totals else (SystemMemory(), ())
+    memory, alarms, commit = totals[-1] if totals else (SystemMemory(), (), None)
     warnings = [*facts.doubts, *table.unreadable.warnings, *table.rows.warnings, *_check_total(table), *alarms]
     if _SESSION_POOL.search(around):
         warnings.append("!poolused showed a session pool, not the system's pools")
@@ -205,6 +205,7 @@ def _make_snapshot(path: str, table: _Table, around: str) -> PoolSnapshot:
         stated_nonpaged=_read_usage(table.total[:half]) if table.total else None,
         stated_paged=_read_usage(table.total[half:]) if table.total else None,
         stated_drivers=table.drivers,
+        commit=commit,
     )
 
 

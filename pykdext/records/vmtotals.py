@@ -7,11 +7,13 @@ stands in two lines, one for the no-execute part; lines of single pools or NUMA 
 from __future__ import annotations
 
 import re
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from pykdext.model import PoolSnapshot, SnapshotSource, SystemMemory, TimeOrigin
+from pykdext.model.memory import CommitSheet
 from pykdext.records.tagtable import check_memory
 from pykdext.records.textfile import TextFile
+from pykdext.records.vmcommit import parse_commit_sheet
 from pykdext.records.windbgtext import parse_session_facts
 
 _LINE = re.compile(
@@ -36,10 +38,11 @@ _MAX_BYTES = 1 << 63
 
 
 class VmTotals(NamedTuple):
-    """The totals of one ``!vm``, and its alarms in words."""
+    """The totals of one ``!vm``, its alarms in words, and who was charged, as far as it says."""
 
     memory: SystemMemory
     warnings: Tuple[str, ...]
+    commit: Optional[CommitSheet]
 
 
 def parse_vm_totals(text: str) -> Tuple[VmTotals, ...]:
@@ -73,6 +76,7 @@ def parse_vm_text(file: TextFile) -> Tuple[PoolSnapshot, ...]:
             uptime_seconds=facts.uptime_seconds,
             memory=totals.memory,
             time_from=TimeOrigin.HEADER if facts.taken_at else None,
+            commit=totals.commit,
             warnings=(*facts.doubts, "the text holds totals only, no tags", *totals.warnings),
         )
         for totals in parse_vm_totals(file.text)
@@ -88,4 +92,4 @@ def _read_block(lines: List[re.Match[str]], text: str) -> VmTotals:
         fields["nonpaged_bytes"] = sum(nonpaged)
     memory = SystemMemory(**fields)
     alarms = dict.fromkeys(f"!vm says: {alarm}" for alarm in _ALARM.findall(text))
-    return VmTotals(memory, (*alarms, *check_memory(memory)))
+    return VmTotals(memory, (*alarms, *check_memory(memory)), parse_commit_sheet(text))
