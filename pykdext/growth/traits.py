@@ -33,6 +33,9 @@ WHOLE_ROWS = 100
 LITTLE_MEMORY_SHARE = 0.01
 """Of the machine's memory: less hangs it in no near future."""
 
+NEARLY_FULL, FULL = 0.80, 0.90
+"""Of a pool's limit: in such a pool even a tag that is small on this machine hangs it."""
+
 EXCUSED_SHARE = 0.90
 """A pool that is one tag to this extent is not excused by what is usual."""
 
@@ -59,7 +62,8 @@ class PoolView:
 
     ``bytes`` is what it holds. ``is_whole``: that is the whole pool, not the rows that somebody chose to list.
     ``rows`` are its tags, the largest first. ``backing_bytes``: the memory of the machine or, where that is less or
-    alone known, its commit limit; ``backing`` says which.
+    alone known, its commit limit; ``backing`` says which. ``filled`` is how much of the pool's limit it
+    holds, 0.0 to 1.0; 0.0 where that is not known or cannot be.
     """
 
     pool: PoolKind
@@ -69,6 +73,7 @@ class PoolView:
     size: MachineSize
     backing_bytes: Optional[int]
     backing: str
+    filled: float
 
     @classmethod
     def of(cls, snapshot: PoolSnapshot, pool: PoolKind) -> Optional[PoolView]:
@@ -91,8 +96,10 @@ class PoolView:
             (snapshot.memory.commit_limit_bytes, "the commit limit"),
         )
         known = [(size, words) for size, words in bounds if size]
-        backing = min(known, default=(None, ""))
-        return cls(pool, total, is_whole, tuple(rows), MachineSize.of(snapshot), *backing)
+        backing_bytes, backing = min(known) if known else (None, "")
+        limit = snapshot.memory.limit_bytes(pool)
+        filled = total / limit if limit and total <= limit else 0.0
+        return cls(pool, total, is_whole, tuple(rows), MachineSize.of(snapshot), backing_bytes, backing, filled)
 
     def find_others(self, row: TagUsage) -> List[int]:
         """What the other tags hold that do not go along with ``row``, the largest first."""
@@ -109,6 +116,8 @@ def iter_traits(row: TagUsage, view: PoolView, known: Optional[TagOwners]) -> It
     usage = row.usage(view.pool)
     share = (usage.bytes or 0) / view.bytes
     yield from _share_traits(view, share)
+    if view.filled >= NEARLY_FULL and share >= LARGE_SHARE:
+        yield Trait(3 if view.filled >= FULL else 2, f"the pool is filled to {format_share(view.filled)} of its limit")
     yield from _size_traits(view, usage)
     yield from _prominence_traits(view, row)
     yield from _count_traits(usage)
@@ -138,7 +147,7 @@ def _size_traits(view: PoolView, usage: PoolUsage) -> Iterator[Trait]:
         words = f"that is {format_share(share)} of {view.backing}"
         if share >= NOTED_MEMORY_SHARE:
             yield Trait(1, words)
-        elif share < LITTLE_MEMORY_SHARE:
+        elif share < LITTLE_MEMORY_SHARE and view.filled < NEARLY_FULL:
             yield Trait(-2, f"but {words}")
 
 

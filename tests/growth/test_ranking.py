@@ -262,3 +262,34 @@ def test_every_usual_amount_is_seen_or_said_to_be_an_estimate():
     known = [item.usual for item in load_knowntags() if item.usual]
     assert any(item.is_analogy for item in known)
     assert all(item.is_analogy or any(word in item.source for word in SEEN) for item in known)
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [
+        (SystemMemory(nonpaged_bytes=57 * MB, nonpaged_limit_bytes=60 * MB), "57.0 MB, 95% of its limit. No verdict"),
+        (
+            SystemMemory(nonpaged_bytes=3 * GB, physical_bytes=8 * GB),
+            "3.00 GB, 38% of the machine's memory. No verdict",
+        ),
+        (SystemMemory(nonpaged_bytes=12 * GB), "The nonpaged pool holds 12.0 GB. No verdict"),
+    ],
+)
+def test_a_total_that_is_large_is_said_to_be(memory, said):
+    assert said in judge_state(replace(snapshot(), tags=(), memory=memory), {}).verdict
+
+
+def test_a_total_that_cannot_be_is_not_told_as_a_fact():
+    memory = SystemMemory(nonpaged_bytes=113 * GB, physical_bytes=8 * GB, nonpaged_limit_bytes=6 * GB)
+    assert judge_state(replace(snapshot(), tags=(), memory=memory), {}).verdict.startswith("No verdict")
+
+
+def test_in_a_full_pool_a_small_tag_counts():
+    """125 MB of 128: what a driver allocates without a tag, on a server with 3 GB of memory."""
+    memory = SystemMemory(nonpaged_bytes=122 * MB, nonpaged_limit_bytes=125 * MB, physical_bytes=3 * GB)
+    rows = (row("None", PoolUsage(None, None, 246_479, 48 * MB)), row("MmCm", PoolUsage(None, None, 1_198, 17 * MB)))
+    (suspect,) = rank_suspects(snapshot(*rows, memory=memory), {})
+    assert suspect.tag.text == "None"
+    assert "the pool is filled to 98% of its limit" in suspect.reasons
+    roomy = replace(memory, nonpaged_limit_bytes=2 * GB)
+    assert rank_suspects(snapshot(*rows, memory=roomy), {}) == ()

@@ -37,6 +37,9 @@ MOST = 0.5
 LITTLE_BYTES = 16 << 20
 """Less of a tag hangs no machine of today."""
 
+FULL, MUCH_MEMORY, MUCH_BYTES = 0.8, 0.2, 2 << 30
+"""Of a pool's limit, of the machine's memory, and in bytes where neither is known: totals that are worth a word."""
+
 _COMPARE = "One state shows no growth; compare two states of this machine to see a slow leak."
 
 
@@ -141,7 +144,8 @@ def _find_holder(group: LockstepGroup, members: Sequence[Suspect]) -> Optional[S
 def _verdict_without_suspects(report: LeakReport) -> str:
     snapshot = report.snapshot
     if not snapshot.tags:
-        return "No verdict: the source lists no tags. Only they can tell which driver uses the pools."
+        no_tags = "No verdict: the source lists no tags. Only they can tell which driver uses the pools."
+        return " ".join((*_say_totals(report), no_tags))
     if snapshot.blocks:
         tags = name_some(sorted({str(block.tag) for block in snapshot.blocks}))
         return f"No verdict: the source lists single blocks of {tags}, not what the pools hold."
@@ -153,8 +157,31 @@ def _verdict_without_suspects(report: LeakReport) -> str:
     if all(usage.bytes is None for usage in usages):
         return f"{_verdict_on_counts(snapshot)} {_COMPARE}"
     if all(usage.freed_share is None for usage in usages):
-        return f"No tag stands out by its size; the source does not tell how often tags were freed. {_COMPARE}"
-    return f"Nothing stands out: no tag is at once large, seldom freed and foreign to Windows. {_COMPARE}"
+        plain = "No tag stands out by its size; the source does not tell how often tags were freed."
+    else:
+        plain = "Nothing stands out: no tag is at once large, seldom freed and foreign to Windows."
+    return " ".join((*_say_totals(report, full_only=True), plain, _COMPARE))
+
+
+def _say_totals(report: LeakReport, *, full_only: bool = False) -> Iterator[str]:
+    """Each pool that is nearly full or, unless ``full_only``, holds much of the machine's memory."""
+    physical = report.snapshot.memory.physical_bytes
+    for total in report.pools:
+        used, filled = total.used_bytes, total.filled_share
+        if used is None or (physical and used > physical and total.pool is PoolKind.NONPAGED):
+            continue
+        of_memory = used / physical if physical else 0.0
+        if filled is not None and FULL <= filled <= 1:
+            yield f"The {total.pool.value} pool holds {format_bytes(used)}, {format_share(filled)} of its limit."
+        elif full_only:
+            continue
+        elif of_memory >= MUCH_MEMORY:
+            yield (
+                f"The {total.pool.value} pool holds {format_bytes(used)}, {format_share(of_memory)} of the machine's "
+                "memory."
+            )
+        elif physical is None and used >= MUCH_BYTES:
+            yield f"The {total.pool.value} pool holds {format_bytes(used)}."
 
 
 def _verdict_on_counts(snapshot: PoolSnapshot) -> str:
