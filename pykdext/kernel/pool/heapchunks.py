@@ -26,6 +26,7 @@ FIRST_BUILD = 17763
 CHUNK_BYTES = 0x10
 MIN_VOTES = 3
 MAX_VOTES = 1 << 16
+MAX_PAGES = 1_024
 
 _PREVIOUS = 0xFFFF << 32
 _FIXED = (1 << 64) - 1 & ~_PREVIOUS
@@ -75,15 +76,17 @@ class KeyVotes:
 
     def __init__(self) -> None:
         self._votes: Counter[int] = Counter()
+        self._pages = 0
         self._chunks: Dict[int, List[Tuple[int, int, int]]] = {}
 
     @property
     def is_full(self) -> bool:
         """Enough have voted."""
-        return len(self._votes) >= MAX_VOTES
+        return self._pages >= MAX_PAGES or len(self._votes) >= MAX_VOTES
 
     def add(self, address: int, data: bytes, headers: Sequence[PlacedHeader]) -> None:
         """Let what looks like headers in the ``data`` at ``address`` vote."""
+        self._pages += 1
         for header in headers:
             at = header.address - CHUNK_BYTES - address
             if at < 0:

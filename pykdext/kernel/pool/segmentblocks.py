@@ -35,20 +35,25 @@ class BlockProver:
         if not self._votes.is_full and address % UNIT_BYTES == 0:
             self._votes.add(address, data, find_headers(address, data))
 
-    def judge(self, blocks: Sequence[Allocation]) -> List[Allocation]:
-        """The blocks that are in use, as far as can be told: certain, likely, or known by their header alone."""
-        keys = self._choose_keys([block for block in blocks if not block.is_certain][:_SAMPLE])
-        judged = (block if block.is_certain else self._judge(block, keys) for block in blocks)
+    def judge(self, blocks: Sequence[Allocation], words: Sequence[int]) -> List[Allocation]:
+        """The blocks that are in use, as far as can be told: certain, likely, or known by their header alone.
+
+        ``words`` are those where each block's chunk begins; 0: it was not at hand.
+        """
+        missing = [0] * (len(blocks) - len(words))  # an end by the user may come between a block and its word
+        pairs = list(zip(blocks, [*words, *missing]))
+        keys = self._choose_keys([pair for pair in pairs if not pair[0].is_certain][:_SAMPLE])
+        judged = (block if block.is_certain else self._judge(block, word, keys) for block, word in pairs)
         return [block for block in judged if block is not None]
 
-    def _choose_keys(self, sample: Sequence[Allocation]) -> HeapKeys:
+    def _choose_keys(self, sample: Sequence[Tuple[Allocation, int]]) -> HeapKeys:
         """Of what symbols tell and what the headers vote for the key that proves more of a sample."""
         candidates = [self._told, self._votes.winner() or NO_KEYS]
-        return max(candidates, key=lambda keys: sum(self._is_chunk(block, keys) for block in sample))
+        return max(candidates, key=lambda keys: sum(self._is_chunk(*pair, keys) for pair in sample))
 
-    def _judge(self, block: Allocation, keys: HeapKeys) -> Optional[Allocation]:
+    def _judge(self, block: Allocation, word: int, keys: HeapKeys) -> Optional[Allocation]:
         """The block with its certainty; None: the heap says that it is free."""
-        if self._is_chunk(block, keys):
+        if self._is_chunk(block, word, keys):
             return replace(block, is_certain=True)
         if self._subsegments is not None:
             busy = self._subsegments.is_busy(block.address, block.size_bytes)
@@ -60,14 +65,15 @@ class BlockProver:
         likely = stands_in_stride(self._headers[1], block.address, block.size_bytes // UNIT_BYTES)
         return replace(block, is_likely=True) if likely else block
 
-    def _is_chunk(self, block: Allocation, keys: HeapKeys) -> bool:
+    def _is_chunk(self, block: Allocation, word: int, keys: HeapKeys) -> bool:
         if keys.heap_key is None:
             return False
         chunk, units = block.address - CHUNK_BYTES, block.size_bytes // UNIT_BYTES
-        try:
-            word = int.from_bytes(self._read(chunk, 8), "little")
-        except MemoryReadError:
-            return False
+        if not word:
+            try:
+                word = int.from_bytes(self._read(chunk, 8), "little")
+            except MemoryReadError:
+                return False
         if keys.confirms(word, chunk, units):
             return True
         page, offset = divmod(block.address, PAGE_BYTES)

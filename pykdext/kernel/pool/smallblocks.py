@@ -14,12 +14,13 @@ from __future__ import annotations
 import struct
 import sys
 import time
+from array import array
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from pykdext.kernel.pool.heapchunks import FIRST_BUILD, NO_KEYS, HeapKeys
+from pykdext.kernel.pool.heapchunks import CHUNK_BYTES, FIRST_BUILD, NO_KEYS, HeapKeys
 from pykdext.kernel.pool.segmentblocks import BlockProver
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
 from pykdext.targets.protocol import PAGE_BYTES, SymbolTaker, Target
@@ -124,6 +125,7 @@ class _Walker:
         self._keys = [tag.key.to_bytes(4, "little"), (tag.key | PROTECTED_POOL).to_bytes(4, "little")]
         self._images = [module for module in target.modules() if not module.unloaded]
         self._prover: Optional[BlockProver] = None
+        self._words = array("Q")  # before each block's header, as far as the piece of memory holds it
         if target.pointer_size == 8 and (target.facts.build or FIRST_BUILD) >= FIRST_BUILD:
             self._prover = BlockProver(target, keys)
         self.found = SmallBlocks()
@@ -150,7 +152,7 @@ class _Walker:
     def prove(self) -> None:
         """Tell which of the blocks that no chain confirms the segment heap's own records prove, or prove free."""
         if self._prover is not None:
-            live = self._prover.judge(self.found.allocations)
+            live = self._prover.judge(self.found.allocations, self._words)
             self.found.freed += len(self.found.allocations) - len(live)
             self.found.allocations = live
 
@@ -173,9 +175,12 @@ class _Walker:
                 if chains[page] is None and self._prover is not None:
                     start = max(page, 0)
                     self._prover.note_page(address + start, data[start : page + PAGE_BYTES])
+            found = len(self.found.allocations)
             self._add(
                 address + offset, int.from_bytes(data[offset : offset + 4], "little"), chains[page], offset - page
             )
+            if len(self.found.allocations) > found:
+                self._words.append(int.from_bytes(data[max(offset - CHUNK_BYTES, 0) : max(offset - 8, 0)], "little"))
 
     def _header_offsets(self, address: int, data: bytes) -> Iterator[int]:
         for key in self._keys:
