@@ -10,7 +10,20 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Protocol,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from pykdext.model import Confidence, Evidence, EvidenceKind, ImageVersion, Module, Owner, PoolTag, TagDescription
 from pykdext.model.names import canonical_name
@@ -125,7 +138,7 @@ def weigh_evidence(evidence: Iterable[Evidence], facts: ModuleFacts) -> Tuple[Ow
 
 
 def _owner(items: List[Evidence], facts: ModuleFacts) -> Owner:
-    ordered = sorted(items, key=lambda item: item.confidence.rank)  # stable: each attributor's own order stays
+    ordered = _order_evidence(items)
     module = facts.find_module(items[0].module)
     return Owner(
         module=module.name if module else items[0].module,
@@ -135,6 +148,17 @@ def _owner(items: List[Evidence], facts: ModuleFacts) -> Owner:
         part_of_windows=facts.is_part_of_windows(items[0].module),
         base=(module.base or None) if module else None,
     )
+
+
+def _order_evidence(items: Sequence[Evidence]) -> List[Evidence]:
+    """The surest first; among equals the first of each kind, then the others, each attributor's in its own order."""
+    first: Set[Tuple[Confidence, EvidenceKind]] = set()
+    keys: List[Tuple[int, bool]] = []
+    for item in items:
+        kind = item.confidence, item.kind
+        keys.append((item.confidence.rank, kind in first))
+        first.add(kind)
+    return [items[index] for index in sorted(range(len(items)), key=keys.__getitem__)]
 
 
 def _precedence(owner: Owner) -> Tuple[int, int, float, str]:

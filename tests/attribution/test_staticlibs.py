@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from pykdext.attribution.owners import describe_sharing, find_static_library, limit_library_evidence
+from pykdext.attribution.owners import (
+    ModuleFacts,
+    describe_sharing,
+    find_static_library,
+    limit_library_evidence,
+    weigh_evidence,
+)
 from pykdext.attribution.taglists import PoolTagList, parse_pooltags
 from pykdext.model import Confidence, Evidence, EvidenceKind, Owner, PoolTag
 
@@ -69,3 +75,17 @@ def test_one_best_owner_is_not_shared():
     assert describe_sharing(PIPO, []) is None
     assert describe_sharing(PIPO, [owner("pippo.sys")]) is None
     assert describe_sharing(PIPO, [owner("pippo.sys"), owner("pluto.sys", Confidence.LIKELY)]) is None
+
+
+def test_proofs_of_different_kinds_are_told_together():
+    """Of four calls and a lookaside list, all proven, the list is the second: reports show the first few."""
+    calls = [evidence(PIPO, "pippo.sys") for _ in range(4)]
+    listed = Evidence(PIPO, "pippo.sys", EvidenceKind.LOOKASIDE, Confidence.PROVEN, "a lookaside list", 0x4000)
+    freed = Evidence(PIPO, "pippo.sys", EvidenceKind.FREE, Confidence.LIKELY, "call ExFreePoolWithTag", 0x1300)
+    (owner,) = weigh_evidence([*calls, freed, listed], ModuleFacts((), {}))
+    assert [item.kind for item in owner.evidence] == [
+        EvidenceKind.CALL,
+        EvidenceKind.LOOKASIDE,
+        *[EvidenceKind.CALL] * 3,
+        EvidenceKind.FREE,
+    ]
