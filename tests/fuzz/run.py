@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Dict, List, Union
 
 from pykdext.cli.main import main
-from tests.fuzz import dumps, files, imageparts
+from tests.fuzz import dumps, files, imageparts, machineimages
 
 TARGETS = {
     "headers": dumps.headers,
@@ -35,6 +35,7 @@ TARGETS = {
     "tag tables": dumps.table_pages,
     "rows": dumps.rows_of_tables,
     "archives": dumps.archives,
+    "memory images": machineimages.memory_images,
     "logs": files.logs,
     "series": files.series,
     "tag lists": files.tag_lists,
