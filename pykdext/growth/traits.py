@@ -64,6 +64,7 @@ class PoolView:
     ``rows`` are its tags, the largest first. ``backing_bytes``: the memory of the machine or, where that is less or
     alone known, its commit limit; ``backing`` says which. ``filled`` is how much of the pool's limit it
     holds, 0.0 to 1.0; 0.0 where that is not known or cannot be.
+    ``name`` is the pool in words.
     """
 
     pool: PoolKind
@@ -74,6 +75,7 @@ class PoolView:
     backing_bytes: Optional[int]
     backing: str
     filled: float
+    name: str
 
     @classmethod
     def of(cls, snapshot: PoolSnapshot, pool: PoolKind) -> Optional[PoolView]:
@@ -99,7 +101,17 @@ class PoolView:
         backing_bytes, backing = min(known) if known else (None, "")
         limit = snapshot.memory.limit_bytes(pool)
         filled = total / limit if limit and total <= limit else 0.0
-        return cls(pool, total, is_whole, tuple(rows), MachineSize.of(snapshot), backing_bytes, backing, filled)
+        return cls(
+            pool,
+            total,
+            is_whole,
+            tuple(rows),
+            MachineSize.of(snapshot),
+            backing_bytes,
+            backing,
+            filled,
+            snapshot.name_pool(pool),
+        )
 
     def find_others(self, row: TagUsage) -> List[int]:
         """What the other tags hold that do not go along with ``row``, the largest first."""
@@ -127,7 +139,7 @@ def iter_traits(row: TagUsage, view: PoolView, known: Optional[TagOwners]) -> It
 
 
 def _share_traits(view: PoolView, share: float) -> Iterator[Trait]:
-    of_what = f"of the {view.pool.value} pool" if view.is_whole else f"of what is listed of the {view.pool.value} pool"
+    of_what = f"of the {view.name}" if view.is_whole else f"of what is listed of the {view.name}"
     words = f"holds {format_share(share)} {of_what}"
     if share >= OVERWHELMING_SHARE:
         yield Trait(3 if view.is_whole else 2, words)

@@ -38,6 +38,7 @@ from pykdext.model.owners import (
     UsualUnit,
 )
 from pykdext.model.pool import (
+    POOL_UNNAMED,
     PROTECTED_POOL,
     UNUSED,
     Allocation,
@@ -68,6 +69,7 @@ from pykdext.model.target import BugCheck, Machine, MachineTable, MemoryImage, M
 from pykdext.model.untagged import UntaggedKind, UntaggedMemory
 
 __all__ = [
+    "POOL_UNNAMED",
     "PROTECTED_POOL",
     "UNUSED",
     "Allocation",

@@ -16,6 +16,10 @@ PROTECTED_POOL = 0x80000000
 """Bit 31 of a tag: the driver asked for a protected allocation (WDK: PROTECTED_POOL); never part of the tag's name."""
 
 
+POOL_UNNAMED = "the table does not say which pool it counts; its numbers are shown as nonpaged"
+"""The warning of a snapshot whose rows name no pool."""
+
+
 class PoolKind(enum.Enum):
     """The two kernel pools that the tag tables count apart."""
 
@@ -276,6 +280,10 @@ class PoolSnapshot:
     boot_id: Optional[int] = None
     commit: Optional[CommitSheet] = None
     passed_over: int = 0
+
+    def name_pool(self, pool: PoolKind) -> str:
+        """``nonpaged pool``; where the source's rows name no pool, that."""
+        return "pool (which one is not said)" if POOL_UNNAMED in self.warnings else f"{pool.value} pool"
 
     def stated_total(self, pool: PoolKind) -> Optional[PoolUsage]:
         """The sum over all tags of ``pool`` that the source itself prints."""

@@ -21,7 +21,6 @@ MEMORY_FIELDS = {
 }
 """Titles of the capture recipe for the memory manager's totals."""
 
-POOL_UNNAMED = "the table does not say which pool it counts; its numbers are shown as nonpaged"
 SESSION_POOL = "the table is of a session pool, not of the system's pools"
 
 _TAG_FACTS = {

@@ -11,8 +11,17 @@ import re
 from dataclasses import replace
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, SystemMemory, TimeOrigin
-from pykdext.records.columns import POOL_UNNAMED, find_pool, find_pools
+from pykdext.model import (
+    POOL_UNNAMED,
+    PoolKind,
+    PoolSnapshot,
+    PoolTag,
+    PoolUsage,
+    SnapshotSource,
+    SystemMemory,
+    TimeOrigin,
+)
+from pykdext.records.columns import find_pool, find_pools
 from pykdext.records.moments import Moment, find_moment, find_time_of_day
 from pykdext.records.quantities import parse_count, parse_size
 from pykdext.records.tagtable import TagTable, check_against_memory, tag_of_text

@@ -16,8 +16,8 @@ from datetime import timedelta
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.errors import RecordFormatError
-from pykdext.model import PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory, TimeOrigin
-from pykdext.records.columns import POOL_UNNAMED, find_fact, find_pool, find_unit
+from pykdext.model import POOL_UNNAMED, PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory, TimeOrigin
+from pykdext.records.columns import find_fact, find_pool, find_unit
 from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, Moment, find_moment, find_time_of_day
 from pykdext.records.quantities import find_decimal_mark, parse_size
 from pykdext.records.samples import ROUNDED

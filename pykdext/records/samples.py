@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, SnapshotSource, StatedDriver, SystemMemory, TimeOrigin
-from pykdext.records.columns import MEMORY_FIELDS, POOL_UNNAMED, SESSION_POOL, Columns, TaggedUsage
+from pykdext.model import POOL_UNNAMED, PoolKind, PoolSnapshot, SnapshotSource, StatedDriver, SystemMemory, TimeOrigin
+from pykdext.records.columns import MEMORY_FIELDS, SESSION_POOL, Columns, TaggedUsage
 from pykdext.records.moments import ZONE_UNKNOWN, Moment, find_moment
 from pykdext.records.quantities import parse_count, parse_size
 from pykdext.records.tagtable import LineFaults, TagTable, check_against_memory

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, StatedDriver
-from pykdext.records.columns import POOL_UNNAMED
+from pykdext.model import POOL_UNNAMED, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, StatedDriver
 from pykdext.records.joining import join_states
 from pykdext.records.pastedtable import find_captioned_pool
 from pykdext.records.stateddrivers import find_binary

@@ -10,6 +10,7 @@ from hypothesis import given
 from pykdext.attribution.taglists import load_knowntags
 from pykdext.growth import find_notable, rank_suspects
 from pykdext.model import (
+    POOL_UNNAMED,
     Confidence,
     ImageCoverage,
     PoolKind,
@@ -293,3 +294,10 @@ def test_in_a_full_pool_a_small_tag_counts():
     assert "the pool is filled to 98% of its limit" in suspect.reasons
     roomy = replace(memory, nonpaged_limit_bytes=2 * GB)
     assert rank_suspects(snapshot(*rows, memory=roomy), {}) == ()
+
+
+def test_a_pool_that_is_not_named_is_not_called_the_nonpaged_one():
+    state = replace(snapshot(row("Abcd", usage(4_000_000, 1_000, 2 * GB))), warnings=(POOL_UNNAMED,))
+    report = judge_state(state, {})
+    assert "of the pool (which one is not said)" in report.verdict
+    assert "nonpaged" not in f"{report.verdict} {report.suspects[0].reasons}"

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from pykdext.errors import RecordFormatError
-from pykdext.model import PoolKind, TimeOrigin
-from pykdext.records.columns import POOL_UNNAMED
+from pykdext.model import POOL_UNNAMED, PoolKind, TimeOrigin
 from pykdext.records.logs import load_log
 
 CASES = Path(__file__).parent / "cases"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykdext.model import PoolKind, PoolTag, PoolUsage, SystemMemory, TimeOrigin
-from pykdext.records.columns import POOL_UNNAMED, find_columns, find_pool
+from pykdext.model import POOL_UNNAMED, PoolKind, PoolTag, PoolUsage, SystemMemory, TimeOrigin
+from pykdext.records.columns import find_columns, find_pool
 from pykdext.records.csvlog import parse_csv
 from pykdext.records.logs import load_log
 from pykdext.records.moments import ZONE_UNKNOWN

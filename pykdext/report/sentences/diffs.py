@@ -21,4 +21,5 @@ def verdict_on_diff(diff: Diff, conclusion: Conclusion) -> str:
 def _say_growth(diff: Diff, grown: GrownTag) -> str:
     interval = f" in {format_duration(diff.interval_seconds)}" if (diff.interval_seconds or 0) > 0 else ""
     rate = f", {format_bytes(grown.bytes_per_hour)} an hour" if grown.bytes_per_hour is not None else ""
-    return f"Tag {grown.tag} of the {grown.pool.value} pool grew most: by {format_bytes(grown.bytes)}{interval}{rate}"
+    pool = diff.after.name_pool(grown.pool)
+    return f"Tag {grown.tag} of the {pool} grew most: by {format_bytes(grown.bytes)}{interval}{rate}"

@@ -81,7 +81,7 @@ def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
     images, holder = report.image_coverage, _holder_of(report, (first,))
     size = (
         f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of the "
-        f"{first.pool.value} pool"
+        f"{report.snapshot.name_pool(first.pool)}"
     )
     if first.usage.outstanding is not None:
         size += f", in {count_things(first.usage.outstanding, 'block')}"
@@ -205,11 +205,11 @@ def _verdict_on_most(report: LeakReport, first: Suspect) -> str:
     """A pool that is mostly one tag, and why that is no leak by its looks."""
     listed = next(
         (
-            f"what is listed of the {first.pool.value} pool"
+            f"what is listed of the {report.snapshot.name_pool(first.pool)}"
             for total in report.pools
             if total.pool is first.pool and total.by_tags and report.snapshot.source.symbols is None
         ),
-        f"the {first.pool.value} pool",
+        f"the {report.snapshot.name_pool(first.pool)}",
     )
     size = f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of {listed}"
     if (first.usage.bytes or 0) < LITTLE_BYTES:
