@@ -51,6 +51,17 @@ def test_calls_and_bytes(processors, rows, command, before, tmp_path, monkeypatc
     assert fake.call_count < most_calls + 4 * processors + tables / 0x10000
 
 
+def test_processes_ask_for_a_sample_of_the_threads():
+    """There are 2,212 of them on this machine, each on a page of its own or nearly so."""
+    fake = FakePykd.of_machine(sample_machine("zombies", leaked=300))
+    ended = type_command("poolleak processes", fake)
+    assert not ended.error
+    assert "In the table of numbers: about" in ended.text
+    assert fake.repeated_bytes() == 0
+    assert fake.bytes_read < 6 << 20
+    assert fake.call_count < 1_500
+
+
 @pytest.mark.parametrize("system", ["remote", "local"])
 def test_live_kernels_are_not_asked_for_a_page_twice(system):
     fake = FakePykd.of_machine(sample_machine(), system=system)

@@ -21,6 +21,9 @@ from pykdext.work import UNWATCHED, Work
 MAX_OBJECTS = 65_536
 """Objects of the table that are looked at, processes of the list left out; of more, a sample over the whole table."""
 
+MAX_OBJECTS_ASKED = 512
+"""The same in a debugger's session, where each may cost a page over the wire."""
+
 MAX_UNLISTED = 4_096
 _PROCESS, _THREAD = 3, 6  # DISPATCHER_HEADER.Type
 _TERMINATED = 1
@@ -37,7 +40,8 @@ def read_numbers(
     known = {process.address for process in listed.processes}
     bodies = found.headers
     others = [body for body in bodies if body not in known]
-    step = max(1, -(-len(others) // MAX_OBJECTS))
+    is_session = kernel.target.facts.pages_present is None
+    step = max(1, -(-len(others) // (MAX_OBJECTS_ASKED if is_session else MAX_OBJECTS)))
     flags = find_form(kernel, "_ETHREAD", ("CrossThreadFlags",), lambda form: form.has("CrossThreadFlags"))
     threads = exited = unknown = 0
     unlisted: List[int] = []
