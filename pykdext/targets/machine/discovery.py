@@ -49,6 +49,9 @@ from pykdext.units import format_bytes
 MAX_WITHOUT_NT = 16
 """So many tables without nt are looked at again: the processors' own, and those of a few processes."""
 
+RECORD_SECONDS = 10.0
+"""The search for records of PDBs gets at least so long, whatever was searched before."""
+
 MAX_CANDIDATES = 256
 """So many tables are tried: stale and foreign ones are a handful, those of other processes are good, too."""
 
@@ -125,7 +128,7 @@ class _Discovery:
         """The kernel whose first page is not in memory: tables that lead to shared data, but to no header of nt."""
         if not self._without_nt:
             return None
-        records = tuple(iter_pdb_records(self._image.memory))
+        records = tuple(iter_pdb_records(self._image.memory, max(self._ends_at, time.monotonic() + RECORD_SECONDS)))
         for candidate, mode, memory in self._without_nt[:MAX_WITHOUT_NT]:
             verified = self._verify(candidate, mode, memory, records)
             if verified is not None:
@@ -154,7 +157,8 @@ class _Discovery:
         """The container's memory, and where nothing tells what is where, what it is with a hole put in."""
         yield self._image.memory, None
         if self._is_in_doubt:
-            for memory, note, _ in iter_layouts(self._file, self._image.memory, candidate.table, mode):
+            plain, table = self._image.memory, candidate.table
+            for memory, note, _ in iter_layouts(self._file, plain, table, mode, self._ends_at):
                 yield memory, note
 
     @property

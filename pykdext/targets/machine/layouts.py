@@ -7,6 +7,7 @@ which names its own page, and the headers of the loaded drivers.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Iterator, NamedTuple, Optional, Set, Tuple
 
@@ -73,16 +74,17 @@ def vote_on_layout(view: AddressSpaceView, memory: MachineMemory, module_list: i
 
 
 def iter_layouts(
-    file: FileBytes, memory: MachineMemory, table: int, mode: PagingMode
+    file: FileBytes, memory: MachineMemory, table: int, mode: PagingMode, ends_at: float = math.inf
 ) -> Iterator[Tuple[FileRanges, str, bool]]:
     """The file with a hole put in, in the order of likelihood, each with a note that says so.
 
-    The last value: whether the tables of other processes prove the hole's size.
+    The last value: whether the tables of other processes prove the hole's size; they are looked for until the time
+    ``ends_at`` (of ``time.monotonic``) at most.
     """
     if not isinstance(memory, FileRanges):
         return
     tried: Set[int] = set()
-    shift = _find_shift(memory, table, mode)
+    shift = _find_shift(memory, table, mode, ends_at)
     proven = None if shift is None else HOLE_END - shift
     for start in (*(() if proven is None else (proven,)), *_USUAL_HOLES):
         if start in tried or start >= file.size:
@@ -96,7 +98,7 @@ def iter_layouts(
         yield FileRanges(file, ranges, memory.warnings, is_padded=memory.is_padded), note, start == proven
 
 
-def _find_shift(memory: FileRanges, table: int, mode: PagingMode) -> Optional[int]:
+def _find_shift(memory: FileRanges, table: int, mode: PagingMode, ends_at: float) -> Optional[int]:
     """By how many bytes the top tables of other processes stand too low in the file; None if none does."""
     try:
         own = memory.read_physical(table, PAGE_BYTES)
@@ -108,7 +110,7 @@ def _find_shift(memory: FileRanges, table: int, mode: PagingMode) -> Optional[in
     needle = own[at : at + _ENTRY_BYTES]
     if slot is None or not needle.strip(b"\0"):
         return None
-    ends_at = time.monotonic() + _SEARCH_SECONDS
+    ends_at = min(ends_at, time.monotonic() + _SEARCH_SECONDS)
     for address, data in memory.iter_pieces(_MAX_HOLE, memory.end_address):
         found = data.find(needle)
         while found >= 0:

@@ -21,7 +21,6 @@ from pykdext.targets.machine.ntimage import (
     iter_list_heads,
     parse_pdb_record,
 )
-from pykdext.targets.machine.pagetables import SEARCH_SECONDS
 from pykdext.targets.machine.peheader import ImageHeader
 from pykdext.targets.paging.addressspace import DEMAND_ZERO
 from pykdext.targets.protocol import PAGE_BYTES
@@ -48,9 +47,8 @@ class PdbRecord(NamedTuple):
         return self.name, self.key[:_GUID_CHARACTERS], int(self.key[_GUID_CHARACTERS:], 16)
 
 
-def iter_pdb_records(memory: MachineMemory) -> Iterator[PdbRecord]:
-    """The records of kernels, the lowest first, as far as they are found in time."""
-    ends_at = time.monotonic() + SEARCH_SECONDS
+def iter_pdb_records(memory: MachineMemory, ends_at: float) -> Iterator[PdbRecord]:
+    """The records of kernels, the lowest first, as far as they are found until ``ends_at`` (of ``time.monotonic``)."""
     found = 0
     for address, data in memory.iter_pieces(0, min(memory.end_address, memory.searchable_bytes)):
         at = data.find(b"RSDS")
