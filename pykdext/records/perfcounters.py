@@ -278,16 +278,18 @@ def _read_timeline(
         for cell, seen in texts.items():
             seen.append(cells[cell])
     marks = {cell: find_decimal_mark(seen) for cell, seen in texts.items()}
+    pools = [pool for pool in PoolKind if any(total.field == f"{pool.value}_bytes" for total in totals)]
+    unnamed = [] if len(pools) == 1 else [POOL_UNNAMED]  # beside one pool's total stand tags of that pool
     snapshots = []
     for moment, cells in rows:
         table = TagTable()
         for cell, tag in tags.items():
             size = parse_size(cells[cell], find_unit(titles[cell]) or "bytes", marks[cell])
-            table.add(tag, PoolKind.NONPAGED, PoolUsage(None, None, None, size))
+            table.add(tag, pools[0], PoolUsage(None, None, None, size))
         memory = SystemMemory(**_read_totals(totals, cells, None, marks))
         snapshot = _make_snapshot(file.path, moment, None, memory, (ROUNDED,))
         if tags:
-            warnings = (*(warning for warning in snapshot.warnings if warning != TOTALS_ONLY), POOL_UNNAMED)
+            warnings = (*(warning for warning in snapshot.warnings if warning != TOTALS_ONLY), *unnamed)
             source = SnapshotSource("table of times", file.path)
             snapshot = replace(snapshot, source=source, tags=table.usages, warnings=warnings)
         snapshots.append(snapshot)

@@ -119,7 +119,7 @@ def test_numbers_and_pools(name):
         assert [usage.allocs, usage.frees, usage.outstanding, usage.bytes] == numbers
 
 
-@pytest.mark.parametrize("name", sorted(ROWS.keys() - {"65-timeline.txt"}))
+@pytest.mark.parametrize("name", sorted(ROWS))
 def test_no_pool_is_guessed_and_no_rows_are_added_up(name):
     warnings = last(name).warnings
     assert POOL_UNNAMED not in warnings
