@@ -48,6 +48,7 @@ class CalleeResolver:
         self._bases = [image.module.base for image in self._images]
         self._imports: Dict[Image, Dict[int, Callee]] = {}
         self._exports: Dict[Image, Dict[int, str]] = {}
+        self._exported: Dict[Callee, Optional[Tuple[Image, int]]] = {}
         self._fetched: Dict[Image, Mapping[int, Callee]] = {}
         self._frameworks: Dict[Image, Optional[FrameworkTable]] = {}
 
@@ -72,6 +73,11 @@ class CalleeResolver:
 
     def find_export(self, callee: Callee) -> Optional[Tuple[Image, int]]:
         """The image of another driver, and the RVA in it, of a function that is imported or called by its address."""
+        if callee not in self._exported:
+            self._exported[callee] = self._search_export(callee)
+        return self._exported[callee]
+
+    def _search_export(self, callee: Callee) -> Optional[Tuple[Image, int]]:
         if callee.name is None or callee.module is None or callee.rva is not None:
             return None
         module = canonical_name(callee.module)

@@ -154,7 +154,7 @@ class CallSites:
                     yield TagUse(site.rva, source, callee, is_dead_end=self.wrappers.is_dead_end(callee, location))
                 else:
                     yield TagUse(site.rva, source, callee, found.allocator, found.wrappers, is_chosen=found.is_chosen)
-        for member, value in self.wrappers.iter_members(site):
+        for member, value in self.wrappers.find_members(site, callee):
             for source in sought.find_sources(value):
                 found = self.wrappers.follow(callee, member, MAX_WRAPPERS)
                 if found is not None:

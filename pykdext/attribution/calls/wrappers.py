@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from pykdext.attribution.calls.allocators import Allocator, argument_locations, find_allocator, takes_no_tag
 from pykdext.attribution.calls.callees import Callee, CalleeResolver
@@ -18,6 +18,7 @@ from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.flow.calls import CallSite, FunctionFlow
 from pykdext.attribution.flow.values import (
+    UNKNOWN,
     Constant,
     FieldRead,
     ImageRead,
@@ -74,6 +75,7 @@ class Wrappers:
         self._machine = followed.image.machine
         self._resolver = resolver
         self._open_others = open_others
+        self._members: Dict[int, Tuple[Tuple[FieldRead, Value], ...]] = {}
         self._handed_on: Dict[Tuple[int, Handed, int], Optional[HandedOn]] = {}
 
     def find_allocator(self, site: CallSite, callee: Optional[Callee]) -> Optional[Allocator]:
@@ -98,14 +100,26 @@ class Wrappers:
                 found.append(frozenset({ImageRead(atom.number - self._image.module.base + offset, TAG_BYTES)}))
         return join(*found)
 
-    def iter_members(self, site: CallSite) -> Iterator[Tuple[FieldRead, Value]]:
-        """What a call hands over in structures on the caller's stack, each member as the callee reads it."""
+    def find_members(self, site: CallSite, callee: Optional[Callee]) -> Sequence[Tuple[FieldRead, Value]]:
+        """What a call hands over in structures on the caller's stack, each member as the callee reads it.
+
+        None where it is not known what the callee reads.
+        """
+        if not self._can_follow(callee):
+            return ()
+        key = id(site.frame)  # it is kept as long as this image's functions
+        if key not in self._members:
+            self._members[key] = tuple(self._iter_members(site))
+        return self._members[key]
+
+    def _iter_members(self, site: CallSite) -> Iterator[Tuple[FieldRead, Value]]:
         for location in argument_locations(self._machine):
             for atom in site.frame.argument(location, self._machine.pointer_size):
                 if isinstance(atom, StackAddress):
                     for offset in range(0, MAX_STRUCTURE_BYTES, TAG_BYTES):
                         value = site.frame.stack(atom.offset + offset, TAG_BYTES)
-                        yield FieldRead(Parameter(location), offset, TAG_BYTES), value
+                        if value != UNKNOWN:
+                            yield FieldRead(Parameter(location), offset, TAG_BYTES), value
 
     def follow(self, callee: Optional[Callee], handed: Handed, depth: int) -> Optional[HandedOn]:
         """Where a function of the image, or one that another driver exports, hands on what it is called with.
@@ -124,6 +138,12 @@ class Wrappers:
             return None
         image, rva = exported
         return self._open_others(image)._follow_function(rva, handed, depth)
+
+    def _can_follow(self, callee: Optional[Callee]) -> bool:
+        """Whether something is known of what the callee does."""
+        if callee is None:
+            return bool(self._callbacks)
+        return callee.rva is not None or (self._open_others is not None and bool(self._resolver.find_export(callee)))
 
     def is_dead_end(self, callee: Optional[Callee], location: Location) -> bool:
         """Whether the callee is a function of the image that was followed and hands ``location`` to no call."""
@@ -154,7 +174,7 @@ class Wrappers:
             if allocator is not None:
                 if handed in self.read_tag_argument(site, allocator):
                     found.append(HandedOn(allocator, (wrapper,)))
-            elif depth > 1:
+            elif depth > 1 and self._can_follow(callee):
                 for further in self._iter_further(site, callee, handed, depth - 1):
                     found.append(replace(further, wrappers=(wrapper, *further.wrappers)))
             if found and found[-1].allocator.action.is_proof:
@@ -170,7 +190,7 @@ class Wrappers:
             pointers = site.frame.argument(argument, self._machine.pointer_size)
             if isinstance(handed, FieldRead) and handed.base in pointers:
                 ways.append(FieldRead(Parameter(argument), handed.offset, TAG_BYTES))
-        ways += [member for member, value in self.iter_members(site) if handed in value]
+        ways += [member for member, value in self.find_members(site, callee) if handed in value]
         for way in ways:
             further = self.follow(callee, way, depth)
             if further is not None:

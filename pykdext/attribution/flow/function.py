@@ -64,9 +64,16 @@ class CallFrame:
     def __init__(self, state: State, call_base: Optional[int]) -> None:
         self.state = state
         self._call_base = call_base
+        self._arguments: Dict[Tuple[Location, int], Value] = {}
 
     def argument(self, location: Location, size: int) -> Value:
         """What the callee gets at ``location``."""
+        key = location, size
+        if key not in self._arguments:
+            self._arguments[key] = self._read_argument(location, size)
+        return self._arguments[key]
+
+    def _read_argument(self, location: Location, size: int) -> Value:
         if location.register:
             return part(self.state.read_register(location.register), 0, size)
         if self._call_base is None:
