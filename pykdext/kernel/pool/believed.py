@@ -111,6 +111,11 @@ class TableRows:
     doubts: Dict[int, str] = field(default_factory=dict)
 
     @property
+    def is_whole(self) -> bool:
+        """Every row was read."""
+        return all(self.present)
+
+    @property
     def believed_rows(self) -> int:
         """How many rows were read and are believed."""
         return sum(self.present) - len(self.doubts)

@@ -46,16 +46,14 @@ def prove_table_pointers(kernel: Kernel) -> None:
             target.prove_places(partial(leads_to_table, symbol.address + slot * width))
 
 
-def prove_table_pages(target: Target, tables: Iterable[int], layout: TrackerLayout, row_count: int) -> bool:
-    """Find the pages of the tables at these addresses; whether more can be read by that."""
+def prove_table_pages(target: Target, tables: Iterable[int], layout: TrackerLayout, row_count: int) -> None:
+    """Find the pages of the tables at these addresses."""
     if not isinstance(target, PlaceProver):
-        return False
-    found = False
+        return
     for table in tables:
         for offset in range(0, row_count * layout.row_bytes, PAGE_BYTES):
             if target.has_uncertain_places:
-                found |= target.prove_places(partial(_reads_as_rows, table, offset, (layout,), row_count - 2))
-    return found
+                target.prove_places(partial(_reads_as_rows, table, offset, (layout,), row_count - 2))
 
 
 def _reads_as_rows(table: int, offset: int, layouts: Iterable[TrackerLayout], mask: int, memory: VirtualReader) -> bool:

@@ -38,7 +38,7 @@ from pykdext.model import (
     TagUsage,
     TimeOrigin,
 )
-from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.targets.protocol import PAGE_BYTES, PlaceProver
 from pykdext.work import UNWATCHED, Work
 
 OVERFLOW_TAG = PoolTag(b"Ovfl")
@@ -113,9 +113,11 @@ class _TableReader:
         self.warnings = list(location.warnings)
         self._heads = self._read_heads()
         self._layout = self._find_layout()
+        if location.row_count is not None:
+            prove_table_pages(self._target, location.tables, self._layout, location.row_count)
         self._row_count = self._find_row_count()
-        if prove_table_pages(self._target, location.tables, self._layout, self._row_count):
-            self._heads = self._read_heads()
+        prove_table_pages(self._target, location.tables, self._layout, self._row_count)
+        self._heads = self._read_heads()
 
     def _read_heads(self) -> List[Tuple[Tuple[int, bytes], ...]]:
         return [tuple(self._target.read_present(table, _HEAD_BYTES)) for table in self._location.tables]
@@ -144,12 +146,25 @@ class _TableReader:
         hashed = find_hashed_row_count(self._read_first_table)
         if hashed is None:
             return location.row_count or self._derive_row_count()
+        likely = location.row_count
+        if likely is not None and hashed < likely and self._may_go_on(hashed, likely):
+            return likely
         if location.row_count not in (None, hashed):
             self.warnings.append(
                 f"the number of rows is not known: {location.row_count} stands near nt!PoolTrackTable, and the tags "
                 f"are in places of {hashed} rows, which is taken"
             )
         return hashed
+
+    def _may_go_on(self, row_count: int, likely: int) -> bool:
+        """Whether a table that fits a hash of few rows may be the beginning of one of ``likely`` rows, left out here.
+
+        The first rows of a large table stand where a small one would have them, too. The last row of a whole one tells.
+        """
+        if not isinstance(self._target, PlaceProver) or not self._target.has_uncertain_places:
+            return False
+        table = self._read_first_table(likely)
+        return table.keys[row_count - 1] != OVERFLOW_TAG.key and not table.is_whole
 
     def _read_first_table(self, row_count: int) -> TableRows:
         base = self._location.tables[0]
