@@ -104,6 +104,7 @@ PROSE = (
     "- Step 1: 12 blocks of text\n- Step 2: read `pool` tags\n",
     "Irp and File are large, says poolmon; more tomorrow.\n",
     "Tag: what is it? 14 GB are gone.\n",
+    "Tag sanity: 4 bytes of letters.\n",
 )
 
 
