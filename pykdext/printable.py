@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import unicodedata
 from typing import AbstractSet
 
 LINE_END = frozenset("\n")
@@ -61,13 +60,13 @@ def count_columns(text: str) -> int:
     """How many columns of a terminal the text takes: wide characters (Chinese, Japanese, Korean) two, marks none."""
     if text.isascii():
         return len(text)
-    return sum(_columns_of(character) for character in text)
+    return sum(map(_columns_of, text))
 
 
 def _columns_of(character: str) -> int:
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+    from wcwidth import wcwidth  # only where there are letters beyond ASCII
+
+    return max(0, wcwidth(character))
 
 
 def take_columns(text: str, columns: int) -> str:

@@ -6,8 +6,9 @@ has a fixed depth and bounded counts.
 
 from __future__ import annotations
 
+import itertools
 import struct
-from typing import Iterator, NamedTuple, Optional, Tuple
+from typing import Iterator, NamedTuple, Optional, Set, Tuple
 
 from pykdext.images.image import Image
 
@@ -15,7 +16,7 @@ MAX_ENTRIES = 256
 """Entries of one directory that are looked at."""
 
 MAX_RESOURCES = 4096
-"""Resources of one image that are looked at."""
+"""Resources of one image that are looked at, and directories of them."""
 
 MAX_NAME_CHARACTERS = 64
 
@@ -41,32 +42,39 @@ def iter_embedded(image: Image) -> Iterator[Embedded]:
     root, size = image.directory(_RESOURCE_DIRECTORY)
     if not size:
         return
-    left = MAX_RESOURCES
-    for name, entry in _iter_resources(image, root, _FLAG, "", _DEPTH):
-        left -= 1
-        raw = image.read(root + entry, _ENTRY.size) if left >= 0 else None
+    seen: Set[int] = set()
+    resources = _iter_resources(image, root, _FLAG, "", _DEPTH, set())
+    for name, entry in itertools.islice(resources, MAX_RESOURCES):
+        raw = image.read(root + entry, _ENTRY.size) if entry not in seen else None
+        seen.add(entry)
         if raw is None:
             continue
         rva, held = _ENTRY.unpack(raw)
         head = image.read(rva, len(_CABINET)) or b""
-        if head.startswith((_IMAGE, _CABINET)) and rva + held <= image.size:
+        if held and head.startswith((_IMAGE, _CABINET)) and rva + held <= image.size:
             yield Embedded(name, rva, held, head == _CABINET)
 
 
-def _iter_resources(image: Image, root: int, entry: int, name: str, depth: int) -> Iterator[Tuple[str, int]]:
-    """The data entries below a directory: the name of the second level, and the offset from ``root``."""
+def _iter_resources(
+    image: Image, root: int, entry: int, name: str, depth: int, seen: Set[int]
+) -> Iterator[Tuple[str, int]]:
+    """The data entries below a directory: the name of the second level, and the offset from ``root``.
+
+    ``seen``: directories that were walked; none is walked twice.
+    """
     if not entry & _FLAG:
         yield name, entry
         return
-    if depth == 0:
+    if depth == 0 or entry in seen or len(seen) >= MAX_RESOURCES:
         return
+    seen.add(entry)
     directory = root + (entry & ~_FLAG)
     counts = image.read(directory, _COUNTS.size)
     count = min(sum(_COUNTS.unpack(counts)), MAX_ENTRIES) if counts is not None else 0
     entries = image.read(directory + _COUNTS.size, count * _ENTRY.size) or b""
     for identifier, offset in _ENTRY.iter_unpack(entries):
         found = _read_name(image, root, identifier) if depth == _DEPTH - 1 else name
-        yield from _iter_resources(image, root, offset, found or f"#{identifier & ~_FLAG}", depth - 1)
+        yield from _iter_resources(image, root, offset, found or f"#{identifier & ~_FLAG}", depth - 1, seen)
 
 
 def _read_name(image: Image, root: int, identifier: int) -> Optional[str]:

