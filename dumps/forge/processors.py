@@ -21,8 +21,9 @@ _PCR_TABLES: Dict[str, Tuple[int, int]] = {"x64": (0x0, 0x8), "x86": (0x3C, 0x40
 def write_processors(parts: Parts, bugcheck: Tuple[int, ...], return_addresses: Tuple[int, ...]) -> None:
     """Write every processor of the machine; the first one is in KeBugCheckEx with the words of the bugcheck.
 
-    ``return_addresses`` fill the stacks. The process that runs was
-    written before, else it is a bare one. The pages of a KPCR in which nothing stands are one page of zeros.
+    ``return_addresses`` fill the stacks. The process that runs was written before, else it is a bare one. The pages of
+    a KPCR in which nothing stands are one page of zeros. nt's own copy of the words is empty: an image of the same
+    memory is one of a running system.
     """
     zeros = parts.space.frames.take()
     parts.space.memory.page(zeros)
@@ -33,6 +34,8 @@ def write_processors(parts: Parts, bugcheck: Tuple[int, ...], return_addresses: 
         arguments = () if number else bugcheck
         blocks.append(_write_processor(parts, number, thread_va, stack_va, arguments, zeros))
     parts.space.store(parts.variable("KiProcessorBlock"), parts.kernel.architecture.pack_pointers(*blocks, 0))
+    if "KiBugCheckData" in parts.kernel.variables:
+        parts.space.store(parts.variable("KiBugCheckData"), parts.kernel.architecture.pack_pointers(0, 0, 0, 0, 0))
 
 
 def _write_processor(
