@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from typing import AbstractSet
 
 LINE_END = frozenset("\n")
@@ -64,9 +65,9 @@ def count_columns(text: str) -> int:
 
 
 def _columns_of(character: str) -> int:
-    from wcwidth import wcwidth  # only where there are letters beyond ASCII
-
-    return max(0, wcwidth(character))
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
 def take_columns(text: str, columns: int) -> str:

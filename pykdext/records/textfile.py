@@ -24,7 +24,7 @@ _FEWEST_WORDS = 3
 
 _DUMP_MAGICS = (b"PAGEDU", b"MDMP")
 _HEAD_BYTES = 4096
-_TEXT_CONTROLS = frozenset(b"\t\n\r\f\x1a")
+_ODD_CONTROLS = bytes(byte for byte in range(0x20) if byte not in b"\t\n\r\f\x1a")
 _MAX_CONTROL_SHARE = 0.1
 """Tags may hold any byte, so even a log has some control characters; machine code and tables have many."""
 
@@ -86,7 +86,7 @@ def is_text_head(head: bytes) -> bool:
         return False
     if _find_unicode_encoding(head):
         return True
-    controls = sum(byte < 0x20 and byte not in _TEXT_CONTROLS for byte in head)
+    controls = len(head) - len(head.translate(None, _ODD_CONTROLS))
     return controls <= _MAX_CONTROL_SHARE * len(head)
 
 

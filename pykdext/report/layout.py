@@ -9,8 +9,10 @@ import tabulate
 
 from pykdext.printable import count_columns, make_readable, take_columns
 
-_HELD_BLANK = "\ue000"
-"""Stands for a blank while a table is laid out; no printable cell has it."""
+tabulate.WIDE_CHARS_MODE = False  # whether wcwidth happens to be installed changes no table
+
+_HELD_BLANK, _FILLER = "\ue000", "\ue001"
+"""Stand for a blank and for the second column of a wide letter in tables; no printable cell has them."""
 
 MIN_TEXT_COLUMNS = 12
 """No text of a table is made shorter than this."""
@@ -32,8 +34,9 @@ def format_table(
     printable = [[_hold_blanks(make_readable(cell, encoding, frozenset())) for cell in row] for row in (headers, *rows)]
     if width is not None:
         printable, align = _fit(printable, align, width, spare)
-    table: str = tabulate.tabulate(printable, tablefmt="plain", colalign=align, disable_numparse=True)
-    lines = table.replace(_HELD_BLANK, " ").split("\n")
+    laid_out = [[_fill(cell) for cell in row] for row in printable]
+    table: str = tabulate.tabulate(laid_out, tablefmt="plain", colalign=align, disable_numparse=True)
+    lines = table.replace(_HELD_BLANK, " ").replace(_FILLER, "").split("\n")
     lines.insert(1, "  ".join("-" * columns for columns in _measure(printable)))
     return [cut(line.rstrip(), width) for line in lines]
 
@@ -74,6 +77,13 @@ def _measure(cells: Sequence[Sequence[str]]) -> List[int]:
 def _total(cells: Sequence[Sequence[str]]) -> int:
     columns = _measure(cells)
     return sum(columns) + 2 * (len(columns) - 1)
+
+
+def _fill(cell: str) -> str:
+    """The cell with a character for each column, as tabulate measures it."""
+    if cell.isascii():
+        return cell
+    return "".join(letter + _FILLER * (count_columns(letter) - 1) for letter in cell)
 
 
 def _hold_blanks(cell: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from pykdext.model import Diff, LeakReport, Role, TagDelta, TrendReport, Verdict
-from pykdext.model.fleet import BatchSummary, DumpStatus
 from pykdext.report.sentences.series import is_worth_a_row
 from pykdext.report.tone import Tone
+
+if TYPE_CHECKING:
+    from pykdext.model.fleet import BatchSummary
 
 _GROWING = (Verdict.LEAK, Verdict.GROWTH)
 
@@ -41,6 +43,8 @@ def tone_of_series(report: TrendReport) -> Tone:
 
 def tone_of_batch(summary: BatchSummary) -> Tone:
     """The tone of a verdict on many dumps: an object of Windows alone is no alarm, but not quiet either."""
+    from pykdext.model.fleet import DumpStatus  # only batches need it
+
     return Tone.of(
         alarming=any(cause.role is not Role.OBJECT for cause in summary.common),
         known=not summary.common and summary.by_status.get(DumpStatus.DONE, 0) == summary.dumps,
