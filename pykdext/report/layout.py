@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import Iterable, List, Optional, Sequence, Tuple
 
@@ -9,10 +10,8 @@ import tabulate
 
 from pykdext.printable import count_columns, make_readable, take_columns
 
-tabulate.WIDE_CHARS_MODE = False  # whether wcwidth happens to be installed changes no table
-
-_HELD_BLANK, _FILLER = "\ue000", "\ue001"
-"""Stand for a blank and for the second column of a wide letter in tables; no printable cell has them."""
+_SHAPE = "x"
+"""Stands for a column of a text while a table is laid out: tabulate counts letters, and takes blanks at ends away."""
 
 MIN_TEXT_COLUMNS = 12
 """No text of a table is made shorter than this."""
@@ -31,12 +30,13 @@ def format_table(
     What is wider than ``width`` loses ``spare`` columns, in this order, then characters of its widest texts, and is cut
     in the end. The blanks of tags are kept, nothing is taken for a number, and no text breaks its line.
     """
-    printable = [[_hold_blanks(make_readable(cell, encoding, frozenset())) for cell in row] for row in (headers, *rows)]
+    printable = [[make_readable(cell, encoding, frozenset()) for cell in row] for row in (headers, *rows)]
     if width is not None:
         printable, align = _fit(printable, align, width, spare)
-    laid_out = [[_fill(cell) for cell in row] for row in printable]
-    table: str = tabulate.tabulate(laid_out, tablefmt="plain", colalign=align, disable_numparse=True)
-    lines = table.replace(_HELD_BLANK, " ").replace(_FILLER, "").split("\n")
+    shapes = [[_SHAPE * count_columns(cell) for cell in row] for row in printable]
+    texts = iter([cell for row in printable for cell in row if count_columns(cell)])
+    table: str = tabulate.tabulate(shapes, tablefmt="plain", colalign=align, disable_numparse=True)
+    lines = re.sub(f"{_SHAPE}+", lambda _: next(texts), table).split("\n")
     lines.insert(1, "  ".join("-" * columns for columns in _measure(printable)))
     return [cut(line.rstrip(), width) for line in lines]
 
@@ -77,22 +77,6 @@ def _measure(cells: Sequence[Sequence[str]]) -> List[int]:
 def _total(cells: Sequence[Sequence[str]]) -> int:
     columns = _measure(cells)
     return sum(columns) + 2 * (len(columns) - 1)
-
-
-def _fill(cell: str) -> str:
-    """The cell with a character for each column, as tabulate measures it."""
-    if cell.isascii():
-        return cell
-    return "".join(letter + _FILLER * (count_columns(letter) - 1) for letter in cell)
-
-
-def _hold_blanks(cell: str) -> str:
-    """The cell with a character of its own for blanks at its ends, which tabulate takes away."""
-    text = cell.strip(" ")
-    if text == cell:
-        return cell
-    left = len(cell) - len(cell.lstrip(" ")) if text else 0
-    return _HELD_BLANK * left + text + _HELD_BLANK * (len(cell) - left - len(text))
 
 
 def cut(line: str, width: Optional[int]) -> str:
