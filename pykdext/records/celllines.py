@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import List, Optional, Sequence, Tuple
 
 from pykdext.model import PoolSnapshot
@@ -12,17 +13,19 @@ from pykdext.records.textfile import TextFile
 _FEWEST_TITLES, _MOST_TITLES = 3, 16
 _CELL_CHARACTERS = 80
 _MOST_LINES = 2_000_000
+_MOST_STARTS = 100
+"""Lines that may be the first of the titles."""
 
 
 def parse_cell_lines(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     """The snapshots of the first such table; empty unless the lines below the titles make a row."""
     lines = [line.strip() for line in file.text.split("\n", _MOST_LINES)[:_MOST_LINES] if line.strip()]
-    for start, line in enumerate(lines):
-        if len(line) <= _CELL_CHARACTERS and find_fact(line) == "tag":
-            for count in range(_FEWEST_TITLES, _MOST_TITLES + 1):
-                columns = _find_titles(lines[start : start + count], count)
-                if columns is not None and columns.read_row(lines[start + count : start + 2 * count]):
-                    return _read_rows(columns, lines, start + count, count, file.path)
+    starts = (place for place, line in enumerate(lines) if len(line) <= _CELL_CHARACTERS and find_fact(line) == "tag")
+    for start in itertools.islice(starts, _MOST_STARTS):
+        for count in range(_FEWEST_TITLES, _MOST_TITLES + 1):
+            columns = _find_titles(lines[start : start + count], count)
+            if columns is not None and columns.read_row(lines[start + count : start + 2 * count]):
+                return _read_rows(columns, lines, start + count, count, file.path)
     return ()
 
 

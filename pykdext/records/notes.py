@@ -38,7 +38,7 @@ _ROW = re.compile(
     r"(?:\*\*)?(?P<behind>[ \t]{1,4}(?:pool ?)?tag\b)?(?P<gap>[ \t]*(?:[:=]|[-\u2013](?=[ \t]))?[ \t]*)(?P<rest>.*)$",
     re.IGNORECASE,
 )
-_NUMBER = r"(?P<number>\d[\d.,']{0,30})"
+_NUMBER = r"(?<![\d.,])(?<!\d')(?P<number>\d[\d.,']{0,30})"
 _SCALE = r"(?:[ \t]{0,2}(?P<scale>million|mio\.?|billion|mrd\.?|thousand|k|m|bn)(?![a-z]))?"
 _UNIT = r"[KMGT]i?B|bytes"
 _ARROW = re.compile(r"[ \t]{0,3}(?:-+>|=+>|\u2192|\bto\b)[ \t]{0,3}", re.IGNORECASE)

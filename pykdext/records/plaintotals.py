@@ -19,12 +19,9 @@ from pykdext.records.titlewords import english_words
 
 _SIZE = r"(?P<size>\d[\d.,' \xa0]{0,20}\s?[KMGTКМГТ]?i?[BБo](?:ytes)?)"
 _ABOUT = r"(?:about|approx\.?|roughly|ca\.?|circa|~|≈)?"
-_LINE = re.compile(
-    rf"^[\s*•|>-]{{0,12}}(?P<label>[^\d\n:=|]{{4,50}}?)\s{{0,20}}[:=|]?\s{{0,20}}{_ABOUT}\s?{_SIZE}[\s.,;|]*$"
-)
-_PAIR = re.compile(
-    r"^[\s*•|>-]{0,12}(?P<label>[^\d\n:=|]{4,40}?)\s{0,20}[:=|]?\s{0,20}(?P<used>\d[\d.,]{0,15})\s?/\s?" + _SIZE
-)
+_LABEL = r"^[ *•|>-]{0,12}(?P<label>[^ *•|>\-\d:=][^\d:=|]{3,49}?) ?[:=|]? ?"
+_LINE = re.compile(rf"{_LABEL}{_ABOUT} ?{_SIZE}[ .,;|]*$")
+_PAIR = re.compile(rf"{_LABEL}(?P<used>\d[\d.,]{{0,15}}) ?/ ?{_SIZE}")
 _NOT_CURRENT = re.compile(r"\b(?:limit|max\w*|peak|process|free)\b", re.IGNORECASE)
 _LINE_CHARACTERS = 200
 _MOST_LINES = 20_000
@@ -34,9 +31,11 @@ def parse_plain_totals(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     """One snapshot of totals; empty where no line tells that of a pool."""
     lines = [line for line in file.text.split("\n", _MOST_LINES)[:_MOST_LINES] if line.strip()]
     found: Dict[str, int] = {}
-    for line, below in zip(lines, [*lines[1:], ""]):
+    for place, line in enumerate(lines):
         if len(line) <= _LINE_CHARACTERS:
-            for field, size in (*_read_line(line), *_read_line(f"{line}  {below}"), *_read_columns(line, lines)):
+            below = lines[place + 1 : place + 4]
+            joined = f"{line} {below[0]}" if below else ""
+            for field, size in (*_read_line(line), *_read_line(joined), *_read_columns(line, below)):
                 found.setdefault(field, size)
     if not found.keys() & {"nonpaged_bytes", "paged_bytes"}:
         return ()
@@ -53,6 +52,7 @@ def parse_plain_totals(file: TextFile) -> Tuple[PoolSnapshot, ...]:
 
 def _read_line(line: str) -> Sequence[Tuple[str, int]]:
     """``Paged pool  612 MB``; ``Committed  30.1/36.0 GB`` is the commit charge and its limit."""
+    line = " ".join(line.split())
     match = _PAIR.match(line)
     if match and "commit" in english_words(match["label"]):
         limit = parse_size(match["size"].strip())
@@ -67,13 +67,13 @@ def _read_line(line: str) -> Sequence[Tuple[str, int]]:
     return [(f"{pool.value}_bytes", size)] if pool and "pool" in words and size and len(words.split()) <= 5 else []
 
 
-def _read_columns(titles: str, lines: Sequence[str]) -> Sequence[Tuple[str, int]]:
-    """The numbers below titles that are names of counters, the first row of them."""
+def _read_columns(titles: str, below: Sequence[str]) -> Sequence[Tuple[str, int]]:
+    """The numbers in the lines ``below`` titles that are names of counters, the first row of them."""
     names = titles.split()
     known = [(place, total) for place, name in enumerate(names) if (total := find_total(name))]
     if len(names) < 2 or not known:
         return []
-    for line in lines[lines.index(titles) + 1 :][:3]:
+    for line in below:
         cells = line.split()
         if len(cells) == len(names) and all(cells[place].isdecimal() for place, _ in known):
             return [(field, int(cells[place])) for place, (field, unit, _) in known if unit == "bytes"]

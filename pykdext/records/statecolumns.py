@@ -6,6 +6,7 @@ where nothing else stands there it is the size. Columns of differences, which be
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -20,6 +21,8 @@ from pykdext.records.titlewords import english_words
 _LINE_CHARACTERS = 1000
 _MOST_LINES = 5_000
 _MOST_STATES = 200
+_MOST_STARTS = 100
+"""Lines that may be titles."""
 _PAIRS = (
     ("before", "after"),
     ("start", "end"),
@@ -43,12 +46,9 @@ class _State(NamedTuple):
 def parse_state_columns(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     """A snapshot of each state of the first such table in ``file``, in the order of its columns; empty without one."""
     lines = [line[:_LINE_CHARACTERS] for line in file.text.split("\n", _MOST_LINES)[:_MOST_LINES]]
-    for place, line in enumerate(lines):
-        if is_tag_titles(line):
-            snapshots = _read_table(file, lines, place)
-            if snapshots:
-                return snapshots
-    return ()
+    starts = (place for place, line in enumerate(lines) if is_tag_titles(line))
+    found = (_read_table(file, lines, place) for place in itertools.islice(starts, _MOST_STARTS))
+    return next(filter(None, found), ())
 
 
 def _read_table(file: TextFile, lines: Sequence[str], place: int) -> Tuple[PoolSnapshot, ...]:
