@@ -76,7 +76,7 @@ def unpack(data: bytes, path: str) -> Iterator[Unpacked]:
             yield from _unpack_tar(data, path)
         else:
             yield Unpacked("", data)
-    except (OSError, EOFError, zlib.error, ValueError, NotImplementedError, RuntimeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, OverflowError, NotImplementedError, RuntimeError) as error:
         raise RecordFormatError(path, None, f"damaged packed data ({error})", "a packed log") from None
 
 
@@ -117,6 +117,8 @@ def _unpack_tar(data: bytes, path: str) -> Iterator[Unpacked]:
             for number, member in enumerate(archive):
                 if number >= _MAX_MEMBERS:
                     raise OSError(f"more than {_MAX_MEMBERS:,} files")
+                if member.size < 0:
+                    raise OSError(f"a file of {member.size} bytes")
                 stream = archive.extractfile(member) if member.isreg() else None
                 if stream is None:
                     continue

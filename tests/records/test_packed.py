@@ -170,3 +170,16 @@ def test_a_damaged_tar_archive_is_a_log_or_an_error_in_words(damage, place):
     is_log_head(data[:4096])
     with contextlib.suppress(RecordFormatError):
         load_log_stream("pipe", data)
+
+
+@pytest.mark.parametrize("size", [b"\x80" + b"\x7f" * 11, b"\xff" * 12, b"77777777777\0"])
+def test_a_tar_archive_whose_file_has_an_impossible_size_is_refused_in_words(tmp_path, size):
+    whole = bytearray(tarred([("a.txt", LOG[:2000]), ("b.txt", LOG[:2000])]))
+    last = whole.index(b"logs/b.txt")
+    whole[last + 124 : last + 136] = size
+    whole[last + 148 : last + 156] = b" " * 8
+    whole[last + 148 : last + 156] = b"%06o\0 " % sum(whole[last : last + 512])
+    path = tmp_path / "logs.tar"
+    path.write_bytes(whole)
+    with pytest.raises(RecordFormatError, match="damaged packed data"):
+        load_log(str(path))

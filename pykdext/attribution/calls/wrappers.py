@@ -75,7 +75,7 @@ class Wrappers:
         self._machine = followed.image.machine
         self._resolver = resolver
         self._open_others = open_others
-        self._members: Dict[int, Tuple[Tuple[FieldRead, Value], ...]] = {}
+        self._members: Dict[int, Tuple[CallSite, Tuple[Tuple[FieldRead, Value], ...]]] = {}
         self._handed_on: Dict[Tuple[int, Handed, int], Optional[HandedOn]] = {}
 
     def find_allocator(self, site: CallSite, callee: Optional[Callee]) -> Optional[Allocator]:
@@ -103,14 +103,14 @@ class Wrappers:
     def find_members(self, site: CallSite, callee: Optional[Callee]) -> Sequence[Tuple[FieldRead, Value]]:
         """What a call hands over in structures on the caller's stack, each member as the callee reads it.
 
-        None where it is not known what the callee reads.
+        Nothing where it is not known what the callee reads.
         """
         if not self._can_follow(callee):
             return ()
-        key = id(site.frame)  # it is kept as long as this image's functions
+        key = id(site.frame)
         if key not in self._members:
-            self._members[key] = tuple(self._iter_members(site))
-        return self._members[key]
+            self._members[key] = (site, tuple(self._iter_members(site)))  # kept with it: no other frame takes its key
+        return self._members[key][1]
 
     def _iter_members(self, site: CallSite) -> Iterator[Tuple[FieldRead, Value]]:
         for location in argument_locations(self._machine):
