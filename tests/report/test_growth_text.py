@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -270,7 +271,7 @@ def test_too_few_samples_say_what_they_can():
 
 def test_no_samples_at_all():
     text = trend_text(follow_series([]), 80)
-    assert text == "No samples\n\nThere is no sample to judge.\n\nNo tag has bytes to follow\n"
+    assert text == "No samples\n\nThere is no sample to judge.\n\nNo tag to follow\n"
 
 
 def test_a_limit_that_is_reached_already():
@@ -316,3 +317,17 @@ def test_any_series_renders(series):
     report = follow_series(series, allow_mixed=True)
     assert trend_text(report, 80).endswith("\n")
     assert len(trend_json(report)["trends"]) == len(report.trends)
+
+
+def test_a_series_without_bytes_has_no_verdict():
+    usages = [PoolUsage(1000 + 100 * hour, 10, 990 + 100 * hour, None) for hour in range(12)]
+    text = trend_text(follow_series(list(snapshots_of([("Pipo", PoolKind.NONPAGED, usages)], 12))), 100)
+    assert "\nNo verdict: no sample tells how many bytes a tag holds. Logs of poolmon or dumps would decide.\n" in text
+    assert "grows" not in text
+
+
+def test_of_tags_that_are_not_there_nothing_is_said():
+    report = replace(follow_series(quiet_series(3, 4)), trends=())
+    text = trend_text(report, 100)
+    assert "None of the tags that were asked for is in the samples: nothing is said of others." in text
+    assert "A total names no tag" not in text

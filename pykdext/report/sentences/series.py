@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional, Sequence, Tuple, Union
 
-from pykdext.model import Conclusion, Role, TotalTrend, Trend, TrendReport, Verdict
+from pykdext.model import Conclusion, PoolKind, Role, TotalTrend, Trend, TrendReport, Verdict
 from pykdext.report.sentences.grown import say_holder, say_owner
 from pykdext.units import count_things, format_bytes, format_duration, format_moment
 
@@ -19,12 +19,26 @@ def verdict_on_series(report: TrendReport, conclusion: Optional[Conclusion] = No
     """One or two sentences: what leaks, how fast and until when, or that nothing does."""
     if report.judged is None or report.newest is None:
         return "There is no sample to judge."
-    if not report.trends and report.totals:
-        return " ".join(map(describe_total, report.totals))
-    first = report.trends[0] if report.trends else None
-    if first is None or first.verdict not in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES):
+    if not report.trends:
+        return _verdict_without_trends(report)
+    first = report.trends[0]
+    if first.verdict not in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES):
         return "No tag grows beyond its noise."
     return _verdict_on_tag(first, report.has_times, conclusion)
+
+
+def _verdict_without_trends(report: TrendReport) -> str:
+    if _tells_tags(report):
+        return "None of the tags that were asked for is in the samples: nothing is said of others."
+    if report.totals:
+        return " ".join(map(describe_total, report.totals))
+    return "No verdict: no sample tells how many bytes a tag holds. Logs of poolmon or dumps would decide."
+
+
+def _tells_tags(report: TrendReport) -> bool:
+    """Whether tags hold something in the newest sample, asked for or not."""
+    rows = report.newest.tags if report.newest else ()
+    return any(row.usage(pool).bytes for row in rows for pool in PoolKind)
 
 
 def _verdict_on_tag(first: Trend, has_times: bool, conclusion: Optional[Conclusion]) -> str:
@@ -79,7 +93,7 @@ def describe_total(total: TotalTrend) -> str:
 
 def capture_steps(report: TrendReport) -> Tuple[str, ...]:
     """What to capture before the machine is restarted, where only totals are known; empty where tags are."""
-    if report.trends or not report.totals:
+    if report.trends or not report.totals or _tells_tags(report):
         return ()
     return (
         "A total names no tag, and a restart takes the evidence away. Capture before it:",
@@ -164,4 +178,4 @@ def describe_verdicts(trends: Sequence[Trend]) -> str:
     """How many tags have each verdict."""
     counts = {verdict: sum(trend.verdict is verdict for trend in trends) for verdict in Verdict}
     parts = [f"{count} {verdict.value}" for verdict, count in counts.items() if count]
-    return f"{len(trends)} rows (tag and pool): {', '.join(parts)}" if parts else "No tag has bytes to follow"
+    return f"{len(trends)} rows (tag and pool): {', '.join(parts)}" if parts else "No tag to follow"

@@ -37,6 +37,7 @@ def tone_of_series(report: TrendReport) -> Tone:
     return Tone.of(
         alarming=growing or any(total.verdict in _GROWING for total in report.totals),
         known=report.judged is not None
+        and bool(report.trends or report.totals)
         and all(trend.verdict is not Verdict.TOO_FEW_SAMPLES for trend in report.trends),
     )
 
