@@ -77,7 +77,7 @@ def conclude_diff(
         from pykdext.pipeline.handlegrowth import say_handle_growth
 
         handles = say_handle_growth(diff.before, diff.after, work, symbol_path)
-    return replace(conclusion, verdict=" ".join(filter(None, (verdict_on_diff(diff, conclusion), handles))))
+    return replace(conclusion, verdict=" ".join(filter(None, (verdict_on_diff(diff, deltas, conclusion), handles))))
 
 
 def conclude_series(

@@ -331,3 +331,12 @@ def test_of_tags_that_are_not_there_nothing_is_said():
     text = trend_text(report, 100)
     assert "None of the tags that were asked for is in the samples: nothing is said of others." in text
     assert "A total names no tag" not in text
+
+
+def test_of_rows_that_were_not_asked_for_no_difference_says_anything(diff):
+    assert "\nNo tag that was asked for differs.\n" in diff_text(diff, [], 100)
+    shrunk = [delta for delta in diff.deltas if (delta.bytes or 0) < 0]
+    assert shrunk
+    assert "\nNo tag that was asked for grew.\n" in diff_text(diff, shrunk, 100)
+    unknown = replace(diff, deltas=tuple(replace(delta, bytes=None) for delta in diff.deltas))
+    assert "\nNo verdict: the two states do not both tell" in diff_text(unknown, unknown.deltas, 100)
