@@ -23,7 +23,7 @@ from pykdext.attribution.owners import ModuleFacts
 from pykdext.attribution.places.cache import IndexCache
 from pykdext.attribution.places.index import ImageIndex, ModuleIndex, TagPlaces, describe_place
 from pykdext.attribution.places.search import Place
-from pykdext.attribution.places.tagencodings import IN_TEXT, TAG_BYTES
+from pykdext.attribution.places.tagencodings import IN_TEXT, TAG_BYTES, measure_text
 from pykdext.attribution.registrations import describe_registration, read_context_entry
 from pykdext.attribution.taglists import load_knowntags
 from pykdext.images.image import Image
@@ -33,6 +33,9 @@ from pykdext.model.names import canonical_name
 
 MAX_SWEPT_BYTES = 2 << 20
 """Code looked through in all images for tags that are made by arithmetic."""
+
+MIN_TEXT_BYTES = 12
+"""Characters up to a zero that are no instructions: pushes of registers are characters, too, but few at once."""
 
 _CONSTANT_BYTES = (4, 8, 16)
 """Sizes of constants in data that may hold a tag: code refers to their start, at a multiple of the size."""
@@ -266,16 +269,29 @@ def _describe_unproven(
 
     What is said is what was seen: of a function that is not known nothing is said but that.
     """
-    if place.encoding.kind is not EvidenceKind.IMMEDIATE or sight is Sight.NOT_FOLLOWED:
+    if place.encoding.kind is not EvidenceKind.IMMEDIATE:
         return describe_place(tag, module, place, total)
     meaning = ""
-    if sight is Sight.NO_CODE:
+    if sight is Sight.NOT_FOLLOWED:
+        meaning = "between other characters up to a zero: part of a text" if _is_in_text(module.image, place) else ""
+    elif sight is Sight.NO_CODE:
         meaning = "no path through a function leads there: text or data among the code, or code that is not called"
     elif not uses:
         meaning = "no call was seen that gets it"
     elif all(_is_known_otherwise(use) for use in uses):
         meaning = _describe_other_uses(uses)
     return describe_place(tag, module, place, total, Confidence.POSSIBLE if meaning else None, meaning or None)
+
+
+def _is_in_text(image: Image, place: Place) -> bool:
+    """Whether the tag's bytes are some of a text that a zero ends, as names of imports do among the code of x86."""
+    start = max(place.rva - MIN_TEXT_BYTES, 0)
+    around = image.read(start, place.rva - start + TAG_BYTES + MIN_TEXT_BYTES)
+    if around is None:
+        return False
+    before, behind = measure_text(around, place.rva - start, MIN_TEXT_BYTES)
+    end = place.rva - start + TAG_BYTES + behind
+    return before + TAG_BYTES + behind >= MIN_TEXT_BYTES and around[end : end + 1] == b"\0"
 
 
 def _is_known_otherwise(use: TagUse) -> bool:
@@ -292,7 +308,9 @@ def _describe_other_uses(uses: Sequence[TagUse]) -> str:
     tagless = [name for name in named if takes_no_tag(name)]
     parts = [f"goes to {', '.join(tagless)}, which takes no pool tag"] if tagless else []
     if own:
-        parts.append(f"goes to {', '.join(f'+0x{rva:x}' for rva in own)}, where no call was seen that gets it")
+        parts.append(
+            f"goes to {', '.join(f'+0x{rva:x}' for rva in own)}, behind which no allocator was seen that gets it"
+        )
     if unknown:
         parts.append(f"goes to {', '.join(unknown)}, of which nothing is known")
     return "; ".join(parts)

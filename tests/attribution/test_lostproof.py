@@ -150,7 +150,21 @@ def test_a_word_for_a_function_that_only_looks_at_it_is_no_tag():
     code.add(ENTER, b"\xb9BERT", (CALL, look), LEAVE)
     (item,) = find(code.bytes, b"BERT")
     assert item.confidence is POSSIBLE
-    assert "no call was seen that gets it" in item.detail
+    assert "no allocator was seen that gets it" in item.detail
+
+
+def test_a_kind_of_device_that_goes_through_two_functions_is_no_tag():
+    """mov ecx, 'Vol'; call create, which hands it on to create_secure: that compares it, and hands it to nobody."""
+    code = X64Code()
+    secure = code.add(b"\x31\xc0\x81\xf9Mup\0\x0f\x94\xc0\xc3")
+    create = code.add(ENTER, (CALL, secure), LEAVE)
+    code.add(ENTER, b"\xb9Vol\0", (CALL, create), LEAVE)
+    (item,) = find(code.bytes, b"Vol\0")
+    assert item.confidence is POSSIBLE
+    code.add(b"\x4c\x89\x01\xff\xe1")  # nothing is said of a function that jumps to what it was called with
+    unknown = code.add(ENTER, b"\xff\xd2", LEAVE)  # call rdx
+    code.add(ENTER, b"\xb9Unkn", (CALL, unknown), LEAVE)
+    assert [item.confidence for item in find(code.bytes, b"Unkn")] == [LIKELY]
 
 
 @pytest.mark.parametrize("word", [b"expa", b"nd 3", b"2-by", b"te k"])
@@ -194,6 +208,29 @@ def test_one_removal_for_several_calls_of_the_run_time():
     system = System(Machine.X86, code=code + FILLING, constants=bytes(constants), directories=directories)
     (item,) = CodeAttributor(ImageIndex(system.images, [PoolTag(b"Pipo")])).evidence(PoolTag(b"Pipo"))
     assert item.confidence is PROVEN
+
+
+@pytest.mark.parametrize("size", [0x5C, 0x40])
+def test_the_check_of_control_flow_guard_leaves_what_was_pushed_on_x86(size):
+    """push tag; ... mov ecx, esi; call [check]; call esi. Of a shorter load configuration the pointer is not known."""
+    base, check = NARROW_BASES[1], 2 * PAGE + 0x80
+    constants = bytearray(slots(Machine.X86).ljust(0x200, b"\0"))
+    struct.pack_into("<I", constants, 0x80, NARROW_BASES[0] + 0x123)
+    struct.pack_into("<I68xI", constants, 0x180, size, base + check)
+    code = b"\x68Pipo\x6a\x20\x6a\x01\x8b\x35" + struct.pack("<I", base + SLOT) + b"\x8b\xce\xff\x15"
+    code += struct.pack("<I", base + check) + b"\xff\xd6\xc3"
+    directories = {10: (2 * PAGE + 0x180, 0x40)}
+    system = System(Machine.X86, code=code + FILLING, constants=bytes(constants), directories=directories)
+    (item,) = CodeAttributor(ImageIndex(system.images, [PoolTag(b"Pipo")])).evidence(PoolTag(b"Pipo"))
+    assert item.confidence is (PROVEN if size > 0x48 else LIKELY)
+
+
+def test_a_name_of_an_import_among_the_code_of_x86_is_no_push():
+    """INIT of old kits has code and import tables: what is taken for a function ends at once."""
+    code = b"\xb8\x05\0\0\0\xc3" + FILLING + b"\x55\x8b\xec\xff\xff\x12\x01KeBugCheckEx\0" + FILLING
+    assert [item.confidence for item in find(code, b"eckE", Machine.X86)] in ([POSSIBLE], [])
+    code = b"\x55\x8b\xec\xff\xff\x90SVWhPipoWj\0\x90" + FILLING  # not decoded either, but too short for a text
+    assert [item.confidence for item in find(code, b"Pipo", Machine.X86)] == [LIKELY]
 
 
 def words(*numbers):

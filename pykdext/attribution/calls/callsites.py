@@ -39,8 +39,9 @@ class TagUse:
         call_rva: of the call. source: what brings the tag in, a constant or a variable of the image.
         allocator: what it reaches as a tag; None: no allocator. callee: what is called, as far as it is known.
         wrappers: the functions on the way, the outermost first. origin_text: the instruction that
-        brings in a constant, with the tag in quotes. is_dead_end: the callee was followed, and hands the tag to no
-        call. is_chosen: the last wrapper is called through a pointer that only the running driver has.
+        brings in a constant, with the tag in quotes. is_dead_end: the callee was followed, and those that get the
+        tag from it, and none of them hands it to an allocator. is_chosen: the last wrapper is called through a
+        pointer that only the running driver has.
     """
 
     call_rva: int
@@ -151,7 +152,8 @@ class CallSites:
             for source in sought.find_sources(site.frame.argument(location, TAG_BYTES)):
                 found = self.wrappers.follow(callee, Parameter(location), MAX_WRAPPERS)
                 if found is None:
-                    yield TagUse(site.rva, source, callee, is_dead_end=self.wrappers.is_dead_end(callee, location))
+                    is_dead_end = self.wrappers.is_dead_end(callee, location, MAX_WRAPPERS)
+                    yield TagUse(site.rva, source, callee, is_dead_end=is_dead_end)
                 else:
                     yield TagUse(site.rva, source, callee, found.allocator, found.wrappers, is_chosen=found.is_chosen)
         for member, value in self.wrappers.find_members(site, callee):

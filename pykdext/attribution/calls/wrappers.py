@@ -77,6 +77,7 @@ class Wrappers:
         self._open_others = open_others
         self._members: Dict[int, Tuple[CallSite, Tuple[Tuple[FieldRead, Value], ...]]] = {}
         self._handed_on: Dict[Tuple[int, Handed, int], Optional[HandedOn]] = {}
+        self._dead_ends: Dict[Tuple[int, Location, int], bool] = {}
 
     def find_allocator(self, site: CallSite, callee: Optional[Callee]) -> Optional[Allocator]:
         """The allocator that is called, if this call can be one that takes a tag."""
@@ -145,16 +146,34 @@ class Wrappers:
             return bool(self._callbacks)
         return callee.rva is not None or (self._open_others is not None and bool(self._resolver.find_export(callee)))
 
-    def is_dead_end(self, callee: Optional[Callee], location: Location) -> bool:
-        """Whether the callee is a function of the image that was followed and hands ``location`` to no call."""
-        flow = self._find_entered(callee.rva) if callee is not None and callee.rva is not None else None
+    def is_dead_end(self, callee: Optional[Callee], location: Location, depth: int) -> bool:
+        """Whether the callee is a function of the image, and it and those it calls hand ``location`` to no allocator.
+
+        Followed were they all, down to ``depth`` of them; functions that other modules have, and a name, end it.
+        """
+        if callee is None or callee.rva is None or depth < 1:
+            return False
+        key = (callee.rva, location, depth)
+        if key not in self._dead_ends:
+            self._dead_ends[key] = False  # of a function that calls itself nothing is known by that
+            self._dead_ends[key] = self._search_dead_end(callee.rva, location, depth)
+        return self._dead_ends[key]
+
+    def _search_dead_end(self, start_rva: int, location: Location, depth: int) -> bool:
+        flow = self._find_entered(start_rva)
         if flow is None or flow.lost is not None:
             return False
         parameter = Parameter(location)
         arguments = argument_locations(self._machine)
-        return not any(
-            parameter in site.frame.argument(argument, TAG_BYTES) for site in flow.calls for argument in arguments
-        )
+        for site in flow.calls:
+            handed = [place for place in arguments if parameter in site.frame.argument(place, TAG_BYTES)]
+            if not handed:
+                continue
+            callee = self._resolver.resolve(self._image, site)
+            is_named = callee is not None and callee.rva is None and bool(callee.name)
+            if not is_named and not all(self.is_dead_end(callee, place, depth - 1) for place in handed):
+                return False
+        return True
 
     def _follow_function(self, start_rva: int, handed: Handed, depth: int) -> Optional[HandedOn]:
         key = (start_rva, handed, depth)

@@ -15,6 +15,7 @@ from pykdext.attribution.flow.intel.decoder import (
     Immediate,
     IntelDecoder,
     IntelInstruction,
+    MemoryOperand,
 )
 from pykdext.attribution.flow.intel.operands import RESTING_STACK, Operands
 from pykdext.attribution.flow.state import VECTOR_BYTES, State
@@ -37,6 +38,11 @@ MAX_INSTRUCTIONS_AHEAD = 4
 _VOLATILE_X64 = ("rax", "rcx", "rdx", "r8", "r9", "r10", "r11")
 _ARGUMENTS_X64 = ("rcx", "rdx", "r8", "r9")
 _VOLATILE_X86 = ("eax", "ecx", "edx")
+_CHANGED_BY_GUARD_CHECK_X86 = ("eax", "edx")
+_LOAD_CONFIGURATION_DIRECTORY = 10
+_GUARD_CHECK_OFFSET_X86 = 0x48
+"""IMAGE_LOAD_CONFIG_DIRECTORY32.GuardCFCheckFunctionPointer (winnt.h)."""
+
 _VOLATILE_VECTORS = {8: 6, 4: 8}
 """How many of the lowest vector registers a callee may change, by pointer size (Microsoft's calling conventions)."""
 
@@ -68,10 +74,33 @@ class CallEffects:
         self._returned_bytes: Dict[int, Optional[int]] = {}
         self._adjustments: Dict[int, int] = {}
 
+    def check_guarded_call(self, state: State, instruction: IntelInstruction) -> bool:
+        """Do the check of control-flow guard, if that is the call at ``instruction`` on x86.
+
+        It stands between the pushes of another call's arguments and that call, gets the target in ecx, and leaves it
+        and the stack as they are.
+        """
+        operand = instruction.operands[0]
+        if self._is_x64 or not isinstance(operand, MemoryOperand) or operand.base or operand.scaled or operand.foreign:
+            return False
+        if self._guard_check_pointer is None or operand.displacement != self._guard_check_pointer:
+            return False
+        for name in _CHANGED_BY_GUARD_CHECK_X86:
+            self._operands.set_register(state, name, UNKNOWN)
+        return True
+
+    @functools.cached_property
+    def _guard_check_pointer(self) -> Optional[int]:
+        """The virtual address of the pointer to that check, as an x86 image tells the loader."""
+        rva, size = self._image.directory(_LOAD_CONFIGURATION_DIRECTORY)
+        raw = self._image.read(rva, _GUARD_CHECK_OFFSET_X86 + 4) if rva and size else None
+        if raw is None or int.from_bytes(raw[:4], "little") < len(raw):  # Size; the directory's has been another
+            return None
+        return int.from_bytes(raw[_GUARD_CHECK_OFFSET_X86:], "little") or None
+
     def return_from_call(self, state: State, instruction: IntelInstruction) -> None:
         """Apply the effects of the call at ``instruction``."""
-        target = instruction.operands[0]
-        callee = (target.number - self._base) if isinstance(target, Immediate) else None
+        callee = self._find_callee(state, instruction)
         if self._is_x64:
             for name in _ARGUMENTS_X64:
                 state.escape(state.read_register(name))
@@ -90,6 +119,13 @@ class CallEffects:
         for number in range(vectors):
             state.vectors.remove(number * VECTOR_BYTES, VECTOR_BYTES)
         state.table = None
+
+    def _find_callee(self, state: State, instruction: IntelInstruction) -> Optional[int]:
+        """The RVA of what is called, if only one number is possible: it stands in the call, or where that reads it."""
+        if self._is_x64:
+            return None  # nobody asks: no callee removes arguments
+        called = numbers(self._operands.read(state, instruction, 0))
+        return next(iter(called)) - self._base if called is not None and len(called) == 1 else None
 
     def _probes_stack(self, instruction: IntelInstruction) -> bool:
         if not self._is_x64:

@@ -139,6 +139,8 @@ class IntelInstructionSet:
         """What only the state tells of where control flow goes."""
         name = instruction.name
         if name == "call":
+            if self._effects.check_guarded_call(state, instruction):
+                return NOTHING_TO_TELL
             target = self._operands.read(state, instruction, 0)
             return Step(call=Call(target, self._dispatched(state, target)))
         if name == "jmp" and not isinstance(instruction.operands[0], Immediate):
