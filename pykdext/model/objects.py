@@ -229,13 +229,17 @@ class LookasideLists:
 
 @dataclass(frozen=True)
 class TrackedCaller:
-    """Allocations of one tag that Driver Verifier tracked to one place of a driver's code."""
+    """Allocations of one tag that Driver Verifier tracked to one place of a driver's code.
+
+    ``is_logged``: it keeps no record of them, but its log of the last calls has these.
+    """
 
     module: str
     rva: int
     tag: PoolTag
     blocks: int
     bytes: int
+    is_logged: bool = False
 
 
 @dataclass(frozen=True)

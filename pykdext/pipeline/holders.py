@@ -32,6 +32,7 @@ CENSUS_HANDLES = 500_000
 """So many handles are looked through of all processes together; beyond, only those of processes with much of them."""
 
 _CENSUS_SHARE = 0.01
+_EQUAL_BYTES = 0.02
 _STUCK_TOLD = 4
 PROCESS_ORDERS = ("handles", "pool", "commit", "zombies")
 _NUMBERED = frozenset(("Process", "Thread"))
@@ -54,7 +55,7 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
     types = space.types.of_tag(row.tag)
     names = tuple(kind.name or f"type {kind.index}" for kind in types)
     lookasides = tuple(item for item in space.lookasides.lists if item.tag == row.tag)
-    verified = _verified(space, row)
+    verified = find_verified(space, row)
     censuses: Tuple[HandleCensus, ...] = ()
     sample: Optional[ObjectSample] = None
     referencing: Tuple[ReferencingDriver, ...] = ()
@@ -84,6 +85,7 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
     warnings = [*space.types.warnings, *space.processes.warnings]
     warnings += [warning for census in censuses for warning in census.warnings]
     warnings += [*space.lookasides.warnings, *space.verifier.warnings]
+    warnings += [] if space.pool_traces is None else space.pool_traces.warnings
     return judge_holders(facts, tuple(dict.fromkeys(warnings)))
 
 
@@ -158,15 +160,19 @@ def _take_censuses(space: ObjectSpace, names: Tuple[str, ...]) -> Tuple[HandleCe
     return tuple(sorted(censuses, key=lambda census: -census.handles_of(names)))
 
 
-def _verified(space: ObjectSpace, row: TagUsage) -> Tuple[VerifiedDriver, ...]:
-    """The drivers that Driver Verifier saw allocate with a tag; without its records those of about as many bytes."""
+def find_verified(space: ObjectSpace, row: TagUsage) -> Tuple[VerifiedDriver, ...]:
+    """The drivers that Driver Verifier saw allocate with a tag; without its records those of about as many bytes.
+
+    Where it keeps no records of blocks, its log of the last calls has some of them.
+    """
     drivers: List[VerifiedDriver] = []
     size = (row.nonpaged.bytes or 0) + (row.paged.bytes or 0)
+    logged = () if space.pool_traces is None else space.pool_traces.find_callers((row.tag,))
     for driver in space.verifier.drivers:
         callers = tuple(caller for caller in driver.callers if caller.tag == row.tag)
         total = driver.nonpaged_bytes + driver.paged_bytes
-        if callers:
+        if not callers:
+            callers = tuple(caller for caller in logged if caller.module == driver.name)
+        if callers or (not driver.callers and size and abs(total - size) <= _EQUAL_BYTES * size):
             drivers.append(driver.with_callers(callers))
-        elif not driver.callers and size and abs(total - size) <= 0.02 * size:
-            drivers.append(driver)
-    return tuple(drivers)
+    return tuple(sorted(drivers, key=lambda driver: -sum(caller.blocks for caller in driver.callers)))

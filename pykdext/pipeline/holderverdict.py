@@ -35,6 +35,7 @@ NOT_THE_OBJECTS = 2.0
 
 FEW_BLOCKS = 1_000
 LIST_SHARE = 0.5
+VERIFIED_SHARE = 0.5
 FEW_CONTENTS = 16
 CONTENTS_SHARE = 0.5
 MOST_UNHELD = 0.9
@@ -116,8 +117,14 @@ def judge_holders(facts: HolderFacts, warnings: Tuple[str, ...]) -> HolderReport
 
 
 def _judge_verified(facts: HolderFacts) -> Optional[Finding]:
-    """Driver Verifier's own records stand above all else."""
-    return say.name_verified(facts.row.tag, facts.verified[0]) if facts.verified else None
+    """Driver Verifier's own records stand above all else, where its driver has so many allocations at all."""
+    outstanding = facts.outstanding
+    for driver in facts.verified:
+        tracked = sum(caller.blocks for caller in driver.callers)
+        counted = max(driver.nonpaged_allocations + driver.paged_allocations, tracked)
+        if not outstanding or counted >= VERIFIED_SHARE * outstanding:
+            return say.name_verified(facts.row.tag, driver)
+    return None
 
 
 def _judge_lookasides(facts: HolderFacts) -> Optional[Finding]:

@@ -9,12 +9,13 @@ from pykdext.model import Confidence, Evidence, PoolTag
 from pykdext.model.evidencekinds import EvidenceKind
 from pykdext.model.objects import LookasideList, TrackedCaller
 from pykdext.pipeline.evidence import FoundContents
-from pykdext.units import format_count
+from pykdext.units import count_things, format_count
 
 
 def find_object_evidence(space: ObjectSpace, tags: Sequence[PoolTag]) -> FoundContents:
     """Of each tag the drivers that keep lookaside lists of it, or that Driver Verifier saw allocate with it."""
     found: Dict[PoolTag, List[Evidence]] = {}
+    logged: Dict[PoolTag, List[Evidence]] = {}
     for item in space.lookasides.lists:
         if item.tag in tags and item.module is not None:
             found.setdefault(item.tag, []).append(_describe_list(item, item.module))
@@ -22,8 +23,15 @@ def find_object_evidence(space: ObjectSpace, tags: Sequence[PoolTag]) -> FoundCo
         for caller in driver.callers:
             if caller.tag in tags:
                 found.setdefault(caller.tag, []).append(_describe_caller(caller))
-    warnings = (*space.lookasides.warnings, *space.verifier.warnings) if found else ()
-    return FoundContents({tag: tuple(items) for tag, items in found.items()}, warnings)
+    warnings = [*space.lookasides.warnings, *space.verifier.warnings]
+    if space.pool_traces is not None:
+        warnings += space.pool_traces.warnings
+        for caller in space.pool_traces.find_callers(tags):
+            if all(evidence.kind is not EvidenceKind.VERIFIER for evidence in found.get(caller.tag, ())):
+                logged.setdefault(caller.tag, []).append(_describe_caller(caller))
+    for tag, items in logged.items():
+        found.setdefault(tag, []).extend(items)
+    return FoundContents({tag: tuple(items) for tag, items in found.items()}, tuple(warnings) if found else ())
 
 
 def _describe_list(item: LookasideList, module: str) -> Evidence:
@@ -37,4 +45,6 @@ def _describe_list(item: LookasideList, module: str) -> Evidence:
 
 def _describe_caller(caller: TrackedCaller) -> Evidence:
     detail = f"Driver Verifier tracked {format_count(caller.blocks)} outstanding allocations to this place"
+    if caller.is_logged:
+        detail = f"in Driver Verifier's log the last call for {count_things(caller.blocks, 'block')} in use is here"
     return Evidence(caller.tag, caller.module, EvidenceKind.VERIFIER, Confidence.PROVEN, detail, caller.rva)

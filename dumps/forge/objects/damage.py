@@ -31,6 +31,8 @@ def lose_pages(machine: ForgedMachine, population: Population, truth: ObjectTrut
             name = f"verifier:{driver.driver}:{number}"
             if name in machine.addresses:
                 machine.omit(machine.addresses[name], PAGE_BYTES)
+    if "verifier-log" in machine.addresses:
+        machine.omit((machine.addresses["verifier-log"] & -PAGE_BYTES) + PAGE_BYTES, PAGE_BYTES)
     if population.lookasides:
         loose = [item for item in truth.lookasides if item.driver is None]
         for item in loose[:1]:

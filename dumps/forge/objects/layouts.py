@@ -78,6 +78,7 @@ Bytes              60   60    60    70    78    80    80
 LockedBytes        98   98    98    a8    b0    b8    b8
 TotalAllocations   40   40    40    40    40    44    44
 TotalBytes         50   50    50    50    50    58    58
+TraceBytes         80   80    80    80    80    80   1a8
 """
 _VARIABLES = """
 symbol                      7601   9600  14393  17763  19041  20348  22000
@@ -90,6 +91,12 @@ ExNPagedLookasideListHead 210960 2a1fc0 2f8450 406f60 c16860 c1d480 c116e0
 ExPagedLookasideListHead  210940 2a1fb0 2f8440 406f80 c16850 c1d4b0 c11700
 ExSystemLookasideListHead 210910 2a1fa0 2f8470 406f90 c16820 c1d4d0 c11710
 ViTargetDriversAvl        1fa6c0 2a8860 2fd980 40d5c0 c1d020 c25220 c1b240
+VfPoolTraces              54a128 68b1d8 72a0e8 985ae8 d470b0 d64500 d585a8
+VfPoolTracesIndex         54a14c 68b2e8 72a2ac 985e78 d4742c d64544 d5860c
+VfPoolTracesLength        54a058 6b3008 756004 97f000 d3f004 d64458 d58518
+ObpTraceFlags             20c83c 34d03c 3a6008 540010 cfb010 d0f010 d05010
+ObpObjectTable            20cb80 2aaf50 3020f8 41a140 c25ba8 c2f450 c25368
+ObpStackTable             20cb78 2aaf68 302110 41a180 c25ba0 c2f4a8 c25380
 """
 
 

@@ -54,14 +54,20 @@ class LookasideTruth:
 
 @dataclass(frozen=True)
 class VerifiedTruth:
-    """What Driver Verifier counts of a driver; ``callers`` are the RVAs behind its tracked allocations."""
+    """What Driver Verifier counts of a driver; ``callers`` are the RVAs behind its tracked allocations.
 
+    ``va`` is where it counts; ``logged`` of its blocks were allocated by the last calls of the log, at ``logged_rva``.
+    """
+
+    va: int
     driver: str
     allocations: int
     nonpaged_bytes: int
     tag: bytes
     callers: Tuple[int, ...]
     tracked: int
+    logged: int
+    logged_rva: int
 
 
 @dataclass
@@ -82,9 +88,12 @@ class ObjectTruth:
     table_pages: Dict[int, Tuple[int, ...]] = field(default_factory=dict)
 
     def owners(self) -> Dict[bytes, Tuple[str, ...]]:
-        """Return the drivers that lookaside lists and tracked allocations prove, by tag."""
+        """Return the drivers that lookaside lists and Driver Verifier's records and log prove, by tag."""
         lists = {item.tag: (item.driver,) for item in self.lookasides if item.driver is not None}
-        return {**lists, **{driver.tag: (driver.driver,) for driver in self.verified if driver.tracked}}
+        return {
+            **lists,
+            **{driver.tag: (driver.driver,) for driver in self.verified if driver.tracked or driver.logged},
+        }
 
     def process(self, pid: int) -> ProcessTruth:
         """Return the process of a PID."""

@@ -9,7 +9,9 @@ import struct
 from typing import List, Mapping, Tuple
 
 from dumps.forge.modules import LoadedModules
+from dumps.forge.objects.blocks import BlockWriter
 from dumps.forge.objects.layouts import Members, verifier_members
+from dumps.forge.objects.poollog import PoolLog
 from dumps.forge.objects.population import Population, VerifiedDriver
 from dumps.forge.objects.truth import ObjectTruth, VerifiedTruth
 from dumps.forge.parts import Parts
@@ -24,7 +26,12 @@ _NODE_BYTES = 0x20
 
 
 def write_verifier(
-    parts: Parts, modules: LoadedModules, variables: Mapping[str, int], population: Population, truth: ObjectTruth
+    parts: Parts,
+    modules: LoadedModules,
+    variables: Mapping[str, int],
+    blocks: BlockWriter,
+    population: Population,
+    truth: ObjectTruth,
 ) -> None:
     """Write the accounts of all drivers that are watched; where none is, Driver Verifier is off."""
     if not population.verified:
@@ -34,14 +41,16 @@ def write_verifier(
         return
     layout = verifier_members(parts.kernel)
     nodes = []
+    log = PoolLog(parts, modules, blocks, layout["TraceBytes"])
     for driver in population.verified:
-        data_va = _write_driver(parts, modules, layout, driver, truth)
+        data_va = _write_driver(parts, modules, layout, driver, log, truth)
         node_va = parts.regions.nonpaged.take(0x100, alignment=0x10)
         base = modules.base(driver.driver)
         parts.space.store(node_va + _NODE_BYTES, struct.pack("<QQ", base, modules.images[driver.driver].size))
         parts.space.store(node_va + _NODE_BYTES + layout["VerifiedData"], struct.pack("<Q", data_va))
         nodes.append(node_va)
     _write_tree(parts, layout, variables["ViTargetDriversAvl"], nodes)
+    log.write(variables)
     allocations = sum(driver.allocations for driver in population.verified)
     total_bytes = sum(driver.allocations * driver.block_bytes for driver in population.verified)
     global_va = parts.variable("MmVerifierData")
@@ -67,7 +76,12 @@ def _write_tree(parts: Parts, layout: Members, tree_va: int, nodes: List[int]) -
 
 
 def _write_driver(
-    parts: Parts, modules: LoadedModules, layout: Members, driver: VerifiedDriver, truth: ObjectTruth
+    parts: Parts,
+    modules: LoadedModules,
+    layout: Members,
+    driver: VerifiedDriver,
+    log: PoolLog,
+    truth: ObjectTruth,
 ) -> int:
     """Write a driver's counters, name and tracked allocations; return the address of the counters."""
     data_va = parts.regions.nonpaged.take(0x180, alignment=0x10)
@@ -89,7 +103,10 @@ def _write_driver(
         callers = (code_rva + 0x2B, code_rva + 0x57)
         first, tracked = _write_tracked(parts, data_va, driver, modules.base(driver.driver), callers)
         parts.space.store(data_va + layout["PoolPageHeaders"], struct.pack("<QQ", 0x10001, first | 1))
-    truth.verified.append(VerifiedTruth(driver.driver, driver.allocations, size, driver.tag, callers, tracked))
+    logged, place = log.add(driver)
+    truth.verified.append(
+        VerifiedTruth(data_va, driver.driver, driver.allocations, size, driver.tag, callers, tracked, logged, place)
+    )
     return data_va
 
 

@@ -100,9 +100,9 @@ class ObjectWriter:
             write_requests(self._parts, self._blocks, self._bodies, population.pending, holder.va)
         self._write_processes([*processes, *zombies])
         self._write_numbers([*processes, *zombies])
+        write_verifier(self._parts, self._modules, self._variables, self._blocks, population, self.truth)
         self._blocks.finish()
         self.truth.lookasides = write_lookasides(self._parts, self._modules, self._variables, population)
-        write_verifier(self._parts, self._modules, self._variables, population, self.truth)
 
     def link(self) -> None:
         """Write the variables of nt that lead to all this."""

@@ -15,6 +15,7 @@ from pykdext.kernel.objects.headers import HeaderReader
 from pykdext.kernel.objects.lookasides import read_lookasides
 from pykdext.kernel.objects.objecttypes import TypeReader, TypeTable
 from pykdext.kernel.objects.pages import PageReader
+from pykdext.kernel.objects.pooltraces import PoolTraceLog, read_pool_traces
 from pykdext.kernel.objects.processes import ProcessReader
 from pykdext.kernel.objects.requests import RequestReader
 from pykdext.kernel.objects.stuckexits import find_stuck_exits
@@ -97,6 +98,11 @@ class ObjectSpace:
     def verifier(self) -> VerifierReport:
         """What Driver Verifier counts."""
         return read_verifier(self.kernel, self.pages)
+
+    @cached_property
+    def pool_traces(self) -> Optional[PoolTraceLog]:
+        """Driver Verifier's log of the last calls that allocate and free pool; None: it keeps none."""
+        return read_pool_traces(self.kernel, self.pages) if self.verifier.level else None
 
     def take_census(self, process: Process) -> HandleCensus:
         """What the handles of a process lead to."""

@@ -22,26 +22,39 @@ from pykdext.units import count_things, format_bytes, format_count, format_share
 
 _VERBS = ("opened", "registered", "owned", "starts", "maps")
 _NAMED = 4
-_MANY_ZOMBIES, _MANY_HANDLES = 1_000, 100_000
+_MANY_ZOMBIES, _MANY_HANDLES, _MANY_ALLOCATIONS = 1_000, 100_000, 1_000
 _PROVEN, _LIKELY, _POSSIBLE, _UNKNOWN = "proven", "likely", "possible", "unknown"
 
 
 def name_verified(tag: PoolTag, driver: VerifiedDriver) -> Finding:
     """Driver Verifier saw who allocates."""
-    if driver.callers:
+    if driver.callers and not driver.callers[0].is_logged:
         blocks = sum(caller.blocks for caller in driver.callers)
         first = driver.callers[0]
         sentence = (
             f"Tag {tag}: Driver Verifier tracked {format_count(blocks)} outstanding allocations to {driver.name}, most "
-            f"of them at {first.module}+0x{first.rva:x}: a leak of that driver."
+            f"of them at {first.module}+0x{first.rva:x}{_is_leak(driver)}."
         )
         return Finding(HolderKind.VERIFIER, sentence, _PROVEN, f"!verifier 3 {driver.name}")
     count, size = driver.nonpaged_allocations + driver.paged_allocations, driver.nonpaged_bytes + driver.paged_bytes
-    sentence = (
-        f"Tag {tag}: Driver Verifier counts {format_count(count)} outstanding allocations ({format_bytes(size)}) of "
-        f"{driver.name}, as many bytes as this tag has."
-    )
+    counted = f"Driver Verifier counts {format_count(count)} outstanding allocations ({format_bytes(size)})"
+    if driver.callers:
+        blocks = sum(caller.blocks for caller in driver.callers)
+        first = driver.callers[0]
+        sentence = (
+            f"Tag {tag}: {counted} of {driver.name}, and in its log of the last calls those for "
+            f"{count_things(blocks, 'block')} of this tag that {'is' if blocks == 1 else 'are'} still in use came from "
+            f"that driver, most from {first.module}+0x{first.rva:x}{_is_leak(driver)}."
+        )
+        return Finding(HolderKind.VERIFIER, sentence, _PROVEN, "!verifier 80")
+    sentence = f"Tag {tag}: {counted} of {driver.name}, as many bytes as this tag has."
     return Finding(HolderKind.VERIFIER, sentence, _LIKELY, f"!verifier 3 {driver.name}")
+
+
+def _is_leak(driver: VerifiedDriver) -> str:
+    """A few allocations are the usual stock of a driver."""
+    many = driver.nonpaged_allocations + driver.paged_allocations >= _MANY_ALLOCATIONS
+    return ": a leak of that driver" if many else ""
 
 
 def name_list_owner(tag: PoolTag, item: LookasideList, outstanding: int) -> Finding:

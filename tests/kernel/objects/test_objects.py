@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from dumps.forge import forge
+from pykdext.model import PoolTag
 from tests.helpers.objectmachines import EVERY_KERNEL, SYMBOL_BUILDS, make_machine, open_space
 
 
@@ -135,6 +136,8 @@ def test_driver_verifier(build, pages_lost, tmp_path):
     machine = make_machine("verifier", build, pages_lost=pages_lost)
     with open_space(machine, tmp_path) as space:
         report = space.verifier
+        log = space.pool_traces
+        logged = log.find_callers([PoolTag.from_text("VfLk"), PoolTag.from_text("VfGl")])
     truth = machine.truth.objects
     assert report.level == truth.verifier_level
     told = {driver.driver: driver for driver in truth.verified}
@@ -154,6 +157,12 @@ def test_driver_verifier(build, pages_lost, tmp_path):
             assert read <= expected.tracked
     if pages_lost and build < 20348:
         assert any("torn" in warning for warning in report.warnings)
+    assert bool(log.warnings) == pages_lost
+    for caller in logged:
+        expected = told[caller.module]
+        assert (caller.rva, caller.tag.raw, caller.is_logged) == (expected.logged_rva, expected.tag, True)
+        assert caller.blocks == expected.logged or (pages_lost and 0 < caller.blocks < expected.logged)
+    assert {caller.module for caller in logged} == set(told)
 
 
 def test_without_symbols_the_lists_are_not_known(tmp_path):

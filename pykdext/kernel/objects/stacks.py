@@ -1,0 +1,45 @@
+"""Stacks that Windows itself recorded as return addresses: whose code asked the kernel."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from typing import Dict, Optional, Tuple
+
+from pykdext.kernel.kernel import Kernel
+
+_WATCHERS = frozenset(("verifier.sys", "verifierext.sys", "hal.dll"))
+
+
+class StackReader:
+    """Finds the drivers on recorded stacks of one kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        loaded = [module for module in kernel.target.modules() if not module.unloaded]
+        self._kernel_base = loaded[0].base if loaded else 0
+        self._modules = sorted(loaded, key=lambda module: module.base)
+        self._bases = [module.base for module in self._modules]
+        self._code = "Q" if kernel.target.pointer_size == 8 else "I"
+        self._width = kernel.target.pointer_size
+        self._found: Dict[int, Optional[Tuple[str, int]]] = {}
+
+    def find_driver(self, stack: bytes) -> Optional[Tuple[str, int]]:
+        """The module of the first frame outside nt and Driver Verifier, and its place there; None: there is none.
+
+        ``stack`` holds return addresses, the innermost first, and ends by a zero or where its bytes end.
+        """
+        for (address,) in struct.iter_unpack(f"<{self._code}", stack[: len(stack) - len(stack) % self._width]):
+            if not address:
+                return None
+            if address not in self._found:
+                self._found[address] = self._locate(address)
+            if self._found[address] is not None:
+                return self._found[address]
+        return None
+
+    def _locate(self, address: int) -> Optional[Tuple[str, int]]:
+        number = bisect_right(self._bases, address) - 1
+        module = self._modules[number] if number >= 0 else None
+        if module is None or address not in module or module.base == self._kernel_base:
+            return None
+        return None if module.name.lower() in _WATCHERS else (module.name, address - module.base)
