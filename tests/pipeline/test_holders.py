@@ -12,8 +12,9 @@ from pykdext.errors import TargetError
 from pykdext.model import PoolTag
 from pykdext.model.objects import HolderKind
 from pykdext.pipeline.holders import PROCESS_ORDERS, find_holders, list_processes
+from pykdext.pipeline.objectsample import sample_objects
 from pykdext.pipeline.sources import open_source
-from tests.helpers.objectmachines import make_machine
+from tests.helpers.objectmachines import make_machine, open_space
 
 KERNELS = [
     ("x64", 7601),
@@ -71,7 +72,7 @@ def test_one_key_opened_again_and_again(arch, build, pages_lost, tmp_path):
     report = holders_of(machine, "Key ", tmp_path)
     assert report.kind is HolderKind.HANDLES
     assert "policysvc.exe (pid 5120) holds" in report.sentence
-    assert (machine.truth.objects.key_path in report.sentence) == (not arch.startswith("x86"))
+    assert machine.truth.objects.key_path in report.sentence
 
 
 @pytest.mark.parametrize("pages_lost", [False, True])
@@ -205,7 +206,7 @@ def test_requests_that_a_driver_does_not_complete(arch, build, tmp_path):
 
 @pytest.mark.parametrize(
     ("arch", "build", "account"),
-    [("x64", 9600, True), ("arm64", 22000, False), ("x86pae", 7601, False)],
+    [("x64", 9600, True), ("arm64", 22000, True), ("x86pae", 7601, True), ("x86", 3790, False)],
     ids=str,
 )
 def test_what_tokens_and_sections_are_of(arch, build, account, tmp_path):
@@ -216,11 +217,37 @@ def test_what_tokens_and_sections_are_of(arch, build, account, tmp_path):
     assert {"NtLmSsp, NETWORK SERVICE", "Advapi, SYSTEM"} <= told
     assert ("User32, CONTOSO\\alice" if account else "User32, logon 0x5a1f3") in told
     assert tokens.sample.accounts == (("CONTOSO\\alice", "CONTOSO\\bob") if account else ())
-    if arch != "x86pae":
-        assert {name for name, _ in sections.sample.creators} == {
-            "maps \\Windows\\System32\\ntdll.dll (Ntfs.sys)",
-            "maps memory without a file",
-        }
+    assert {name for name, _ in sections.sample.creators} == {
+        "maps \\Windows\\System32\\ntdll.dll (Ntfs.sys)",
+        "maps memory without a file",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arch", "build", "caller"),
+    [
+        ("x64", 6002, "afd.sys+0x1060"),
+        ("x64", 7601, "afd.sys+0x1060"),
+        ("x64", 22000, "afd.sys+0x1041"),
+        ("arm64", 22000, "afd.sys+0x1041"),
+        ("x86pae", 7601, "afd.sys+0x1060"),
+        ("x86pae", 9600, "afd.sys+0x1041"),
+    ],
+    ids=str,
+)
+def test_who_made_registrations_ports_and_threads(arch, build, caller, tmp_path):
+    """Since Windows 8 a driver's registration keeps where it called from, before only what is to be called."""
+    machine = make_machine("keys", build, arch)
+    told = {}
+    with open_space(machine, tmp_path) as space:
+        for tag in ("EtwR", "ALPC", "Thre", "Key "):
+            sample = sample_objects(space, PoolTag.from_text(tag)).sample
+            told[tag] = {name for name, _ in sample.creators}
+    assert {f"registered by {caller}", "registered by pid 4"} <= told["EtwR"]
+    assert all("registered by" in name for name in told["EtwR"])
+    assert "owned by pid 4" in told["ALPC"]
+    assert told["Thre"] == {"starts at ntoskrnl.exe+0x1000"}
+    assert "opened by pid 5120" in told["Key "]
 
 
 def test_redaction_takes_out_the_names_of_people(tmp_path, capsys):

@@ -25,7 +25,7 @@ _FILE_NAMES = (
 _SOURCES = (b"User32 \0", b"Advapi  ", b"NtLmSsp\0", b"Kerberos")
 _LOGONS = {b"User32": 0x5A1F3, b"Kerberos": 0x7C0DE, b"NtLmSsp": 0x3E4, b"Advapi": 0x3E7}
 _ACCOUNTS = {0x5A1F3: ("CONTOSO", "alice"), 0x7C0DE: ("CONTOSO", "bob"), 0x3E4: ("CONTOSO", "SRV01$")}
-_LOGON_SESSIONS = ((14393, 0xD8, 0x38, 0x48), (9600, 0xD8, 0x38, 0x48), (7601, 0xD0, 0x30, 0x40))
+_REGISTERED_BY_DRIVERS = 0.1
 _FIRST_WITH_PLAIN_SECTIONS = 14393
 _PLAIN_BYTES = {"Event": 0x18, "Semaphore": 0x20, "Mutant": 0x38, "Timer": 0x40, "Section": 0x40, "ALPC Port": 0x1D8}
 _HEALTHY_KEY = ("REGISTRY", "MACHINE", "SYSTEM", "ControlSet001", "Services")
@@ -62,7 +62,7 @@ class BodyWriter:
         if type_name == "Token":
             return 0x100 if self._narrow else 0x200
         if type_name == "EtwRegistration":
-            return 0x3C if self._narrow else 0x70
+            return self._layouts.registration.find("Bytes") or (0x3C if self._narrow else 0x70)
         return _PLAIN_BYTES.get(type_name, 0x60)
 
     def body(self, type_name: str, holder_pid: int, holder_va: int, key_va: int = 0) -> bytes:
@@ -97,19 +97,19 @@ class BodyWriter:
         return bytes(data)
 
     def _put_logon(self, token: bytearray, logon: int) -> None:
-        """Let a token point at its logon session, where the public symbols tell how that looks."""
-        build, narrow = self._parts.kernel.build, self._narrow
-        known = next((row for row in _LOGON_SESSIONS if build >= row[0]), None)
-        if narrow or known is None or self._parts.kernel.architecture.name != "x64" or logon not in _ACCOUNTS:
+        """Let a token point at its logon session, where kernels keep names of accounts in it."""
+        layout = self._layouts.token
+        place, account_at = layout.find("Logon"), layout.find("Account")
+        if place is None or account_at is None or logon not in _ACCOUNTS:
             return
-        _, place, account_at, authority_at = known
         if logon not in self._logons:
             authority, account = _ACCOUNTS[logon]
             va = self._logons[logon] = self._blocks.reserve(b"SeLs", 0xC0, paged=True)
-            self._blocks.put(va + 8, struct.pack("<Q", logon))
+            self._blocks.put(va + layout["LogonId"], struct.pack("<Q", logon))
             self._blocks.put(va + account_at, self.write_name(account))
-            self._blocks.put(va + authority_at, self.write_name(authority))
-        token[place : place + 8] = self._pack(self._logons[logon])
+            self._blocks.put(va + layout["Authority"], self.write_name(authority))
+        pointer = self._pack(self._logons[logon])
+        token[place : place + len(pointer)] = pointer
 
     def _write_mapped(self, file_name: str) -> Tuple[int, int]:
         """Write a control area with its segment, and the file that it maps; without a name the page file's."""
@@ -141,9 +141,10 @@ class BodyWriter:
         for name in path:
             va = self._blocks.reserve(b"CMkb", 0x138, paged=True)
             if parent_offset is not None and name_offset is not None:
-                name_va = self._blocks.reserve(b"CMnb", 0x1A + len(name), paged=True)
+                start = 0xC if self._narrow else 0x18
+                name_va = self._blocks.reserve(b"CMnb", start + 2 + len(name), paged=True)
                 text = name.encode("ascii")
-                block = struct.pack("<I", 1).ljust(0x18, b"\0") + struct.pack("<H", len(text)) + text
+                block = struct.pack("<I", 1).ljust(start, b"\0") + struct.pack("<H", len(text)) + text
                 self._blocks.put(name_va, block)
                 self._blocks.put(va + parent_offset, self._pack(parent_va))
                 self._blocks.put(va + name_offset, self._pack(name_va))
@@ -183,12 +184,26 @@ class BodyWriter:
         return bytes(data)
 
     def _registration(self, process_va: int) -> bytes:
-        """Return a user's registration: flag 2, and the process."""
-        build = self._parts.kernel.build
-        data = bytearray(self.size("EtwRegistration"))
-        if not self._narrow and build >= 9600:
-            data[0x50:0x58] = self._pack(process_va)
-            data[0x62] = 2
+        """Return a registration of a process (flag 2), or of a driver (flag 1) with where it called from."""
+        layout = self._layouts.registration
+        size = layout.find("Bytes")
+        if size is None:
+            return b""
+        data = bytearray(size)
+
+        def put(name: str, value: int) -> None:
+            place, pointer = layout.find(name), self._pack(value)
+            if place is not None:
+                data[place : place + len(pointer)] = pointer
+
+        by_driver = self._chance.random() < _REGISTERED_BY_DRIVERS
+        if by_driver:
+            code_va = self._modules.pointers_into("afd.sys")[0]
+            put("Caller", code_va + 0x41)
+            put("Callback", code_va + 0x60)
+        else:
+            put("Process", process_va)
+        data[layout["Flags"]] = 1 if by_driver else 2
         return bytes(data)
 
     def write_device(self, driver: str) -> int:

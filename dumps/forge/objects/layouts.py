@@ -31,7 +31,7 @@ _THREAD = """
 member       3790 6002 7601 9600 14393 17763 19041 20348 22000 2600n 3790n 6002n 7601n 9600n 15063n 17763n 19041n   a
 Cid           358  380  3b8  620   630   638   478   4c8   4c8   1ec   1e4   20c   22c   364    37c    37c    2ac 3a8
 ExitTime      310  338  370  5d8   5e8   5f8   438   488   488   1c8   1c0   1e8   208   340    358    358    288   -
-StartAddress  3c0  358  390  5f8   608   610   450   4a0   4a0   224   21c   1f8   218   350    368    368    298   -
+StartAddress  3c0  358  390  5f8   608   610   450   4a0   4a0   224   21c   1f8   218   350    368    368    298 380
 Process       3b8    -  210  220   220   220   220   220   220   220   218     -     -     -      -      -      - 240
 """
 _TABLE = """
@@ -49,11 +49,23 @@ member    3790 6002 7601 9600 14393 17763 19041 20348 22000 2600n 3790n 6002n 76
 TokenType   98   b8   b8   c0    c0    c0    c0    c0    c0    80    80    a4    a4    a8     a8     a8     a8 c0
 Level       9c   bc   bc   c4    c4    c4    c4    c4    c4    84    84    a8    a8    ac     ac     ac     ac c4
 SessionId   48   74   74   78    78    78    78    78    78    48    48    74    74    78     78     78     78 78
+Logon        -   e0   d0   d8    d8    d8    d8    d8    d8     -    94    c4    bc    c0     c0     c0     c0 d8
+LogonId      -    8    8    8     8     8     8     8     8     -     -     4     4     4      4      4      4  8
+Account      -   30   30   38    38    38    38    38    38     -     -    24    24    24     24     24     24 38
+Authority    -   40   40   48    48    48    48    48    48     -     -    2c    2c    2c     2c     2c     2c 48
+"""
+_REGISTRATION = """
+member    6002 7601 9600 14393 17763 19041 20348 22000 6002n 7601n 9600n 15063n 17763n 19041n  a
+Bytes       50   70   70    70    70    70    70    70    2c    3c    28     3c     3c     3c 70
+Caller       -    -   30    30    30    30    30    30     -     -     c     18     18     18 30
+Process     40   58   50    50    50    50    50    50    24    30    1c     28     28     28 50
+Callback    40   58   58    58    58    58    58    58    24    30    20     2c     2c     2c 58
+Flags       1a   32   62    62    62    62    62    62     e    1a    26     32     32     32 62
 """
 _KEY_CONTROL_BLOCK = """
 member    3790 6002 7601 9600 14393 17763 19041 20348 22000 2600n 3790n 6002n 7601n 9600n 15063n 17763n 19041n a
-ParentKcb    -    -   48   48    40    40    48    48    48     -     -     -     -     -      -      -      - 48
-NameBlock    -    -   50   50    48    48    50    50    50     -     -     -     -     -      -      -      - 50
+ParentKcb   28   28   48   48    40    40    48    48    48    18    18    18    28    28     28     24     24 48
+NameBlock   30   30   50   50    48    48    50    50    50    1c    1c    1c    2c    2c     2c     28     28 50
 """
 _TYPE = """
 member   3790 6002 7601 9600 14393 17763 19041 20348 22000 2600n 3790n 6002n 7601n 9600n 15063n 17763n 19041n  a
@@ -124,6 +136,7 @@ class ObjectLayouts:
         self.token = Members(_TOKEN, kernel)
         self.key_control_block = Members(_KEY_CONTROL_BLOCK, kernel)
         self.type = Members(_TYPE, kernel)
+        self.registration = Members(_REGISTRATION, kernel)
 
 
 def verifier_members(kernel: KernelBuild) -> Members:
