@@ -104,8 +104,12 @@ class CodeAttributor:
         described: Set[int] = set()
         for place in places.kept:
             place_uses = uses_by_place.get(place.rva, [])
-            if place.encoding is IN_TEXT:
-                continue  # followed, but a part of a text more often than an entry of a table: it says nothing alone
+            if place.encoding is IN_TEXT:  # a part of a text more often than an entry of a table: it says nothing alone
+                has_code = module.image.has_headers and self._has_pool(module.image)
+                table = self._describe_table(tag, module, place) if has_code and not place_uses else None
+                if table is not None:
+                    yield table
+                continue
             if all(use.allocator is None for use in place_uses):
                 if _is_data(place) and place.rva in described:
                     continue
@@ -242,7 +246,12 @@ def _describe_use(
 ) -> Evidence:
     """A call that hands the tag to an allocator, itself or through the driver's own functions."""
     meaning = _MEANINGS[allocator.action]
-    if use.wrappers:
+    if use.member_offset is not None:
+        text = (
+            f"tag {tag.text!r} is stored at 0x{use.member_offset:x} of a structure, and {allocator.name} gets what is"
+        )
+        text += " there of such a one"
+    elif use.wrappers:
         own = module.image.module.name
         way = " and ".join(f"{name if name != own else ''}+0x{rva:x}" for name, rva in use.wrappers)
         text = f"call {way}, which hands tag {tag.text!r} to {allocator.name}"
@@ -258,6 +267,8 @@ def _describe_use(
             text += ", which the driver writes, too: the file has only what is there at first"
     elif use.origin_text:
         text += f"; {use.origin_text} at +0x{use.origin_rva:x}"
+    if use.kept_rva is not None:
+        text += f", kept at +0x{use.kept_rva:x} until then"
     confidence = Confidence.PROVEN if use.is_proof else Confidence.LIKELY
     return Evidence(tag, module.image.module.name, meaning.kind, confidence, text, use.call_rva)
 

@@ -6,13 +6,15 @@ allocator with a tag that comes from memory. Which tag that is nobody can tell: 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Sequence
 
+from pykdext.attribution.calls.allocators import argument_locations
 from pykdext.attribution.calls.callees import CalleeResolver
 from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.calls.wrappers import Wrappers
-from pykdext.attribution.flow.values import UNKNOWN
+from pykdext.attribution.flow.calls import CallSite
+from pykdext.attribution.flow.values import UNKNOWN, Constant
 from pykdext.attribution.places.tagencodings import TAG_BYTES, is_plausible, measure_text
 from pykdext.images.image import Image
 
@@ -20,7 +22,10 @@ MAX_ROWS = 64
 """Rows of a table that are looked at before and behind one of its tags."""
 
 MIN_ROW_BYTES, MAX_ROW_BYTES = 8, 64
-"""Tags side by side are a text more often than a table."""
+"""Of a table that has more than tags. Tags side by side are a text more often than a table: no call may get them."""
+
+MAX_TIGHT_BYTES = 64
+"""Of a table that has nothing but tags; a longer one is a text."""
 
 MIN_ROWS_BEFORE_TEXT = 2
 """Rows after which one more may be the last although a text stands right behind the table."""
@@ -52,22 +57,27 @@ def find_indexed_table(
     rows = _find_rows(image, tag_rva)
     if rows is None:
         return None
-    starts = range(rows.first_rva - rows.row_bytes + TAG_BYTES, rows.first_rva + TAG_BYTES, TAG_BYTES)
+    behind = rows.row_bytes  # a loop may begin with a pointer to the member behind the first tag
+    starts = range(rows.first_rva - rows.row_bytes + TAG_BYTES, rows.first_rva + behind, TAG_BYTES)
     readers = sorted({rva for rvas in find_references(image, starts).values() for rva in rvas})
     for rva in readers[:MAX_READERS]:
         flow = followed.find_flow(rva)
-        for site in flow.calls if flow is not None else ():
-            allocator = wrappers.find_allocator(site, resolver.resolve(image, site))
+        sites = flow.calls if flow is not None else ()
+        allocators = [wrappers.find_allocator(site, resolver.resolve(image, site)) for site in sites]
+        others = [site for site, allocator in zip(sites, allocators) if allocator is None]
+        if rows.row_bytes == TAG_BYTES and _is_handed(others, image, rows):
+            continue
+        for site, allocator in zip(sites, allocators):
             if allocator is None or not allocator.action.is_proof:
                 continue
-            if wrappers.read_tag_argument(site, allocator) == UNKNOWN:
+            if wrappers.read_tag_argument(site, allocator) >= UNKNOWN:
                 return IndexedTable(rows.first_rva, rows.tags, allocator.name, site.rva)
     return None
 
 
 def _find_rows(image: Image, tag_rva: int) -> Optional[_Rows]:
     """The longest run of tags at equal distances that this one is in."""
-    best: Optional[_Rows] = None
+    best = _find_tight_rows(image, tag_rva)
     for row_bytes in range(MIN_ROW_BYTES, MAX_ROW_BYTES + 1, TAG_BYTES):
         before = _count_rows(image, tag_rva, -row_bytes)
         behind = _count_rows(image, tag_rva, row_bytes)
@@ -80,6 +90,30 @@ def _find_rows(image: Image, tag_rva: int) -> Optional[_Rows]:
         if (is_lone or may_be_last) and count > 1 and (best is None or count > best.tags):
             best = _Rows(tag_rva - before * row_bytes, count, row_bytes)
     return best
+
+
+def _find_tight_rows(image: Image, tag_rva: int) -> Optional[_Rows]:
+    """Tags side by side, and no character before or behind them."""
+    start = max(tag_rva - MAX_TIGHT_BYTES - 1, 0)
+    data = image.read(start, tag_rva - start + TAG_BYTES + MAX_TIGHT_BYTES + 1)
+    if data is None:
+        return None
+    before, behind = measure_text(data, tag_rva - start, MAX_TIGHT_BYTES + 1)
+    size_bytes = before + TAG_BYTES + behind
+    if before % TAG_BYTES or behind % TAG_BYTES or not TAG_BYTES < size_bytes <= MAX_TIGHT_BYTES:
+        return None
+    tags = [
+        data[at : at + TAG_BYTES] for at in range(tag_rva - start - before, tag_rva - start + behind + 1, TAG_BYTES)
+    ]
+    return _Rows(tag_rva - before, len(tags), TAG_BYTES) if all(map(is_plausible, tags)) else None
+
+
+def _is_handed(sites: Sequence[CallSite], image: Image, rows: _Rows) -> bool:
+    """Whether one of the calls gets the address of what may be a text, too."""
+    address = Constant(image.module.base + rows.first_rva)
+    size = image.machine.pointer_size
+    places = argument_locations(image.machine)
+    return any(address in site.frame.argument(place, size) for site in sites for place in places)
 
 
 def _count_rows(image: Image, tag_rva: int, step: int) -> int:

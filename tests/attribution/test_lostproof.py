@@ -56,8 +56,9 @@ def slots(machine):
     return first + (kernel + FREE).to_bytes(machine.pointer_size, "little")
 
 
-def find(code, tag, machine=Machine.X64, **options):
-    system = System(machine, code=code, constants=slots(machine), **options)
+def find(code, tag, machine=Machine.X64, *, more_constants=b"", **options):
+    """``more_constants``: the constants instead, with the pointers at their place."""
+    system = System(machine, code=code, constants=more_constants or slots(machine), **options)
     return list(CodeAttributor(ImageIndex(system.images, [PoolTag(tag)])).evidence(PoolTag(tag)))
 
 

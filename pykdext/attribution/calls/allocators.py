@@ -28,18 +28,20 @@ class Convention(NamedTuple):
 
     Attributes:
         registers: of the first arguments. has_home_slots: the stack has room for these, too. fastcall_registers: that
-        functions of a driver may use among themselves.
+        functions of a driver may use among themselves. other_registers: that linkers choose for functions of which they
+        know every call.
     """
 
     registers: Tuple[str, ...]
     has_home_slots: bool = False
     fastcall_registers: Tuple[str, ...] = ()
+    other_registers: Tuple[str, ...] = ()
 
 
 _CONVENTIONS = MachineTable(
     "calls of allocators",
     {
-        Machine.X86: Convention((), fastcall_registers=("ecx", "edx")),
+        Machine.X86: Convention((), fastcall_registers=("ecx", "edx"), other_registers=("eax", "ebx", "esi", "edi")),
         Machine.X64: Convention(("rcx", "rdx", "r8", "r9"), has_home_slots=True),
         Machine.ARM64: Convention(tuple(f"x{number}" for number in range(8))),
     },
@@ -122,6 +124,11 @@ def argument_locations(machine: Machine) -> Tuple[Location, ...]:
     may use among themselves.
     """
     return _find_locations(machine)
+
+
+def other_locations(machine: Machine) -> Tuple[Location, ...]:
+    """Registers in which a function may get arguments that follows no convention."""
+    return tuple(map(Location, _CONVENTIONS[machine].other_registers))
 
 
 def find_allocator(name: str) -> Optional[Allocator]:

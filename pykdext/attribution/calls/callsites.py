@@ -12,13 +12,14 @@ import enum
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from pykdext.attribution.calls.allocators import Allocator, argument_locations
+from pykdext.attribution.calls.allocators import Allocator, argument_locations, other_locations
 from pykdext.attribution.calls.callees import Callee, CalleeResolver
 from pykdext.attribution.calls.codereader import TAG_MASK
 from pykdext.attribution.calls.functions import FollowedImage
-from pykdext.attribution.calls.wrappers import Wrapper, Wrappers
-from pykdext.attribution.flow.calls import CallSite
-from pykdext.attribution.flow.values import Atom, Constant, ImageRead, Parameter, Value
+from pykdext.attribution.calls.storedtags import Member, Store, StoredTags
+from pykdext.attribution.calls.wrappers import MAX_STRUCTURE_BYTES, Handed, HandedOn, Wrapper, Wrappers
+from pykdext.attribution.flow.calls import CallSite, FunctionFlow
+from pykdext.attribution.flow.values import Atom, Constant, FieldRead, ImageRead, Parameter, Value
 from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.functiontable import FunctionBounds
 from pykdext.images.image import Image
@@ -41,7 +42,9 @@ class TagUse:
         wrappers: the functions on the way, the outermost first. origin_text: the instruction that
         brings in a constant, with the tag in quotes. is_dead_end: the callee was followed, and those that get the
         tag from it, and none of them hands it to an allocator. is_chosen: the last wrapper is called through a
-        pointer that only the running driver has.
+        pointer that only the running driver has. kept_rva: the variable of the image in which the tag is kept from its
+        source to the call, or None. member_offset: where in a structure it is stored, if all that is known is that the
+        call gets what is at the same place of a structure.
     """
 
     call_rva: int
@@ -52,11 +55,13 @@ class TagUse:
     origin_text: str = ""
     is_dead_end: bool = False
     is_chosen: bool = False
+    kept_rva: Optional[int] = None
+    member_offset: Optional[int] = None
 
     @property
     def is_proof(self) -> bool:
         """Whether the call shows that blocks with this tag are the image's."""
-        return self.allocator is not None and self.allocator.action.is_proof
+        return self.allocator is not None and self.allocator.action.is_proof and self.member_offset is None
 
     @property
     def origin_rva(self) -> Optional[int]:
@@ -103,6 +108,7 @@ class CallSites:
         self._resolver = resolver
         self._machine = followed.image.machine
         self.wrappers = Wrappers(followed, resolver, open_others)
+        self._stored = StoredTags(followed, resolver, self.wrappers)
 
     def find_uses(
         self, tag: PoolTag, rvas: Sequence[int], variables: Sequence[int], enough: int = ENOUGH_CALLS
@@ -117,10 +123,12 @@ class CallSites:
         groups = self._group_by_function(rvas)
         known = {rva for places in groups for rva in places}
         sights = {rva: Sight.NO_CODE for rva in rvas if rva not in known}
+        flows: List[FunctionFlow] = []
         for places in groups:
             flow = self._followed.find_flow(places[0])
             if flow is None:
                 continue
+            flows.append(flow)
             if flow.lost is None:
                 sights.update((rva, Sight.FOLLOWED if flow.reaches(rva) else Sight.NO_CODE) for rva in places)
             for site in flow.calls:
@@ -129,6 +137,9 @@ class CallSites:
                     calls[use.call_rva, use.source] = replace(use, origin_text=sought.name_in(text, use.source))
             if len({use.call_rva for use in calls.values() if use.is_proof}) >= enough:
                 break
+        if not any(use.is_proof for use in calls.values()):
+            for use in self._iter_uses_of_stored(sought, flows):
+                calls[use.call_rva, use.source] = use
         ordered = sorted(calls.values(), key=lambda use: (use.call_rva, use.origin_rva or 0))
         return TagUses(tuple(ordered), sights)
 
@@ -148,19 +159,75 @@ class CallSites:
             for source in sought.find_sources(self.wrappers.read_tag_argument(site, allocator)):
                 yield TagUse(site.rva, source, callee, allocator)
             return
-        for location in argument_locations(self._machine):
+        for handed, source in self._iter_handed(site, callee, sought):
+            found = self.wrappers.follow(callee, handed, MAX_WRAPPERS) or self._follow_pointer(site, callee, handed)
+            if found is not None:
+                yield TagUse(site.rva, source, callee, found.allocator, found.wrappers, is_chosen=found.is_chosen)
+            elif isinstance(handed, Parameter) and handed.location not in other_locations(self._machine):
+                is_dead_end = self.wrappers.is_dead_end(callee, handed.location, MAX_WRAPPERS)
+                yield TagUse(site.rva, source, callee, is_dead_end=is_dead_end)
+
+    def _follow_pointer(self, site: CallSite, callee: Optional[Callee], handed: Handed) -> Optional[HandedOn]:
+        """What a function does with the tag to which a pointer leads that the driver sets when it starts."""
+        if callee is not None:
+            return None
+        for rva in self._stored.find_functions(site.target):
+            found = self.wrappers.follow(Callee(None, self._image.module.name, rva), handed, MAX_WRAPPERS)
+            if found is not None:
+                return replace(found, is_chosen=True)
+        return None
+
+    def _iter_handed(
+        self, site: CallSite, callee: Optional[Callee], sought: _SoughtTag
+    ) -> Iterator[Tuple[Handed, Atom]]:
+        """How a call hands the tag over, if it does: itself, in a structure on the stack, or in one of the image."""
+        for location in (*argument_locations(self._machine), *other_locations(self._machine)):
             for source in sought.find_sources(site.frame.argument(location, TAG_BYTES)):
-                found = self.wrappers.follow(callee, Parameter(location), MAX_WRAPPERS)
-                if found is None:
-                    is_dead_end = self.wrappers.is_dead_end(callee, location, MAX_WRAPPERS)
-                    yield TagUse(site.rva, source, callee, is_dead_end=is_dead_end)
-                else:
-                    yield TagUse(site.rva, source, callee, found.allocator, found.wrappers, is_chosen=found.is_chosen)
+                yield Parameter(location), source
         for member, value in self.wrappers.find_members(site, callee):
-            for source in sought.find_sources(value):
-                found = self.wrappers.follow(callee, member, MAX_WRAPPERS)
-                if found is not None:
-                    yield TagUse(site.rva, source, callee, found.allocator, found.wrappers, is_chosen=found.is_chosen)
+            yield from ((member, source) for source in sought.find_sources(value))
+        for location in argument_locations(self._machine) if sought.variables else ():
+            for atom in site.frame.argument(location, self._machine.pointer_size):
+                for variable, offset in sought.find_members(atom, self._image):
+                    yield FieldRead(Parameter(location), offset, TAG_BYTES), ImageRead(variable, TAG_BYTES)
+
+    def _iter_uses_of_stored(self, sought: _SoughtTag, flows: Sequence[FunctionFlow]) -> Iterator[TagUse]:
+        """The calls that get the tag from a variable or a member, where it is in data or one of ``flows`` stores it."""
+        stores: Dict[Store, Tuple[Atom, str]] = {}
+        for flow in flows:
+            for store, source in self._iter_stores(flow, sought):
+                text = flow.instruction_text.get(source.origin_rva or 0, "") if isinstance(source, Constant) else ""
+                stores.setdefault(store, (source, sought.name_in(text, source)))
+        variables = frozenset(store for store in stores if not isinstance(store, Member)) | sought.variables
+        known = frozenset(flow.start_rva for flow in flows) if sought.variables >= variables else frozenset()
+        is_proven = False
+        if variables:
+            read = replace(sought, variables=variables)
+            for flow in self._stored.find_readers(sorted(variables), known):
+                for site in flow.calls:
+                    for use in self._iter_uses(site, read):
+                        if use.allocator is None or not isinstance(use.source, ImageRead):
+                            continue
+                        source, text = stores.get(use.source.rva, (use.source, ""))
+                        kept_rva = use.source.rva if source is not use.source else None
+                        is_proven = is_proven or use.is_proof
+                        yield replace(use, source=source, origin_text=text, kept_rva=kept_rva)
+        for store, (source, text) in stores.items() if not is_proven else ():
+            found = self._stored.find_member_read(store) if isinstance(store, Member) else None
+            if found is not None and isinstance(store, Member):
+                allocator, way = found.handed.allocator, found.handed.wrappers
+                yield TagUse(found.call_rva, source, None, allocator, way, text, member_offset=store.offset)
+
+    def _iter_stores(self, flow: FunctionFlow, sought: _SoughtTag) -> Iterator[Tuple[Store, Atom]]:
+        """Where a function, or a constructor that it calls, stores the tag."""
+        for rva, value in flow.kept.items():
+            yield from ((rva, source) for source in sought.find_sources(value))
+        for place, value in flow.members.items():
+            yield from ((Member(*place), source) for source in sought.find_sources(value))
+        for site in flow.calls:
+            for location in argument_locations(self._machine):
+                for source in sought.find_sources(site.frame.argument(location, TAG_BYTES)):
+                    yield from ((store, source) for store in self._stored.find_stores_of(site, location))
 
 
 @dataclass(frozen=True)
@@ -177,6 +244,13 @@ class _SoughtTag:
             is_read = isinstance(atom, ImageRead) and atom.rva in self.variables and atom.size >= TAG_BYTES
             if is_number or is_read:
                 yield atom
+
+    def find_members(self, address: Atom, image: Image) -> Iterator[Tuple[int, int]]:
+        """The variables with the tag in a structure of the image at ``address``, each with its place there."""
+        rva = address.number - image.module.base if isinstance(address, Constant) else -1
+        if 0 <= rva < image.size:
+            near = (variable for variable in self.variables if 0 <= variable - rva < MAX_STRUCTURE_BYTES)
+            yield from ((variable, variable - rva) for variable in near)
 
     def name_in(self, text: str, source: Atom) -> str:
         """``text`` of an instruction with the tag instead of its number."""

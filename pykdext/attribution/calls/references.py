@@ -6,8 +6,9 @@ that reads may end there. The last byte of the instruction before may be taken f
 
 from __future__ import annotations
 
-from typing import Collection, Dict, Mapping, Set, Tuple
+from typing import Collection, Dict, FrozenSet, Iterator, Mapping, Set, Tuple
 
+from pykdext.attribution.calls.codereader import Reference
 from pykdext.attribution.calls.processors import PROCESSORS
 from pykdext.images.image import Image
 
@@ -17,10 +18,19 @@ MAX_REFERENCES = 256
 
 def is_written(image: Image, rva: int, size: int) -> bool:
     """Whether some instruction seems to store into the ``size`` bytes at ``rva``."""
-    wanted = frozenset(range(rva, rva + size))
+    return any(True for _ in _iter_stores(image, frozenset(range(rva, rva + size))))
+
+
+def find_writers(image: Image, rva: int) -> Tuple[int, ...]:
+    """The RVAs of instructions that seem to store at ``rva``, ascending, the first ``MAX_REFERENCES``."""
+    return tuple(sorted({reference.rva for reference in _iter_stores(image, frozenset({rva}))})[:MAX_REFERENCES])
+
+
+def _iter_stores(image: Image, wanted: FrozenSet[int]) -> Iterator[Reference]:
     iter_stores = PROCESSORS[image.machine].iter_stores
-    pieces = (piece for section in image.sections if section.executable for piece in image.iter_present(section))
-    return any(True for start, code in pieces for _ in iter_stores(image, start, code, wanted))
+    for section in image.sections:
+        for start, code in image.iter_present(section) if section.executable else ():
+            yield from iter_stores(image, start, code, wanted)
 
 
 def find_references(image: Image, rvas: Collection[int]) -> Mapping[int, Tuple[int, ...]]:

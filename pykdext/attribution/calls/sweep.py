@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from itertools import islice
-from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Dict, Iterable, Optional, Set, Tuple
 
+from pykdext.attribution.calls.allocatorcalls import find_allocator_calls
 from pykdext.attribution.calls.allocators import allocator_names
 from pykdext.attribution.calls.callees import CalleeResolver
 from pykdext.attribution.calls.callsites import MAX_WRAPPERS
@@ -20,8 +20,6 @@ from pykdext.attribution.calls.codereader import TAG_MASK, Numbers
 from pykdext.attribution.calls.directcalls import find_direct_calls
 from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.calls.processors import PROCESSORS
-from pykdext.attribution.calls.references import find_references
-from pykdext.attribution.flow.thunks import read_thunk
 from pykdext.attribution.places.cache import IndexCache
 from pykdext.images.functiontable import FunctionBounds
 from pykdext.images.image import Image
@@ -33,17 +31,8 @@ MAX_CALLER_BYTES = 512 << 10
 _FORM = 2
 """Of what is kept of an image; it changes with what is collected."""
 
-MAX_POINTERS = 512
-"""Copies of allocators' addresses in the data of one image whose readers are looked for; drivers have few."""
-
 MAX_SEARCHED_BYTES = 8 << 20
 """Code of an image in which wrappers of allocators are looked for; in a larger one only what calls these directly."""
-
-_BEFORE_JUMP_BYTES = 4
-"""Of a thunk's first instruction, where that does not read the pointer: ``endbr64`` or ``adrp``."""
-
-_LOWER_BYTES = 2
-"""Of a pointer: those that tell the functions of one image apart, together with few of the upper bytes."""
 
 
 class AllocatorCallers:
@@ -120,15 +109,9 @@ class AllocatorCallers:
     def _collect(self, resolver: CalleeResolver) -> None:
         """Go from the allocators to their callers, and on to the callers of these."""
         image = self._image
-        addresses = [address for address in resolver.allocator_addresses if address not in image.module]
-        pointers = list(islice(_iter_pointers(image, addresses), MAX_POINTERS + 1))
-        self.is_cut = self.is_cut or len(pointers) > MAX_POINTERS
-        slots = {*resolver.allocator_slots(image), *pointers[:MAX_POINTERS]}
-        readers = [rva for found in find_references(image, slots).values() for rva in found]
-        starts = {start for rva in readers for start in (rva, rva - _BEFORE_JUMP_BYTES)}
-        targets = {start for start in starts if read_thunk(image, start) is not None}
-        targets.update(address - image.module.base for address in addresses)
-        found = self._keep((*readers, *find_direct_calls(image, targets)))
+        calls = find_allocator_calls(image, resolver)
+        self.is_cut = self.is_cut or calls.is_cut
+        found = self._keep(calls.places)
         if sum(section.size for section in image.sections if section.executable) > MAX_SEARCHED_BYTES:
             self.is_cut = True
             return
@@ -149,25 +132,6 @@ class AllocatorCallers:
             self._functions[bounds.start_rva] = bounds
             new.add(bounds.start_rva)
         return new
-
-
-def _iter_pointers(image: Image, addresses: List[int]) -> Iterator[int]:
-    """The RVAs of pointers in data to one of ``addresses``, which share few upper halves."""
-    size = image.machine.pointer_size
-    fitting = (address for address in addresses if not address >> 8 * size)  # the image may be of another architecture
-    pointers = {address.to_bytes(size, "little") for address in fitting}
-    uppers = {pointer[_LOWER_BYTES:] for pointer in pointers}
-    for section in image.sections:
-        if not section.holds_data or not section.initialised or image.is_resource(section):
-            continue
-        for rva, data in image.iter_present(section):
-            for upper in uppers:
-                end = data.find(upper, _LOWER_BYTES)
-                while end >= 0:
-                    start = end - _LOWER_BYTES
-                    if (rva + start) % size == 0 and data[start : start + size] in pointers:
-                        yield rva + start
-                    end = data.find(upper, end + 1)
 
 
 def _read_code(image: Image, bounds: FunctionBounds) -> bytes:

@@ -12,7 +12,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from pykdext.attribution.calls.allocators import Allocator, argument_locations, find_allocator, takes_no_tag
+from pykdext.attribution.calls.allocatorcalls import find_allocator_calls
+from pykdext.attribution.calls.allocators import (
+    Allocator,
+    argument_locations,
+    find_allocator,
+    other_locations,
+    takes_no_tag,
+)
 from pykdext.attribution.calls.callees import Callee, CalleeResolver
 from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.calls.references import find_references
@@ -203,7 +210,7 @@ class Wrappers:
     def _iter_further(self, site: CallSite, callee: Optional[Callee], handed: Handed, depth: int) -> Iterator[HandedOn]:
         """What becomes of ``handed`` behind a call: handed over itself, by its structure, or in a new one."""
         ways: List[Handed] = []
-        for argument in argument_locations(self._machine):
+        for argument in (*argument_locations(self._machine), *other_locations(self._machine)):
             if handed in site.frame.argument(argument, TAG_BYTES):
                 ways.append(Parameter(argument))
             pointers = site.frame.argument(argument, self._machine.pointer_size)
@@ -229,8 +236,8 @@ class Wrappers:
     def _callbacks(self) -> Tuple[int, ...]:
         """The entries of functions that call allocators and whose addresses are kept somewhere, the smallest first."""
         image = self._image
-        readers = find_references(image, self._resolver.allocator_slots(image)).values()
-        around = (self._followed.find_bounds(rva) for rvas in readers for rva in rvas)
+        places = find_allocator_calls(image, self._resolver).places
+        around = (self._followed.find_bounds(rva) for rva in places)
         sizes = {bounds.start_rva: bounds.size_bytes for bounds in around if bounds is not None}
         taken = set(find_references(image, sizes)) | self._find_kept(set(sizes))
         return tuple(sorted(taken, key=lambda start_rva: (sizes[start_rva], start_rva))[:MAX_CALLBACKS])

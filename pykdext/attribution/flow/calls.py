@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Mapping, Optional, Protocol, Tuple
 
 from pykdext.attribution.flow.state import State
-from pykdext.attribution.flow.values import Location, Value
+from pykdext.attribution.flow.values import Atom, Location, Value
 
 FindRemovedBytes = Callable[[str], Optional[int]]
 """By the name of an imported function: the bytes of arguments that it takes from the stack on x86; None: not known."""
@@ -64,7 +64,8 @@ class FunctionFlow:
     Attributes:
         start_rva: its entry. calls: by ascending RVA. instruction_text: by RVA, as a disassembler prints it, of the
         instructions that bring in a constant, and of the calls. constant_bytes: how long the instructions that bring in
-        a constant are. kept: by RVA, the variables of the image in which the function stores what calls returned.
+        a constant are. kept: by RVA, what the function stores in variables of the image; members: by what the pointer
+        is and the offset, what it stores in structures behind pointers. Numbers, what calls returned, and parameters.
         lost: why a part was not followed, or None.
     """
 
@@ -73,6 +74,7 @@ class FunctionFlow:
     instruction_text: Mapping[int, str] = field(default_factory=dict)
     constant_bytes: Mapping[int, int] = field(default_factory=dict)
     kept: Mapping[int, Value] = field(default_factory=dict)
+    members: Mapping[Tuple[Atom, int], Value] = field(default_factory=dict)
     lost: Optional[str] = None
 
     def reaches(self, rva: int) -> bool:

@@ -23,7 +23,7 @@ from pykdext.attribution.flow.cells import part
 from pykdext.attribution.flow.controlflow import ControlFlow
 from pykdext.attribution.flow.processors import PROCESSORS
 from pykdext.attribution.flow.state import NOTHING_TO_TELL, Call, Instruction, InstructionSet, State, Step
-from pykdext.attribution.flow.values import UNKNOWN, Location, Value, constant
+from pykdext.attribution.flow.values import UNKNOWN, Atom, Location, Value, constant
 from pykdext.images.functiontable import FunctionBounds
 from pykdext.images.image import Image
 
@@ -93,6 +93,7 @@ class _FunctionWalk:
     ) -> None:
         self._apply_call = apply_call
         self._kept: Dict[int, Value] = {}
+        self._members: Dict[Tuple[Atom, int], Value] = {}
         self._base = image.module.base
         self._start_rva = bounds.start_rva
         self._instruction_set = instruction_set
@@ -123,11 +124,11 @@ class _FunctionWalk:
             unreached = self._find_unreached()
         calls = tuple(site for _, site in sorted(self._calls.items()))
         lost = self._code.lost or self._lost
-        return FunctionFlow(self._start_rva, calls, self._texts, self._constant_bytes, self._kept, lost)
+        return FunctionFlow(self._start_rva, calls, self._texts, self._constant_bytes, self._kept, self._members, lost)
 
     def _enter(self, rva: int, state: State) -> None:
         """Follow everything that a path from ``rva`` reaches."""
-        state.kept = self._kept
+        state.kept, state.members = self._kept, self._members
         self._code.enter(rva)
         self._flow(rva, state)
         while self._pending and self._steps_left > 0:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, Tuple
+from typing import Dict, Iterator, List, Tuple, TypeVar
 
-from pykdext.attribution.flow.cells import Cell
+from pykdext.attribution.flow.cells import Cell, part
 from pykdext.attribution.flow.state import State
 from pykdext.attribution.flow.values import (
     MAX_DEREFERENCES,
@@ -21,14 +21,24 @@ from pykdext.attribution.flow.values import (
 )
 from pykdext.images.image import Image
 
+MAX_KEPT = 512
+"""Variables, and members of structures, in which stores of one function are noted."""
+
+MAX_ENTRIES = 30
+"""Entries of an array in the frame; with one more value are fewer than those that are told apart."""
+
 _IMPORT_ADDRESS_DIRECTORY = 12
+_TAG_BYTES, _NOTED_BYTES = 4, 16
+_LEAST_TAG = 0x01000000
+
+_Key = TypeVar("_Key")
 
 
 class Memory:
     """Memory as a function of ``image`` sees it.
 
     A store through a pointer that is not known is taken not to hit the frame: compilers address their own slots by
-    the stack or frame pointer. A store to the image is not followed: its variables are shared.
+    the stack or frame pointer. What is stored elsewhere is noted, and no load reads it: it is shared with others.
     """
 
     def __init__(self, image: Image) -> None:
@@ -43,6 +53,19 @@ class Memory:
             return self._load_atom(state, atom, offset, size)
         return join(*(self._load_atom(state, atom, offset, size) for atom in pointer))
 
+    def load_element(self, state: State, pointer: Value, offset: int, entry_bytes: int, size: int) -> Value:
+        """An entry of an array with an index that nobody knows: in the frame any of those that were written there."""
+        (atom, *others) = pointer
+        if others or not isinstance(atom, StackAddress) or entry_bytes < _TAG_BYTES or size != _TAG_BYTES:
+            return UNKNOWN
+        entries: List[Value] = []
+        for place in range(atom.offset + offset, atom.offset + offset + MAX_ENTRIES * entry_bytes, entry_bytes):
+            value = state.frame.read(place, size)
+            if value is None or value == UNKNOWN:
+                break
+            entries.append(value)
+        return join(UNKNOWN, *entries)
+
     def store(self, state: State, pointer: Value, offset: int, size: int, value: Value) -> None:
         """Put ``value`` there. With several possible places each keeps what it had as a possibility."""
         for atom in pointer:
@@ -50,9 +73,8 @@ class Memory:
                 place = atom.offset + offset
                 kept = [] if len(pointer) == 1 else [state.read_frame(place, size)]
                 state.write_frame(place, size, join(value, *kept))
-            elif isinstance(atom, Constant) and any(isinstance(part, Returned) for part in value):
-                rva = atom.number + offset - self._base
-                state.kept[rva] = join(value, state.kept.get(rva, value))
+            else:
+                self._note_store(state, atom, offset, size, value)
         state.escape(value)
 
     def load_cells(self, state: State, pointer: Value, offset: int, size: int) -> List[Cell]:
@@ -68,8 +90,27 @@ class Memory:
         for atom in pointer:
             if isinstance(atom, StackAddress):
                 state.frame.paste(atom.offset + offset, size, pieces if len(pointer) == 1 else [])
+            else:
+                for piece in pieces:
+                    self._note_store(state, atom, offset + piece.offset, piece.size, piece.value)
         for piece in pieces:
             state.escape(piece.value)
+
+    def _note_store(self, state: State, atom: Atom, offset: int, size: int, value: Value) -> None:
+        """Note what may be of interest where it is read: a variable of the image, or a member behind a pointer."""
+        for start in range(0, min(size, _NOTED_BYTES), _TAG_BYTES):
+            taken = part(value, start, min(size - start, 2 * _TAG_BYTES)) if start else value
+            if any(self._is_of_interest(piece) for piece in taken):
+                if isinstance(atom, Constant):
+                    _add(state.kept, atom.number + offset + start - self._base, taken)
+                else:
+                    _add(state.members, (atom, offset + start), taken)
+
+    def _is_of_interest(self, atom: Atom) -> bool:
+        """Other numbers are neither tags nor addresses of the image."""
+        if isinstance(atom, Constant):
+            return atom.number >= _LEAST_TAG or 0 <= atom.number - self._base < self._image.size
+        return isinstance(atom, (Returned, Parameter))
 
     def _load_atom(self, state: State, atom: Atom, offset: int, size: int) -> Value:
         if isinstance(atom, StackAddress):
@@ -89,6 +130,11 @@ class Memory:
             if data is not None:
                 return frozenset({Constant(int.from_bytes(data, "little"))})
         return frozenset({ImageRead(rva, size)})
+
+
+def _add(kept: Dict[_Key, Value], key: _Key, value: Value) -> None:
+    if key in kept or len(kept) < MAX_KEPT:
+        kept[key] = join(value, kept.get(key, value))
 
 
 def _iter_constant_ranges(image: Image) -> Iterator[Tuple[int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Callable, Dict, Iterator, NamedTuple, Optional, Protocol, Tuple, TypeVar
 
 from pykdext.attribution.flow.cells import Cells
-from pykdext.attribution.flow.values import UNKNOWN, Location, Parameter, StackAddress, Value, join
+from pykdext.attribution.flow.values import UNKNOWN, Atom, Location, Parameter, StackAddress, Value, join
 
 VECTOR_BYTES = 64
 """Room of one vector register in ``State.vectors``: register n begins at n * VECTOR_BYTES."""
@@ -39,10 +39,11 @@ class State:
         arguments begin there.
         escaped: the lowest frame offset whose address was handed to somebody, or None.
         table: the last array read with an unknown index, for a jump through it.
-        kept: what calls returned and was stored in variables of the image, by RVA; all states of a function share it.
+        kept: what was stored in variables of the image, by RVA. members: what was stored behind pointers, by what the
+        pointer is and the offset from it. All states of a function share both.
     """
 
-    __slots__ = ("escaped", "frame", "kept", "registers", "return_bytes", "table", "vectors")
+    __slots__ = ("escaped", "frame", "kept", "members", "registers", "return_bytes", "table", "vectors")
 
     def __init__(self, registers: Dict[str, Value], return_bytes: int) -> None:
         self.registers = registers
@@ -52,6 +53,7 @@ class State:
         self.escaped: Optional[int] = None
         self.table: Optional[Table] = None
         self.kept: Dict[int, Value] = {}
+        self.members: Dict[Tuple[Atom, int], Value] = {}
 
     @property
     def cell_count(self) -> int:
@@ -65,7 +67,7 @@ class State:
         copied.vectors = self.vectors.copy()
         copied.escaped = self.escaped
         copied.table = self.table
-        copied.kept = self.kept
+        copied.kept, copied.members = self.kept, self.members
         return copied
 
     def read_register(self, name: str) -> Value:

@@ -111,7 +111,10 @@ class Arm64Memory:
             pieces = [] if place.is_indexed else self._memory.load_cells(state, place.pointer, place.offset, size)
             state.vectors.paste(register.offset, Q_BYTES, pieces)
             return
-        value = UNKNOWN if place.is_indexed else self._memory.load(state, place.pointer, place.offset, size)
+        if place.is_indexed:
+            value = self._memory.load_element(state, place.pointer, place.offset, size, size)
+        else:
+            value = self._memory.load(state, place.pointer, place.offset, size)
         write_general(state, register, sign_extend(value, size, register.size) if is_signed else value)
 
     def _store(self, state: State, register: Register, place: _Place, size: int) -> None:

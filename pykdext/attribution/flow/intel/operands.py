@@ -67,6 +67,9 @@ class Operands:
             return constant(operand.number, instruction.rva)
         if isinstance(operand, MemoryOperand):
             pointer, offset = self.address(state, instruction, operand)
+            if operand.scaled is not None and operand.base is not None and pointer >= UNKNOWN:
+                array = state.read_register(operand.base)
+                return self.memory.load_element(state, array, offset, operand.scale, operand.size)
             return self.memory.load(state, pointer, offset, operand.size)
         return UNKNOWN
 

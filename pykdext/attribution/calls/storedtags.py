@@ -1,0 +1,190 @@
+"""Tags that code stores before it allocates with them: in variables of the image, and in members of structures.
+
+A driver sets its tag when it starts and allocates with it elsewhere, an object gets its tag from a constructor. A
+variable of the image is the same for who stores and who reads. Of a structure behind a pointer only the place of the
+member is known: that another function reads such a member as a tag makes the driver a likely owner, no more.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from pykdext.attribution.calls.allocatorcalls import find_allocator_calls
+from pykdext.attribution.calls.allocators import argument_locations
+from pykdext.attribution.calls.callees import CalleeResolver
+from pykdext.attribution.calls.functions import FollowedImage
+from pykdext.attribution.calls.references import find_references, find_writers
+from pykdext.attribution.calls.wrappers import MAX_STRUCTURE_BYTES, HandedOn, Wrapper, Wrappers
+from pykdext.attribution.flow.calls import CallSite, FunctionFlow
+from pykdext.attribution.flow.values import (
+    UNKNOWN_ATOM,
+    Atom,
+    Constant,
+    FieldRead,
+    ImageRead,
+    Location,
+    Parameter,
+    Value,
+)
+from pykdext.attribution.places.tagencodings import TAG_BYTES
+
+MAX_CONSTRUCTORS = 2
+"""Functions between the one that has the tag and the one that stores it."""
+
+MAX_READERS = 16
+"""Functions around what refers to such a variable that are followed, the smallest first."""
+
+MAX_ALLOCATING = 64
+"""Functions that call allocators and are looked at for members which they read as tags, the smallest first."""
+
+MAX_POINTEES = 8
+"""Functions to which one call through a pointer may lead."""
+
+_CONSTANT_BYTES = (4, 8, 16)
+
+
+class Member(NamedTuple):
+    """The four bytes at ``offset`` behind the pointer ``base``."""
+
+    base: Atom
+    offset: int
+
+
+Store = Union[int, Member]
+"""Where something is stored: the RVA of a variable of the image, or a member."""
+
+
+class MemberRead(NamedTuple):
+    """A call that hands a member of a structure to an allocator as its tag."""
+
+    call_rva: int
+    base: Atom
+    offset: int
+    handed: HandedOn
+
+
+class StoredTags:
+    """What the functions of one image store, and which of them allocate with what is stored."""
+
+    def __init__(self, followed: FollowedImage, resolver: CalleeResolver, wrappers: Wrappers) -> None:
+        self._followed = followed
+        self._image = followed.image
+        self._resolver = resolver
+        self._wrappers = wrappers
+        self._by_parameter: Dict[Tuple[int, Location, int], Tuple[Store, ...]] = {}
+        self._pointees: Dict[int, Tuple[int, ...]] = {}
+        self._member_reads: Optional[Tuple[MemberRead, ...]] = None
+
+    def find_stores_of(self, site: CallSite, location: Location) -> Tuple[Store, ...]:
+        """Where the function that is called stores its argument at ``location``, in terms of the caller."""
+        callee = self._resolver.resolve(self._image, site)
+        if callee is None or callee.rva is None:
+            return ()
+        stores = self._search_callee(callee.rva, location, MAX_CONSTRUCTORS)
+        return tuple(dict.fromkeys(store for found in stores for store in self._translate(site, found)))
+
+    def _search_callee(self, start_rva: int, location: Location, depth: int) -> Tuple[Store, ...]:
+        key = (start_rva, location, depth)
+        if key not in self._by_parameter:
+            self._by_parameter[key] = ()  # a function that calls itself ends here
+            self._by_parameter[key] = tuple(dict.fromkeys(self._iter_stored(start_rva, location, depth)))
+        return self._by_parameter[key]
+
+    def _iter_stored(self, start_rva: int, location: Location, depth: int) -> Iterator[Store]:
+        """Where a function, and those that it hands the parameter on to, store it."""
+        flow = self._followed.find_flow(start_rva)
+        if flow is None or flow.start_rva != start_rva:
+            return
+        parameter = Parameter(location)
+        yield from (rva for rva, value in flow.kept.items() if parameter in value)
+        yield from (Member(*place) for place, value in flow.members.items() if parameter in value)
+        for site in flow.calls if depth > 1 else ():
+            callee = self._resolver.resolve(self._image, site)
+            if callee is None or callee.rva is None:
+                continue
+            for argument in argument_locations(self._image.machine):
+                if parameter in site.frame.argument(argument, TAG_BYTES):
+                    for store in self._search_callee(callee.rva, argument, depth - 1):
+                        yield from self._translate(site, store)
+
+    def _translate(self, site: CallSite, store: Store) -> Iterator[Store]:
+        """A store of the callee as its caller sees it: a member behind one of its arguments may be a variable."""
+        if not isinstance(store, Member):
+            yield store
+            return
+        if not isinstance(store.base, Parameter):
+            yield Member(UNKNOWN_ATOM, store.offset)
+            return
+        for atom in site.frame.argument(store.base.location, self._image.machine.pointer_size):
+            rva = atom.number - self._image.module.base + store.offset if isinstance(atom, Constant) else -1
+            yield rva if 0 <= rva < self._image.size else Member(atom, store.offset)
+
+    def find_functions(self, target: Value) -> Tuple[int, ...]:
+        """The functions of the image to which a call through ``target`` may lead: pointers in variables, or in tables.
+
+        A variable has what is in it, and what functions that refer to it store there.
+        """
+        found = (self._find_pointees(atom) for atom in target if isinstance(atom, (ImageRead, FieldRead)))
+        rvas = dict.fromkeys(rva for pointees in found for rva in pointees if self._holds_code(rva))
+        return tuple(rvas)[:MAX_POINTEES]
+
+    def _find_pointees(self, atom: Atom) -> Tuple[int, ...]:
+        """The RVAs in the image to which a pointer may lead that is read from there."""
+        if isinstance(atom, ImageRead):
+            if atom.rva not in self._pointees:
+                self._pointees[atom.rva] = tuple(dict.fromkeys(self._iter_pointees(atom.rva)))
+            return self._pointees[atom.rva]
+        if not isinstance(atom, FieldRead):
+            return ()
+        tables = self._find_pointees(atom.base)
+        return tuple(dict.fromkeys(rva for table in tables for rva in self._iter_pointees(table + atom.offset)))
+
+    def _iter_pointees(self, variable_rva: int) -> Iterator[int]:
+        image, size = self._image, self._image.machine.pointer_size
+        raw = image.read(variable_rva, size) if 0 <= variable_rva < image.size else None
+        numbers = [int.from_bytes(raw, "little")] if raw is not None else []
+        places = (*find_writers(image, variable_rva), *find_references(image, {variable_rva}).get(variable_rva, ()))
+        around = {self._followed.find_bounds(rva) for rva in places}
+        wanted = sorted((bounds for bounds in around if bounds is not None), key=lambda b: (b.size_bytes, b.start_rva))
+        for bounds in wanted[:MAX_READERS]:
+            flow = self._followed.find_flow(bounds.start_rva)
+            kept = flow.kept.get(variable_rva, ()) if flow is not None else ()
+            numbers += [atom.number for atom in kept if isinstance(atom, Constant)]
+        yield from (number - image.module.base for number in numbers if 0 < number - image.module.base < image.size)
+
+    def _holds_code(self, rva: int) -> bool:
+        bounds = self._followed.find_bounds(rva)
+        return bounds is not None and bounds.start_rva == rva
+
+    def find_readers(self, variables: Sequence[int], known: FrozenSet[int]) -> List[FunctionFlow]:
+        """The functions, but those that begin at ``known``, that read a variable or refer to a structure with it."""
+        starts = {rva - rva % size for rva in variables for size in _CONSTANT_BYTES}
+        starts |= {rva - offset for rva in variables for offset in range(0, MAX_STRUCTURE_BYTES, TAG_BYTES)}
+        places = {rva for rvas in find_references(self._image, starts).values() for rva in rvas}
+        around = {bounds for rva in places for bounds in (self._followed.find_bounds(rva),) if bounds is not None}
+        wanted = sorted((bounds for bounds in around if bounds.start_rva not in known), key=lambda b: b.size_bytes)
+        flows = (self._followed.find_flow(bounds.start_rva) for bounds in wanted[:MAX_READERS])
+        return [flow for flow in flows if flow is not None]
+
+    def find_member_read(self, member: Member) -> Optional[MemberRead]:
+        """A call that allocates with a member at the same place of a structure: of the same variable's, if there is."""
+        if self._member_reads is None:
+            self._member_reads = tuple(self._iter_member_reads())
+        same = [read for read in self._member_reads if read.offset == member.offset]
+        return next((read for read in same if read.base == member.base), next(iter(same), None))
+
+    def _iter_member_reads(self) -> Iterator[MemberRead]:
+        """The calls of allocators that get a member as the tag, in the functions that call them."""
+        places = find_allocator_calls(self._image, self._resolver).places
+        around = {self._followed.find_bounds(rva) for rva in places}
+        wanted = sorted((bounds for bounds in around if bounds is not None), key=lambda b: (b.size_bytes, b.start_rva))
+        for bounds in wanted[:MAX_ALLOCATING]:
+            flow = self._followed.find_flow(bounds.start_rva)
+            for site in flow.calls if flow is not None else ():
+                allocator = self._wrappers.find_allocator(site, self._resolver.resolve(self._image, site))
+                if allocator is None or not allocator.action.is_proof:
+                    continue
+                for atom in self._wrappers.read_tag_argument(site, allocator):
+                    if isinstance(atom, FieldRead):
+                        way = (Wrapper(self._image.module.name, bounds.start_rva),)
+                        yield MemberRead(site.rva, atom.base, atom.offset, HandedOn(allocator, way))
