@@ -99,7 +99,7 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
         pool.write_big_pages()
     objects = None
     if population is not None:
-        objects = ObjectWriter(parts, modules, types, _NOW, scenario.uptime_seconds)
+        objects = ObjectWriter(parts, modules, types, _NOW, scenario.uptime_seconds, traced=wishes.traced)
         objects.write(population)
         for tag, blocks in objects.blocks.items():
             pool.blocks.setdefault(tag, []).extend(blocks)

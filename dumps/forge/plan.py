@@ -87,3 +87,4 @@ class Wishes:
     healthy_share: int = 1
     memory: Optional[MemoryPlan] = None
     page_frames: Optional[FramePlan] = None
+    traced: bool = False

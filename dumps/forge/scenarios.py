@@ -171,6 +171,7 @@ def forge(
     memory: Optional[MemoryPlan] = None,
     page_frames: Optional[FramePlan] = None,
     virtual: bool = False,
+    traced: bool = False,
 ) -> ForgedMachine:
     """Return the machine of a scenario; the same arguments make the same machine, byte for byte.
 
@@ -187,7 +188,8 @@ def forge(
     one of ``healthy_share`` objects. ``memory`` lets kernels of x64 with public symbols also keep what the memory
     manager counts beside the pools, ``page_frames`` writes their page frame database. ``virtual`` lays out memory as
     virtual machines have it, a hole below 4 GiB and pages above it, with top tables of several processes and the code
-    that starts processors (x64 only).
+    that starts processors (x64 only). ``traced`` lets x64 kernels with public symbols record references to objects
+    and the handles of whoever leaks them.
     ValueError for an unknown scenario, architecture or build, and for a wish that the kernel cannot fulfil.
     """
     if scenario not in _BY_NAME:
@@ -226,6 +228,7 @@ def forge(
         healthy_share,
         memory,
         page_frames,
+        traced,
     )
     if pool_totals or memory is not None or page_frames is not None:
         kernel = add_totals(kernel)

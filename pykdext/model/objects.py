@@ -1,13 +1,14 @@
-"""Objects of the executive and who holds them: types, processes, handles, lookaside lists, Driver Verifier's counts."""
+"""Objects of the executive and who holds them: types, processes, handles, lookaside lists."""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional, Tuple
 
 from pykdext.model.pool import PoolKind, PoolSnapshot, PoolTag
+from pykdext.model.traces import OpenedAt, ReferenceTrace, VerifiedDriver
 
 
 @dataclass(frozen=True)
@@ -227,46 +228,6 @@ class LookasideLists:
     warnings: Tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class TrackedCaller:
-    """Allocations of one tag that Driver Verifier tracked to one place of a driver's code.
-
-    ``is_logged``: it keeps no record of them, but its log of the last calls has these.
-    """
-
-    module: str
-    rva: int
-    tag: PoolTag
-    blocks: int
-    bytes: int
-    is_logged: bool = False
-
-
-@dataclass(frozen=True)
-class VerifiedDriver:
-    """A driver that Driver Verifier watches, with what it has not freed; ``callers`` are where it allocated it."""
-
-    name: str
-    nonpaged_allocations: int
-    paged_allocations: int
-    nonpaged_bytes: int
-    paged_bytes: int
-    callers: Tuple[TrackedCaller, ...] = ()
-
-    def with_callers(self, callers: Tuple[TrackedCaller, ...]) -> VerifiedDriver:
-        """The driver with some of its callers only."""
-        return replace(self, callers=callers)
-
-
-@dataclass(frozen=True)
-class VerifierReport:
-    """What Driver Verifier knows. ``level`` 0: it is off; None: that cannot be read."""
-
-    level: Optional[int] = None
-    drivers: Tuple[VerifiedDriver, ...] = ()
-    warnings: Tuple[str, ...] = ()
-
-
 class HolderKind(enum.Enum):
     """Why objects are still there."""
 
@@ -336,6 +297,7 @@ class HolderReport:
     """Who holds the objects of one tag. ``kind`` is the verdict, ``sentence`` its words, ``grade`` how sure it is.
 
     ``holder`` is the process that the verdict names, if it names one, and ``held`` how many handles it has to them.
+    ``traced`` and ``opened``: what Windows recorded of references and handles, where somebody had switched that on.
     """
 
     snapshot: PoolSnapshot
@@ -356,6 +318,8 @@ class HolderReport:
     referencing: Tuple[ReferencingDriver, ...] = ()
     lookasides: Tuple[LookasideList, ...] = ()
     verified: Tuple[VerifiedDriver, ...] = ()
+    traced: Tuple[ReferenceTrace, ...] = ()
+    opened: Tuple[OpenedAt, ...] = ()
     processes_read: int = 0
     warnings: Tuple[str, ...] = ()
     numbers: Optional[NumberCensus] = None

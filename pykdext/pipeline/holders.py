@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from pykdext.errors import TargetError
 from pykdext.kernel.kernel import Kernel
@@ -17,8 +17,8 @@ from pykdext.model.objects import (
     Process,
     ProcessReport,
     ReferencingDriver,
-    VerifiedDriver,
 )
+from pykdext.model.traces import OpenedAt, ReferenceTrace, VerifiedDriver
 from pykdext.pipeline.holderverdict import HolderFacts, judge_holders
 from pykdext.pipeline.objectsample import find_references, sample_contents, sample_objects
 from pykdext.pipeline.sources import Source
@@ -59,14 +59,18 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
     censuses: Tuple[HandleCensus, ...] = ()
     sample: Optional[ObjectSample] = None
     referencing: Tuple[ReferencingDriver, ...] = ()
+    traced: Tuple[ReferenceTrace, ...] = ()
+    opened: Tuple[OpenedAt, ...] = ()
     if types or row.tag == _TABLE_TAG:
         censuses = _take_censuses(space, names)
+        opened = space.find_openers(censuses[0].process) if censuses else ()
     unheld = _unheld(types)
     if types and unheld > sum(kind.handles for kind in types):
         found = sample_objects(space, row.tag, work)
         sample = found.sample
         if found.without_handles:
             referencing = find_references(space, source, row, found.without_handles, work)
+            traced = _find_keepers(space, found.without_handles)
     if row.tag in space.requests.tags:
         sample = sample_contents(space, row.tag, work)
     facts = HolderFacts(
@@ -80,13 +84,22 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
         referencing=referencing,
         lookasides=lookasides,
         verified=verified,
+        traced=traced,
+        opened=opened,
         numbers=space.numbers if _NUMBERED.intersection(names) else None,
     )
     warnings = [*space.types.warnings, *space.processes.warnings]
     warnings += [warning for census in censuses for warning in census.warnings]
     warnings += [*space.lookasides.warnings, *space.verifier.warnings]
     warnings += [] if space.pool_traces is None else space.pool_traces.warnings
+    warnings += [] if space.reference_traces is None else space.reference_traces.warnings
     return judge_holders(facts, tuple(dict.fromkeys(warnings)))
+
+
+def _find_keepers(space: ObjectSpace, bodies: Collection[int]) -> Tuple[ReferenceTrace, ...]:
+    """The drivers that keep references to objects without a handle, where Windows recorded them."""
+    traces = space.reference_traces
+    return () if traces is None else traces.find_keepers([body - space.headers.body_offset for body in bodies])
 
 
 def list_processes(source: Source, order: str, top: Optional[int], work: Work = UNWATCHED) -> ProcessReport:

@@ -18,8 +18,8 @@ from pykdext.model.objects import (
     Process,
     ProcessList,
     ReferencingDriver,
-    VerifiedDriver,
 )
+from pykdext.model.traces import OpenedAt, ReferenceTrace, VerifiedDriver
 from pykdext.report.sentences import holders as say
 
 LEAKING_HANDLES = 3_000
@@ -56,6 +56,8 @@ class HolderFacts:
     referencing: Tuple[ReferencingDriver, ...]
     lookasides: Tuple[LookasideList, ...]
     verified: Tuple[VerifiedDriver, ...]
+    traced: Tuple[ReferenceTrace, ...] = ()
+    opened: Tuple[OpenedAt, ...] = ()
     numbers: Optional[NumberCensus] = None
 
     @property
@@ -69,6 +71,10 @@ class HolderFacts:
         """Bytes of the tag in both pools."""
         sizes = [pool.bytes for pool in (self.row.nonpaged, self.row.paged) if pool.bytes is not None]
         return sum(sizes) if sizes else None
+
+    def openers_of(self, census: HandleCensus) -> Tuple[OpenedAt, ...]:
+        """Where the handles of a process were opened: known of the one with most handles to these objects."""
+        return self.opened if self.censuses and census is self.censuses[0] else ()
 
     @property
     def names(self) -> Tuple[str, ...]:
@@ -109,6 +115,8 @@ def judge_holders(facts: HolderFacts, warnings: Tuple[str, ...]) -> HolderReport
         referencing=facts.referencing,
         lookasides=facts.lookasides,
         verified=facts.verified,
+        traced=facts.traced,
+        opened=facts.opened,
         processes_read=len(facts.processes.processes),
         warnings=warnings,
         numbers=facts.numbers,
@@ -175,7 +183,10 @@ def _judge_zombies(facts: HolderFacts) -> Optional[Finding]:
     images = Counter(zombie.image for zombie in zombies)
     holder = max(facts.censuses, key=lambda census: census.zombies, default=None)
     if holder is not None and 2 * holder.zombies >= len(zombies):
-        return say.name_zombie_holder(facts.row.tag, facts.bytes, len(zombies), images.most_common(1)[0], holder)
+        opened = facts.openers_of(holder)
+        return say.name_zombie_holder(
+            facts.row.tag, facts.bytes, len(zombies), images.most_common(1)[0], holder, opened
+        )
     without = sum(zombie.object_handles == 0 for zombie in zombies)
     if without > MOST_UNHELD * len(zombies):
         return say.tell_referenced_zombies(facts.row.tag, len(zombies), images.most_common(1)[0], facts.referencing)
@@ -190,7 +201,7 @@ def _judge_handles(facts: HolderFacts) -> Optional[Finding]:
     held = first.handles_of(facts.names)
     if held < LEAKING_HANDLES or held < LEAKING_SHARE * min(facts.handles, max(facts.objects, 1)):
         return None
-    return say.name_handle_holder(facts.row.tag, facts.names, held, facts.handles, first)
+    return say.name_handle_holder(facts.row.tag, facts.names, held, facts.handles, first, facts.openers_of(first))
 
 
 def _judge_references(facts: HolderFacts) -> Optional[Finding]:
@@ -199,7 +210,7 @@ def _judge_references(facts: HolderFacts) -> Optional[Finding]:
     if unheld < UNHELD_EXCESS or unheld < facts.handles:
         return None
     seen = facts.sample if facts.sample is not None and facts.sample.without_handles else None
-    return say.tell_references(facts.row.tag, facts.names, unheld, seen, facts.referencing)
+    return say.tell_references(facts.row.tag, facts.names, unheld, seen, facts.referencing, facts.traced)
 
 
 def _judge_nothing(facts: HolderFacts) -> Finding:

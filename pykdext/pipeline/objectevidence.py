@@ -7,7 +7,8 @@ from typing import Dict, List, Sequence
 from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import Confidence, Evidence, PoolTag
 from pykdext.model.evidencekinds import EvidenceKind
-from pykdext.model.objects import LookasideList, TrackedCaller
+from pykdext.model.objects import LookasideList
+from pykdext.model.traces import TrackedCaller
 from pykdext.pipeline.evidence import FoundContents
 from pykdext.units import count_things, format_count
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
+from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from pykdext.attribution.taglists import TagLists
 from pykdext.errors import MemoryReadError, TargetError
@@ -52,11 +53,7 @@ def sample_objects(space: ObjectSpace, tag: PoolTag, work: Work = UNWATCHED) -> 
     unheld: List[int] = []
     found = 0
     described: List[Optional[str]] = []
-    for block in blocks:
-        place = _find_header(space, block, frozenset(types))
-        if place is None:
-            continue
-        header, address = place
+    for header, address in _find_headers(space, blocks, frozenset(types)):
         found += 1
         body = header + space.headers.body_offset
         described.append(space.contents.describe(types[address].name or "", body))
@@ -101,20 +98,41 @@ def _find_blocks(kernel: Kernel, tag: PoolTag, work: Work) -> List[Allocation]:
     return blocks[:MAX_BLOCKS]
 
 
-def _find_header(space: ObjectSpace, block: Allocation, types: FrozenSet[int]) -> Optional[Tuple[int, int]]:
-    """The header in a block and the address of its type: behind parts of the very size that the header tells."""
+def _find_headers(space: ObjectSpace, blocks: Sequence[Allocation], types: FrozenSet[int]) -> Iterator[Tuple[int, int]]:
+    """The header in each block that has one, and the address of its type.
+
+    A header stands behind parts of the very size that it tells. The parts themselves may look like one, once in 256
+    blocks: then what most blocks have decides.
+    """
+    places = [_list_headers(space, block, types) for block in blocks]
+    usual = Counter(found[0].parts_bytes for found in places if len(found) == 1)
+    for found in places:
+        if found:
+            place = max(found, key=lambda place: usual[place.parts_bytes])
+            yield place.header, place.type_address
+
+
+class _PlacedHeader(NamedTuple):
+    header: int
+    type_address: int
+    parts_bytes: int
+
+
+def _list_headers(space: ObjectSpace, block: Allocation, types: FrozenSet[int]) -> List[_PlacedHeader]:
+    """All that may be the header of the object in a block."""
     width = space.kernel.target.pointer_size
     start = block.address if block.is_big else block.address + 2 * width
+    found: List[_PlacedHeader] = []
     for parts in range(0, MAX_PARTS_BYTES, width):
         header = space.headers.read(start + parts)
         if header is None:
-            return None
+            break
         if header.parts_bytes != parts or not header.is_plausible:
             continue
         kind = space.types.of_header(header.type_index, header.type_address)
         if kind is not None and kind.address in types:
-            return start + parts, kind.address
-    return None
+            found.append(_PlacedHeader(start + parts, kind.address, parts))
+    return found
 
 
 def _search_images(kernel: Kernel, bodies: FrozenSet[int]) -> Iterator[ReferencingDriver]:

@@ -14,8 +14,8 @@ from pykdext.model.objects import (
     ObjectType,
     Process,
     ProcessReport,
-    VerifiedDriver,
 )
+from pykdext.model.traces import VerifiedDriver
 from pykdext.report.csvtext import iter_csv
 
 HOLDERS_SCHEMA = "poolleak.holders/1"
@@ -131,6 +131,21 @@ def holders_document(report: HolderReport) -> Dict[str, Any]:
         ],
         "lookasides": [_list_document(item) for item in report.lookasides],
         "verifier": [_verifier_document(driver) for driver in report.verified],
+        "reference_traces": [
+            {
+                "module": trace.module,
+                "rva": trace.rva,
+                "references_kept": trace.kept,
+                "objects": trace.objects,
+                "objects_alone": trace.alone,
+                "of": trace.of,
+            }
+            for trace in report.traced
+        ],
+        "opened_at": [
+            {"module": place.module, "address": place.address, "handles": place.handles, "of": place.of}
+            for place in report.opened
+        ],
         "coverage": {"processes_read": report.processes_read},
         "numbers": _numbers_document(report.numbers, report.unlisted),
         "warnings": list(report.warnings),
@@ -228,7 +243,13 @@ def _verifier_document(driver: VerifiedDriver) -> Dict[str, Any]:
         "nonpaged_bytes": driver.nonpaged_bytes,
         "paged_bytes": driver.paged_bytes,
         "callers": [
-            {"module": caller.module, "rva": caller.rva, "blocks": caller.blocks, "bytes": caller.bytes}
+            {
+                "module": caller.module,
+                "rva": caller.rva,
+                "blocks": caller.blocks,
+                "bytes": caller.bytes,
+                "is_logged": caller.is_logged,
+            }
             for caller in driver.callers
         ],
     }

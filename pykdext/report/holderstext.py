@@ -32,7 +32,8 @@ def render_holders_text(report: HolderReport, width: int, markup: Markup = PLAIN
         _holder_lines(report, links, width, encoding),
     ):
         lines += ["", *section] if section else []
-    for section in (_sample_lines(report, width), _list_lines(report, width), _verifier_lines(report, width)):
+    further = (_sample_lines, _list_lines, _verifier_lines, _trace_lines)
+    for section in (lines_of(report, width) for lines_of in further):
         lines += ["", *section] if section else []
     if report.numbers is not None:
         lines += ["", *wrap(describe_numbers(report.numbers), width, "", "  ")]
@@ -196,3 +197,18 @@ def _verifier_lines(report: HolderReport, width: int) -> List[Line]:
     if not rows:
         return []
     return [*format_table(("Driver Verifier", "Allocations", "Bytes"), rows, ("left", "right", "right"), width)]
+
+
+def _trace_lines(report: HolderReport, width: int) -> List[Line]:
+    """What Windows recorded of references and of handles."""
+    lines: List[Line] = []
+    for trace in report.traced[:_ROWS_SHOWN]:
+        words = (
+            f"Traced references: {trace.module} kept {format_count(trace.kept)}, to {format_count(trace.objects)} of "
+            f"{format_count(trace.of)} objects, most taken at {trace.module}+0x{trace.rva:x}"
+        )
+        lines += wrap(words, width, "", "  ")
+    for place in report.opened[:_ROWS_SHOWN]:
+        words = f"Handle trace: {format_count(place.handles)} of {format_count(place.of)} opened at {place.place}"
+        lines += wrap(words, width, "", "  ")
+    return lines

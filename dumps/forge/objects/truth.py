@@ -70,6 +70,16 @@ class VerifiedTruth:
     logged_rva: int
 
 
+@dataclass(frozen=True)
+class TracedTruth:
+    """References that a driver keeps to ``objects`` traced objects, most of them taken at ``rva``."""
+
+    driver: str
+    rva: int
+    kept: int
+    objects: int
+
+
 @dataclass
 class ObjectTruth:
     """Everything that the forge wrote of objects; ``lost`` names what a variant with pages missing lacks."""
@@ -82,6 +92,7 @@ class ObjectTruth:
     verifier_level: int = 0
     key_path: str = ""
     referenced: Tuple[int, ...] = ()
+    traced: Optional[TracedTruth] = None
     lost_processes: Tuple[int, ...] = ()
     lost_handles: int = 0
     numbered_threads: int = 0

@@ -15,15 +15,14 @@ from dumps.forge.objects.handles import EntryPages, table_bytes, write_table
 from dumps.forge.objects.layouts import ObjectLayouts, object_variables
 from dumps.forge.objects.lookasides import write_lookasides
 from dumps.forge.objects.population import TYPE_FLAGS, HeldObjects, Population, TypePlan, plan_processes
+from dumps.forge.objects.processbody import pack_process
 from dumps.forge.objects.requests import write_requests
+from dumps.forge.objects.traces import TraceWriter
 from dumps.forge.objects.truth import ObjectTruth, ProcessTruth, TypeTruth
 from dumps.forge.objects.verifier import write_verifier
 from dumps.forge.parts import Parts
 from dumps.forge.poolblocks import PoolBlock
 
-_ALIVE = 0x103
-_EXITING, _DELETED = 4, 8
-_PROCESS_TYPE = 3
 _SECOND = 10_000_000
 _UNHELD_WRITTEN = 64  # objects without a handle that are really there, of each type
 _FIRST_TYPE_INDEX = 2
@@ -51,7 +50,17 @@ class _Process:
 class ObjectWriter:
     """Writes everything in two steps: ``write`` before the processors, ``link`` when the variables are there."""
 
-    def __init__(self, parts: Parts, modules: LoadedModules, types: List[TypePlan], now: int, uptime: int) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        modules: LoadedModules,
+        types: List[TypePlan],
+        now: int,
+        uptime: int,
+        *,
+        traced: bool = False,
+    ) -> None:
+        """``traced``: references and the handles of whoever leaks them are recorded."""
         self._parts = parts
         self._kernel = parts.kernel
         self._architecture = parts.kernel.architecture
@@ -69,6 +78,8 @@ class ObjectWriter:
         self._threads: List[int] = []
         self._numbers_va = 0
         self._variables = object_variables(parts.kernel)
+        self._traces = TraceWriter(parts, modules, self._variables) if traced and self._variables else None
+        self._leakers: List[int] = []
         self.truth = ObjectTruth()
         if headers.encodes_types(parts.kernel.build):
             self.truth.cookie = self._chance.randrange(0x10, 0x100) | self._chance.getrandbits(24) << 8
@@ -88,6 +99,7 @@ class ObjectWriter:
         system = processes[0]
         self._parts.addresses["process"] = system.va
         self._hold(system, "Process", self._header_of(system.va), system)
+        self._leakers = [held.pid for held in population.held]
         self._fill_tables(processes)
         for held in population.held:
             holder = next(process for process in processes if process.pid == held.pid)
@@ -282,6 +294,9 @@ class ObjectWriter:
             va = self._blocks.reserve(plan.holder_tag, plan.holder_bytes - 0x10, paged=False)
             self._blocks.put(va, self._pack(va, va, data_va, body_va, code_va)[: plan.holder_bytes - 0x10])
         self.truth.referenced = tuple(bodies)
+        if self._traces is not None:
+            headers_of = [body_va - self._form.size for body_va in bodies]
+            self._traces.write_references(plan.driver, headers_of, self.truth)
 
     # -- processes
 
@@ -361,7 +376,7 @@ class ObjectWriter:
             alive = 0 if process.exited_at else 1
             header = self._pack_header(header_va, "Process", kind.va, process.own_handles, alive, mask=mask)
             self._blocks.put(header_va, header)
-            self._blocks.put(process.va, self._pack_process(truth, table_va))
+            self._blocks.put(process.va, pack_process(self._parts, self._layouts, truth, table_va))
             self.truth.processes.append(truth)
 
     def _write_handles(self, process: _Process) -> int:
@@ -369,6 +384,10 @@ class ObjectWriter:
         entries = EntryPages(self._kernel, process.handles)
         va = self._blocks.reserve(b"Obtb", table_bytes(self._kernel), paged=True)
         data = write_table(self._parts, self._layouts.table, va, entries, process.pid, process.va)
+        if self._traces is not None and process.pid in self._leakers:
+            trace_va = self._pack(self._traces.pack_handles(process.pid, len(process.handles)))
+            place = self._traces.debug_info_offset()
+            data = data[:place] + trace_va + data[place + len(trace_va) :]
         self._blocks.put(va, data)
         self._tables.append((va, data))
         self.truth.table_pages[process.pid] = tuple(entries.live_by_page)
@@ -383,33 +402,3 @@ class ObjectWriter:
             self._numbers_va, write_table(self._parts, self._layouts.table, self._numbers_va, entries, 0, 0)
         )
         self.truth.numbered_threads = len(self._threads)
-
-    def _pack_process(self, truth: ProcessTruth, table_va: int) -> bytes:
-        layout, sizes = self._layouts.process, self._kernel.sizes
-        data = bytearray(sizes.eprocess)
-        data[0] = _PROCESS_TYPE
-        pack, zombie = self._pack, bool(truth.exited_at)
-        root = pack(self._parts.space.root_address)
-        threads_va = truth.va + layout["ThreadListHead"]
-        members: List[Tuple[int, bytes]] = [
-            (sizes.process_root, root),
-            (layout["UniqueProcessId"], pack(truth.pid)),
-            (layout["CreateTime"], struct.pack("<Q", truth.created_at)),
-            (layout["ExitTime"], struct.pack("<Q", truth.exited_at)),
-            (layout["ExitStatus"], struct.pack("<i", 1 if zombie else _ALIVE)),
-            (layout["Flags"], struct.pack("<I", 0x144D0C00 | (_EXITING | _DELETED) * zombie)),
-            (layout["QuotaUsage"], pack(truth.nonpaged_charge, truth.paged_charge)),
-            (layout["Parent"], pack(truth.parent)),
-            (layout["Session"], pack(truth.session_va)),
-            (layout["ObjectTable"], pack(table_va)),
-            (layout["ImageFileName"], truth.image.encode("ascii")[:14].ljust(15, b"\0")),
-            (layout["ThreadListHead"], pack(threads_va, threads_va)),
-            (layout["ActiveThreads"], struct.pack("<I", truth.threads)),
-            (layout["CommitCharge"], pack(truth.commit_pages)),
-        ]
-        if self._kernel.build < 6003:  # XP to Vista count three quotas, paged pool second
-            usage = pack(truth.nonpaged_charge, truth.paged_charge, 0)
-            members.append((layout["QuotaUsage"], usage))
-        for offset, piece in members:
-            data[offset : offset + len(piece)] = piece
-        return bytes(data)

@@ -21,7 +21,7 @@ from pykdext.kernel.objects.stacks import StackReader
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.structs import iter_row_runs
 from pykdext.model import PROTECTED_POOL, PoolTag
-from pykdext.model.objects import TrackedCaller
+from pykdext.model.traces import TrackedCaller
 from pykdext.targets.protocol import PAGE_BYTES
 
 MAX_TRACES = 1 << 17

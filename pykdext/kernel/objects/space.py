@@ -11,24 +11,19 @@ from pykdext.kernel.objects.census import CensusTaker
 from pykdext.kernel.objects.cidtable import read_numbers
 from pykdext.kernel.objects.contents import ContentsReader
 from pykdext.kernel.objects.handletables import HandleTableReader
+from pykdext.kernel.objects.handletraces import read_handle_trace
 from pykdext.kernel.objects.headers import HeaderReader
 from pykdext.kernel.objects.lookasides import read_lookasides
 from pykdext.kernel.objects.objecttypes import TypeReader, TypeTable
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.kernel.objects.pooltraces import PoolTraceLog, read_pool_traces
 from pykdext.kernel.objects.processes import ProcessReader
+from pykdext.kernel.objects.referencetraces import ReferenceTraces, read_reference_traces
 from pykdext.kernel.objects.requests import RequestReader
 from pykdext.kernel.objects.stuckexits import find_stuck_exits
 from pykdext.kernel.objects.verifier import read_verifier
-from pykdext.model.objects import (
-    HandleCensus,
-    LookasideLists,
-    NumberCensus,
-    Process,
-    ProcessList,
-    StuckProcess,
-    VerifierReport,
-)
+from pykdext.model.objects import HandleCensus, LookasideLists, NumberCensus, Process, ProcessList, StuckProcess
+from pykdext.model.traces import OpenedAt, VerifierReport
 from pykdext.work import UNWATCHED, Work
 
 
@@ -103,6 +98,15 @@ class ObjectSpace:
     def pool_traces(self) -> Optional[PoolTraceLog]:
         """Driver Verifier's log of the last calls that allocate and free pool; None: it keeps none."""
         return read_pool_traces(self.kernel, self.pages) if self.verifier.level else None
+
+    @cached_property
+    def reference_traces(self) -> Optional[ReferenceTraces]:
+        """The references to objects that Windows recorded; None: nobody asked it to."""
+        return read_reference_traces(self.kernel, self.pages)
+
+    def find_openers(self, process: Process) -> Tuple[OpenedAt, ...]:
+        """Where the handles of a process were opened, if they are traced."""
+        return () if process.handle_table is None else read_handle_trace(self.kernel, self.pages, process.handle_table)
 
     def take_census(self, process: Process) -> HandleCensus:
         """What the handles of a process lead to."""

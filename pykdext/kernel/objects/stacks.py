@@ -21,6 +21,7 @@ class StackReader:
         self._bases = [module.base for module in self._modules]
         self._code = "Q" if kernel.target.pointer_size == 8 else "I"
         self._width = kernel.target.pointer_size
+        self._kernel_start = kernel.target.machine.kernel_start
         self._found: Dict[int, Optional[Tuple[str, int]]] = {}
 
     def find_driver(self, stack: bytes) -> Optional[Tuple[str, int]]:
@@ -35,6 +36,18 @@ class StackReader:
                 self._found[address] = self._locate(address)
             if self._found[address] is not None:
                 return self._found[address]
+        return None
+
+    def find_caller(self, stack: bytes) -> Optional[Tuple[Optional[str], int]]:
+        """The driver that asked, and its place; else None and the first address of the process's own code."""
+        driver = self.find_driver(stack)
+        if driver is not None:
+            return driver
+        for (address,) in struct.iter_unpack(f"<{self._code}", stack[: len(stack) - len(stack) % self._width]):
+            if not address:
+                break
+            if address < self._kernel_start:
+                return None, address
         return None
 
     def _locate(self, address: int) -> Optional[Tuple[str, int]]:

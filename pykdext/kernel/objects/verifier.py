@@ -14,7 +14,7 @@ from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.model import Module, PoolTag, Struct
-from pykdext.model.objects import TrackedCaller, VerifiedDriver, VerifierReport
+from pykdext.model.traces import TrackedCaller, VerifiedDriver, VerifierReport
 from pykdext.targets.linkedlists import walk_chain
 from pykdext.targets.protocol import PAGE_BYTES
 

@@ -16,12 +16,12 @@ from pykdext.model.objects import (
     ProcessList,
     ReferencingDriver,
     StuckProcess,
-    VerifiedDriver,
 )
+from pykdext.model.traces import OpenedAt, ReferenceTrace, VerifiedDriver
 from pykdext.units import count_things, format_bytes, format_count, format_share
 
 _VERBS = ("opened", "registered", "owned", "starts", "maps")
-_NAMED = 4
+_NAMED, _FEW_TRACED = 4, 16
 _MANY_ZOMBIES, _MANY_HANDLES, _MANY_ALLOCATIONS = 1_000, 100_000, 1_000
 _PROVEN, _LIKELY, _POSSIBLE, _UNKNOWN = "proven", "likely", "possible", "unknown"
 
@@ -104,7 +104,12 @@ def name_contents(tag: PoolTag, sample: ObjectSample) -> Finding:
 
 
 def name_zombie_holder(
-    tag: PoolTag, size: Optional[int], zombies: int, image: Tuple[str, int], holder: HandleCensus
+    tag: PoolTag,
+    size: Optional[int],
+    zombies: int,
+    image: Tuple[str, int],
+    holder: HandleCensus,
+    opened: Sequence[OpenedAt] = (),
 ) -> Finding:
     """One process has handles to the exited ones."""
     of_them = "" if image[1] == zombies else f", {format_count(image[1])} of them {image[0]},"
@@ -112,7 +117,7 @@ def name_zombie_holder(
     part = "" if holder.zombies >= zombies else f"; it has handles to {format_count(holder.zombies)} of them"
     sentence = (
         f"Tag {tag}{_size(size)}: {who} are held by {holder.process.label}: a handle leak of that process{part}"
-        f"{_coverage(holder, is_count=True)}."
+        f"{_opened(opened)}{_coverage(holder, is_count=True)}."
     )
     step = _look_at_handles(holder.process)
     return Finding(HolderKind.ZOMBIES, sentence, _PROVEN, step, holder.process, holder.zombies)
@@ -141,7 +146,14 @@ def tell_zombies(tag: PoolTag, zombies: int, image: Tuple[str, int], holder: Opt
     return Finding(HolderKind.ZOMBIES, sentence, _UNKNOWN, "!process 0 0")
 
 
-def name_handle_holder(tag: PoolTag, names: Sequence[str], held: int, handles: int, census: HandleCensus) -> Finding:
+def name_handle_holder(
+    tag: PoolTag,
+    names: Sequence[str],
+    held: int,
+    handles: int,
+    census: HandleCensus,
+    opened: Sequence[OpenedAt] = (),
+) -> Finding:
     """One process has most of the handles."""
     sampled = census.sampled < census.read
     about = "about " if sampled else ""
@@ -152,7 +164,8 @@ def name_handle_holder(tag: PoolTag, names: Sequence[str], held: int, handles: i
     share = f" ({format_share(held / handles)})" if handles else ""
     sentence = (
         f"Tag {tag}: {census.process.label} holds {about}{format_count(held)} of the {format_count(handles)} handles "
-        f"to {_kinds(names)} objects{share}{where}: a handle leak of that process{_coverage(census)}."
+        f"to {_kinds(names)} objects{share}{where}: a handle leak of that process{_opened(opened)}"
+        f"{_coverage(census)}."
     )
     return Finding(HolderKind.HANDLES, sentence, _PROVEN, _look_at_handles(census.process), census.process, held)
 
@@ -163,18 +176,25 @@ def tell_references(
     unheld: int,
     sample: Optional[ObjectSample],
     referencing: Sequence[ReferencingDriver],
+    traced: Sequence[ReferenceTrace] = (),
 ) -> Finding:
-    """Objects that nobody has a handle to."""
+    """Objects that nobody has a handle to; where Windows traced references, by whom these were kept."""
     seen = ""
     if sample is not None:
         none = format_count(sample.without_handles)
         seen = f"; of {format_count(sample.objects)} that were looked at {none} have none"
         if sample.creators:
             seen += f", most {name_made(sample.creators[0][0])}"
-    sentence = (
-        f"Tag {tag}: {count_things(unheld, f'{_kinds(names)} object')} without a handle{seen}: a driver keeps "
-        f"references to them{_candidates(referencing)}."
-    )
+    start = f"Tag {tag}: {count_things(unheld, f'{_kinds(names)} object')} without a handle{seen}"
+    if traced:
+        first = traced[0]
+        sentence = (
+            f"{start}. Windows traced the references to {format_count(first.of)} of these: {first.module} did not give "
+            f"back {format_count(first.kept)}, most taken at {first.module}+0x{first.rva:x}: a leak of that driver."
+        )
+        is_proven = first.of >= _FEW_TRACED and 2 * first.alone > first.of
+        return Finding(HolderKind.REFERENCES, sentence, _PROVEN if is_proven else _LIKELY, "!obtrace OBJECT")
+    sentence = f"{start}: a driver keeps references to them{_candidates(referencing)}."
     grade = _LIKELY if sample is not None else _POSSIBLE
     return Finding(HolderKind.REFERENCES, sentence, grade, "!obtrace, or gflags: object reference tracing")
 
@@ -319,6 +339,17 @@ def _candidates(referencing: Sequence[ReferencingDriver]) -> str:
         return "; no driver's data that point at them were found"
     first = referencing[0]
     return f"; {first.place} of {first.module} points at {format_count(first.objects)} of {format_count(first.of)}"
+
+
+def _opened(opened: Sequence[OpenedAt]) -> str:
+    """Where the handles were opened, if a trace of them says so."""
+    if not opened:
+        return ""
+    first = opened[0]
+    return (
+        f"; of {count_things(first.of, 'open handle')} that its handle trace has {format_count(first.handles)} were "
+        f"opened at {first.place}"
+    )
 
 
 def _look_at_handles(process: Process) -> str:
