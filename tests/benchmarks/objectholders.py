@@ -18,6 +18,10 @@ from dumps.forge.machine import ForgedMachine
 from pykdext.attribution.taglists import TagLists
 from pykdext.kernel.kernel import open_kernel
 from pykdext.kernel.objects.space import ObjectSpace
+from pykdext.kernel.pool.heapchunks import read_heap_keys
+from pykdext.kernel.pool.segmentblocks import BlockProver
+from pykdext.kernel.pool.smallblocks import find_small_blocks
+from pykdext.model import PoolTag
 from pykdext.pipeline import verdict
 from pykdext.pipeline.evidence import NO_CONTENTS
 from pykdext.pipeline.sources import open_source
@@ -32,6 +36,7 @@ _EXITED, _HANDLES = 71_268, 1_592_853
 _PROCESSES = 300
 _HOLDER = {"zombies": 2428, "keys": 5120}
 _HANDLES_LIMIT_SECONDS, _PEAK_LIMIT_BYTES, _LISTS_LIMIT_SECONDS, _VERDICT_LIMIT = 3.0e-6, 200e6, 0.05, 1.1
+_PROOF_LIMIT = 1.15
 _VERDICT_ROUNDS = 8
 _ISF = PROJECT.parent / "shared" / "evidence" / "isf"
 _PEER = "volatility3"
@@ -45,6 +50,7 @@ def run(folder: Path, rounds: int, *, quick: bool, slow: bool) -> Report:
     for scenario, tag, count in (("zombies", "Proc", _EXITED // share), ("keys", "Key", _HANDLES // share)):
         report.works += _measure_leak(folder, rounds, scenario, tag, count)
     report.works.append(_measure_lists(folder, rounds))
+    report.works.append(_measure_proofs(folder, rounds, _HANDLES // (20 * share)))
     report.works.append(_measure_verdicts(folder, rounds))
     report.works.append(_measure_peer(folder, rounds, report.notes))
     return report
@@ -92,6 +98,37 @@ def _measure_lists(folder: Path, rounds: int) -> Work:
             work.add(OURS, time.process_time() - started)
             assert all(found)
             assert found[1] == len(machine.truth.objects.processes if machine.truth.objects else ())
+    return work
+
+
+def _measure_proofs(folder: Path, rounds: int, count: int) -> Work:
+    """A walk for the blocks of a tag of which memory is full, with the heap's proof of each and without, by turns."""
+    without = "without proofs"
+    work = Work(f"walk, {count:,} blocks of the tag", _CPU_SECONDS, ratio_limits={without: _PROOF_LIMIT})
+    path = folder / "blocks.dmp"
+    forge("keys", leaked=count).save(path)
+    target = open_crashdump(str(path))
+    keys = read_heap_keys(open_kernel(target))
+
+    def walk() -> float:
+        started = time.process_time()
+        found = find_small_blocks(target, PoolTag.from_text("Key"), keys=keys)
+        assert len(found.allocations) >= count
+        return time.process_time() - started
+
+    def walk_without() -> float:
+        judge = BlockProver.judge
+        BlockProver.judge = lambda *_: None  # a benchmark's own process
+        try:
+            return walk()
+        finally:
+            BlockProver.judge = judge
+
+    try:
+        for name, seconds in run_in_turns({OURS: walk, without: walk_without}, rounds * _VERDICT_ROUNDS):
+            work.add(name, seconds)
+    finally:
+        target.close()
     return work
 
 

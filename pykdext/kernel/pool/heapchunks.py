@@ -29,8 +29,8 @@ MAX_VOTES = 1 << 16
 MAX_PAGES = 1_024
 
 _PREVIOUS = 0xFFFF << 32
-_FIXED = (1 << 64) - 1 & ~_PREVIOUS
-_ALLOCATED = 1 << 48
+FIXED = (1 << 64) - 1 & ~_PREVIOUS
+ALLOCATED = 1 << 48
 _NEAR = 48
 _UPPER_OFFSET = 6
 _RIVAL_SHARE = 0.5
@@ -52,8 +52,8 @@ class HeapKeys:
         """Whether ``word`` at ``chunk`` is the header of an allocated chunk around a block of so many units."""
         if self.heap_key is None:
             return False
-        plain = (word ^ chunk ^ self.heap_key) & _FIXED
-        return plain in (_ALLOCATED | units + 1 << 16, _ALLOCATED | units + 2 << 16)
+        plain = (word ^ chunk ^ self.heap_key) & FIXED
+        return plain in (ALLOCATED | units + 1 << 16, ALLOCATED | units + 2 << 16)
 
 
 NO_KEYS = HeapKeys()
@@ -95,7 +95,7 @@ class KeyVotes:
             hidden = int.from_bytes(data[at : at + 8], "little") ^ chunk
             if hidden >> _NEAR == 0:
                 continue  # a pointer into the same pool: the same word at many places
-            vote = (hidden ^ (_ALLOCATED | header.units + 1 << 16)) & _FIXED
+            vote = (hidden ^ (ALLOCATED | header.units + 1 << 16)) & FIXED
             self._votes[vote] += 1
             self._chunks.setdefault(vote, []).append((chunk, header.units + 1, hidden))
 
@@ -131,7 +131,7 @@ def has_moved_chunk(keys: HeapKeys, page: bytes, address: int, units: int) -> bo
     if keys.heap_key is None:
         return False
     block_end = address + PAGE_BYTES + units * UNIT_BYTES
-    upper = ((keys.heap_key ^ address ^ _ALLOCATED) >> 48).to_bytes(2, "little")
+    upper = ((keys.heap_key ^ address ^ ALLOCATED) >> 48).to_bytes(2, "little")
     at = page.find(upper)
     while at >= 0:
         if at % UNIT_BYTES == _UPPER_OFFSET:

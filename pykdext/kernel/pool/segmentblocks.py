@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import List, Optional, Sequence, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.pool.equalblocks import SubsegmentReader, stands_in_stride
-from pykdext.kernel.pool.heapchunks import CHUNK_BYTES, NO_KEYS, HeapKeys, KeyVotes, has_moved_chunk
+from pykdext.kernel.pool.heapchunks import (
+    ALLOCATED,
+    CHUNK_BYTES,
+    FIXED,
+    MAX_PAGES,
+    NO_KEYS,
+    HeapKeys,
+    KeyVotes,
+    has_moved_chunk,
+)
 from pykdext.kernel.pool.poolheaders import UNIT_BYTES, PlacedHeader, find_headers
-from pykdext.model import Allocation
+from pykdext.model import PoolKind
 from pykdext.targets.protocol import PAGE_BYTES, Target
 
 _SAMPLE = 256
 """Blocks by which the keys that symbols tell and those voted for are compared."""
+
+_SPARE_UNITS = (UNIT_BYTES << 12, 2 * UNIT_BYTES << 12)
+"""A chunk is one unit or two larger than its block: by so much the units, from bit 16 on, exceed the block's size."""
+
+PlacedBlock = Tuple[int, int, PoolKind, bool]
+"""Address of the header, size with it, pool, and whether the headers around it make it certain."""
+
+
+CERTAIN, LIKELY, FREE = 1, 2, 3
+"""Marks of blocks: proven by the heap's records, likely for a row of equal ones, free by the heap's records."""
 
 
 class BlockProver:
@@ -23,7 +41,7 @@ class BlockProver:
         """``keys`` are those that symbols tell: they are believed as far as they fit the blocks."""
         self._target = target
         self._told = keys
-        self._votes = KeyVotes()
+        self._pages: List[Tuple[int, bytes]] = []
         self._page: Tuple[int, bytes] = (-1, b"")
         self._headers: Tuple[int, List[PlacedHeader]] = (-1, [])
         self._subsegments: Optional[SubsegmentReader] = None
@@ -31,44 +49,68 @@ class BlockProver:
             self._subsegments = SubsegmentReader(self._read, keys.lfh_key)
 
     def note_page(self, address: int, data: bytes) -> None:
-        """Let the headers in (a part of) a page vote for the heap's key, until enough have."""
-        if not self._votes.is_full and address % UNIT_BYTES == 0:
-            self._votes.add(address, data, find_headers(address, data))
+        """Keep (a part of) a page whose headers can vote for the heap's key, until there are enough."""
+        if len(self._pages) < MAX_PAGES and address % UNIT_BYTES == 0:
+            self._pages.append((address, data))
 
-    def judge(self, blocks: Sequence[Allocation], words: Sequence[int]) -> List[Allocation]:
-        """The blocks that are in use, as far as can be told: certain, likely, or known by their header alone.
+    def judge(self, blocks: Sequence[PlacedBlock], words: Sequence[int], marks: bytearray) -> None:
+        """Mark, by the blocks' numbers, what can be told of those that are not certain.
 
-        ``words`` are those where each block's chunk begins; 0: it was not at hand.
+        ``words`` are those where each block's chunk begins, as many as there are blocks; 0: it was not at hand.
         """
-        missing = [0] * (len(blocks) - len(words))  # an end by the user may come between a block and its word
-        pairs = list(zip(blocks, [*words, *missing]))
-        keys = self._choose_keys([pair for pair in pairs if not pair[0].is_certain][:_SAMPLE])
-        judged = (block if block.is_certain else self._judge(block, word, keys) for block, word in pairs)
-        return [block for block in judged if block is not None]
+        sample = [pair for pair in zip(blocks, words) if not pair[0][3]][:_SAMPLE]
+        keys = self._choose_keys(sample)
+        heap_key = 0 if keys.heap_key is None else keys.heap_key ^ ALLOCATED
+        left: List[int] = []
+        for number, (address, size, _, is_certain) in enumerate(blocks):
+            # What HeapKeys.confirms tells, without a call for each of very many blocks.
+            rest = ((words[number] ^ address - CHUNK_BYTES ^ heap_key) & FIXED) - (size << 12)
+            if rest in _SPARE_UNITS and heap_key:
+                marks[number] = CERTAIN
+            elif not is_certain:
+                left.append(number)
+        for number in left:
+            marks[number] = self._judge(blocks[number][0], blocks[number][1], words[number], keys)
 
-    def _choose_keys(self, sample: Sequence[Tuple[Allocation, int]]) -> HeapKeys:
-        """Of what symbols tell and what the headers vote for the key that proves more of a sample."""
-        candidates = [self._told, self._votes.winner() or NO_KEYS]
-        return max(candidates, key=lambda keys: sum(self._is_chunk(*pair, keys) for pair in sample))
+    def _choose_keys(self, sample: Sequence[Tuple[PlacedBlock, int]]) -> HeapKeys:
+        """Of what symbols tell and what the headers vote for the key that proves more of a sample.
 
-    def _judge(self, block: Allocation, word: int, keys: HeapKeys) -> Optional[Allocation]:
-        """The block with its certainty; None: the heap says that it is free."""
-        if self._is_chunk(block, word, keys):
-            return replace(block, is_certain=True)
+        Nobody votes where the told key proves most of it.
+        """
+        told = self._count_chunks(sample, self._told)
+        if 2 * told > len(sample):
+            return self._told
+        voted = self._count_votes()
+        return voted if self._count_chunks(sample, voted) > told else self._told
+
+    def _count_chunks(self, sample: Sequence[Tuple[PlacedBlock, int]], keys: HeapKeys) -> int:
+        return sum(self._is_chunk(address, size, word, keys) for (address, size, *_), word in sample)
+
+    def _count_votes(self) -> HeapKeys:
+        votes = KeyVotes()
+        for address, data in self._pages:
+            votes.add(address, data, find_headers(address, data))
+            if votes.is_full:
+                break
+        return votes.winner() or NO_KEYS
+
+    def _judge(self, address: int, size: int, word: int, keys: HeapKeys) -> int:
+        """The mark of a block; 0: nothing can be told but what its header says."""
+        if self._is_chunk(address, size, word, keys):
+            return CERTAIN
         if self._subsegments is not None:
-            busy = self._subsegments.is_busy(block.address, block.size_bytes)
+            busy = self._subsegments.is_busy(address, size)
             if busy is not None:
-                return replace(block, is_certain=True) if busy else None
-        page = block.address & -PAGE_BYTES
+                return CERTAIN if busy else FREE
+        page = address & -PAGE_BYTES
         if self._headers[0] != page:
             self._headers = (page, find_headers(page, self._read_page(page)))
-        likely = stands_in_stride(self._headers[1], block.address, block.size_bytes // UNIT_BYTES)
-        return replace(block, is_likely=True) if likely else block
+        return LIKELY if stands_in_stride(self._headers[1], address, size // UNIT_BYTES) else 0
 
-    def _is_chunk(self, block: Allocation, word: int, keys: HeapKeys) -> bool:
+    def _is_chunk(self, address: int, size: int, word: int, keys: HeapKeys) -> bool:
         if keys.heap_key is None:
             return False
-        chunk, units = block.address - CHUNK_BYTES, block.size_bytes // UNIT_BYTES
+        chunk, units = address - CHUNK_BYTES, size // UNIT_BYTES
         if not word:
             try:
                 word = int.from_bytes(self._read(chunk, 8), "little")
@@ -76,7 +118,7 @@ class BlockProver:
                 return False
         if keys.confirms(word, chunk, units):
             return True
-        page, offset = divmod(block.address, PAGE_BYTES)
+        page, offset = divmod(address, PAGE_BYTES)
         before = (page - 1) * PAGE_BYTES
         return offset == 0 and has_moved_chunk(keys, self._read_page(before), before, units)
 

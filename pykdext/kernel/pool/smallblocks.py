@@ -15,13 +15,14 @@ import struct
 import sys
 import time
 from array import array
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from pykdext.kernel.pool.heapchunks import CHUNK_BYTES, FIRST_BUILD, NO_KEYS, HeapKeys
-from pykdext.kernel.pool.segmentblocks import BlockProver
+from pykdext.kernel.pool.segmentblocks import CERTAIN, FREE, LIKELY, BlockProver, PlacedBlock
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
 from pykdext.targets.protocol import PAGE_BYTES, SymbolTaker, Target
 from pykdext.work import UNWATCHED, Work
@@ -96,7 +97,7 @@ def find_small_blocks(
         walker.walk(work)
     with work.hold():
         walker.prove()
-    return walker.found
+    return walker.finish()
 
 
 def _kernel_spans(target: Target) -> Iterator[Tuple[int, int]]:
@@ -123,9 +124,13 @@ class _Walker:
         self._format = _HEADER_32 if target.pointer_size == 4 else _HEADER_64
         self._is_vista = (target.facts.build or _FIRST_BUILD_OF_VISTA) >= _FIRST_BUILD_OF_VISTA
         self._keys = [tag.key.to_bytes(4, "little"), (tag.key | PROTECTED_POOL).to_bytes(4, "little")]
-        self._images = [module for module in target.modules() if not module.unloaded]
+        images = sorted((module.base, module.base + module.size) for module in target.modules() if not module.unloaded)
+        self._image_starts = [start for start, _ in images]
+        self._image_ends = [end for _, end in images]
         self._prover: Optional[BlockProver] = None
+        self._blocks: List[PlacedBlock] = []
         self._words = array("Q")  # before each block's header, as far as the piece of memory holds it
+        self._marks = bytearray()
         if target.pointer_size == 8 and (target.facts.build or FIRST_BUILD) >= FIRST_BUILD:
             self._prover = BlockProver(target, keys)
         self.found = SmallBlocks()
@@ -151,15 +156,28 @@ class _Walker:
 
     def prove(self) -> None:
         """Tell which of the blocks that no chain confirms the segment heap's own records prove, or prove free."""
+        missing = len(self._blocks) - len(self._words)  # an end by the user may come between a block and its word
+        self._words.extend([0] * missing)
+        self._marks = bytearray(len(self._blocks))
         if self._prover is not None:
-            live = self._prover.judge(self.found.allocations, self._words)
-            self.found.freed += len(self.found.allocations) - len(live)
-            self.found.allocations = live
+            self._prover.judge(self._blocks, self._words, self._marks)
+
+    def finish(self) -> SmallBlocks:
+        """What was found, as far as it was proven; what the heap says is free is counted only."""
+        found, tag = self.found, self._tag
+        marks = self._marks or bytes(len(self._blocks))
+        for (address, size, pool, is_certain), mark in zip(self._blocks, marks):
+            if mark == FREE:
+                found.freed += 1
+            else:
+                is_proven = is_certain or mark == CERTAIN
+                found.allocations.append(Allocation(address, size, tag, pool, False, is_proven, mark == LIKELY))
+        return found
 
     def _is_enough(self, ends_at: float) -> bool:
         found = self.found
         return (
-            len(found.allocations) >= self._limits.blocks
+            len(self._blocks) >= self._limits.blocks
             or found.walked_bytes >= self._max_bytes
             or time.monotonic() > ends_at
         )
@@ -175,11 +193,8 @@ class _Walker:
                 if chains[page] is None and self._prover is not None:
                     start = max(page, 0)
                     self._prover.note_page(address + start, data[start : page + PAGE_BYTES])
-            found = len(self.found.allocations)
-            self._add(
-                address + offset, int.from_bytes(data[offset : offset + 4], "little"), chains[page], offset - page
-            )
-            if len(self.found.allocations) > found:
+            word = int.from_bytes(data[offset : offset + 4], "little")
+            if self._add(address + offset, word, chains[page], offset - page):
                 self._words.append(int.from_bytes(data[max(offset - CHUNK_BYTES, 0) : max(offset - 8, 0)], "little"))
 
     def _header_offsets(self, address: int, data: bytes) -> Iterator[int]:
@@ -203,17 +218,22 @@ class _Walker:
             offset += units * self._format.unit_bytes
         return blocks if offset == PAGE_BYTES else None
 
-    def _add(self, address: int, word: int, chain: Optional[Dict[int, int]], offset: int) -> None:
+    def _add(self, address: int, word: int, chain: Optional[Dict[int, int]], offset: int) -> bool:
+        """Note the block of a header, if it is one in use."""
         size = self._format.block_units(word) * self._format.unit_bytes
         if chain is not None and offset not in chain:
-            return  # the bytes of the tag inside another block
-        if not size or size > PAGE_BYTES - offset or any(address in image for image in self._images):
-            return  # the bytes of the tag in a driver's code, or anywhere else
+            return False  # the bytes of the tag inside another block
+        if not size or size > PAGE_BYTES - offset or self._is_in_image(address):
+            return False  # the bytes of the tag in a driver's code, or anywhere else
         pool_type = self._format.pool_type(word)
         if not (pool_type & _IN_USE_VISTA if self._is_vista else pool_type):
             self.found.freed += 1
-            return
+            return False
         paged = (pool_type if self._is_vista else pool_type - 1) & _PAGED
         pool = PoolKind.PAGED if paged else PoolKind.NONPAGED
-        certain = chain is not None
-        self.found.allocations.append(Allocation(address, size, self._tag, pool, is_big=False, is_certain=certain))
+        self._blocks.append((address, size, pool, chain is not None))
+        return True
+
+    def _is_in_image(self, address: int) -> bool:
+        number = bisect_right(self._image_starts, address)
+        return number > 0 and address < self._image_ends[number - 1]
