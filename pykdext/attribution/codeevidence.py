@@ -34,7 +34,7 @@ from pykdext.model.names import canonical_name
 MAX_SWEPT_BYTES = 2 << 20
 """Code looked through in all images for tags that are made by arithmetic."""
 
-MIN_TEXT_BYTES = 12
+MIN_TEXT_BYTES, MAX_TEXT_BYTES = 12, 128
 """Characters up to a zero that are no instructions: pushes of registers are characters, too, but few at once."""
 
 _CONSTANT_BYTES = (4, 8, 16)
@@ -56,6 +56,9 @@ _MEANINGS = {
     Action.ALLOCATES: _Meaning(EvidenceKind.CALL),
     Action.INITIALISES: _Meaning(EvidenceKind.CALL),
     Action.REGISTERS: _Meaning(EvidenceKind.REGISTRATION),
+    Action.ADOPTS: _Meaning(
+        EvidenceKind.REGISTRATION, ": the framework gives it to all that it allocates for the driver"
+    ),
     Action.RESERVES: _Meaning(EvidenceKind.RESERVATION, ": reserves addresses"),
     Action.FREES: _Meaning(EvidenceKind.FREE, ": frees"),
     Action.NAMES: _Meaning(EvidenceKind.CALL, ": names what was made with it"),
@@ -284,7 +287,7 @@ def _describe_unproven(
         return describe_place(tag, module, place, total)
     meaning = ""
     if sight is Sight.NOT_FOLLOWED:
-        meaning = "between other characters up to a zero: part of a text" if _is_in_text(module.image, place) else ""
+        meaning = "between other characters up to their end: part of a text" if _is_in_text(module.image, place) else ""
     elif sight is Sight.NO_CODE:
         meaning = "no path through a function leads there: text or data among the code, or code that is not called"
     elif not uses:
@@ -295,14 +298,14 @@ def _describe_unproven(
 
 
 def _is_in_text(image: Image, place: Place) -> bool:
-    """Whether the tag's bytes are some of a text that a zero ends, as names of imports do among the code of x86."""
+    """Whether the tag's bytes are some of a text that a zero or a line end follows, as names of imports are on x86."""
     start = max(place.rva - MIN_TEXT_BYTES, 0)
-    around = image.read(start, place.rva - start + TAG_BYTES + MIN_TEXT_BYTES)
+    around = image.read(start, place.rva - start + TAG_BYTES + MAX_TEXT_BYTES + 1)
     if around is None:
         return False
-    before, behind = measure_text(around, place.rva - start, MIN_TEXT_BYTES)
+    before, behind = measure_text(around, place.rva - start, MAX_TEXT_BYTES)
     end = place.rva - start + TAG_BYTES + behind
-    return before + TAG_BYTES + behind >= MIN_TEXT_BYTES and around[end : end + 1] == b"\0"
+    return before + TAG_BYTES + behind >= MIN_TEXT_BYTES and around[end] in b"\0\t\n\r"
 
 
 def _is_known_otherwise(use: TagUse) -> bool:

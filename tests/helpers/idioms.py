@@ -51,7 +51,7 @@ IDIOMS = (
     Idiom("Glbl", "idioms", "global variable", classical=True),
     Idiom("Tab2", "idioms", "table of constants, indexed at run time", "likely", "likely", classical=True),
     Idiom("Ftch", "ports", "FLT_CONTEXT_REGISTRATION", "likely", "likely", classical=True),
-    Idiom("Nblv", "ports", "structure stored as one vector", "possible", classical=True),
+    Idiom("Nblv", "ports", "structure stored as one vector", classical=True),
     # Further ways.
     Idiom("LkPg", "idioms", "sixth argument: paged lookaside list"),
     Idiom("Ari0", "idioms", "two tags one bit apart: the one in the code"),
@@ -75,7 +75,7 @@ IDIOMS = (
     Idiom("Ftcs", "ports", "FLT_CONTEXT_REGISTRATION, second row", "likely", "likely"),
     Idiom("FrmM", "framed", "WdfMemoryCreate through the table of KMDF"),
     Idiom("FrmL", "framed", "WdfLookasideListCreate through the table of KMDF"),
-    Idiom("FrmD", "framed", "WDF_DRIVER_CONFIG", "likely"),
+    Idiom("FrmD", "framed", "WDF_DRIVER_CONFIG"),
     Idiom("Innc", "innocent", "direct call, among much that is none"),
     *(Idiom(f"Sw{number:02}", "byways", "one of a dozen tags for one call") for number in range(12)),
     Idiom("Rlc1", "byways", "wrapper that frees before it allocates"),

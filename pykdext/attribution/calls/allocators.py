@@ -56,6 +56,7 @@ class Action(enum.Enum):
     ALLOCATES = "allocates"
     INITIALISES = "initialises a list of blocks"
     REGISTERS = "registers for allocations"
+    ADOPTS = "makes the tag that of all allocations for the driver"
     RESERVES = "reserves addresses"
     FREES = "frees"
     NAMES = "names blocks that were made with it"
@@ -63,7 +64,7 @@ class Action(enum.Enum):
     @property
     def is_proof(self) -> bool:
         """Whether blocks with the tag are made by it, or for who calls it."""
-        return self in (Action.ALLOCATES, Action.INITIALISES)
+        return self in (Action.ALLOCATES, Action.INITIALISES, Action.ADOPTS)
 
 
 class Condition(NamedTuple):
@@ -188,6 +189,7 @@ _ALLOCATORS = (
     Allocator("MmFreeMappingAddress", Action.FREES, 2, 2),
     Allocator("MmMapLockedPagesWithReservedMapping", Action.NAMES, 2, 4),
     Allocator("MmUnmapReservedMapping", Action.NAMES, 2, 3),
+    Allocator("MmAllocateContiguousMemoryEx", Action.ALLOCATES, 8, 10, wide_arguments=(2, 3, 4)),
     Allocator("IoInitializeRemoveLockEx", Action.REGISTERS, 2, 5),
     # ntddk.h
     Allocator("WheaGetErrorSourceInfo", Action.ALLOCATES, 4, 4),
@@ -210,6 +212,7 @@ _ALLOCATORS = (
     Allocator("NdisAllocateNetBufferPool", Action.INITIALISES, 2, 2, StructureOffset(wide=4, narrow=4)),
     Allocator("NdisAllocateTimerObject", Action.ALLOCATES, 2, 3, StructureOffset(wide=4, narrow=4)),
     Allocator("NdisAllocateCloneOidRequest", Action.ALLOCATES, 3, 4),
+    Allocator("NdisAllocateNetBufferListContext", Action.ALLOCATES, 4, 4),
     Allocator("NdisFreeMemoryWithTag", Action.FREES, 2, 2),
     Allocator("NdisFreeMemoryWithTagPriority", Action.FREES, 3, 3),
     # storport.h: StorPortAllocatePool is an inline function; it is this export with the function code 0.
@@ -224,7 +227,7 @@ _ALLOCATORS = (
     # prototypes leave out.
     Allocator("WdfMemoryCreate", Action.ALLOCATES, 4, 7),
     Allocator("WdfLookasideListCreate", Action.INITIALISES, 6, 7),
-    Allocator("WdfDriverCreate", Action.REGISTERS, 5, 6, StructureOffset(wide=0x1C, narrow=0x10)),
+    Allocator("WdfDriverCreate", Action.ADOPTS, 5, 6, StructureOffset(wide=0x1C, narrow=0x10)),
 )
 """Functions whose parameters have a pool tag by the WDK's documentation, under the header that declares them."""
 

@@ -206,10 +206,12 @@ class CallSites:
             for flow in self._stored.find_readers(sorted(variables), known):
                 for site in flow.calls:
                     for use in self._iter_uses(site, read):
-                        if use.allocator is None or not isinstance(use.source, ImageRead):
-                            continue
-                        source, text = stores.get(use.source.rva, (use.source, ""))
-                        kept_rva = use.source.rva if source is not use.source else None
+                        is_number = isinstance(use.source, Constant)
+                        if use.allocator is None or (is_number and use.origin_rva is not None):
+                            continue  # of another instruction, which is no place of the tag
+                        read_rva = use.source.rva if isinstance(use.source, ImageRead) else -1
+                        source, text = stores.get(read_rva, (use.source, ""))
+                        kept_rva = read_rva if source is not use.source else None
                         is_proven = is_proven or use.is_proof
                         yield replace(use, source=source, origin_text=text, kept_rva=kept_rva)
         for store, (source, text) in stores.items() if not is_proven else ():
