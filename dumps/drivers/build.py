@@ -80,6 +80,7 @@ IDIOM_DRIVERS = (
     Driver("innocent", "Innocent Pictures", "Innocent picture cache driver", (3, 0, 1, 0), KERNEL),
     Driver("byways", "Byways Journal", "Byways journal driver", (1, 3, 0, 0), KERNEL),
     Driver("lanes", "Lanes Dispatcher", "Lanes dispatcher driver", (1, 1, 0, 0), (*KERNEL, "lanes")),
+    Driver("depots", "Depots Storage", "Depots storage driver", (1, 0, 2, 0), KERNEL),
 )
 """Every way in which a tag reaches an allocator, and much that only looks like one: built at each of ``LEVELS``."""
 

@@ -54,6 +54,7 @@ _PROLOGUE_BEHIND_RETURN = re.compile(
 
 _BREAKPOINT = 0xCC
 _CALL = re.compile(rb"\xe8(?=(.{4}))", re.DOTALL)
+_TAIL_JUMP = re.compile(rb"\xe9(?=(.{4}))", re.DOTALL)
 _LONG_JUMP = re.compile(rb"\x0f[\x80-\x8f](?=(.{4}))", re.DOTALL)
 _SHORT_JUMP = re.compile(rb"[\x70-\x7f\xeb](?=(.))", re.DOTALL)
 _SHORT_REACH = 130
@@ -97,12 +98,34 @@ def find_call_targets(pieces: Pieces) -> List[int]:
     return sorted(set(_iter_targets(pieces, _CALL)))
 
 
-def find_x64_leaves(code: bytes, rva: int, call_targets: Sequence[int]) -> List[int]:
-    """Where functions begin in x64 code at ``rva`` that no unwind table tells of; the first behind its filling."""
+def find_jumps(pieces: Pieces) -> List[Tuple[int, int]]:
+    """What x64 code seems to jump to over a distance that may lead to another function: target and place, ascending."""
+    starts = [rva for rva, _ in pieces]
+    found: List[Tuple[int, int]] = []
+    for rva, code in pieces:
+        for match in _TAIL_JUMP.finditer(code):
+            target = rva + match.end() + 4 + int.from_bytes(match.group(1), "little", signed=True)
+            index = bisect.bisect_right(starts, target) - 1
+            if index >= 0 and target < pieces[index][0] + len(pieces[index][1]):
+                found.append((target, rva + match.start()))
+    return sorted(found)
+
+
+def find_x64_leaves(
+    code: bytes, rva: int, call_targets: Sequence[int], jumps: Sequence[Tuple[int, int]] = ()
+) -> List[int]:
+    """Where functions begin in x64 code at ``rva`` that no unwind table tells of; the first behind its filling.
+
+    ``jumps`` are those of :func:`find_jumps`: one from elsewhere to behind an end is the last call of a function.
+    """
     gap = _Code([(rva, code)])
     first = rva + _filler_bytes(code)
     called = call_targets[bisect.bisect(call_targets, first) : bisect.bisect_left(call_targets, rva + len(code))]
     starts = {first, *(target for target in called if gap.may_begin(target))}
+    end = rva + len(code)
+    for target, place in jumps[bisect.bisect_left(jumps, (first + 1, 0)) : bisect.bisect_left(jumps, (end, 0))]:
+        if not rva <= place < end and gap.may_begin(target):
+            starts.add(target)
     starts.update(start for start in _iter_filled_starts(gap.pieces, starts) if start > first)
     return sorted(starts)
 

@@ -15,6 +15,7 @@ from pykdext.images.functionstarts import (
     find_arm64_call_targets,
     find_arm64_starts,
     find_call_targets,
+    find_jumps,
     find_x64_leaves,
     find_x86_starts,
     read_code,
@@ -91,6 +92,10 @@ class FunctionTable:
         return find_call_targets(self._code)
 
     @cached_property
+    def _jumps(self) -> List[Tuple[int, int]]:
+        return find_jumps(self._code)
+
+    @cached_property
     def _arm64_call_targets(self) -> List[int]:
         return find_arm64_call_targets(self._code)
 
@@ -122,7 +127,7 @@ class FunctionTable:
         return sorted({*find_arm64_starts(code, rva), *called})
 
     def _find_x64_starts(self, code: bytes, rva: int) -> List[int]:
-        return find_x64_leaves(code, rva, self._call_targets)
+        return find_x64_leaves(code, rva, self._call_targets, self._jumps)
 
     def _find_x86_starts(self, code: bytes, rva: int) -> List[int]:
         starts = self._x86_starts

@@ -83,6 +83,20 @@ IDIOMS = (
     Idiom("StPr", "lanes", "member of a structure that a wrapper gets by a pointer"),
     Idiom("CbLk", "lanes", "member of a structure for a function that an object's type names"),
     Idiom("RtIn", "lanes", "pointer fetched by a name that is put into a string"),
+    Idiom("StVr", "depots", "variable that is set when the driver starts"),
+    Idiom("StSf", "depots", "variable that a function sets for its callers"),
+    Idiom("OStd", "depots", "member of an object in data"),
+    Idiom("ObMd", "depots", "member of an object in data that is made at run time"),
+    Idiom("OUnk", "depots", "member of an object that only the caller knows", "likely", "likely"),
+    Idiom("PtrV", "depots", "function to which a variable points"),
+    Idiom("PtrT", "depots", "function of a table to which a variable points"),
+    Idiom("OutP", "depots", "wrapper that gives the block by a pointer and returns a status"),
+    Idiom("OwnC", "depots", "wrapper with arguments in registers of its own"),
+    *(
+        Idiom(f"Tbt{letter}", "depots", "tags side by side, indexed at run time", "likely", "likely")
+        for letter in "ABCD"
+    ),
+    *(Idiom(f"Ftb{letter}", "depots", "table in the frame, indexed at run time") for letter in "ABCD"),
 )
 
 LIBRARY_TAGS = ("SeSd", "SeAl", "SeTs", "PpRb", "PpUc")
@@ -105,7 +119,7 @@ LOOK_ALIKES = (
 )
 """None of them is a tag of the innocent driver, whatever the bytes say."""
 
-DRIVERS = ("idioms", "ports", "framed", "innocent", "byways", "lanes")
+DRIVERS = ("idioms", "ports", "framed", "innocent", "byways", "lanes", "depots")
 
 CALLS = {
     "Drct": (0x130F, 0x1307, 0x12AB, 0x126C, 0x1364, 0x1368),
@@ -161,6 +175,18 @@ CALLS = {
     "StPr": (0x11D6, 0x1191, 0x11B5, 0x115F, 0x1214, 0x1214),
     "CbLk": (0x1233, 0x11E8, 0x11FE, 0x11A2, 0x1280, 0x1280),
     "RtIn": (0x1185, 0x1147, 0x116C, 0x111D, 0x11A8, 0x11A8),
+    "StVr": (0x12BF, 0x1237, 0x129C, 0x120C, 0x1324, 0x1324),
+    "StSf": (0x12DF, 0x124D, 0x12BC, 0x1221, 0x1340, 0x1340),
+    "OStd": (0x12FA, 0x125E, 0x12D9, 0x1233, 0x1350, 0x1350),
+    "ObMd": (0x130A, 0x126D, 0x12F9, 0x1244, 0x1360, 0x1360),
+    "PtrV": (0x1321, 0x1283, 0x1322, 0x125E, 0x1378, 0x1378),
+    "PtrT": (0x1344, 0x129D, 0x1342, 0x127A, 0x139C, 0x139C),
+    "OutP": (0x1362, 0x12B5, 0x135D, 0x1291, 0x13BC, 0x13BC),
+    "OwnC": (0x138E, 0x12DA, 0x138E, 0x12B3, 0x13E4, 0x13E4),
+    "FtbA": (0x1123, 0x10EC, 0x1146, 0x1102, 0x1158, 0x1158),
+    "FtbB": (0x1123, 0x10EC, 0x1146, 0x1102, 0x1158, 0x1158),
+    "FtbC": (0x1123, 0x10EC, 0x1146, 0x1102, 0x1158, 0x1158),
+    "FtbD": (0x1123, 0x10EC, 0x1146, 0x1102, 0x1158, 0x1158),
 }
 """RVA of the call that gets the tag, in the images for x64, x86 and ARM64, of each at -O2 and -Os, as LLVM's objdump
 shows them; None where the way does not exist. Of several calls it is the first."""

@@ -122,6 +122,15 @@ class TestX64:
         for start, end in ((0x20, 0x30), (0x30, 0x40), (0x40, 0x43)):
             assert table.find(TEXT + start + 1) == FunctionBounds(TEXT + start, ((TEXT + start, TEXT + end),), "flow")
 
+    def test_a_leaf_that_is_only_jumped_to_begins_behind_a_return(self):
+        """mov eax, [rcx]; ret, and right behind it another that a function with an entry ends in: its last call."""
+        leaf, jump = b"\x8b\x01\xc3", b"\xe9" + struct.pack("<i", 0x13 - 0x0D)
+        code = b"\x90" * 8 + jump + b"\x90" * 3 + leaf + leaf + b"\xeb\xfb\xc3"
+        table = open_table(code, entry(TEXT, TEXT + 0x10), PLAIN)
+        assert [table.find(TEXT + offset).start_rva - TEXT for offset in (0x10, 0x12, 0x13, 0x18)] == [16, 16, 19, 19]
+        inside = open_table(b"\x90" * 16 + code, entry(TEXT, TEXT + 0x10), PLAIN)  # nothing tells of what jumps
+        assert inside.find(TEXT + 0x23).start_rva == inside.find(TEXT + 0x20).start_rva
+
     def test_jump_targets_that_are_aligned_split_no_function(self):
         body = b"\x85\xc9\x74\x0b\xc3".ljust(15, b"\x90")  # test ecx, ecx; je over the filling; ret
         code = b"\x90" + body + b"\xc3"
