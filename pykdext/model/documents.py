@@ -77,6 +77,7 @@ def image_coverage_document(coverage: ImageCoverage) -> Dict[str, Any]:
         "modules_scanned": coverage.modules_scanned,
         "modules_total": coverage.modules_total,
         "resident_fraction": coverage.resident_fraction,
+        "discarded_bytes": coverage.discarded_bytes,
     }
 
 

@@ -94,6 +94,14 @@ class PlaceProver(Protocol):
         """
 
 
+@runtime_checkable
+class Translator(Protocol):
+    """A target that reads page tables itself."""
+
+    def find_physical(self, address: int) -> Optional[int]:
+        """The physical address of a virtual one; None if it does not translate."""
+
+
 class PhysicalMemory(Protocol):
     """The physical pages that a dump holds."""
 

@@ -24,7 +24,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from pykdext.kernel.pool.heapchunks import CHUNK_BYTES, FIRST_BUILD, NO_KEYS, HeapKeys
 from pykdext.kernel.pool.segmentblocks import CERTAIN, FREE, LIKELY, BlockProver, PlacedBlock
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
-from pykdext.targets.protocol import PAGE_BYTES, SymbolTaker, Target
+from pykdext.targets.protocol import PAGE_BYTES, SymbolTaker, Target, Translator
 from pykdext.work import UNWATCHED, Work
 
 _FOUR_LEVELS_START = 0xFFFF8000_00000000
@@ -133,6 +133,7 @@ class _Walker:
         self._marks = bytearray()
         if target.pointer_size == 8 and (target.facts.build or FIRST_BUILD) >= FIRST_BUILD:
             self._prover = BlockProver(target, keys)
+        self._addresses: Dict[int, int] = {}  # by physical page: where it was searched first
         self.found = SmallBlocks()
         present = (target.facts.pages_present or _PAGES_NOT_KNOWN) * PAGE_BYTES
         mapped = max(MAX_MAPPINGS_A_PAGE * present, _MIN_WALK_BYTES)
@@ -186,8 +187,13 @@ class _Walker:
         """Find the headers in a piece of memory; a block never crosses a page."""
         self.found.walked_bytes += len(data)
         chains: Dict[int, Optional[Dict[int, int]]] = {}
+        elsewhere: Dict[int, bool] = {}
         for offset in self._header_offsets(address, data):
             page = offset - (address + offset) % PAGE_BYTES
+            if page not in elsewhere:
+                elsewhere[page] = self._is_seen_elsewhere(address + page)
+            if elsewhere[page]:
+                continue
             if page not in chains:
                 chains[page] = self._chain(data[page : page + PAGE_BYTES]) if page >= 0 else None
                 if chains[page] is None and self._prover is not None:
@@ -196,6 +202,11 @@ class _Walker:
             word = int.from_bytes(data[offset : offset + 4], "little")
             if self._add(address + offset, word, chains[page], offset - page):
                 self._words.append(int.from_bytes(data[max(offset - CHUNK_BYTES, 0) : max(offset - 8, 0)], "little"))
+
+    def _is_seen_elsewhere(self, page_address: int) -> bool:
+        """Whether the same physical page was searched at another address: memory may be mapped twice."""
+        physical = self._target.find_physical(page_address) if isinstance(self._target, Translator) else None
+        return physical is not None and self._addresses.setdefault(physical, page_address) != page_address
 
     def _header_offsets(self, address: int, data: bytes) -> Iterator[int]:
         for key in self._keys:

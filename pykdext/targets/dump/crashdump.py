@@ -156,6 +156,11 @@ class CrashDump(DumpTarget):
         self._space.set_invalid_pte_mask(mask)
         self._modules = self._read_modules()
 
+    def find_physical(self, address: int) -> Optional[int]:
+        """The physical address of a virtual one; None if it does not translate, or to a page of zeros."""
+        physical = self._space.translate(address)
+        return physical if physical is not None and physical >= 0 else None
+
     @property
     def has_uncertain_places(self) -> bool:
         """Whether a wrong bit in the file's map leaves open where some pages stand."""

@@ -140,6 +140,22 @@ def test_blocks_of_a_classic_page_are_certain():
     assert found.complete
 
 
+class TwiceMapped(SegmentsTarget):
+    """Two virtual pages show one physical page."""
+
+    def find_physical(self, address):
+        return address % 0x10000 if address < POOL + 0x20000 else None
+
+
+def test_blocks_of_a_page_that_is_mapped_twice_count_once():
+    page = page64((4, 2, b"Pipo"), (8, 3, b"Pipo"), (6, 0, b"Pipo"))
+    segments = {POOL: page, POOL + 0x10000: page, POOL + 0x20000: page}
+    facts = TargetFacts("segments", Machine.X64, build=9600)
+    found = find_small_blocks(TwiceMapped(segments, machine=Machine.X64, facts=facts), PIPO)
+    assert [block.address - POOL for block in found.allocations] == [0, 0x40, 0x20000, 0x20040]
+    assert found.freed == 2
+
+
 def test_the_tag_inside_a_block_is_no_block():
     page = bytearray(page64((16, 2, b"Else"), (4, 2, b"Pipo")))
     page[0x20:0x30] = header64(4, 4, 2, b"Pipo")
