@@ -37,7 +37,7 @@ from tests.benchmarks import (
 from tests.benchmarks.results import Report, render_reports
 from tests.benchmarks.rounds import ContestantError
 
-_PEERS = ("leechcorepyc", "kdmp-parser", "volatility3", "yara-python")
+_PEERS = ("leechcorepyc", "kdmp-parser", "volatility3", "ntoseye", "yara-python")
 
 _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "pages": physicalpages.run,

@@ -26,6 +26,7 @@ from pykdext.pipeline import verdict
 from pykdext.pipeline.evidence import NO_CONTENTS
 from pykdext.pipeline.sources import open_source
 from pykdext.targets.dump.crashdump import open_crashdump
+from tests.benchmarks import debuggerpeer
 from tests.benchmarks.results import MEGABYTES, MICROSECONDS_A_PIECE, MILLISECONDS, OURS, Report, Unit, Work
 from tests.benchmarks.rounds import PROJECT, ContestantError, run_in_turns, run_process
 
@@ -53,6 +54,7 @@ def run(folder: Path, rounds: int, *, quick: bool, slow: bool) -> Report:
     report.works.append(_measure_proofs(folder, rounds, _HANDLES // (20 * share)))
     report.works.append(_measure_verdicts(folder, rounds))
     report.works.append(_measure_peer(folder, rounds, report.notes))
+    report.works.append(_measure_debugger(folder, rounds, report.notes))
     return report
 
 
@@ -180,6 +182,31 @@ def _measure_peer(folder: Path, rounds: int, notes: List[str]) -> Work:
         started = time.process_time()
         count = list_handles()
         work.add(_PEER, (time.process_time() - started) / count)
+    return work
+
+
+def _measure_debugger(folder: Path, rounds: int, notes: List[str]) -> Work:
+    """Handles by type of every process of a small Windows 7, each: ours, and ntoseye's."""
+    work = Work("handles of all processes, Windows 7", MICROSECONDS_A_PIECE)
+    machine = forge("zombies", build=debuggerpeer.BUILD, leaked=60, healthy_share=16)
+    path, isf = folder / "seven.dmp", next(_ISF.glob(f"*{machine.kernel.guid}*"), None)
+    is_there = debuggerpeer.is_installed() and isf is not None
+    if is_there and isf is not None:
+        debuggerpeer.prepare(machine, isf, folder)
+    else:
+        notes.append("ntoseye lists no handles: it is not installed, or symbols (isf) are not at hand")
+    machine.save(path, kind=1)
+    for _ in range(rounds):
+        with _open_space(path) as space:
+            started = time.process_time()
+            censuses = [space.take_census(process) for process in space.processes.processes]
+            count = sum(census.read for census in censuses)
+            work.add(OURS, (time.process_time() - started) / count)
+        if is_there:
+            seconds, theirs = debuggerpeer.measure(path, folder)
+            if theirs != count:
+                notes.append(f"ntoseye lists {theirs:,} handles, we {count:,}")
+            work.add("ntoseye", seconds / theirs)
     return work
 
 
