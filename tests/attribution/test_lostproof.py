@@ -211,6 +211,28 @@ def test_one_removal_for_several_calls_of_the_run_time():
     assert item.confidence is PROVEN
 
 
+@pytest.mark.parametrize("inner", [b"RtlLengthSid", b"NobodyKnowsIt"])
+def test_a_call_whose_result_is_an_argument_beside_the_tag(inner):
+    """push tag; push 5; call RtlLengthSid; push eax; push 1; call ExAllocatePoolWithTag: the inner call removes one.
+
+    What it removes stands in a table, or follows from what the outer call needs.
+    """
+    base = NARROW_BASES[1]
+    directories = {1: (PAGE * 2, 40), 12: (SLOT, 8)}
+    constants = bytearray(0x200)
+    struct.pack_into("<I8xII", constants, 0, 0x2080, 0x2060, SLOT)
+    struct.pack_into("<II", constants, 0x80, 0x2040, 0x20A0)
+    constants[0x40:0x57] = b"\1\0ExAllocatePoolWithTag"
+    constants[0xA0 : 0xA3 + len(inner)] = b"\1\0" + inner + b"\0"
+    constants[0x60:0x6C] = b"ntoskrnl.exe"
+    struct.pack_into("<II", constants, SLOT - 2 * PAGE, 0x2040, 0x20A0)
+    call, other = (b"\xff\x15" + struct.pack("<I", base + SLOT + 4 * number) for number in range(2))
+    code = b"\x56\x68Pipo\x6a\x05" + other + b"\x50\x6a\x01" + call + b"\x5e\xc3"
+    system = System(Machine.X86, code=code + FILLING, constants=bytes(constants), directories=directories)
+    (item,) = CodeAttributor(ImageIndex(system.images, [PoolTag(b"Pipo")])).evidence(PoolTag(b"Pipo"))
+    assert item.confidence is PROVEN
+
+
 @pytest.mark.parametrize("size", [0x5C, 0x40])
 def test_the_check_of_control_flow_guard_leaves_what_was_pushed_on_x86(size):
     """push tag; ... mov ecx, esi; call [check]; call esi. Of a shorter load configuration the pointer is not known."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import importlib.resources
 import re
 from dataclasses import dataclass
 from typing import Dict, NamedTuple, Optional, Tuple
@@ -143,7 +144,9 @@ def find_removed_bytes(name: str) -> Optional[int]:
     allocator = find_allocator(name)
     if allocator is not None:
         return allocator.removed_bytes
-    return 0 if name.lstrip("_") in _CDECL or name in _CDECL else None
+    if name.lstrip("_") in _CDECL or name in _CDECL:
+        return 0
+    return _load_stack_bytes().get(name)
 
 
 def takes_no_tag(name: str) -> bool:
@@ -154,6 +157,14 @@ def takes_no_tag(name: str) -> bool:
 def allocator_names() -> Tuple[str, ...]:
     """All functions that are known, without decoration."""
     return tuple(_BY_NAME)
+
+
+@functools.cache
+def _load_stack_bytes() -> Dict[str, int]:
+    """By name, of the functions of the kernel and its port drivers that an import definition tells."""
+    table = importlib.resources.files("pykdext.attribution") / "data" / "stackbytes.txt"
+    rows = (line.split() for line in table.read_text(encoding="ascii").splitlines() if not line.startswith("#"))
+    return {name: int(size) for size, *names in rows for name in names}
 
 
 @functools.cache

@@ -35,6 +35,9 @@ _BYTES_A_LOOK = 0x80
 MAX_INSTRUCTIONS_AHEAD = 4
 """How far behind a call the compiler may have put the removal of its arguments."""
 
+MAX_INSTRUCTIONS_TO_CALL = 12
+"""How far behind a call the next one is looked for that gets its result."""
+
 _VOLATILE_X64 = ("rax", "rcx", "rdx", "r8", "r9", "r10", "r11")
 _ARGUMENTS_X64 = ("rcx", "rdx", "r8", "r9")
 _VOLATILE_X86 = ("eax", "ecx", "edx")
@@ -147,7 +150,7 @@ class CallEffects:
         if removed is None:
             pushed = rest - top if rest is not None and rest > top else 0
             adjustment = self._find_adjustment(instruction)
-            removed = 0 if adjustment > 0 else pushed
+            removed = 0 if adjustment > 0 else max(pushed - self._count_awaited(state, instruction), 0)
             if adjustment < 0 and not pushed:
                 removed = -adjustment  # room for arguments, made anew because the callee removed it
         pointer = displace(state.read_register(stack_pointer), removed, 4)
@@ -168,6 +171,39 @@ class CallEffects:
         """By the RVA of the pointer in the import tables, of the functions that are known."""
         known = ((slot.rva, self._find_removed_bytes(slot.name)) for slot in read_imports(self._image) if slot.name)
         return {rva: removed for rva, removed in known if removed is not None}
+
+    def _count_awaited(self, state: State, instruction: IntelInstruction) -> int:
+        """Bytes on the stack that the next call needs besides what is pushed until then.
+
+        They were pushed before the call at ``instruction``, whose result is another argument of the next one.
+        """
+        rva = instruction.rva + instruction.size
+        _, code = next(self._image.iter_range(rva, DECODED_BYTES), (rva, b""))
+        pushed = 0
+        for following in itertools.islice(self._decoder.decode(code, rva), MAX_INSTRUCTIONS_TO_CALL):
+            name = following.name
+            first = following.operands[0] if following.operands else None
+            if name == "push":
+                pushed += self._operands.pointer_bytes
+                continue
+            if name == "call":
+                called = self._find_named_bytes(state, following)
+                return max(called - pushed, 0) if called is not None else 0
+            is_moved = isinstance(first, GeneralRegister) and first.name == self._operands.stack_pointer
+            if is_moved or name in ("pop", "ret", "leave") or name.startswith("j"):
+                return 0
+        return 0
+
+    def _find_named_bytes(self, state: State, call: IntelInstruction) -> Optional[int]:
+        """What the call of an import through its pointer, or of a function of the image, removes."""
+        operand = call.operands[0]
+        if isinstance(operand, Immediate):
+            callee = operand.number - self._base
+            removed = self._find_returned_bytes(callee)
+            return self._find_imported_bytes(state, call, callee) if removed is None else removed
+        if isinstance(operand, MemoryOperand) and operand.base is None and operand.scaled is None:
+            return self._imported_bytes.get(operand.displacement - self._base)
+        return None
 
     def _find_adjustment(self, instruction: IntelInstruction) -> int:
         """What the caller adds to the stack pointer right behind the call; 0 if it leaves it alone."""
