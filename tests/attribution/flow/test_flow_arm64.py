@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 
 import pytest
@@ -171,8 +172,11 @@ def assemble(*lines):
     return b"".join(WORDS[line].to_bytes(4, "little") if line in WORDS else bytes.fromhex(line) for line in lines)
 
 
-def follow(*lines, constants=b"", variables=b""):
-    """The flow of one function that consists of these instructions (or bytes, as hex)."""
+def follow(*lines, constants=b"", variables=b"", is_guard_told=False):
+    """The flow of one function that consists of these instructions (or bytes, as hex).
+
+    ``is_guard_told``: the load configuration, in the variables, says where the pointer to the guard's check is.
+    """
     code = assemble(*lines)
     constants = constants.ljust(IMPORT_SLOT - CONSTANTS_RVA + 8, b"\0").ljust(GUARD_POINTER - CONSTANTS_RVA, b"\0")
     constants += (BASE + CODE_RVA).to_bytes(8, "little")
@@ -181,7 +185,7 @@ def follow(*lines, constants=b"", variables=b""):
         (b".rdata", constants, CONSTANTS),
         (b".data", variables.ljust(16, b"\0"), VARIABLES),
         machine=0xAA64,
-        directories=[(0, 0)] * 12 + [(IMPORT_SLOT, 8)],
+        directories=[*[(0, 0)] * 10, (VARIABLES_RVA if is_guard_told else 0, 0x78), (0, 0), (IMPORT_SLOT, 8)],
     )
     image = open_image(memory, machine=Machine.ARM64)
     return follow_function(image, FunctionBounds(CODE_RVA, ((CODE_RVA, CODE_RVA + len(code)),), "pdata"))
@@ -393,6 +397,16 @@ def test_the_check_of_control_flow_guard_is_no_call(call):
     (site,) = follow(*GUARDED, call, "ret").calls
     assert site.target == {FieldRead(Parameter(Location("x0")), 0x10, 8)}
     assert numbers(site.frame.argument(Location("x2"), 4)) == {PIPO}
+
+
+@pytest.mark.parametrize(("is_told", "expected"), [(True, {PIPO}), (False, None)])
+def test_the_check_of_a_pointer_of_which_nothing_is_known(is_told, expected):
+    """The load configuration tells where the check is; else it could be any function."""
+    configuration = struct.pack("<I108xQ", 0x78, BASE + GUARD_POINTER)
+    lines = (CALL, "mov x15, x8", "adrp x9, #0x1000", "ldr x9, [x9, #0x200]", *PIPO_IN_W2, "blr x9", "blr x15", "ret")
+    *others, site = follow(*lines, variables=configuration, is_guard_told=is_told).calls
+    assert len(others) == (1 if is_told else 2)
+    assert numbers(site.frame.argument(Location("x2"), 4)) == expected
 
 
 def test_an_import_is_a_call_whatever_x15_holds():

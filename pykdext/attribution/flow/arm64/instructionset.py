@@ -5,6 +5,7 @@ Meanings are those of the Arm Architecture Reference Manual, registers and calls
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Callable, Dict, Iterator, Tuple
 
 from pykdext.attribution.flow.arm64.data import RESULTS, Operation, has_number_of
@@ -43,6 +44,7 @@ from pykdext.attribution.flow.values import (
     numbers,
 )
 from pykdext.images.image import Image
+from pykdext.images.loadconfig import read_guard_check_slot
 
 _ADDRESS_MASK = (1 << 64) - 1
 
@@ -79,6 +81,7 @@ class Arm64InstructionSet:
     stack_pointer = "sp"
 
     def __init__(self, image: Image) -> None:
+        self._image = image
         self._base = image.module.base
         self._decoder = Arm64Decoder()
         self._memory = Arm64Memory(image)
@@ -196,11 +199,22 @@ class Arm64InstructionSet:
     def _call_register(self, state: State, instruction: Arm64Instruction) -> Step:
         target = _read_target(state, instruction)
         dispatched = state.read_register(_TARGET_REGISTER)
-        if target != dispatched and _is_read(dispatched) and self._may_be_guard_check(target):
+        may_check = _is_read(dispatched) and self._may_be_guard_check(target)
+        if target != dispatched and (may_check or target in self._guard_checks):
             for name in _CHECK_REGISTERS:
                 state.registers.pop(name, None)
             return NOTHING_TO_TELL
         return Step(call=Call(target, dispatched))
+
+    @cached_property
+    def _guard_checks(self) -> Tuple[Value, ...]:
+        """What a load of the pointer to that check gives, which the image tells the loader: itself, or its number."""
+        slot_rva = read_guard_check_slot(self._image)
+        if slot_rva is None:
+            return ()
+        raw = self._image.read(slot_rva, 8)
+        pointer: Value = frozenset({ImageRead(slot_rva, 8)})
+        return (pointer, constant(int.from_bytes(raw, "little"))) if raw is not None else (pointer,)
 
     def _may_be_guard_check(self, target: Value) -> bool:
         """Whether it is a pointer of the image that the loader fills in, but no import."""

@@ -23,6 +23,7 @@ from pykdext.attribution.flow.thunks import read_thunk
 from pykdext.attribution.flow.values import UNKNOWN, UNKNOWN_ATOM, ImageRead, StackAddress, numbers
 from pykdext.images.image import Image
 from pykdext.images.imports import read_imports
+from pykdext.images.loadconfig import read_guard_check_slot
 
 MAX_CALLEE_BYTES = 0x1000
 """Code of a called function that is searched for its return instruction, a piece at a time."""
@@ -42,10 +43,6 @@ _VOLATILE_X64 = ("rax", "rcx", "rdx", "r8", "r9", "r10", "r11")
 _ARGUMENTS_X64 = ("rcx", "rdx", "r8", "r9")
 _VOLATILE_X86 = ("eax", "ecx", "edx")
 _CHANGED_BY_GUARD_CHECK_X86 = ("eax", "edx")
-_LOAD_CONFIGURATION_DIRECTORY = 10
-_GUARD_CHECK_OFFSET_X86 = 0x48
-"""IMAGE_LOAD_CONFIG_DIRECTORY32.GuardCFCheckFunctionPointer (winnt.h)."""
-
 _VOLATILE_VECTORS = {8: 6, 4: 8}
 """How many of the lowest vector registers a callee may change, by pointer size (Microsoft's calling conventions)."""
 
@@ -86,20 +83,15 @@ class CallEffects:
         operand = instruction.operands[0]
         if self._is_x64 or not isinstance(operand, MemoryOperand) or operand.base or operand.scaled or operand.foreign:
             return False
-        if self._guard_check_pointer is None or operand.displacement != self._guard_check_pointer:
+        if self._guard_check_slot is None or operand.displacement - self._base != self._guard_check_slot:
             return False
         for name in _CHANGED_BY_GUARD_CHECK_X86:
             self._operands.set_register(state, name, UNKNOWN)
         return True
 
     @functools.cached_property
-    def _guard_check_pointer(self) -> Optional[int]:
-        """The virtual address of the pointer to that check, as an x86 image tells the loader."""
-        rva, size = self._image.directory(_LOAD_CONFIGURATION_DIRECTORY)
-        raw = self._image.read(rva, _GUARD_CHECK_OFFSET_X86 + 4) if rva and size else None
-        if raw is None or int.from_bytes(raw[:4], "little") < len(raw):  # Size; the directory's has been another
-            return None
-        return int.from_bytes(raw[_GUARD_CHECK_OFFSET_X86:], "little") or None
+    def _guard_check_slot(self) -> Optional[int]:
+        return read_guard_check_slot(self._image)
 
     def return_from_call(self, state: State, instruction: IntelInstruction) -> None:
         """Apply the effects of the call at ``instruction``."""
