@@ -218,7 +218,7 @@ def test_what_tokens_and_sections_are_of(arch, build, account, tmp_path):
     assert ("User32, CONTOSO\\alice" if account else "User32, logon 0x5a1f3") in told
     assert tokens.sample.accounts == (("CONTOSO\\alice", "CONTOSO\\bob") if account else ())
     assert {name for name, _ in sections.sample.creators} == {
-        "maps \\Windows\\System32\\ntdll.dll (Ntfs.sys)",
+        "maps HarddiskVolume2\\Windows\\System32\\ntdll.dll (Ntfs.sys)",
         "maps memory without a file",
     }
 
@@ -262,9 +262,13 @@ def test_redaction_takes_out_the_names_of_people(tmp_path, capsys):
     assert "person-1" in shown
 
 
-def test_files_are_counted_by_their_folder_and_driver(tmp_path):
-    report = holders_of(forge("zombies", leaked=100), "File", tmp_path)
+@pytest.mark.parametrize(
+    ("arch", "build"), [("x64", 19041), ("x64", 6002), ("arm64", 22000), ("x86pae", 7601)], ids=str
+)
+def test_files_are_counted_by_volume_folder_and_driver(arch, build, tmp_path):
+    """The driver of a file on a disk is its file system, not that of the volume's device."""
+    report = holders_of(forge("zombies", build=build, arch=arch, leaked=100, healthy_share=8), "File", tmp_path)
     told = {name for name, _ in report.sample.creators}
-    assert "\\Windows\\System32\\config (Ntfs.sys)" in told
-    assert not any("report.docx" in name for name in told)
-    assert "\\Endpoint (afd.sys)" in told
+    assert "HarddiskVolume2\\Windows\\System32\\config (Ntfs.sys)" in told
+    assert not any("report.docx" in name or "storport" in name for name in told)
+    assert "Afd\\Endpoint (afd.sys)" in told or "HarddiskVolume2\\Endpoint (Ntfs.sys)" in told

@@ -7,14 +7,15 @@ import struct
 from typing import Dict, List, Sequence, Tuple
 
 from dumps.forge.modules import LoadedModules
+from dumps.forge.objects import headers
 from dumps.forge.objects.blocks import BlockWriter
 from dumps.forge.objects.layouts import ObjectLayouts
 from dumps.forge.parts import Parts
 
 _KEY_MARK = 0x6B793032
-_FILE_TYPE, _DEVICE_TYPE, _DRIVER_TYPE = 5, 3, 4
+_FILE_TYPE, _DEVICE_TYPE, _DRIVER_TYPE, _BLOCK_TYPE = 5, 3, 4, 0xA
 _THREAD_TYPE = 6
-_DRIVERS_OF_FILES = ("Ntfs.sys", "afd.sys", "rdbss.sys")
+_DEVICES_OF_FILES = (("HarddiskVolume2", "storport.sys", "Ntfs.sys"), ("Afd", "afd.sys", ""), ("", "rdbss.sys", ""))
 _FILE_NAMES = (
     "\\Windows\\System32\\config\\SOFTWARE",
     "\\ProgramData\\Spool\\queue.dat",
@@ -43,7 +44,8 @@ class BodyWriter:
         self._chance = random.Random(parts.chance.getrandbits(32))
         self._modules = modules
         self._names: Dict[str, int] = {}
-        self._devices = [self.write_device(name) for name in _DRIVERS_OF_FILES]
+        self._form = headers.header_form(parts.kernel.architecture)
+        self._devices = [self._write_volume(*names) for names in _DEVICES_OF_FILES]
         self._logons: Dict[int, int] = {}
         self._mapped = [self._write_mapped(name) for name in ("\\Windows\\System32\\ntdll.dll", "")]
         self._healthy_key = self.write_key_path(_HEALTHY_KEY)
@@ -122,7 +124,7 @@ class BodyWriter:
             size = self.size("File")
             file_va = self._blocks.reserve(b"Fmap", size, paged=False)
             self._blocks.put(file_va, struct.pack("<HH", _FILE_TYPE, size))
-            self._blocks.put(file_va + (4 if narrow else 8), self._pack(self._devices[0]))
+            self._blocks.put(file_va + (4 if narrow else 8), self._pack(*self._devices[0]))
             self._blocks.put(file_va + (0x30 if narrow else 0x58), self.write_name(file_name))
             self._blocks.put(area_va + (0x24 if narrow else 0x40), self._pack(file_va | 5))
         return area_va, segment_va
@@ -163,9 +165,8 @@ class BodyWriter:
     def _file(self) -> bytes:
         data = bytearray(self.size("File"))
         struct.pack_into("<HH", data, 0, _FILE_TYPE, len(data))
-        device = self._chance.choices(self._devices, (6, 3, 1))[0]
-        width = len(self._pack(0))
-        data[width : 2 * width] = self._pack(device)
+        places = self._pack(*self._chance.choices(self._devices, (6, 3, 1))[0])
+        data[len(places) // 2 : 3 * len(places) // 2] = places
         name = self.write_name(self._chance.choice(_FILE_NAMES))
         start = 0x30 if self._narrow else 0x58
         data[start : start + len(name)] = name
@@ -206,17 +207,41 @@ class BodyWriter:
         data[layout["Flags"]] = 1 if by_driver else 2
         return bytes(data)
 
-    def write_device(self, driver: str) -> int:
-        """Write the device object that files of a driver name, and its driver object."""
+    def write_device(self, driver: str, name: str = "") -> int:
+        """Write a device object that files name, with its own name if it has one, and its driver object."""
         narrow = self._narrow
         driver_va = self._blocks.reserve(b"Driv", 0xA8 if narrow else 0x150, paged=False)
-        device_va = self._blocks.reserve(b"Devi", 0xB8 if narrow else 0x150, paged=False)
+        mask, form, architecture = headers.NAME, self._form, self._parts.kernel.architecture
+        before = form.parts_bytes(mask) + form.size if name else 0
+        device_va = self._blocks.reserve(b"Devi", before + (0xB8 if narrow else 0x150), paged=False) + before
+        if name:
+            header_va, build = device_va - form.size, self._parts.kernel.build
+            header = headers.pack_header(
+                *(architecture, build, header_va),
+                handles=0,
+                references=2,
+                type_index=2,
+                type_va=0,
+                cookie=None,
+                mask=mask,
+            )
+            self._blocks.put(header_va, header)
+            self._blocks.put(header_va - form.part_offset(mask, mask), self._pack(0) + self.write_name(name))
         base = self._modules.base(driver)
         self._blocks.put(driver_va, struct.pack("<HH", _DRIVER_TYPE, 0xA8 if narrow else 0x150))
         self._blocks.put(driver_va + (0xC if narrow else 0x18), self._pack(base))
         self._blocks.put(driver_va + (0x10 if narrow else 0x20), struct.pack("<I", self._modules.images[driver].size))
-        name = self.write_name("\\Driver\\" + driver.split(".", maxsplit=1)[0])
-        self._blocks.put(driver_va + (0x1C if narrow else 0x38), name)
+        driver_name = self.write_name("\\Driver\\" + driver.split(".", maxsplit=1)[0])
+        self._blocks.put(driver_va + (0x1C if narrow else 0x38), driver_name)
         self._blocks.put(device_va, struct.pack("<HH", _DEVICE_TYPE, 0xB8 if narrow else 0x150))
         self._blocks.put(device_va + 8, self._pack(driver_va))
         return device_va
+
+    def _write_volume(self, name: str, driver: str, file_system: str) -> Tuple[int, int]:
+        """Write the device of files, and for a volume the parameter block that leads to its file system's device."""
+        device_va, block_va = self.write_device(driver, name), 0
+        if file_system:
+            block_va = self._blocks.reserve(b"Vpb ", 0x60, paged=False)
+            block = struct.pack("<4H", _BLOCK_TYPE, 0x60, 1, 0) + self._pack(self.write_device(file_system), device_va)
+            self._blocks.put(block_va, block)
+        return device_va, block_va

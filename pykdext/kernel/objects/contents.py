@@ -1,7 +1,7 @@
 """What objects keep of those who made them: a file its name and driver, a key its path and opener, a token its source.
 
-Members as in the public symbols of nt (JPCERTCC/Windows-Symbol-Tables, volatility); marks of FILE_OBJECT, DEVICE_OBJECT
-and DRIVER_OBJECT from wdm.h, that of a key's body from ReactOS.
+Members as in the public symbols of nt (JPCERTCC/Windows-Symbol-Tables, volatility); FILE_OBJECT, VPB, DEVICE_OBJECT and
+DRIVER_OBJECT have the marks of wdm.h, a key's body that of ReactOS.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Callable, Dict, List, Optional, Set, Tuple
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.bodyreader import BodyReader
+from pykdext.kernel.objects.headers import NAME, HeaderReader
 from pykdext.kernel.objects.keypaths import KeyPathReader
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.model import Module, Struct
 
 _LOGON_ID = 0x18
 _SERVICE_LOGONS = {0x3E7: "SYSTEM", 0x3E4: "NETWORK SERVICE", 0x3E5: "LOCAL SERVICE", 0x3E6: "ANONYMOUS LOGON"}
-_FILE_TYPE, _DEVICE_TYPE, _DRIVER_TYPE = 5, 3, 4
+_FILE_TYPE, _DEVICE_TYPE, _DRIVER_TYPE, _BLOCK_TYPE = 5, 3, 4, 0xA
 _KEY_MARK = 0x6B793032
 _FIRST_WITH_PLAIN_SECTIONS = 14393
 
@@ -25,13 +26,15 @@ _FIRST_WITH_PLAIN_SECTIONS = 14393
 class ContentsReader:
     """Reads bodies of objects of one kernel; ``accounts`` are the people that descriptions of tokens named."""
 
-    def __init__(self, kernel: Kernel, pages: PageReader) -> None:
+    def __init__(self, kernel: Kernel, pages: PageReader, headers: HeaderReader) -> None:
         self._kernel = kernel
         self._pages = pages
+        self._headers = headers
         self._width = kernel.target.pointer_size
         self._bodies = BodyReader(kernel, pages)
         self._key_paths = KeyPathReader(self._bodies)
         self._drivers: Dict[int, Optional[str]] = {}
+        self._device_names: Dict[int, Optional[str]] = {}
         self.accounts: Set[str] = set()
         self._describers: Dict[str, Callable[[int], Optional[str]]] = {
             "File": self._describe_folder,
@@ -60,22 +63,45 @@ class ContentsReader:
         return self._bodies.find_module(address)
 
     def _describe_file(self, body: int) -> Optional[str]:
-        return _join_file(*self._read_file(body))
+        r"""``HarddiskVolume2\Windows\win.ini (Ntfs.sys)``: device, name and driver, as far as they are known."""
+        name, device, driver = self._read_file(body)
+        return _join_file(name, device, driver)
 
     def _describe_folder(self, body: int) -> Optional[str]:
         """The folder of a file, for there may be many files in it: of names without one the whole name."""
-        name, driver = self._read_file(body)
-        return _join_file((name.rpartition("\\")[0] or name) if name else None, driver)
+        name, device, driver = self._read_file(body)
+        return _join_file((name.rpartition("\\")[0] or name) if name else None, device, driver)
 
-    def _read_file(self, body: int) -> Tuple[Optional[str], Optional[str]]:
-        """The name of a file object, and the driver of its device; None: no file, or not in memory."""
+    def _read_file(self, body: int) -> Tuple[Optional[str], Optional[str], Optional[str]]:
+        """The name of a file object, that of its device, and the driver; None: no file, or not in memory.
+
+        The device of a file on a disk is the volume, whose parameter block leads to the file system's device.
+        """
         if self._pages.number(body, 2) != _FILE_TYPE:
-            return None, None
+            return None, None, None
         device = self._bodies.own_field(body, "_FILE_OBJECT", "DeviceObject")
+        block = self._bodies.own_field(body, "_FILE_OBJECT", "Vpb")
         form = self._bodies.own_form("_FILE_OBJECT", "FileName")
         name_at = None if form is None else form.offset("FileName")
         name = None if name_at is None else self._bodies.string(body + name_at)
-        return name, self.driver_of(device) if device else None
+        if not device:
+            return name, None, None
+        mounted = self._pages.pointer(block + 8) if block and self._pages.number(block, 2) == _BLOCK_TYPE else None
+        driver = (self.driver_of(mounted) if mounted else None) or self.driver_of(device)
+        return name, self._name_of(device), driver
+
+    def _name_of(self, device: int) -> Optional[str]:
+        """The name that a device object has, without its directory; None: none, or not in memory."""
+        if device not in self._device_names:
+            self._device_names[device] = self._read_device_name(device)
+        return self._device_names[device]
+
+    def _read_device_name(self, device: int) -> Optional[str]:
+        if self._pages.number(device, 2) != _DEVICE_TYPE:
+            return None
+        header = self._headers.read(device - self._headers.body_offset)
+        part = self._headers.part_address(header, NAME) if header is not None and header.is_plausible else None
+        return None if part is None else self._bodies.string(part + self._width)
 
     def driver_of(self, device: int) -> Optional[str]:
         """The module of the driver that a device object belongs to; None: no device, or not in memory."""
@@ -207,8 +233,9 @@ class ContentsReader:
         return f"{verb} pid {pid}" if pid else None
 
 
-def _join_file(name: Optional[str], driver: Optional[str]) -> Optional[str]:
-    return " ".join(word for word in (name, f"({driver})" if driver else None) if word) or None
+def _join_file(name: Optional[str], device: Optional[str], driver: Optional[str]) -> Optional[str]:
+    place = f"{device or ''}{name or ''}" if device is None or not name or name[0] == "\\" else f"{device}\\{name}"
+    return " ".join(word for word in (place, f"({driver})" if driver else None) if word) or None
 
 
 def count_descriptions(found: List[Optional[str]]) -> Tuple[Tuple[str, int], ...]:
