@@ -17,7 +17,7 @@ def format_bytes(size: Optional[float]) -> str:
         size /= 1024
         unit += 1
     if unit == 0:
-        return f"{size:.0f} bytes"
+        return count_things(round(size), "byte")
     return f"{size:.{2 if abs(size) < 10 else 1 if abs(size) < 100 else 0}f} {_UNITS[unit]}"
 
 
@@ -69,7 +69,7 @@ def format_rate(bytes_per_hour: Optional[float]) -> str:
     """``+1.20 MB``, ``-300 bytes``; ``-`` alone for None."""
     if bytes_per_hour is None:
         return "-"
-    return ("+" if bytes_per_hour > 0 else "") + format_bytes(bytes_per_hour)
+    return ("+" if round(bytes_per_hour) > 0 else "") + format_bytes(bytes_per_hour)
 
 
 def format_moment(
@@ -87,14 +87,25 @@ def format_day(moment: Optional[datetime]) -> str:
     return f"{moment:%Y-%m-%d}" if moment else "-"
 
 
-def count_things(count: int, word: str, plural: Optional[str] = None) -> str:
-    """``1 host``, ``2,000 hosts``; ``plural`` where that is not the word with an s."""
-    return f"{count:,} {word if count == 1 else plural or f'{word}s'}"
+def count_things(count: Optional[int], word: str, plural: Optional[str] = None) -> str:
+    """``1 host``, ``2,000 hosts``, ``- hosts`` for None; ``plural`` where that is not the word with an s."""
+    return f"{format_count(count)} {choose_form(count, word, plural or f'{word}s')}"
 
 
-def say_rest(total: int, shown: int, what: str = "") -> str:
-    """``and 3 more``, ``and 3 more sizes``: what is left of ``total`` after those ``shown``; empty if nothing is."""
-    return f"and {total - shown:,} more{' ' if what else ''}{what}" if total > shown else ""
+def choose_form(count: Optional[int], singular: str, plural: str) -> str:
+    """The form of a word that fits a count of things: ``is`` of one (more or less), ``are`` of any other number."""
+    return singular if count in (1, -1) else plural
+
+
+def say_rest(total: int, shown: int, word: str = "", plural: Optional[str] = None) -> str:
+    """``and 3 more``, ``and 1 more size``: what is left of ``total`` after those ``shown``; empty if nothing is."""
+    if total <= shown:
+        return ""
+    return (
+        f"and {count_things(total - shown, f'more {word}', plural and f'more {plural}')}"
+        if word
+        else f"and {total - shown:,} more"
+    )
 
 
 def name_some(names: Sequence[str], limit: int = 4) -> str:

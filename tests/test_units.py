@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
+import pykdext
 from pykdext.errors import say_install
-from pykdext.units import count_things
+from pykdext.units import count_things, format_bytes, format_rate, say_rest
 
 
 @pytest.mark.parametrize(
@@ -28,3 +32,44 @@ def test_hints_name_the_python_that_runs(monkeypatch):
     for program in (r"C:\Kits\x64\windbg.exe", r"C:\My Tools\python.exe", ""):
         monkeypatch.setattr(sys, "executable", program)
         assert say_install("vm") == 'python -m pip install "pykdext[vm]"'
+
+
+def test_the_rest_of_many_is_counted_too():
+    assert [say_rest(total, 3, "size") for total in (3, 4, 9)] == ["", "and 1 more size", "and 6 more sizes"]
+    assert say_rest(5, 4, "process", "processes") == "and 1 more process"
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(1, "1 byte"), (-1, "-1 byte"), (0.4, "0 bytes"), (-0.4, "0 bytes"), (1023, "1,023 bytes")]
+)
+def test_sizes_below_a_kilobyte_are_whole_bytes_without_a_sign_of_nothing(size, words):
+    assert format_bytes(size) == words
+    assert format_rate(size).lstrip("+") == words
+    assert format_rate(size).startswith("+") is (round(size) > 0)
+
+
+def _iter_counted_plurals(tree):
+    """Numbers of an f-string with a plural right behind them, which one of them would not fit."""
+    for text in (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)):
+        for value, behind in zip(text.values, text.values[1:]):
+            if not (isinstance(value, ast.FormattedValue) and isinstance(behind, ast.Constant)):
+                continue
+            number = ast.unparse(value.value)
+            is_count = number.startswith(("len(", "format_count(")) or (
+                value.format_spec is not None and ast.unparse(value.format_spec).strip("f") == repr(",")
+            )
+            if (
+                is_count
+                and not number.lstrip("_").isupper()
+                and re.match(r" (?!of its)([a-z]+ )?[a-z]{2,}s\b", behind.value)
+            ):
+                yield f"{text.lineno}: {ast.unparse(text)}"
+
+
+def test_plurals_are_made_in_one_place():
+    found = [
+        f"{path.name}:{line}"
+        for path in sorted(Path(pykdext.__file__).parent.rglob("*.py"))
+        for line in _iter_counted_plurals(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert found == []

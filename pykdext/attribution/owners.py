@@ -27,7 +27,7 @@ from typing import (
 
 from pykdext.model import Confidence, Evidence, EvidenceKind, ImageVersion, Module, Owner, PoolTag, TagDescription
 from pykdext.model.names import canonical_name
-from pykdext.units import name_some
+from pykdext.units import count_things, name_some
 
 if TYPE_CHECKING:
     from pykdext.images.image import Image
@@ -197,7 +197,7 @@ def describe_sharing(tag: PoolTag, owners: Sequence[Owner]) -> Optional[str]:
     if len(best) < 2:
         return None
     names = name_some([owner.module for owner in best], _MAX_NAMES)
-    return f"tag {tag.text!r} is used by {len(best)} modules, it alone tells none of them: {names}"
+    return f"tag {tag.text!r} is used by {count_things(len(best), 'module')}, it alone tells none of them: {names}"
 
 
 def find_unloaded_owners(

@@ -29,6 +29,7 @@ from pykdext.model import (
 )
 from pykdext.model.names import canonical_name
 from pykdext.targets.protocol import Target
+from pykdext.units import choose_form, count_things
 
 MAX_BLOCKS = 256
 """Blocks in a sample: a share of a half is certain to a few percent."""
@@ -121,7 +122,10 @@ def describe_witness(witness: ContentsWitness) -> Iterator[Evidence]:
         least = NOTABLE_UNLOADED_SHARE if driver.unloaded else NOTABLE_SHARE
         if driver.share_of_blocks < least or canonical_name(driver.module) in _EVERYBODYS:
             continue
-        text = f"{driver.share_of_blocks:.0%} of {witness.blocks_sampled} sampled blocks point at {driver.module}"
+        text = (
+            f"{driver.share_of_blocks:.0%} of {count_things(witness.blocks_sampled, 'sampled block')} "
+            f"{choose_form(witness.blocks_sampled, 'points', 'point')} at {driver.module}"
+        )
         if driver.unloaded:
             text += ", which was unloaded"
         else:

@@ -13,6 +13,7 @@ from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from pykdext.images.image import Image
 from pykdext.model import Confidence, Evidence, EvidenceKind, PoolTag
+from pykdext.units import count_things
 
 MAX_CONTEXTS = 64
 """Entries of a context registration; there are seven types of contexts, each may have a few sizes."""
@@ -152,7 +153,7 @@ def _describe_context(image: Image, words: _Words) -> Optional[str]:
         or not _has_context_end(image, words)
     ):
         return None
-    sizes = "of any size" if size == variable else f"of {size:,} bytes"
+    sizes = "of any size" if size == variable else f"of {count_things(size, 'byte')}"
     return f"an FLT_CONTEXT_REGISTRATION: {_CONTEXT_NAMES[context]} contexts {sizes}"
 
 
@@ -178,7 +179,7 @@ def _describe_lookaside(image: Image, words: _Words) -> Optional[str]:
         or (following | preceding) % image.machine.pointer_size
     ):
         return None
-    return f"a lookaside list of blocks of {size:,} bytes"
+    return f"a lookaside list of blocks of {count_things(size, 'byte')}"
 
 
 def _describe_list_pool(_image: Image, words: _Words) -> Optional[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Iterator, Optional, Sequence, Tuple
 
+from pykdext.units import count_things
+
 if TYPE_CHECKING:
     from pykdext.cli.arguments import SharedOptions
     from pykdext.model import PoolSnapshot, TableCoverage
@@ -27,7 +29,7 @@ def describe_lacks(coverages: Sequence[TableCoverage], warnings: Sequence[str]) 
 
     partial = [f"read in part: {describe_coverage(item, None)}" for item in coverages if not item.is_complete]
     more = len(warnings) - _LINES_SHOWN
-    return (*partial, *warnings[:_LINES_SHOWN], *([f"and {more} more warnings"] if more > 0 else []))
+    return (*partial, *warnings[:_LINES_SHOWN], *([f"and {count_things(more, 'more warning')}"] if more > 0 else []))
 
 
 def describe_lacks_of(snapshot: PoolSnapshot) -> Tuple[str, ...]:

@@ -17,6 +17,7 @@ from pykdext.fleet.inputs import find_inputs
 from pykdext.fleet.workers import open_dask_workers, open_local_workers
 from pykdext.model.fleet import Answer, BatchSummary, DumpInput, DumpRow, Task
 from pykdext.store.batches import Store, open_store
+from pykdext.units import count_things
 from pykdext.work import UNWATCHED, Work
 
 
@@ -67,7 +68,7 @@ def open_batch(
     """
     found = find_inputs(request.paths)
     if not found.dumps:
-        reason = "; ".join(found.warnings) or f"no dump among {found.passed_over:,} files"
+        reason = "; ".join(found.warnings) or f"no dump among {count_things(found.passed_over, 'file')}"
         raise PykdextError(f"{', '.join(request.paths)}: found {reason}, expected dumps")
     with ExitStack() as opened:
         opened.enter_context(_ended_by_signal())

@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence, Tuple, Union
 
 from pykdext.growth.restart import MIN_FILE_SECONDS, RESTART_SHARE, count_gone_back, is_file_time
 from pykdext.model import PoolSnapshot, TimeOrigin
-from pykdext.units import format_duration
+from pykdext.units import choose_form, count_things, format_duration
 
 MIN_FILE_INTERVAL_SECONDS = 5.0
 """Files that were written faster than this, in the middle, were copied."""
@@ -58,7 +58,10 @@ def order_samples(snapshots: Sequence[PoolSnapshot], keep_all: bool = False) -> 
     warnings: List[str] = []
     timed = [snapshot for snapshot in snapshots if snapshot.taken_at is not None]
     if len(timed) < len(snapshots):
-        warnings.append(f"{len(snapshots) - len(timed)} of {len(snapshots)} samples have no time and were left out")
+        warnings.append(
+            f"{len(snapshots) - len(timed)} of {count_things(len(snapshots), 'sample')} "
+            f"{choose_form(len(snapshots) - len(timed), 'has no time and was', 'have no time and were')} left out"
+        )
     moments = [snapshot.taken_at for snapshot in timed if snapshot.taken_at is not None]
     if any(later < earlier for earlier, later in zip(moments, moments[1:])):
         warnings.append("the samples were not in order of time; they were sorted")
@@ -122,7 +125,7 @@ def _order_by_counters(by_name: List[PoolSnapshot]) -> Tuple[List[PoolSnapshot],
         return by_name, []
     warnings = ["the samples were sorted by their counters, which only grow: the names of the files give no order"]
     if len(boots) > 1:
-        warnings.append(f"they are of {len(boots)} boots, and nothing tells which came first")
+        warnings.append(f"they are of {count_things(len(boots), 'boot')}, and nothing tells which came first")
     boots.sort(key=lambda boot: _sum_allocs(boot[0]) or 0, reverse=True)  # so that a restart shows between them
     return [snapshot for boot in boots for snapshot in boot], warnings
 

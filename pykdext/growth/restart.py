@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Optional, Tuple
 
 from pykdext.model import PoolSnapshot, TimeOrigin
-from pykdext.units import format_duration
+from pykdext.units import count_things, format_duration
 
 COUNTER_RANGE = 1 << 32
 """Allocations and frees have 32 bits in SYSTEM_POOLTAG (NtQuerySystemInformation), and so in every log."""
@@ -62,7 +62,7 @@ def find_restart(earlier: PoolSnapshot, later: PoolSnapshot) -> Optional[str]:
             return f"uptime went back from {format_duration(earlier.uptime_seconds)} to {up}"
     compared, gone_back = count_gone_back(earlier, later)
     if gone_back and gone_back >= RESTART_SHARE * compared:
-        return f"the counters of {gone_back:,} of {compared:,} tags went back"
+        return f"the counters of {gone_back:,} of {count_things(compared, 'tag')} went back"
     return None
 
 

@@ -11,7 +11,7 @@ from pykdext.growth.order import Ordered, date_samples, describe_untrusted_times
 from pykdext.growth.restart import find_restart, is_file_time, is_same_boot, seconds_between
 from pykdext.growth.trendtests import MIN_EFFECTIVE_SAMPLES
 from pykdext.model import PoolSnapshot, Segment, TimeOrigin
-from pykdext.units import format_duration, name_some
+from pykdext.units import count_things, format_duration, name_some
 
 GAP_FACTOR = 12
 """An interval so many times the usual one is a gap."""
@@ -175,10 +175,13 @@ def _describe_segments(segments: Sequence[Segment], judged: int) -> List[str]:
     chosen = segments[judged]
     which = "last" if judged == len(segments) - 1 else "longest"
     if chosen.first and chosen.last:
-        span = f"{chosen.samples} samples from {chosen.first:%Y-%m-%d %H:%M} to {chosen.last:%Y-%m-%d %H:%M} UTC"
+        span = (
+            f"{count_things(chosen.samples, 'sample')} from {chosen.first:%Y-%m-%d %H:%M} to "
+            f"{chosen.last:%Y-%m-%d %H:%M} UTC"
+        )
     else:
         span = f"samples {starts[judged] + 1} to {starts[judged + 1]}"
-    lines.append(f"the series is cut into {len(segments)} parts; the {which} one is judged: {span}")
+    lines.append(f"the series is cut into {count_things(len(segments), 'part')}; the {which} one is judged: {span}")
     return lines
 
 
@@ -190,5 +193,8 @@ def _thin_out(piece: Sequence[PoolSnapshot], warnings: List[str]) -> Tuple[PoolS
     """At most ``MAX_SAMPLES`` of them, evenly, with the first and the last."""
     if len(piece) <= MAX_SAMPLES:
         return tuple(piece)
-    warnings.append(f"{len(piece)} samples are more than it takes: {MAX_SAMPLES} of them, evenly spread, are judged")
+    warnings.append(
+        f"{count_things(len(piece), 'sample')} are more than it takes: {MAX_SAMPLES:,} of them, "
+        "evenly spread, are judged"
+    )
     return tuple(piece[index * (len(piece) - 1) // (MAX_SAMPLES - 1)] for index in range(MAX_SAMPLES))

@@ -13,7 +13,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.growth.usual import MachineSize, estimate_usual_bytes
 from pykdext.model import Confidence, PoolKind, PoolSnapshot, PoolUsage, TagClass, TagOwners, TagUsage, Usual
-from pykdext.units import count_things, format_bytes, format_count, format_share
+from pykdext.units import choose_form, count_things, format_bytes, format_share
 
 SUSPICIOUS_SCORE = 6
 """Fewer points are common on healthy machines."""
@@ -182,7 +182,7 @@ def _count_traits(usage: PoolUsage) -> Iterator[Trait]:
     if blocks >= MANY_BLOCKS:
         yield Trait(
             2 if blocks >= VERY_MANY_BLOCKS else 1,
-            f"{format_count(blocks)} blocks are outstanding",
+            f"{count_things(blocks, 'block')} {choose_form(blocks, 'is', 'are')} outstanding",
         )
     elif blocks < FEW_BLOCKS and (usage.allocs is None or usage.allocs < FEW_BLOCKS):
         yield Trait(-3, f"but in {count_things(blocks, 'block')} only: buffers for life look like that")
@@ -198,7 +198,7 @@ def _lifetime_traits(usage: PoolUsage) -> Iterator[Trait]:
         return
     points = 3 if freed <= NEVER_FREED else 2 if freed <= SELDOM_FREED else 1
     words = "nothing" if freed == 0 else f"only {format_share(freed)}"
-    yield Trait(points, f"{words} of {format_count(usage.allocs)} allocations was ever freed")
+    yield Trait(points, f"{words} of {count_things(usage.allocs, 'allocation')} was ever freed")
 
 
 def _owner_traits(known: Optional[TagOwners]) -> Iterator[Trait]:

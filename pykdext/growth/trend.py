@@ -129,7 +129,7 @@ def _iter_sample_warnings(snapshots: Sequence[PoolSnapshot], guesses: bool) -> I
     lines = [_describe_warnings(warnings, paths) for warnings in alike.values()]
     yield from lines[:_SAMPLE_WARNINGS]
     if len(lines) > _SAMPLE_WARNINGS:
-        yield say_rest(len(lines), _SAMPLE_WARNINGS, "warnings about single samples")
+        yield say_rest(len(lines), _SAMPLE_WARNINGS, "warning about a single sample", "warnings about single samples")
 
 
 def _describe_warnings(warnings: Sequence[str], paths: Mapping[str, Sequence[str]]) -> str:
@@ -139,7 +139,7 @@ def _describe_warnings(warnings: Sequence[str], paths: Mapping[str, Sequence[str
     if count == 1:
         return f"{where[0]}: {warnings[0]}"
     first = "" if len(warnings) == 1 else f", first {where[0]}"
-    return f"{count} samples{first}: {warnings[0]}"
+    return f"{count_things(count, 'sample')}{first}: {warnings[0]}"
 
 
 def _collect_rows(samples: Sequence[PoolSnapshot]) -> Dict[bytes, List[Optional[TagUsage]]]:

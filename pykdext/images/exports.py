@@ -9,6 +9,7 @@ import struct
 from typing import Dict, List, Mapping, Optional, Tuple
 
 from pykdext.images.image import Image
+from pykdext.units import choose_form, count_things
 
 MAX_EXPORTS = 0x10000
 """Ordinals have 16 bits."""
@@ -63,7 +64,11 @@ def read_exports(image: Image) -> Exports:
             missing += 1
         elif rva and not directory_rva <= rva < directory_end:  # a forwarder's RVA is that of its text
             rvas.setdefault(name, rva)
-    return Exports(rvas, (f"{missing} of {len(names)} exported names are not in memory",) if missing else ())
+    return Exports(rvas, (_describe_missing(missing, len(names)),) if missing else ())
+
+
+def _describe_missing(missing: int, names: int) -> str:
+    return f"{missing} of {count_things(names, 'exported name')} {choose_form(missing, 'is', 'are')} not in memory"
 
 
 def _read_numbers(image: Image, rva: int, count: int, form: str) -> List[Optional[int]]:

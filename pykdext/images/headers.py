@@ -22,6 +22,7 @@ from construct import (
 )
 
 from pykdext.model import Machine
+from pykdext.units import count_things
 
 MAX_SECTIONS = 96
 """The loader's own limit for the section table (NumberOfSections)."""
@@ -135,7 +136,7 @@ def read_pe_headers(read: ReadRange) -> PeHeaders:
     try:
         optional = _OPTIONAL_HEADER.parse(_read(read, offset, file_header.optional_header_bytes))
     except ConstructError:
-        found = f"an optional header of {file_header.optional_header_bytes} bytes"
+        found = f"an optional header of {count_things(file_header.optional_header_bytes, 'byte')}"
         raise PeHeaderError(offset, found, "a whole one") from None
     offset += file_header.optional_header_bytes
 

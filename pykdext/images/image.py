@@ -19,6 +19,7 @@ from pykdext.model import ImageVersion, Machine, Module
 from pykdext.symbols.identity import PdbName
 from pykdext.targets.parts import join_parts
 from pykdext.targets.protocol import PAGE_BYTES, Target
+from pykdext.units import count_things
 
 MAX_IMAGE_BYTES = 256 << 20
 """No more of one image is looked at; the largest drivers (display) have about 110 MB."""
@@ -202,7 +203,7 @@ class Image:
         self._directories = headers.directories
         self._settle_size(headers.image_bytes)
         if len(headers.sections) < headers.section_count:
-            found = f"{headers.section_count} sections announced, {len(headers.sections)} read"
+            found = f"{count_things(headers.section_count, 'section')} announced, {len(headers.sections)} read"
             self.warnings.append(f"{self.module.name}: {found}")
         return self._clip_sections(headers.sections) or self._refuse_headers("no usable section")
 

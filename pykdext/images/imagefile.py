@@ -15,6 +15,7 @@ from pykdext.images.headers import PeHeaderError, PeHeaders, SectionHeader, read
 from pykdext.model import Machine, Module, TargetFacts, TypeLayout
 from pykdext.targets.filebytes import Closing, FileBytes
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 
 MAX_IMAGE_BYTES = 512 << 20
 """Of memory: a larger SizeOfImage is damaged."""
@@ -199,7 +200,7 @@ def _map_sections(file: ByteSource, headers: PeHeaders) -> Tuple[_Extent, ...]:
         if held - start > max(left, 0):
             expected = f"{held - start:,} of section {section.name!r}"
             raise ImageFormatError(
-                file.path, section.raw_offset, f"{max(left, 0):,} bytes", expected, "the file is cut short"
+                file.path, section.raw_offset, count_things(max(left, 0), "byte"), expected, "the file is cut short"
             )
         start = max(start, end)
         if start < held:

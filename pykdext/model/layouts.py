@@ -27,6 +27,7 @@ from typing import (
 )
 
 from pykdext.errors import StructSizeError
+from pykdext.units import count_things
 
 Record = Mapping[str, Any]
 """The fields of one record by name: an int for a number or a pointer, bytes for anything else, None for a field that
@@ -183,7 +184,7 @@ class Struct:
             StructSizeError: the size is not known, or smaller than the fields need.
         """
         if not self.size or self.size < self.end:
-            raise StructSizeError(self.name, f"{self.size} bytes", f"0x{self.end:x} or more")
+            raise StructSizeError(self.name, count_things(self.size, "byte"), f"0x{self.end:x} or more")
         return self.size
 
     def parse(self, data: _Bytes, start: int = 0) -> Record:
@@ -209,7 +210,9 @@ class Struct:
         """
         step = self.stride if stride is None else stride
         if step < self.end or step == 0:
-            raise StructSizeError(self.name, f"a distance of {step} bytes between records", f"0x{self.end:x} or more")
+            raise StructSizeError(
+                self.name, f"a distance of {count_things(step, 'byte')} between records", f"0x{self.end:x} or more"
+            )
         whole = memoryview(data)[: len(data) - len(data) % step]
         rows = struct.iter_unpack(self._format(step), whole)
         if self._order is None:
@@ -341,7 +344,7 @@ def make_struct(
         field = find_field(find_type, layout, path)
         if field is not None and path in wanted and field.size != wanted[path]:
             if field.size is not None:
-                raise StructSizeError(name, f"{path} of {field.size} bytes", str(wanted[path]))
+                raise StructSizeError(name, f"{path} of {count_things(field.size, 'byte')}", str(wanted[path]))
             field = FieldLayout(field.offset, wanted[path], field.bits, field.type_name, field.count)
         fields[path] = field
     unsure = tuple(path for path in paths if fields[path] is None and not doubtful.isdisjoint(_parts(path)))

@@ -14,7 +14,7 @@ from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolSnapsh
 from pykdext.model.selection import count_sizes
 from pykdext.pipeline.sources import Source
 from pykdext.targets.session.wholememory import open_whole_memory
-from pykdext.units import format_bytes
+from pykdext.units import choose_form, count_things, format_bytes
 from pykdext.work import UNWATCHED, Work
 
 _HEAD_OF_BLOCK_BYTES = 16
@@ -97,7 +97,10 @@ def _find_big_blocks(kernel: Kernel, tag: PoolTag, warnings: List[str], work: Wo
         return ()
     if pages.rows_read < pages.rows_expected and not work.is_ended:
         missing = pages.rows_expected - pages.rows_read
-        warnings.append(f"big-page table: {missing:,} of {pages.rows_expected:,} rows are not in the target")
+        warnings.append(
+            f"big-page table: {missing:,} of {count_things(pages.rows_expected, 'row')} "
+            f"{choose_form(missing, 'is', 'are')} not in the target"
+        )
     return pages.allocations
 
 

@@ -32,6 +32,7 @@ from pykdext.model import Evidence, PoolTag
 from pykdext.pipeline.evidence import SearchedImages
 from pykdext.pipeline.imagesearch import search_index
 from pykdext.pipeline.paths import FoundFiles, find_files, read_head
+from pykdext.units import count_things
 from pykdext.work import UNWATCHED, Work
 
 IMAGE_SUFFIXES = (".sys", ".dll", ".exe")
@@ -267,7 +268,9 @@ def _merge(found: Sequence[_Found], total: int, unlisted: Sequence[str] = ()) ->
             evidence[tag] = evidence.get(tag, ()) + items
     warnings = [line for item in searched for line in item.warnings]
     if len(found) < total:
-        warnings.append(f"interrupted: {total - len(found):,} of {total:,} driver files were not searched")
+        warnings.append(
+            f"interrupted: {total - len(found):,} of {count_things(total, 'driver file')} were not searched"
+        )
     return SearchedImages(
         evidence,
         tuple(replace(module, base=0) for item in searched for module in item.modules),  # no file is loaded anywhere

@@ -16,6 +16,7 @@ from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.memory import verdict_on_memory
 from pykdext.report.sentences.states import verdict_on
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 from pykdext.work import UNWATCHED, Work
 
 SAMPLED_CHUNKS, VERDICT_CHUNKS = 192, 48
@@ -124,7 +125,9 @@ def _iter_warnings(
     if frames is None:
         found.append("the page frame database of this kernel is not known or not in the dump: no pages by use")
     elif not frames.is_sampled and frames.read < frames.expected:
-        found.append(f"{frames.read:,} of {frames.expected:,} page frames read: the others' records are not there")
+        found.append(
+            f"{frames.read:,} of {count_things(frames.expected, 'page frame')} read: the others' records are not there"
+        )
     if frames is not None and not frames.has_regions:
         found.append("this kernel does not tell the regions of system space: some uses are counted as others")
     return found

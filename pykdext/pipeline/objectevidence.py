@@ -37,7 +37,7 @@ def find_object_evidence(space: ObjectSpace, tags: Sequence[PoolTag]) -> FoundCo
 
 def _describe_list(item: LookasideList, module: str) -> Evidence:
     detail = (
-        f"a lookaside list of it ({item.proof}) has given out {format_count(item.in_use)} blocks, and took "
+        f"a lookaside list of it ({item.proof}) has given out {count_things(item.in_use, 'block')}, and took "
         f"{format_count(item.taken)} from pool"
     )
     confidence = Confidence.PROVEN if item.is_proven else Confidence.POSSIBLE
@@ -45,7 +45,7 @@ def _describe_list(item: LookasideList, module: str) -> Evidence:
 
 
 def _describe_caller(caller: TrackedCaller) -> Evidence:
-    detail = f"Driver Verifier tracked {format_count(caller.blocks)} outstanding allocations to this place"
+    detail = f"Driver Verifier tracked {count_things(caller.blocks, 'outstanding allocation')} to this place"
     if caller.is_logged:
         detail = f"in Driver Verifier's log the last call for {count_things(caller.blocks, 'block')} in use is here"
     return Evidence(caller.tag, caller.module, EvidenceKind.VERIFIER, Confidence.PROVEN, detail, caller.rva)

@@ -14,7 +14,7 @@ from pykdext.model import Allocation, Evidence, PoolTag
 from pykdext.pipeline.evidence import FoundContents
 from pykdext.targets.dump.base import DumpTarget
 from pykdext.targets.session.wholememory import open_whole_memory
-from pykdext.units import format_bytes
+from pykdext.units import count_things, format_bytes
 from pykdext.work import UNWATCHED, Work
 
 MAX_TAGS = 8
@@ -49,7 +49,9 @@ def search_contents(
                     warnings.append(f"small blocks of {tag} were looked for in {searched} of memory only")
             found[tag] = tuple(describe_witness(read_witness(kernel.target, tag, blocks, kernel.images)))
     if len(tags) > MAX_TAGS:
-        warnings.append(f"what blocks point at was looked at for the first {MAX_TAGS} of {len(tags):,} tags only")
+        warnings.append(
+            f"what blocks point at was looked at for the first {MAX_TAGS} of {count_things(len(tags), 'tag')} only"
+        )
     return FoundContents(found, tuple(warnings))
 
 

@@ -17,7 +17,7 @@ from pykdext.records.recognition import is_log_head
 from pykdext.store.source import is_store_head
 from pykdext.targets.dump.compressed import is_dump_head
 from pykdext.targets.dump.header import DUMP_SUFFIXES
-from pykdext.units import name_some
+from pykdext.units import count_things, name_some
 from pykdext.work import UNWATCHED, Work
 
 _NAMED_FILES = 8
@@ -89,7 +89,7 @@ def follow_files(
             raise work.cause
         unusable.append(_describe_unread(files[read:]))
     if not snapshots:
-        reason = unusable[0] if unusable else f"no log among {found.passed_over:,} files"
+        reason = unusable[0] if unusable else f"no log among {count_things(found.passed_over, 'file')}"
         raise RecordFormatError(", ".join(paths), None, reason, "logs, snapshots or dumps")
     try:
         report = growth.follow_series(settle_day_order(snapshots), lists.is_object, allow_mixed, every_seconds)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Iterable, List, NamedTuple, Optional, Tuple
 
 from pykdext.model import PoolSnapshot
+from pykdext.units import count_things
 
 MOST_ROWS = 1_000_000
 """Of all states that are held: some 500 MB of values. A month of logs every 15 minutes has four times as many."""
@@ -35,7 +36,10 @@ class EvenlySpread:
         """What a reader must know of what was left out."""
         if self._step == 1:
             return ()
-        return (f"{self._seen:,} states are more than it takes: one in {self._step} of them, evenly spread, is judged",)
+        return (
+            f"{count_things(self._seen, 'state')} are more than it takes: "
+            f"one in {self._step} of them, evenly spread, is judged",
+        )
 
     def add(self, snapshots: Iterable[PoolSnapshot]) -> None:
         """Take in the next states."""

@@ -24,6 +24,7 @@ from pykdext.model import (
     TagUsage,
 )
 from pykdext.records.tagtable import TagTable, tag_of_bytes, unwrap_counts
+from pykdext.units import count_things
 
 if TYPE_CHECKING:
     import ctypes
@@ -101,7 +102,9 @@ def parse_pool_tag_information(buffer: bytes, pointer_size: int) -> Tuple[TagUsa
     count = int.from_bytes(buffer[:4], "little")
     end = layout.first_entry + count * layout.entry.size
     if len(buffer) < max(4, end):
-        raise TargetError(f"pool tags: found {len(buffer):,} bytes, expected {end:,} for {count:,} tags")
+        raise TargetError(
+            f"pool tags: found {count_things(len(buffer), 'byte')}, expected {end:,} for {count_things(count, 'tag')}"
+        )
     table = TagTable()
     for raw, *numbers in layout.entry.iter_unpack(buffer[layout.first_entry : end]):
         tag = tag_of_bytes(raw)

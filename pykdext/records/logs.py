@@ -30,6 +30,7 @@ from pykdext.records.textclean import clean_text
 from pykdext.records.textfile import MAX_TEXT_BYTES, TextFile, is_text_head, make_text_file, read_text_file
 from pykdext.records.untitled import parse_untitled_rows
 from pykdext.records.vmtotals import parse_vm_text
+from pykdext.units import count_things
 
 LONG_LOG_BYTES = 8 << 20
 """Of a log that is larger the newest snapshot is read alone where no other is asked for."""
@@ -105,7 +106,10 @@ def newest_of(snapshots: Sequence[PoolSnapshot]) -> PoolSnapshot:
     newest = snapshots[-1]
     if len(snapshots) == 1:
         return newest
-    others = f"this is the last of {len(snapshots):,} states in the source; poolleak trend tells how they go on"
+    others = (
+        f"this is the last of {count_things(len(snapshots), 'state')} in the source; poolleak trend "
+        "tells how they go on"
+    )
     return replace(newest, warnings=(*(item for item in newest.warnings if item != UNDATED), others))
 
 

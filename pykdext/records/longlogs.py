@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import List, Sequence, Tuple
 
 from pykdext.model import PoolSnapshot
+from pykdext.units import count_things
 
 MOST_STATES = 800
 """Of a long log; twice as many as a trend is judged by, so that a part of a series still has enough."""
@@ -34,7 +35,7 @@ def note_passed_over(snapshots: Sequence[PoolSnapshot], places: Sequence[int], c
     """The snapshots with the number of states before each that were not read; ``places``: theirs, among ``count``."""
     if not snapshots:
         return ()
-    note = f"the log holds {count:,} states: {len(snapshots):,} of them, evenly spread, were read"
+    note = f"the log holds {count_things(count, 'state')}: {len(snapshots):,} of them, evenly spread, were read"
     noted: List[PoolSnapshot] = []
     before = -1
     for snapshot, place in zip(snapshots, places):

@@ -8,6 +8,7 @@ import zlib
 from typing import IO, Iterator, NamedTuple, Optional, cast
 
 from pykdext.errors import RecordFormatError
+from pykdext.units import count_things
 
 MAX_UNPACKED_BYTES = 256 << 20
 """All that is unpacked from one file: more than thousands of logs; what grows beyond is a bomb, or no log."""
@@ -118,7 +119,7 @@ def _unpack_tar(data: bytes, path: str) -> Iterator[Unpacked]:
                 if number >= _MAX_MEMBERS:
                     raise OSError(f"more than {_MAX_MEMBERS:,} files")
                 if member.size < 0:
-                    raise OSError(f"a file of {member.size} bytes")
+                    raise OSError(f"a file of {count_things(member.size, 'byte')}")
                 stream = archive.extractfile(member) if member.isreg() else None
                 if stream is None:
                     continue

@@ -26,7 +26,7 @@ from pykdext.records.tagtable import LineFaults, TagTable, check_against_memory,
 from pykdext.records.textfile import TextFile
 from pykdext.records.vmtotals import parse_vm_totals
 from pykdext.records.windbgtext import parse_session_facts
-from pykdext.units import format_count
+from pykdext.units import count_things, format_count
 
 _SIDE = r"\s{1,60}Allocs(?:\s{1,60}(Frees)\s{1,60}Diff)?\s{1,60}Used"
 _TITLES = re.compile(rf"^([\s#>*]{{0,40}})Tag{_SIDE}{_SIDE}\s*$")
@@ -219,6 +219,6 @@ def _check_total(table: _Table) -> Iterator[str]:
         found, said = table.sums[column], table.total[column]
         if found != said:
             yield (
-                f"the {pool.value} rows hold {format_count(found)} bytes, TOTAL says {format_count(said)}: "
+                f"the {pool.value} rows hold {count_things(found, 'byte')}, TOTAL says {format_count(said)}: "
                 f"{format_count(abs(said - found))} {'are missing' if found < said else 'too many'}"
             )

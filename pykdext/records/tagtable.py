@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from pykdext.model import UNUSED, PoolKind, PoolTag, PoolUsage, SystemMemory, TagUsage
-from pykdext.units import format_bytes
+from pykdext.units import count_things, format_bytes
 
 UNSAID = PoolUsage(None, None, None, None)
 """The usage of a tag in a pool of which the log says nothing."""
@@ -82,7 +82,9 @@ class TagTable:
         """What was odd."""
         if not self._repeated:
             return ()
-        return (f"{_plural(len(self._repeated), 'row')} repeated a tag and were added up, first {self._repeated[0]}",)
+        return (
+            f"{count_things(len(self._repeated), 'row')} repeated a tag and were added up, first {self._repeated[0]}",
+        )
 
 
 def join_sides(nonpaged: Mapping[bytes, PoolUsage], paged: Mapping[bytes, PoolUsage]) -> Tuple[TagUsage, ...]:
@@ -180,7 +182,3 @@ def _add_usages(one: PoolUsage, other: PoolUsage) -> PoolUsage:
         add(one.bytes, other.bytes),
         one.clamped or other.clamped,
     )
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -86,7 +86,7 @@ def _cause_lines(number: int, cause: CommonCause, room: _Room) -> Iterator[str]:
     for holder in cause.holders[:HOLDERS_SHOWN]:
         yield from _wrap(describe_holder(holder), room, "   ", "     ")
     if len(cause.holders) > HOLDERS_SHOWN:
-        yield "   " + say_rest(len(cause.holders), HOLDERS_SHOWN, "programs")
+        yield "   " + say_rest(len(cause.holders), HOLDERS_SHOWN, "program")
     if cause.module is None:
         return
     if cause.quiet_hosts:

@@ -8,7 +8,7 @@ from pykdext.model import Allocation, BlockReport, BlockView, ContentsWitness, P
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, link_words, render_lines
-from pykdext.units import count_things, format_address, format_bytes, format_count, format_share, say_rest
+from pykdext.units import choose_form, count_things, format_address, format_bytes, format_count, format_share, say_rest
 
 SIZES_SHOWN = 10
 DRIVERS_SHOWN = 10
@@ -26,11 +26,11 @@ def render_blocks_text(report: BlockReport, width: int, markup: Markup = PLAIN) 
     )
     likely = sum(block.is_likely for block in report.found)
     if likely:
-        text = f"{format_count(likely)} of the blocks found are likely: they stand in rows of equal blocks"
+        text = f"Of the blocks found {_say_are(likely)} likely: in rows of equal blocks"
         lines += wrap(f"{text}, whose bitmap cannot be read.", width)
     uncertain = sum(not (block.is_certain or block.is_likely) for block in report.found)
     if uncertain:
-        text = f"{format_count(uncertain)} of the blocks found are known by their header alone, which may be a leftover"
+        text = f"Of the blocks found {_say_are(uncertain)} known by the header alone, which may be a leftover"
         lines += wrap(f"{text}.", width)
     if report.freed:
         bear = "bears the tag but is free" if report.freed == 1 else "bear the tag but are free"
@@ -41,6 +41,10 @@ def render_blocks_text(report: BlockReport, width: int, markup: Markup = PLAIN) 
         lines += ["", *_pointer_table(report.witness, width, links)]
     warnings = link_words(warning_lines(report.warnings, width), "!poolfind", links.blocks(report.tag))
     return render_lines([*lines, *warnings], markup, width)
+
+
+def _say_are(count: int) -> str:
+    return f"{format_count(count)} {choose_form(count, 'is', 'are')}"
 
 
 def _found_row(report: BlockReport, pool: PoolKind) -> Tuple[str, ...]:
@@ -63,7 +67,7 @@ def _size_table(report: BlockReport) -> List[str]:
     ]
     lines = format_table(("Block size", "Blocks", "Bytes"), rows, ("right", "right", "right"))
     if len(report.sizes) > SIZES_SHOWN:
-        lines.append(say_rest(len(report.sizes), SIZES_SHOWN, "sizes"))
+        lines.append(say_rest(len(report.sizes), SIZES_SHOWN, "size"))
     return lines
 
 

@@ -12,7 +12,7 @@ from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines
 from pykdext.report.sentences.states import describe_taken
 from pykdext.report.sentences.tones import tone_of_diff
-from pykdext.units import count_things, format_change, format_duration, format_rate
+from pykdext.units import choose_form, count_things, format_change, format_duration, format_rate
 
 
 def render_diff_text(
@@ -66,4 +66,7 @@ def _summary(diff: Diff, shown: int) -> str:
 def _totals(diff: Diff) -> Iterator[str]:
     for pool in PoolKind:
         total = diff.total_bytes(pool)
-        yield f"{pool.value} {format_change(total)} bytes" if total is not None else f"{pool.value} not known"
+        if total is None:
+            yield f"{pool.value} not known"
+        else:
+            yield f"{pool.value} {format_change(total)} {choose_form(abs(total), 'byte', 'bytes')}"

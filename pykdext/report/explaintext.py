@@ -9,6 +9,7 @@ from pykdext.model import PoolTag, TagDescription, TagLookup
 from pykdext.report.layout import format_table, wrap
 from pykdext.report.markup import PLAIN, Line, Markup, render_lines
 from pykdext.report.sentences.tags import verdict_on_explanation
+from pykdext.units import count_things
 
 EXPLANATION_SCHEMA = "poolleak.explanation/1"
 
@@ -68,7 +69,7 @@ def _lookup_lines(lookups: Sequence[TagLookup], width: int) -> Iterator[str]:
     """The lists without an entry, then one table of all entries: the first one won."""
     for lookup in lookups:
         if not lookup.matches:
-            yield f"  {lookup.list_name}: none of its {lookup.entries:,} entries matches"
+            yield f"  {lookup.list_name}: none of its {count_things(lookup.entries, 'entry', 'entries')} matches"
     matches = list(_iter_matches(lookups))
     if matches:
         rows = [

@@ -10,7 +10,7 @@ from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines
 from pykdext.report.sentences.holders import describe_numbers
 from pykdext.report.sentences.states import subject_lines
-from pykdext.units import format_bytes, format_count, say_rest
+from pykdext.units import choose_form, count_things, format_bytes, format_count, say_rest
 
 PAGE_BYTES = 0x1000
 _TYPES_SHOWN = 3
@@ -128,14 +128,15 @@ def _holder_lines(report: HolderReport, links: Links, width: int, encoding: str)
         *format_table(headers, rows, ("left", "right", "right", "right", "left"), width, encoding=encoding)
     ]
     lines = link_cells(table, 0, [links.command(f"!handle 0 3 0n{census.process.pid}") for census in shown])
-    rest = say_rest(len(report.holders), len(shown), "processes")
+    rest = say_rest(len(report.holders), len(shown), "process", "processes")
     lines += [rest] if rest else []
     for census in shown:
         target = census.common_target
         if target is not None and target.handles >= _NOTABLE_TARGET:
-            share = f"{format_count(target.handles)} of {format_count(target.of)}"
+            share = f"{format_count(target.handles)} of {count_things(target.of, f'{target.type_name} handle')}"
             words = (
-                f"{census.process.label}: {share} {target.type_name} handles that were looked at lead to {target.name}"
+                f"{census.process.label}: {share} that {choose_form(target.of, 'was', 'were')} looked at "
+                f"{choose_form(target.handles, 'leads', 'lead')} to {target.name}"
             )
             lines += wrap(words, width, "", "  ")
     return lines
@@ -150,7 +151,7 @@ def _sample_lines(report: HolderReport, width: int) -> List[Line]:
     sample = report.sample
     if sample is None:
         return []
-    words = f"{format_count(sample.blocks)} blocks of the tag looked at: {format_count(sample.objects)} "
+    words = f"{count_things(sample.blocks, 'block')} of the tag looked at: {format_count(sample.objects)} "
     if report.types:
         words += f"objects, {format_count(sample.without_handles)} of them without a handle"
     else:
@@ -160,7 +161,7 @@ def _sample_lines(report: HolderReport, width: int) -> List[Line]:
         made = ", ".join(f"{name} ({format_count(count)})" for name, count in sample.creators[:_TYPES_SHOWN])
         lines += wrap(f"Of them: {made}", width, "", "  ")
     for driver in report.referencing:
-        points = f"{format_count(driver.objects)} of {format_count(driver.of)} objects"
+        points = f"{format_count(driver.objects)} of {count_things(driver.of, 'object')}"
         lines += wrap(f"{driver.module}: {driver.place} points at {points}", width, "", "  ")
     return lines
 

@@ -11,7 +11,7 @@ from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, render_lines
 from pykdext.report.sentences.states import subject_lines
 from pykdext.report.steps import step_lines
-from pykdext.units import format_bytes, format_count, format_share
+from pykdext.units import count_things, format_bytes, format_count, format_share
 
 _BAR_COLUMNS = 20
 
@@ -47,7 +47,11 @@ def _frame_table(frames: PageFrames, width: int) -> List[str]:
         bar = "#" * round(_BAR_COLUMNS * min(1.0, share))
         held = format_bytes(count.frames * frames.frame_bytes)
         rows.append((count.use.value, format_count(count.frames), held, error, format_share(share), bar))
-    known = f"estimated from {frames.read:,} of {frames.expected:,}" if frames.is_sampled else f"{frames.read:,} frames"
+    known = (
+        f"estimated from {frames.read:,} of {frames.expected:,}"
+        if frames.is_sampled
+        else count_things(frames.read, "frame")
+    )
     headers = ("Pages by use", "Frames", "Bytes", "95 %" if frames.is_sampled else "", "Share", "")
     return [
         *format_table(headers, rows, ("left", "right", "right", "right", "right", "left"), width),
@@ -93,7 +97,7 @@ def _process_table(found: MemoryByProcess, width: int) -> List[str]:
     ]
     headers = ("Committed by process", "PID", "Bytes", "")
     lines = format_table(headers, rows, ("left", "right", "right", "left"), width)
-    words = f"{format_bytes(found.bytes)} by {format_count(len(found.processes))} processes"
+    words = f"{format_bytes(found.bytes)} by {count_things(len(found.processes), 'process', 'processes')}"
     if found.unknown != 0:
         words += "; of some it is not known" if found.unknown is None else f"; of {found.unknown:,} it is not known"
     return [*lines, *wrap(words, width)]

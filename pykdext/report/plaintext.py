@@ -165,7 +165,7 @@ def _held_lines(row: Optional[TagUsage]) -> Iterator[str]:
     """What the tag holds of each pool in which it holds anything."""
     sides = [(pool, row.usage(pool)) for pool in PoolKind] if row else []
     held = [
-        f"{pool.value} {format_count(usage.bytes)} bytes in {_blocks(usage.outstanding)}"
+        f"{pool.value} {count_things(usage.bytes, 'byte')} in {_blocks(usage.outstanding)}"
         for pool, usage in sides
         if usage.bytes or usage.outstanding
     ]

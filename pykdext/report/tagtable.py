@@ -105,7 +105,7 @@ def _described_table(
 
 
 def _page_lines(snapshot: PoolSnapshot, table: Sequence[Line], shown: int, width: int) -> List[Line]:
-    totals = ", ".join(f"{pool.value} {format_count(snapshot.total_bytes(pool))} bytes" for pool in PoolKind)
+    totals = ", ".join(f"{pool.value} {count_things(snapshot.total_bytes(pool), 'byte')}" for pool in PoolKind)
     lines: List[Line] = [*subject_lines(snapshot), "", *table, ""]
     lines += wrap(
         f"{count_things(shown, 'row')} shown, {count_things(len(snapshot.tags), 'tag')} in use; all tags: {totals}",

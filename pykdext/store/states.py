@@ -14,7 +14,7 @@ from pykdext.model.selection import match_tag, match_text
 from pykdext.records.snapshotfile import parse_snapshot_document
 from pykdext.store.database import StoreError, failures_named, open_database
 from pykdext.store.source import SEPARATOR, StoredSource
-from pykdext.units import name_some
+from pykdext.units import count_things, name_some
 
 _NAMED_HOSTS = 12
 
@@ -101,7 +101,7 @@ def _choose_host(connection: sqlite3.Connection, source: StoredSource) -> str:
     wanted = [host for host in hosts if source.host is None or host.lower() == source.host.lower()]
     if len(wanted) == 1:
         return wanted[0]
-    found = f"no host {source.host}" if source.host else f"{len(hosts)} hosts"
+    found = f"no host {source.host}" if source.host else count_things(len(hosts), "host")
     hint = f"name one behind {SEPARATOR}: {_name_hosts(hosts)}"
     raise StoreError(f"{source.file}: found {found}, expected one host. Hint: {hint}")
 

@@ -22,6 +22,7 @@ from pykdext.symbols.folders import store_parts
 from pykdext.symbols.identity import PdbName
 from pykdext.symbols.msf import MAX_FILE_BYTES
 from pykdext.symbols.pdbfile import load_pdb
+from pykdext.units import count_things
 from pykdext.wholefile import open_partial
 
 _PIECE_BYTES = 1 << 16
@@ -111,7 +112,7 @@ def _iter_pieces(url: str, limits: DownloadLimits) -> Iterator[bytes]:
             announced = response.headers.get("Content-Length", "")
             size_bytes = int(announced) if announced.isdigit() else None
             if size_bytes is not None and size_bytes > limits.size_bytes:
-                raise SymbolFileError(url, f"{size_bytes} bytes", f"at most {limits.size_bytes}")
+                raise SymbolFileError(url, count_things(size_bytes, "byte"), f"at most {limits.size_bytes}")
             while size_bytes is None or received < size_bytes:
                 # read1: what has arrived; read would wait for a full piece and never see the deadline.
                 piece = response.read1(_PIECE_BYTES)
@@ -124,7 +125,7 @@ def _iter_pieces(url: str, limits: DownloadLimits) -> Iterator[bytes]:
                     raise _describe_slowness(url, received, limits)
                 yield piece
             if size_bytes is not None and received < size_bytes:
-                raise SymbolFileError(url, f"{received} bytes", f"{size_bytes} as the server announced")
+                raise SymbolFileError(url, count_things(received, "byte"), f"{size_bytes} as the server announced")
     except urllib.error.HTTPError as error:
         error.close()
         raise SymbolFileError(url, f"HTTP status {error.code} ({_one_line(error.reason)})", "the PDB") from None
@@ -136,7 +137,7 @@ def _iter_pieces(url: str, limits: DownloadLimits) -> Iterator[bytes]:
 
 
 def _describe_slowness(url: str, received: int, limits: DownloadLimits) -> SymbolFileError:
-    found = f"{received} bytes in {limits.total_seconds:g} seconds"
+    found = f"{count_things(received, 'byte')} in {limits.total_seconds:g} seconds"
     return SymbolFileError(url, found, "the whole PDB in that time")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import IO, Sequence, Tuple
 
 from pykdext.errors import SymbolFileError
+from pykdext.units import count_things
 
 MAGIC = b"Microsoft C/C++ MSF 7.00\r\n\x1aDS\0\0\0"
 _OLD_MAGIC = b"Microsoft C/C++ program database 2.00"
@@ -86,9 +87,13 @@ def _read_superblock(file: IO[bytes], path: str, file_bytes: int) -> Tuple[int, 
         raise SymbolFileError(path, f"blocks of {block_bytes} bytes", "a power of two from 512 to 32768")
     if block_count * block_bytes > file_bytes or file_bytes > MAX_FILE_BYTES:
         expected = f"{block_count * block_bytes} as its first block says, and at most {MAX_FILE_BYTES}"
-        raise SymbolFileError(path, f"{file_bytes} bytes", expected)
+        raise SymbolFileError(path, count_things(file_bytes, "byte"), expected)
     if not 4 <= directory_bytes <= 4 * (1 + _MAX_STREAMS + block_count):
-        raise SymbolFileError(path, f"a directory of {directory_bytes} bytes", f"one that lists {block_count} blocks")
+        raise SymbolFileError(
+            path,
+            f"a directory of {count_things(directory_bytes, 'byte')}",
+            f"one that lists {count_things(block_count, 'block')}",
+        )
     list_bytes = 4 * _count_blocks(directory_bytes, block_bytes)
     list_blocks = file.read(4 * _count_blocks(list_bytes, block_bytes))
     return block_bytes, block_count, directory_bytes, _words(list_blocks)
@@ -108,8 +113,8 @@ def _parse_directory(path: str, directory: bytes, block_bytes: int, block_count:
     sizes = tuple(0 if size == _ABSENT else size for size in words[1 : 1 + stream_count])
     counts = [_count_blocks(size, block_bytes) for size in sizes]
     if len(sizes) != stream_count or sum(counts) > min(block_count, len(words) - 1 - stream_count):
-        found = f"{stream_count} streams of {sum(counts)} blocks"
-        raise SymbolFileError(path, found, f"no more than the file's {block_count} blocks, all listed")
+        found = f"{count_things(stream_count, 'stream')} of {count_things(sum(counts), 'block')}"
+        raise SymbolFileError(path, found, f"no more than the file's {count_things(block_count, 'block')}, all listed")
     streams = []
     position = 1 + stream_count
     for size, count in zip(sizes, counts):
@@ -129,7 +134,11 @@ def _words(data: bytes) -> Tuple[int, ...]:
 def _read_blocks(file: IO[bytes], path: str, blocks: Sequence[int], block_bytes: int, size_bytes: int) -> bytes:
     """``size_bytes`` from ``blocks``: each inside the file, none twice, so that no file yields more than it holds."""
     if len(set(blocks)) != len(blocks) or len(blocks) < _count_blocks(size_bytes, block_bytes):
-        raise SymbolFileError(path, f"{len(set(blocks))} different blocks for {size_bytes} bytes", "enough, none twice")
+        raise SymbolFileError(
+            path,
+            f"{count_things(len(set(blocks)), 'different block')} for {count_things(size_bytes, 'byte')}",
+            "enough, none twice",
+        )
     pieces = []
     try:
         for block in blocks:
@@ -139,5 +148,7 @@ def _read_blocks(file: IO[bytes], path: str, blocks: Sequence[int], block_bytes:
         raise SymbolFileError(path, f"a file that cannot be read ({error.strerror})", "a PDB") from error
     data = b"".join(pieces)
     if len(data) < size_bytes:
-        raise SymbolFileError(path, f"{len(data)} bytes of a stream", f"{size_bytes}: the file is cut off or damaged")
+        raise SymbolFileError(
+            path, f"{count_things(len(data), 'byte')} of a stream", f"{size_bytes}: the file is cut off or damaged"
+        )
     return data[:size_bytes]

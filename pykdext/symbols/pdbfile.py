@@ -18,6 +18,7 @@ from pykdext.symbols.identity import PdbName, render_identity
 from pykdext.symbols.msf import MsfFile, open_msf
 from pykdext.symbols.pdbrecords import PublicSymbol, iter_procedures, iter_publics, list_module_streams
 from pykdext.symbols.pdbtypes import TypeRecords
+from pykdext.units import count_things
 
 _INFO_STREAM = 1
 _TYPE_STREAM = 2
@@ -158,7 +159,7 @@ def load_pdb(path: str, wanted: PdbName, base: int) -> PdbSymbols:
 def _parse_info(path: str, stream: bytes) -> Tuple[str, int]:
     """GUID and age."""
     if len(stream) < _INFO.size:
-        raise SymbolFileError(path, f"an info stream of {len(stream)} bytes", f"{_INFO.size} or more")
+        raise SymbolFileError(path, f"an info stream of {count_things(len(stream), 'byte')}", f"{_INFO.size} or more")
     version, _, age, first, second, third, rest = _INFO.unpack_from(stream)
     if version < _FIRST_VERSION_WITH_GUID:
         raise SymbolFileError(path, f"PDB version {version}", f"{_FIRST_VERSION_WITH_GUID} (VC70) or newer")
@@ -191,15 +192,17 @@ def _parse_debug_information(path: str, stream: bytes) -> _DebugInformation:
     if not stream:
         return _DebugInformation(0, 0, _NO_STREAM, b"", ())
     if len(stream) < _DEBUG_HEADER.size:
-        raise SymbolFileError(path, f"a DBI stream of {len(stream)} bytes", f"{_DEBUG_HEADER.size} or more")
+        raise SymbolFileError(
+            path, f"a DBI stream of {count_things(len(stream), 'byte')}", f"{_DEBUG_HEADER.size} or more"
+        )
     signature, _, age, _, _, _, _, symbol_records, _, *rest = _DEBUG_HEADER.unpack_from(stream)
     module_bytes, contributions, section_map, sources, type_servers, _, list_bytes, edit_and_continue, *rest = rest
     _, machine, _ = rest
     parts = (module_bytes, contributions, section_map, sources, type_servers, edit_and_continue)
     start = _DEBUG_HEADER.size + sum(parts)
     if signature != _DEBUG_SIGNATURE or min(*parts, list_bytes) < 0 or start + list_bytes > len(stream):
-        found = f"signature {signature} and parts of {start + list_bytes} bytes"
-        raise SymbolFileError(path, found, f"-1 and at most the DBI stream's {len(stream)} bytes")
+        found = f"signature {signature} and parts of {count_things(start + list_bytes, 'byte')}"
+        raise SymbolFileError(path, found, f"-1 and at most the DBI stream's {count_things(len(stream), 'byte')}")
     optional_streams = struct.unpack_from(f"<{list_bytes // 2}H", stream, start)
     modules = stream[_DEBUG_HEADER.size : _DEBUG_HEADER.size + module_bytes]
     return _DebugInformation(age, machine, symbol_records, modules, optional_streams)

@@ -10,6 +10,7 @@ import struct
 from typing import Iterator, List, NamedTuple, Tuple
 
 from pykdext.errors import SymbolFileError
+from pykdext.units import count_things
 
 _RECORD = struct.Struct("<HH")
 """Bytes after the length itself, kind."""
@@ -95,7 +96,7 @@ def _iter_records(path: str, records: bytes, position: int) -> Iterator[Tuple[in
         position = end
     if position < size_bytes:
         found = f"a record outside of it at 0x{position:x}"
-        raise SymbolFileError(path, found, f"whole records in the {size_bytes} bytes of symbols")
+        raise SymbolFileError(path, found, f"whole records in the {count_things(size_bytes, 'byte')} of symbols")
 
 
 def _name(records: bytes, start: int, end: int) -> str:

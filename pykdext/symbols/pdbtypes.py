@@ -12,6 +12,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 from pykdext.errors import SymbolFileError
 from pykdext.model import FieldLayout, TypeLayout
+from pykdext.units import count_things
 
 _HEADER = struct.Struct("<IIIII")
 """Version, size of the header, first and last type index, bytes of records."""
@@ -115,7 +116,7 @@ class TypeRecords:
     def _index_records(self) -> None:
         """Note where each record stands, and which one defines each name (also the unique one that C++ adds)."""
         if len(self._data) < _HEADER.size:
-            raise self._damaged(f"a TPI stream of {len(self._data)} bytes")
+            raise self._damaged(f"a TPI stream of {count_things(len(self._data), 'byte')}")
         _, header_bytes, self._first, last, record_bytes = _HEADER.unpack_from(self._data)
         position, end = header_bytes, header_bytes + record_bytes
         if header_bytes < _HEADER.size or end > len(self._data):
@@ -130,7 +131,7 @@ class TypeRecords:
             self._positions.append(position)
             position += 2 + length
         if position != end or self._first + len(self._positions) != last:
-            raise self._damaged(f"{len(self._positions)} type records up to 0x{position:x}")
+            raise self._damaged(f"{count_things(len(self._positions), 'type record')} up to 0x{position:x}")
 
     def _defined_names(self, kind: int, start: int, end: int) -> List[bytes]:
         """The names that an aggregate's record defines; none if it only announces the type."""

@@ -88,7 +88,7 @@ def test_chosen_rows_say_so_when_they_are_read_again(dump, capsys, tmp_path):
     path = tmp_path / "chosen.json"
     run(capsys, "used", dump, "--format", "json", "--tag", "Irp", "-o", path)
     _, out, _ = run(capsys, "analyze", path)
-    assert "1 of 184 tags in use were chosen" in " ".join(out.split())
+    assert "1 of 184 tags in use was chosen" in " ".join(out.split())
     run(capsys, "used", dump, "--format", "json", "-o", path)
     assert json.loads(path.read_text())["warnings"] == []
 

@@ -388,7 +388,7 @@ def test_a_folder_that_cannot_be_listed_is_said(tmp_path, capsys, monkeypatch):
     [
         (["missing.dmp"], 3, "No such file"),
         (["nothing*.dmp"], 3, "no file matches"),
-        (["."], 3, "no dump among 1 files"),
+        (["."], 3, "no dump among 1 file"),
         (["x.txt", "--timeout", "100000000h"], 2, "expected a time of at most 366d"),
         (["x.txt", "--host-from", "nonsense"], 2, "expected folder, name, or a pattern"),
         (["x.txt", "--scheduler", "tcp://127.0.0.1:1"], 3, "tcp://127.0.0.1:1"),

@@ -243,7 +243,7 @@ def test_unreadable_headers_leave_one_unknown_section():
         (0x40, b"NE", "expected b'PE"),
         (0x54, b"\xff\xff", "headers not usable"),
         (0x44, b"\x34\x12", "unknown machine 0x1234"),
-        (0x46, b"\xff\xff", "65535 sections announced, 96 read"),
+        (0x46, b"\xff\xff", "65,535 sections announced, 96 read"),
         (0x46, b"\0\0", "no usable section"),
         (0x90, b"\0\0\0\xf0", "SizeOfImage 0xf0000000"),
     ],

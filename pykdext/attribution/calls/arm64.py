@@ -12,6 +12,7 @@ from typing import Collection, FrozenSet, Iterator, Tuple
 
 from pykdext.attribution.calls.codereader import TAG_MASK, Reference
 from pykdext.images.image import Image
+from pykdext.units import count_things
 
 _LITERAL_LOAD = re.compile(rb"[\x18\x1c\x58\x5c\x98\x9c]")  # the last byte of the instruction
 _CALL = re.compile(rb"[\x14-\x17\x94-\x97]")  # the last byte of the instruction
@@ -133,7 +134,7 @@ class Arm64Numbers:
         """What ``packed`` is of; ValueError if it is cut short."""
         count = int.from_bytes(packed[:_COUNT_BYTES], "little")
         if len(packed) < _COUNT_BYTES + _HALF.size * count or len(packed) % _HALF.size:
-            raise ValueError(f"{len(packed)} bytes for {count} numbers")
+            raise ValueError(f"{count_things(len(packed), 'byte')} for {count_things(count, 'number')}")
         halves = [half for (half,) in _HALF.iter_unpack(packed[_COUNT_BYTES:])]
         return cls(halves[:count], halves[count:])
 

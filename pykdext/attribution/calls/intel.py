@@ -14,6 +14,7 @@ from pykdext.attribution.calls.codereader import TAG_MASK, Reference
 from pykdext.attribution.places.tagencodings import PROTECTED_TEXT, TAG_BYTES, TEXT
 from pykdext.images.image import Image
 from pykdext.model import PROTECTED_POOL
+from pykdext.units import count_things
 
 _CALL = re.compile(rb"[\xe8\xe9](?=.{4})", re.DOTALL)
 _CALL_BYTES = 5
@@ -229,7 +230,7 @@ class IntelNumbers:
         (count,) = _COUNT.unpack(packed[: _COUNT.size].ljust(_COUNT.size, b"\xff"))
         end = _COUNT.size + TAG_BYTES * count
         if len(packed) < end:
-            raise ValueError(f"{len(packed)} bytes for {count} numbers")
+            raise ValueError(f"{count_things(len(packed), 'byte')} for {count_things(count, 'number')}")
         return cls(packed[end:], [base for (base,) in _BASE.iter_unpack(packed[_COUNT.size : end])])
 
     @property

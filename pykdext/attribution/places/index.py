@@ -24,7 +24,7 @@ from pykdext.attribution.places.search import (
 from pykdext.attribution.places.tagencodings import REVERSED, canonical, is_plausible
 from pykdext.images.image import Image
 from pykdext.model import Confidence, Evidence, EvidenceKind, ImageVersion, PoolTag
-from pykdext.units import name_some
+from pykdext.units import choose_form, count_things, name_some
 from pykdext.work import UNWATCHED, Work
 
 MAX_PLACES = 16
@@ -274,7 +274,10 @@ class ImageIndex:
     def warnings(self) -> Tuple[str, ...]:
         """What limits the search, one line each."""
         cut = [
-            f"{module.image.module.name}: {module.places_found} places look like tags: the rest was left out"
+            f"{module.image.module.name}: "
+            f"{count_things(module.places_found, 'place')} "
+            f"{choose_form(module.places_found, 'looks like a tag', 'look like tags')}: the rest"
+            " was left out"
             for module in self.modules
             if module.is_cut
         ]
@@ -316,6 +319,6 @@ def describe_place(
     """One of ``total`` places of ``tag``; ``confidence`` and ``meaning`` replace those of its encoding."""
     encoding = place.encoding
     usual = encoding.confidence if module.image.has_headers else Confidence.POSSIBLE
-    count = f"; {total} places in this module" if total > 1 else ""
+    count = f"; {count_things(total, 'place')} in this module" if total > 1 else ""
     text = f"{encoding.form.format(tag=repr(tag.text))} ({meaning or encoding.meaning}){count}"
     return Evidence(tag, module.image.module.name, encoding.kind, confidence or usual, text, place.rva)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pykdext.cli.answers import Command, Invocation, Outcome
 from pykdext.cli.arguments import SharedOptions, add_shared_options, parse_duration, parse_positive
+from pykdext.units import count_things
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def _record(options: RecordOptions, call: Invocation) -> Outcome:
     except (KeyboardInterrupt, SystemExit) as cause:
         if isinstance(cause, SystemExit):
             call.work.cause = cause
-        text = f"stopped after {taken} of {options.count} samples; all of them are kept\n"
+        text = f"stopped after {taken} of {count_things(options.count, 'sample')}; all of them are kept\n"
         return Outcome.of_text(text, is_complete=False)
     return Outcome.of_text("")
 

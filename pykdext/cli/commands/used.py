@@ -16,6 +16,7 @@ from pykdext.cli.arguments import (
     add_shared_options,
     add_source,
 )
+from pykdext.units import choose_form, count_things
 
 if TYPE_CHECKING:
     from pykdext.model import PoolSnapshot
@@ -83,7 +84,11 @@ def _render_json(snapshot: PoolSnapshot, selection: Selection) -> str:
 
     chosen, in_use = select_tags(snapshot, selection), len(select_tags(snapshot, Selection()))
     if len(chosen) < in_use:
-        choice = f"{len(chosen):,} of {in_use:,} tags in use were chosen: whoever reads this again knows no others"
+        choice = (
+            f"{len(chosen):,} of {count_things(in_use, 'tag')} in use "
+            f"{choose_form(len(chosen), 'was', 'were')} chosen: "
+            "whoever reads this again knows no others"
+        )
         snapshot = replace(snapshot, warnings=(*snapshot.warnings, choice))
     return render_snapshot_json(snapshot, chosen)
 

@@ -17,6 +17,7 @@ from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.forms import find_form
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.targets.protocol import PAGE_BYTES, Target
+from pykdext.units import count_things
 from pykdext.work import UNWATCHED, Work
 
 MAX_HANDLES = 1 << 24
@@ -109,7 +110,7 @@ class HandleTableReader:
         claimed = -(-(slots // _HANDLE_STEP) // self.entries_per_page)
         most = MAX_HANDLES // self.entries_per_page
         if claimed > most:
-            claim = f"found {slots // _HANDLE_STEP:,} handles, expected at most {MAX_HANDLES:,}"
+            claim = f"found {count_things(slots // _HANDLE_STEP, 'handle')}, expected at most {MAX_HANDLES:,}"
             found.warnings.append(f"handle table at 0x{table:x}: {claim}")
         found.pages_expected = max(1, min(claimed, most))
         seen: Set[int] = set()

@@ -23,6 +23,7 @@ from pykdext.kernel.structs import iter_row_runs
 from pykdext.model import PROTECTED_POOL, PoolTag
 from pykdext.model.traces import TrackedCaller
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 
 MAX_TRACES = 1 << 17
 """Longer ones are damage: Windows keeps some ten thousand entries."""
@@ -109,7 +110,7 @@ def read_pool_traces(kernel: Kernel, pages: PageReader) -> Optional[PoolTraceLog
         rows.update((number + row, run[row * step : (row + 1) * step]) for row in range(len(run) // step))
     warnings: List[str] = []
     if len(rows) < length:
-        warnings.append(f"Driver Verifier's log: {len(rows):,} of {length:,} entries read")
+        warnings.append(f"Driver Verifier's log: {len(rows):,} of {count_things(length, 'entry', 'entries')} read")
     latest: Dict[int, PoolTrace] = {}
     for back in range(length):
         row = rows.get(((newest or 0) - back) % length)

@@ -17,6 +17,7 @@ from pykdext.model import Module, PoolTag, Struct
 from pykdext.model.traces import TrackedCaller, VerifiedDriver, VerifierReport
 from pykdext.targets.linkedlists import walk_chain
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 
 MAX_DRIVERS = 4_096
 MAX_TABLES = 1_024
@@ -149,7 +150,7 @@ class _VerifierReader:
         if walk.torn_at is not None:
             self.warnings.append(
                 f"Driver Verifier's records of {module.name} are torn at 0x{walk.torn_at:x} ({walk.reason}); "
-                f"{sum(blocks.values()):,} allocations read, further ones are not known"
+                f"{count_things(sum(blocks.values()), 'allocation')} read, further ones are not known"
             )
         return tuple(
             TrackedCaller(module.name, caller - module.base, PoolTag.from_key(tag), count, sizes[caller, tag])

@@ -16,6 +16,7 @@ from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
 from pykdext.model.layouts import make_struct
 from pykdext.model.structtables import SOURCE, list_layouts
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 from pykdext.work import UNWATCHED, Work
 
 MAX_ROWS = 1 << 24
@@ -61,7 +62,7 @@ def read_big_pages(kernel: Kernel, tags: Collection[PoolTag], work: Work = UNWAT
             "Hint: give the kernel's PDB with --symbols"
         )
     if count > MAX_ROWS:
-        raise TargetError(f"big-page table: found {count:,} rows, expected at most {MAX_ROWS:,}")
+        raise TargetError(f"big-page table: found {count_things(count, 'row')}, expected at most {MAX_ROWS:,}")
     form = _find_form(kernel, base, count)
     keys = replace(form, fields={name: form.fields[name] for name in ("Va", "Key")})
     tags_by_key = {key: tag for tag in tags for key in (tag.key, tag.key | PROTECTED_POOL)}
@@ -75,7 +76,7 @@ def read_big_pages(kernel: Kernel, tags: Collection[PoolTag], work: Work = UNWAT
                     row = form.parse(rows[number * form.stride : (number + 1) * form.stride])
                     allocations.append(_allocation(row, tags_by_key[key], target.facts.build))
     if not rows_read and not work.is_ended:
-        raise TargetError(f"big-page table at 0x{base:x}: found no page of it, expected {count:,} rows")
+        raise TargetError(f"big-page table at 0x{base:x}: found no page of it, expected {count_things(count, 'row')}")
     return BigPages(tuple(allocations), rows_read, count)
 
 

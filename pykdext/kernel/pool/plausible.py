@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import List, NamedTuple, Optional, Tuple
 
 from pykdext.model import Machine, PoolKind, PoolTag, PoolUsage, SystemMemory, TagUsage
-from pykdext.units import format_bytes
+from pykdext.units import count_things, format_bytes
 
 LARGEST_POOL_BYTES = 16 << 40
 """No Windows lets a pool grow beyond 16 TB (Microsoft: Memory Limits for Windows Releases)."""
@@ -74,9 +74,13 @@ def _weigh(usage: PoolUsage, bound: _Bound) -> Tuple[PoolUsage, Optional[str]]:
     """The usage without what is beyond the bound, and what that was in words."""
     complaints = []
     if usage.bytes is not None and usage.bytes > bound.size_bytes:
-        complaints.append(f"{usage.bytes:,} bytes, more than {bound.reason} ({format_bytes(bound.size_bytes)}),")
+        complaints.append(
+            f"{count_things(usage.bytes, 'byte')}, more than {bound.reason} ({format_bytes(bound.size_bytes)}),"
+        )
         usage = replace(usage, bytes=None)
     if usage.outstanding is not None and usage.outstanding * _SMALLEST_BLOCK_BYTES > bound.size_bytes:
-        complaints.append(f"{usage.outstanding:,} blocks, more than fit into {format_bytes(bound.size_bytes)},")
+        complaints.append(
+            f"{count_things(usage.outstanding, 'block')}, more than fit into {format_bytes(bound.size_bytes)},"
+        )
         usage = replace(usage, allocs=None, frees=None, outstanding=None)
     return usage, " and ".join(complaints) or None

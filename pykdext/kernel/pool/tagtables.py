@@ -39,6 +39,7 @@ from pykdext.model import (
     TimeOrigin,
 )
 from pykdext.targets.protocol import PAGE_BYTES, PlaceProver
+from pykdext.units import choose_form, count_things, say_rest
 from pykdext.work import UNWATCHED, Work
 
 OVERFLOW_TAG = PoolTag(b"Ovfl")
@@ -127,7 +128,8 @@ class _TableReader:
         samples = [head[0][1] for table, head in zip(tables, self._heads) if head and head[0][0] == table]
         if not samples:
             raise TargetError(
-                f"tag table at 0x{tables[0]:x}: found no page of it, expected the rows of {len(tables)} processors. "
+                f"tag table at 0x{tables[0]:x}: found no page of it, expected the rows of "
+                f"{count_things(len(tables), 'processor')}. "
                 "Hint: the dump does not hold the tag tables"
             )
         described = find_described_layout(self._kernel)
@@ -152,7 +154,7 @@ class _TableReader:
         if location.row_count not in (None, hashed):
             self.warnings.append(
                 f"the number of rows is not known: {location.row_count} stands near nt!PoolTrackTable, and the tags "
-                f"are in places of {hashed} rows, which is taken"
+                f"are in places of {count_things(hashed, 'row')}, which is taken"
             )
         return hashed
 
@@ -219,12 +221,14 @@ class _TableReader:
         absent = count - sum(table.present)
         if absent:
             self.warnings.append(
-                f"tag table {number} at 0x{table.address:x}: {absent} of {count} rows are "
+                f"tag table {number} at 0x{table.address:x}: {absent} of "
+                f"{count_things(count, 'row')} {choose_form(absent, 'is', 'are')} "
                 "not in the target; the counts of their tags are incomplete"
             )
         if table.doubts:
             self.warnings.append(
-                f"tag table {number} at 0x{table.address:x}: {len(table.doubts)} of {count} rows are not believed "
+                f"tag table {number} at 0x{table.address:x}: {len(table.doubts)} of "
+                f"{count_things(count, 'row')} not believed "
                 f"({table.describe_doubts()}); the counts of their tags are incomplete"
             )
 
@@ -256,7 +260,8 @@ class _TableReader:
         self._expansion_state = ExpansionState.READ if rows == count else ExpansionState.UNREADABLE
         if rows < count:
             self.warnings.append(
-                f"expansion table at 0x{base:x}: {count - rows} of {count} rows are "
+                f"expansion table at 0x{base:x}: {count - rows} of {count_things(count, 'row')} "
+                f"{choose_form(count - rows, 'is', 'are')} "
                 f"{'not believed' if table.doubts else 'not in the target'}; their tags are missing"
             )
 
@@ -287,7 +292,9 @@ class _TableReader:
         clamped = [row.tag.text for row in used if row.nonpaged.clamped or row.paged.clamped]
         if clamped:
             names = ", ".join(clamped[:8]) + (" ..." if len(clamped) > 8 else "")
-            self.warnings.append(f"{len(clamped)} tags count more frees than allocations, shown as 0: {names}")
+            self.warnings.append(
+                f"{count_things(len(clamped), 'tag')} with more frees than allocations, shown as 0: {names}"
+            )
         return used
 
     def weigh_counters(self, tags: Tuple[TagUsage, ...]) -> Tuple[Tuple[TagUsage, ...], SystemMemory]:
@@ -313,7 +320,7 @@ class _TableReader:
         self._rows_read -= len(weighed.doubtful)
         self.warnings += weighed.warnings[:_MAX_DOUBTFUL_TOLD]
         if len(weighed.warnings) > _MAX_DOUBTFUL_TOLD:
-            self.warnings.append(f"{len(weighed.warnings) - _MAX_DOUBTFUL_TOLD} more counters are doubtful")
+            self.warnings.append(say_rest(len(weighed.warnings), _MAX_DOUBTFUL_TOLD, "doubtful counter"))
 
     def _tag_usage(self, tag: PoolTag, counters: List[int]) -> TagUsage:
         values = dict(zip(self._layout.columns, counters))

@@ -12,7 +12,7 @@ from pykdext.model import PoolKind, PoolSnapshot, PoolTag, Role, TagDelta
 from pykdext.model.fleet import BatchSummary
 from pykdext.model.memory import PageFrames
 from pykdext.report.sentences.batches import name_driver
-from pykdext.units import format_bytes, format_rate
+from pykdext.units import choose_form, count_things, format_bytes, format_rate
 
 TAGS_SHOWN = 8
 """Tags of a pool that get a bar of their own."""
@@ -98,7 +98,7 @@ def draw_changes(rows: Sequence[TagDelta]) -> List[BarChart]:
         _Amount(f"{delta.tag} {delta.pool.label}", change, format_rate(change), "leak" if change > 0 else "plain")
         for delta, change in largest
     ]
-    change = "change" if len(amounts) == 1 else f"{len(amounts)} largest changes"
+    change = choose_form(len(amounts), "change", count_things(len(amounts), "largest change"))
     summary = f"The {change} of the rows below; what grew in red, what shrank in blue."
     return [BarChart("What changed", summary, _lay_out(amounts))] if amounts else []
 

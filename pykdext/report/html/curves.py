@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from pykdext.model import TotalTrend, Trend, TrendReport, Verdict
-from pykdext.units import format_bytes, format_moment
+from pykdext.units import count_things, format_bytes, format_moment
 
 CURVES_SHOWN = 8
 
@@ -113,7 +113,7 @@ def draw_growth(report: TrendReport, shown: Sequence[Trend]) -> List[CurveChart]
     scale = _Scale(end, max(1.04 * highest, 1))
     of = "the rows of the table below"
     if len(shown) > CURVES_SHOWN:
-        of = f"the first {CURVES_SHOWN} of {len(shown)} rows of the table below"
+        of = f"the first {CURVES_SHOWN} of {count_things(len(shown), 'row')} of the table below"
     when = "at each sample (UTC)" if report.has_times else "at each sample, in their order"
     return [
         CurveChart(

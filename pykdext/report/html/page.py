@@ -29,6 +29,7 @@ from pykdext.report.sentences.owners import (
     name_use,
 )
 from pykdext.units import (
+    count_things,
     format_address,
     format_bytes,
     format_change,
@@ -80,6 +81,7 @@ def _open_environment() -> jinja2.Environment:
         moment=_format_moment,
         rate=format_rate,
         share=format_share,
+        things=count_things,
     )
     environment.globals.update(
         GRADES=GRADES,

@@ -6,7 +6,7 @@ from typing import Sequence
 
 from pykdext.model import Role
 from pykdext.model.fleet import BatchSummary, CommonCause, CommonHolder, DumpStatus, OtherVersion
-from pykdext.units import count_things, format_bytes, format_duration, name_some
+from pykdext.units import choose_form, count_things, format_bytes, format_duration, name_some
 
 NAMES_SHOWN = 8
 _VERSIONS_NAMED = 3
@@ -56,7 +56,11 @@ def _is_one_leak(cause: CommonCause, other: CommonCause) -> bool:
 def _describe_versions(versions: Sequence[str]) -> str:
     if not versions:
         return ""
-    return f" {' and '.join(versions)}" if len(versions) < _VERSIONS_NAMED else f" ({len(versions)} versions)"
+    return (
+        f" {' and '.join(versions)}"
+        if len(versions) < _VERSIONS_NAMED
+        else f" ({count_things(len(versions), 'version')})"
+    )
 
 
 def _verdict_without_cause(summary: BatchSummary) -> str:
@@ -67,10 +71,10 @@ def _verdict_without_cause(summary: BatchSummary) -> str:
     if not whole:
         return "No tag stands out, but no dump was read wholly: that says nothing of the hosts."
     silent = summary.dumps - whole
-    verb = "does" if silent == 1 else "do"
+    verb = choose_form(silent, "does", "do")
     return (
         f"No tag looks like a leak in the {count_things(whole, 'dump')} that could be read wholly; "
-        f"{count_things(silent, 'other dump')} {verb} not speak for {'its host' if silent == 1 else 'their hosts'}."
+        f"{count_things(silent, 'other dump')} {verb} not speak for {choose_form(silent, 'its host', 'their hosts')}."
     )
 
 

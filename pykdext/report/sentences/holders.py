@@ -18,7 +18,7 @@ from pykdext.model.objects import (
     StuckProcess,
 )
 from pykdext.model.traces import OpenedAt, ReferenceTrace, VerifiedDriver
-from pykdext.units import count_things, format_bytes, format_count, format_share
+from pykdext.units import choose_form, count_things, format_bytes, format_count, format_share
 
 _VERBS = ("opened", "registered", "owned", "starts", "maps")
 _NAMED, _FEW_TRACED = 4, 16
@@ -32,18 +32,20 @@ def name_verified(tag: PoolTag, driver: VerifiedDriver) -> Finding:
         blocks = sum(caller.blocks for caller in driver.callers)
         first = driver.callers[0]
         sentence = (
-            f"Tag {tag}: Driver Verifier tracked {format_count(blocks)} outstanding allocations to {driver.name}, most "
+            f"Tag {tag}: Driver Verifier tracked {count_things(blocks, 'outstanding allocation')} "
+            f"to {driver.name}, most "
             f"of them at {first.module}+0x{first.rva:x}{_is_leak(driver)}."
         )
         return Finding(HolderKind.VERIFIER, sentence, _PROVEN, f"!verifier 3 {driver.name}")
     count, size = driver.nonpaged_allocations + driver.paged_allocations, driver.nonpaged_bytes + driver.paged_bytes
-    counted = f"Driver Verifier counts {format_count(count)} outstanding allocations ({format_bytes(size)})"
+    counted = f"Driver Verifier counts {count_things(count, 'outstanding allocation')} ({format_bytes(size)})"
     if driver.callers:
         blocks = sum(caller.blocks for caller in driver.callers)
         first = driver.callers[0]
         sentence = (
             f"Tag {tag}: {counted} of {driver.name}, and in its log of the last calls those for "
-            f"{count_things(blocks, 'block')} of this tag that {'is' if blocks == 1 else 'are'} still in use came from "
+            f"{count_things(blocks, 'block')} of this tag that {choose_form(blocks, 'is', 'are')} "
+            "still in use came from "
             f"that driver, most from {first.module}+0x{first.rva:x}{_is_leak(driver)}."
         )
         return Finding(HolderKind.VERIFIER, sentence, _PROVEN, "!verifier 80")
@@ -62,7 +64,7 @@ def name_list_owner(tag: PoolTag, item: LookasideList, outstanding: int) -> Find
     place = "" if item.rva is None else f"+0x{item.rva:x}"
     sentence = (
         f"Tag {tag}: a lookaside list of {item.module} ({item.module}{place}, {item.proof}) took "
-        f"{format_count(item.taken)} of the {format_count(outstanding)} outstanding blocks and has given out "
+        f"{format_count(item.taken)} of the {count_things(outstanding, 'outstanding block')} and has given out "
         f"{format_count(item.in_use)}: {item.module} does not return them."
     )
     return Finding(HolderKind.LOOKASIDE, sentence, _PROVEN, f"dt nt!_GENERAL_LOOKASIDE {item.address:x}")
@@ -82,7 +84,8 @@ def name_table_owner(tag: PoolTag, census: HandleCensus) -> Finding:
 def tell_other_use(tag: PoolTag, names: Sequence[str], objects: int, outstanding: int) -> Finding:
     """Far more blocks than objects."""
     sentence = (
-        f"Tag {tag}: {format_count(outstanding)} blocks are outstanding, but there are only {format_count(objects)} "
+        f"Tag {tag}: {count_things(outstanding, 'block')} {choose_form(outstanding, 'is', 'are')} "
+        f"outstanding, but there are only {format_count(objects)} "
         f"{_kinds(names)} objects: the tag is used for something else, too."
     )
     return Finding(HolderKind.NOT_OBJECTS, sentence, _LIKELY, f"!poolfind {tag}")
@@ -98,7 +101,7 @@ def name_contents(tag: PoolTag, sample: ObjectSample) -> Finding:
         end = "that driver does not complete them"
     sentence = (
         f"Tag {tag}: of {format_count(sample.objects)} {things} that could be read {format_count(count)} "
-        f"({format_share(count / sample.objects)}) are {who}: {end}."
+        f"({format_share(count / sample.objects)}) {choose_form(count, 'is', 'are')} {who}: {end}."
     )
     return Finding(HolderKind.CONTENTS, sentence, _LIKELY, "!irpfind" if is_request else f"!poolfind {tag}")
 
@@ -113,11 +116,11 @@ def name_zombie_holder(
 ) -> Finding:
     """One process has handles to the exited ones."""
     of_them = "" if image[1] == zombies else f", {format_count(image[1])} of them {image[0]},"
-    who = f"{format_count(zombies)} exited processes" + (of_them or f", all {image[0]},")
+    who = _count_zombies(zombies) + (of_them or f", all {image[0]},")
     part = "" if holder.zombies >= zombies else f"; it has handles to {format_count(holder.zombies)} of them"
     sentence = (
-        f"Tag {tag}{_size(size)}: {who} are held by {holder.process.label}: a handle leak of that process{part}"
-        f"{_opened(opened)}{_coverage(holder, is_count=True)}."
+        f"Tag {tag}{_size(size)}: {who} {choose_form(zombies, 'is', 'are')} held by {holder.process.label}: a handle "
+        f"leak of that process{part}{_opened(opened)}{_coverage(holder, is_count=True)}."
     )
     step = _look_at_handles(holder.process)
     return Finding(HolderKind.ZOMBIES, sentence, _PROVEN, step, holder.process, holder.zombies)
@@ -128,7 +131,7 @@ def tell_referenced_zombies(
 ) -> Finding:
     """Nobody has a handle to the exited processes."""
     sentence = (
-        f"Tag {tag}: {format_count(zombies)} exited processes, {format_count(image[1])} of them {image[0]}, and nobody "
+        f"Tag {tag}: {_count_zombies(zombies)}, {format_count(image[1])} of them {image[0]}, and nobody "
         f"has a handle to them: something in the kernel keeps references{_candidates(referencing)}."
     )
     return Finding(HolderKind.REFERENCES, sentence, _LIKELY, "!process 0 0")
@@ -140,8 +143,8 @@ def tell_zombies(tag: PoolTag, zombies: int, image: Tuple[str, int], holder: Opt
     if holder is not None and holder.zombies:
         most = f"; most handles that were read are those of {holder.process.label}: {format_count(holder.zombies)}"
     sentence = (
-        f"Tag {tag}: {format_count(zombies)} exited processes, {format_count(image[1])} of them {image[0]}, are still "
-        f"held, by whom cannot be read{most}."
+        f"Tag {tag}: {_count_zombies(zombies)}, {format_count(image[1])} of them {image[0]}, "
+        f"{choose_form(zombies, 'is', 'are')} still held, by whom cannot be read{most}."
     )
     return Finding(HolderKind.ZOMBIES, sentence, _UNKNOWN, "!process 0 0")
 
@@ -163,7 +166,7 @@ def name_handle_holder(
         where = f", {format_share(target.handles / target.of)} of them to {target.name}"
     share = f" ({format_share(held / handles)})" if handles else ""
     sentence = (
-        f"Tag {tag}: {census.process.label} holds {about}{format_count(held)} of the {format_count(handles)} handles "
+        f"Tag {tag}: {census.process.label} holds {about}{format_count(held)} of the {count_things(handles, 'handle')} "
         f"to {_kinds(names)} objects{share}{where}: a handle leak of that process{_opened(opened)}"
         f"{_coverage(census)}."
     )
@@ -261,11 +264,13 @@ def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Se
 def describe_stuck(stuck: StuckProcess) -> str:
     """A process that cannot exit, and the driver that it waits for."""
     threads = stuck.process.active_threads or 0
-    words = f"{stuck.process.label} is exiting, but {format_count(threads)} of its threads still run"
+    words = (
+        f"{stuck.process.label} is exiting, but {format_count(threads)} of its threads still "
+        f"{choose_form(threads, 'runs', 'run')}"
+    )
     if stuck.drivers:
         who, count = stuck.drivers[0]
-        waits = "a request" if count == 1 else f"{format_count(count)} requests"
-        return f"{words}: {waits} of theirs {'is' if count == 1 else 'are'} {who}."
+        return f"{words}: {count_things(count, 'request')} of theirs {choose_form(count, 'is', 'are')} {who}."
     return f"{words}." if stuck.pending is None else f"{words}; no request of theirs is pending in a driver."
 
 
@@ -282,7 +287,7 @@ def describe_numbers(numbers: NumberCensus) -> str:
             f"; {count_things(numbers.unnumbered, 'process of the list is', 'processes of the list are')} not in it"
         )
     if numbers.pages_read < numbers.pages_expected:
-        words += f"; {numbers.pages_read:,} of {numbers.pages_expected:,} pages read"
+        words += f"; {numbers.pages_read:,} of {count_things(numbers.pages_expected, 'page')} read"
     return f"In the table of numbers: {words}."
 
 
@@ -295,7 +300,7 @@ def describe_unusual(processes: Sequence[Process]) -> str:
         exited = format_count(len(zombies))
         words.append(f"{exited} processes have exited and are still held: 'poolleak holders Proc' tells by whom.")
     if most is not None and (most.handles or 0) >= _MANY_HANDLES:
-        words.append(f"{most.label} has {format_count(most.handles)} handles: 'poolleak processes' shows all.")
+        words.append(f"{most.label} has {count_things(most.handles, 'handle')}: 'poolleak processes' shows all.")
     return " ".join(words)
 
 
@@ -308,6 +313,10 @@ def describe_handle_growth(process: Optional[Process], grown: int, exited: int) 
     if exited >= _MANY_ZOMBIES // 10:
         words.append(f"{count_things(exited, 'more exited process is', 'more exited processes are')} held.")
     return " ".join(words)
+
+
+def _count_zombies(zombies: int) -> str:
+    return count_things(zombies, "exited process", "exited processes")
 
 
 def _kinds(names: Sequence[str]) -> str:
@@ -327,8 +336,11 @@ def _coverage(census: HandleCensus, *, is_count: bool = False) -> str:
     """How much of the process's handles was read, where that was not all; ``is_count``: no sample was needed."""
     words = []
     if not census.is_whole:
-        of = "" if census.counted is None else f" of {format_count(census.counted)}"
-        words.append(f"{format_count(census.read)}{of} handles read")
+        read = format_count(census.read)
+        if census.counted is not None:
+            words.append(f"{read} of {count_things(census.counted, 'handle')} read")
+        else:
+            words.append(f"{count_things(census.read, 'handle')} read")
     if census.sampled < census.read and not is_count:
         words.append(f"a sample of {count_things(census.sampled, 'handle')}")
     return f" ({', '.join(words)})" if words else ""

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import List, Optional, Sequence, Tuple
 
 from pykdext.model import Confidence, Evidence, ImageCoverage, ImageVersion, Owner, Suspect, TagDescription
-from pykdext.units import format_address, format_bytes, format_count, format_day, format_moment, format_share
+from pykdext.units import (
+    choose_form,
+    count_things,
+    format_address,
+    format_bytes,
+    format_day,
+    format_moment,
+    format_share,
+)
 
 _MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
 """Marks that version resources are full of, in ASCII."""
@@ -48,12 +56,16 @@ def describe_gap(coverage: Optional[ImageCoverage]) -> str:
     scanned, total = coverage.modules_scanned, coverage.modules_total
     if coverage.modules_unsearched:
         unsearched = "none" if coverage.modules_unsearched == total else f"only {total - coverage.modules_unsearched:,}"
-        searched = f"{unsearched} of the {total:,} driver images was searched before the end"
+        searched = f"{unsearched} of the {count_things(total, 'driver image')} was searched before the end"
         return f"{searched}, and no tag list names its driver"
     if coverage.resident_fraction is None:
-        return f"none of the {total:,} driver images is in memory, and no tag list names its driver"
+        return f"none of the {count_things(total, 'driver image')} is in memory, and no tag list names its driver"
     if coverage.resident_fraction < 1 or scanned < total:
-        images = "the driver images" if scanned == total else f"{scanned:,} of {total:,} driver images"
+        images = (
+            choose_form(total, "the driver image", "the driver images")
+            if scanned == total
+            else f"{scanned:,} of {count_things(total, 'driver image')}"
+        )
         share = format_share(coverage.resident_fraction)
         return f"not in the {share} of {images} that is in memory; it may be in the rest. No tag list names its driver"
     if coverage.discarded_bytes:
@@ -78,7 +90,9 @@ def list_identity(owner: Owner) -> List[Tuple[str, str]]:
         return []
     linked = f" ({format_moment(version.built_at)})" if version.built_at else " (not a time)"
     end = None if owner.base is None or version.image_bytes is None else owner.base + version.image_bytes
-    size = "" if version.image_bytes is None else f"{version.image_bytes:x} ({format_count(version.image_bytes)} bytes)"
+    size = (
+        "" if version.image_bytes is None else f"{version.image_bytes:x} ({count_things(version.image_bytes, 'byte')})"
+    )
     pdb = version.pdb_file and f"{version.pdb_file}, GUID {version.pdb_guid}, age {version.pdb_age}"
     items = (
         ("Version", version.file_version),

@@ -107,7 +107,7 @@ def capture_steps(report: TrendReport) -> Tuple[str, ...]:
 def _untimed_text(trend: Trend) -> str:
     return (
         f"Tag {trend.tag} of the {trend.pool.value} pool grows from {format_bytes(trend.first_bytes)} to "
-        f"{format_bytes(trend.last_bytes)} over {len(trend.bytes)} samples; how fast is not known: "
+        f"{format_bytes(trend.last_bytes)} over {count_things(len(trend.bytes), 'sample')}; how fast is not known: "
         "they bear no time"
     )
 
@@ -178,4 +178,4 @@ def describe_verdicts(trends: Sequence[Trend]) -> str:
     """How many tags have each verdict."""
     counts = {verdict: sum(trend.verdict is verdict for trend in trends) for verdict in Verdict}
     parts = [f"{count} {verdict.value}" for verdict, count in counts.items() if count]
-    return f"{len(trends)} rows (tag and pool): {', '.join(parts)}" if parts else "No tag to follow"
+    return f"{count_things(len(trends), 'row')} (tag and pool): {', '.join(parts)}" if parts else "No tag to follow"

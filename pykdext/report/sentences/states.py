@@ -22,6 +22,7 @@ from pykdext.model.objects import HolderReport
 from pykdext.report.sentences.memory import describe_untagged
 from pykdext.report.sentences.owners import name_owners
 from pykdext.units import (
+    choose_form,
     count_things,
     format_bytes,
     format_count,
@@ -73,7 +74,7 @@ def _verdict_on_pools(report: LeakReport) -> str:
     if holder is not None and holder is not consumer:
         return _verdict_on_pair(consumer, holder)
     others = [str(item.tag) for item in members if item is not consumer]
-    go = "goes" if len(others) == 1 else "go"
+    go = choose_form(len(others), "goes", "go")
     return f"{_verdict_on_one(report, consumer)} {name_some(others)} {go} along with it, block for block."
 
 
@@ -273,12 +274,16 @@ def describe_coverage(tables: TableCoverage, images: Optional[ImageCoverage]) ->
     parts = []
     if tables.processor_tables_read is not None:
         expected = tables.processor_tables_expected
-        parts.append(f"{tables.processor_tables_read} of {expected or 'an unknown number of'} processor tables")
+        parts.append(f"{tables.processor_tables_read} of {_tables(expected)}")
         parts.append(f"{format_count(tables.rows_read)} of {_rows(tables.rows_expected)}")
         parts.append(f"expansion table {tables.expansion_table.value}")
     if images is not None:
         parts.append(describe_images(images))
     return "; ".join(parts) or "all rows of the file"
+
+
+def _tables(count: Optional[int]) -> str:
+    return count_things(count, "processor table") if count else "an unknown number of processor tables"
 
 
 def _rows(count: Optional[int]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Sequence, Tuple
 
 from pykdext.model import BlockReport, PoolKind, PoolTag, TagLookup, TagOwners
 from pykdext.report.sentences.owners import describe, name_owners
-from pykdext.units import count_things, format_bytes, format_count, format_day, format_share, say_rest
+from pykdext.units import choose_form, count_things, format_bytes, format_count, format_day, format_share, say_rest
 
 if TYPE_CHECKING:
     from pykdext.model.fleet import HistoryLine
@@ -28,7 +28,7 @@ def verdict_on_owners(found: Sequence[TagOwners]) -> str:
 def verdict_on_blocks(report: BlockReport) -> str:
     """How many of the blocks that are counted were found, and what they point at."""
     counted = sum(report.counted.usage(pool).outstanding or 0 for pool in PoolKind)
-    were = "was" if counted == 1 else "were"
+    were = choose_form(counted, "was", "were")
     found = f"{format_count(len(report.found))} of {count_things(counted, 'block')} of {report.tag} {were} found."
     if report.witness is None or not report.witness.drivers:
         return found

@@ -10,6 +10,7 @@ from pykdext.targets.dump.header import DUMP_SIGNATURES
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.foreignfiles import AFF4, AFF4_MEMBER
 from pykdext.targets.machine.signatures import HEAD_BYTES, RAW_SUFFIXES, STATE_SUFFIXES, VMWARE, is_machine_head
+from pykdext.units import count_things
 
 if TYPE_CHECKING:
     import zipfile
@@ -56,7 +57,7 @@ def open_member(packed: IO[bytes], path: str) -> Opened:
         hint = "unpack it first: its kind of compression (often Deflate64, from Windows Explorer) is not read"
         raise _unusable(path, f"one that cannot be unpacked ({error})", hint) from error
     names = ", ".join(repr(member.filename) for member in dumps or files)[:_MAX_NAMES_CHARACTERS] or "nothing"
-    found = f"one with {len(dumps):,} kernel dumps among {len(files):,} files: {names}"
+    found = f"one with {count_things(len(dumps), 'kernel dump')} among {count_things(len(files), 'file')}: {names}"
     raise _unusable(path, found, "unpack it, and give one of its dumps")
 
 

@@ -15,6 +15,7 @@ from pykdext.targets.dump.header import DUMP_SIGNATURES
 from pykdext.targets.dump.remote import is_remote, open_remote_file, open_remote_stream
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.machine.signatures import HEAD_BYTES, is_machine_head
+from pykdext.units import count_things
 
 if TYPE_CHECKING:
     from io import BufferedIOBase
@@ -95,7 +96,7 @@ def _unpack(packed: IO[bytes], path: str, progress: Optional[Progress], packing:
             pieces = _iter_unpacked(reader, packed, progress)
             reason = _write_sparsely(pieces, errors, unpacked, room)
         size = os.fstat(unpacked.fileno()).st_size
-        warnings = () if reason is None else (f"the compressed file gave {size:,} bytes only: {reason}",)
+        warnings = () if reason is None else (f"the compressed file gave {count_things(size, 'byte')} only: {reason}",)
         return FileBytes(unpacked, path, warnings)
     except BaseException:
         unpacked.close()

@@ -25,6 +25,7 @@ from pykdext.targets.dump.pageindex import PageIndex
 from pykdext.targets.dump.pageplaces import open_bitmap
 from pykdext.targets.dump.pages import PageBitmap, PageRuns, PagesInFile, check_runs
 from pykdext.targets.filebytes import FileBytes
+from pykdext.units import count_things
 
 MAX_BITMAP_PAGES = 1 << 34
 """64 TiB of memory, more than any Windows can use: a bitmap of more bits is damaged."""
@@ -49,7 +50,7 @@ def _open_full_dump(file: FileBytes, header: DumpHeader) -> PageRuns:
     """A complete dump: the header's runs of pages, stored right behind it."""
     form = header.format
     if not header.run_count or header.run_count > form.max_runs:
-        found = "no memory runs" if not header.run_count else f"{header.run_count:,} memory runs"
+        found = "no memory runs" if not header.run_count else count_things(header.run_count, "memory run")
         hint = "the header is damaged or not finished"
         raise DumpFormatError(file.path, form.memory_block_offset, found, f"1 to {form.max_runs}", hint)
     first_pages = [page for page, _ in header.runs]
@@ -57,7 +58,7 @@ def _open_full_dump(file: FileBytes, header: DumpHeader) -> PageRuns:
     check_runs(file.path, form.runs_offset, first_pages, counts)
     notes: Tuple[str, ...] = ()
     if header.page_count not in (None, sum(counts)):
-        notes = (f"the header counts {header.page_count:,} pages, its memory runs {sum(counts):,}",)
+        notes = (f"the header counts {count_things(header.page_count, 'page')}, its memory runs {sum(counts):,}",)
     return PageRuns(file, header.data_offset, first_pages, counts, notes)
 
 
@@ -79,15 +80,18 @@ def _open_bitmap_dump(file: FileBytes, header: DumpHeader) -> PagesInFile:
     if 0 < room_bits < bits <= MAX_BITMAP_PAGES and fields.FirstPage <= file.size:
         index = PageIndex(file.read_at(bitmap_start, room_bits // 8), room_bits)
         if index.present == fields.TotalPresentPages:  # the bitmap is whole: only its length is told wrongly
-            note = f"the header counts {bits:,} bits of its bitmap, which ends after {room_bits:,} at the latest"
+            note = (
+                f"the header counts {count_things(bits, 'bit')} of its bitmap, which ends after "
+                f"{room_bits:,} at the latest"
+            )
             return PageBitmap(file, fields.FirstPage, index, fields.TotalPresentPages, (note,))
     bitmap_end = bitmap_start + (bits + 7) // 8
     if bits > MAX_BITMAP_PAGES or bitmap_end > file.size or fields.FirstPage > file.size:
         raise DumpFormatError(
             file.path,
             start + 0x20,
-            f"a bitmap of {bits:,} bits and page data at 0x{fields.FirstPage:x}",
-            f"both within the file of {file.size:,} bytes",
+            f"a bitmap of {count_things(bits, 'bit')} and page data at 0x{fields.FirstPage:x}",
+            f"both within the file of {count_things(file.size, 'byte')}",
             "the copy is cut short, or the header is damaged",
         )
     if fields.FirstPage < bitmap_end:

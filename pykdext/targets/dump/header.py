@@ -15,6 +15,7 @@ from pykdext.targets.dump.facts import KernelFacts
 from pykdext.targets.dump.format import HEADER32, HEADER64, HeaderFormat
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.foreignfiles import recognise_foreign
+from pykdext.units import count_things
 
 FULL_DUMP = 1
 SUMMARY_DUMP = 2
@@ -149,7 +150,7 @@ def parse_header_bytes(path: str, data: bytes) -> DumpHeader:
     form = _recognise(path, data)
     if len(data) < form.size_bytes:
         raise DumpFormatError(
-            path, 0, f"a file of {len(data)} bytes", f"a header of {form.size_bytes}", "it is cut short"
+            path, 0, f"a file of {count_things(len(data), 'byte')}", f"a header of {form.size_bytes}", "it is cut short"
         )
     fields = form.declaration.parse(data)
     attributes = fields.Attributes or 0

@@ -24,6 +24,7 @@ from pykdext.targets.paging.addressspace import AddressSpace, PagingMode
 from pykdext.targets.paging.modes import find_paging_mode
 from pykdext.targets.paging.virtual import VirtualMemory
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import choose_form, count_things
 
 MAX_LIST_ENTRIES = 4096
 """Of each list that is followed: enough to tell where pages stand."""
@@ -89,7 +90,7 @@ def open_bitmap(
         raise DumpFormatError(
             file.path,
             bitmap_offset,
-            f"a bitmap that marks {index.present:,} pages",
+            f"a bitmap that marks {count_things(index.present, 'page')}",
             f"{announced:,} as the header counts",
             "the file is damaged where it tells which page is which; copy it again",
         )
@@ -146,12 +147,14 @@ class MovedPages(PagesInFile):
         """What is wrong with the container."""
         places = self._places
         counts = f"it marks {self._marked:,}, the header counts {self._announced:,}"
-        known = f"{self._proof.finds:,} known places prove"
+        known = f"{count_things(self._proof.finds, 'known place')} {choose_form(self._proof.finds, 'proves', 'prove')}"
         if places.lost is not None:
             told = f"was damaged: {counts}. {known} that page 0x{places.lost:x} is the one that it lost"
         else:
             told = (
-                f"is damaged: {counts}. {known} where {self._present:,} pages stand; {self.uncertain_pages:,} between "
+                f"is damaged: {counts}. {known} where "
+                f"{count_things(self._present, 'page')} "
+                f"{choose_form(self._present, 'stands', 'stand')}; {self.uncertain_pages:,} between "
                 f"page 0x{places.low + 1:x} and 0x{min(places.high, self._index.bits):x} are left out"
             )
         return (*super().warnings, f"the bitmap of pages {told}")

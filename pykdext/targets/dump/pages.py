@@ -17,6 +17,7 @@ from pykdext.targets.dump.pageindex import PageIndex
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.parts import join_whole
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import choose_form, count_things
 
 PHYSICAL_ADDRESS_BITS = 52
 """The limit of the x64 architecture, and of ARM64's."""
@@ -59,7 +60,8 @@ class PagesInFile(ABC):
         """What is wrong with the container."""
         if self._held_pages < self.pages_expected:
             return (
-                f"the dump is truncated: {self._held_pages:,} of its {self.pages_expected:,} pages are in the file",
+                f"the dump is truncated: {self._held_pages:,} of its {count_things(self.pages_expected, 'page')} "
+                f"{choose_form(self._held_pages, 'is', 'are')} in the file",
             )
         return self._describe_excess()
 
@@ -73,7 +75,8 @@ class PagesInFile(ABC):
         if tail.startswith(_SECONDARY_DATA) or not any(tail):
             return ()
         return (
-            f"the file holds {excess:,} bytes behind the last page that its header tells of: if the copy is not exact, "
+            f"the file holds {count_things(excess, 'byte')} behind the last page that its header tells of: "
+            f"if the copy is not exact, "
             "pages may be others than they seem",
         )
 
@@ -121,7 +124,7 @@ def check_runs(path: str, offset: int, pages: Sequence[int], counts: Sequence[in
             raise DumpFormatError(
                 path,
                 offset,
-                f"a run of {count:,} pages from page 0x{page:x}",
+                f"a run of {count_things(count, 'page')} from page 0x{page:x}",
                 "runs that do not overlap, within the processor's physical memory",
                 "the file is damaged where it tells which page is which; copy it again",
             )
@@ -226,7 +229,7 @@ class PageBitmap(PagesInFile):
         return (
             *super().warnings,
             *self._notes,
-            f"the header counts {self._announced:,} pages, its bitmap and the file {marked:,}",
+            f"the header counts {count_things(self._announced, 'page')}, its bitmap and the file {marked:,}",
         )
 
     def iter_extents(self, address: int, size: int) -> Iterator[Extent]:

@@ -19,6 +19,7 @@ from pykdext.targets.dump.header import COMPLETE_RANGE_DUMP, DumpHeader
 from pykdext.targets.dump.pages import PageRuns, check_runs
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 
 MAX_RANGES = 1 << 22
 """Far more ranges than memory falls into: a list that goes on behind them is damaged."""
@@ -45,7 +46,7 @@ def open_range_dump(file: FileBytes, header: DumpHeader) -> PageRuns:
         raise DumpFormatError(
             file.path,
             start + 0x10,
-            f"metadata of {fields.MetadataSize:,} bytes and page data at 0x{fields.FirstPageOffset:x}",
+            f"metadata of {count_things(fields.MetadataSize, 'byte')} and page data at 0x{fields.FirstPageOffset:x}",
             "page data right behind the metadata",
             "the header is damaged",
         )
@@ -54,7 +55,7 @@ def open_range_dump(file: FileBytes, header: DumpHeader) -> PageRuns:
             file.path,
             start + 0x18,
             f"page data at 0x{fields.FirstPageOffset:x}",
-            f"an offset within the file of {file.size:,} bytes",
+            f"an offset within the file of {count_things(file.size, 'byte')}",
             "the copy is cut short, or the header is damaged",
         )
     list_offset = start + RANGE_HEADER_BYTES
@@ -85,7 +86,9 @@ def _read_list(file: FileBytes, start: int, end: int, *, is_complete: bool) -> R
     except ValueError:
         stop = len(pages)
     if stop == MAX_RANGES:
-        raise DumpFormatError(file.path, start, f"{stop:,} ranges of pages or more", "fewer", "the list is damaged")
+        raise DumpFormatError(
+            file.path, start, f"{count_things(stop, 'range')} of pages or more", "fewer", "the list is damaged"
+        )
     return pages[:stop], counts[:stop]
 
 
@@ -116,15 +119,16 @@ def _take_announced(
         if stop == len(ends) or not _are_ranges(file, pages, counts):
             return taken, ()
         return taken, (
-            f"the header counts {announced:,} pages, its ranges {listed:,}: those behind are left out, and if the list "
+            f"the header counts {count_things(announced, 'page')}, its ranges {listed:,}: "
+            f"those behind are left out, and if the list "
             "is wrong, pages may be others than they seem",
         )
     if not fits_file:
         raise DumpFormatError(
             file.path,
             data_offset,
-            f"ranges of {listed:,} pages",
+            f"ranges of {count_things(listed, 'page')}",
             f"{announced:,} as the header counts",
             "the file is damaged where it tells which page is which; copy it again",
         )
-    return ranges, (f"the header counts {announced:,} pages, its ranges and the file {listed:,}",)
+    return ranges, (f"the header counts {count_things(announced, 'page')}, its ranges and the file {listed:,}",)

@@ -15,6 +15,7 @@ from typing import IO, Any, Iterator, List, NamedTuple, Optional, Tuple, cast
 from pykdext.errors import TargetError, say_install
 from pykdext.printable import hide_secrets
 from pykdext.targets.filebytes import FileBytes
+from pykdext.units import count_things
 
 BLOCK_BYTES = 16 << 10
 """The least that is fetched: four pages, since the pages of a driver often lie together."""
@@ -125,7 +126,7 @@ class RemoteBytes(FileBytes):
         self.requests += 1
         self.fetched_bytes += len(data)
         if len(data) < end - start:
-            found = f"found the end of the file, expected {self.size:,} bytes"
+            found = f"found the end of the file, expected {count_things(self.size, 'byte')}"
             raise TargetError(f"{self.path}: at 0x{start + len(data):x}: {found}")
         return data
 

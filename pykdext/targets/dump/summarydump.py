@@ -18,6 +18,7 @@ from pykdext.targets.dump.pageindex import PageIndex
 from pykdext.targets.dump.pageplaces import open_bitmap
 from pykdext.targets.dump.pages import PageBitmap, PagesInFile
 from pykdext.targets.filebytes import FileBytes
+from pykdext.units import count_things
 
 _OFFSETS = {32: (0x20, 0x28, 0x38), 64: (0x28, 0x20, 0x38)}
 """Where the bitmap may stand in the summary header, by the width of the dump; the documented place first."""
@@ -41,7 +42,7 @@ def open_summary_dump(file: FileBytes, header: DumpHeader) -> PagesInFile:
             file.path,
             start + 0xC,
             f"page data at 0x{fields.HeaderSize:x}",
-            f"an offset within the file of {file.size:,} bytes",
+            f"an offset within the file of {count_things(file.size, 'byte')}",
             "the copy is cut short, or the header is damaged",
         )
     places = ((start + offset, _read_bitmap(file, start + offset, fields)) for offset in _OFFSETS[header.format.bits])
@@ -55,7 +56,7 @@ def open_summary_dump(file: FileBytes, header: DumpHeader) -> PagesInFile:
     raise UnsupportedDumpError(
         file.path,
         start,
-        f"no bitmap of {fields.BitmapSize:,} bits that marks {fields.Pages:,} pages",
+        f"no bitmap of {count_things(fields.BitmapSize, 'bit')} that marks {count_things(fields.Pages, 'page')}",
         f"one before the page data at 0x{fields.HeaderSize:x}",
         "the file is damaged; if it is not, open it in WinDbg and write it anew with .dump /f",
     )

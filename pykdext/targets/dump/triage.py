@@ -36,6 +36,7 @@ from pykdext.targets.kernelformat import (
 )
 from pykdext.targets.loader import MAX_IMAGE_BYTES, MAX_MODULES, MAX_NAME_BYTES, UNLOADED_DRIVER_SLOTS
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import choose_form, count_things
 
 NO_TAG_TABLES = (
     "a small memory dump holds no pool tag tables: it cannot tell who leaks. "
@@ -72,7 +73,9 @@ class TriageDump(DumpTarget):
         self._check_end()
         self._memory = FileSegments(file, self._find_segments())
         if self._memory.lost_bytes:
-            self._warn(f"the dump is truncated: {self._memory.lost_bytes:,} bytes of its memory are not in the file")
+            self._warn(
+                f"the dump is truncated: {count_things(self._memory.lost_bytes, 'byte')} of its memory not in the file"
+            )
         data = self._parse_debugger_data()
         if data is not None:
             self._symbols = {**self._symbols, **data.variables}
@@ -130,7 +133,9 @@ class TriageDump(DumpTarget):
         data = self._file.read_at(offset, count * stride)
         held = min(count, (len(data) + stride - record_bytes) // stride)
         if held < count:
-            self._warn(f"the dump is truncated: {held:,} of its {count:,} {what} are in the file")
+            self._warn(
+                f"the dump is truncated: {held:,} of its {count:,} {what} {choose_form(held, 'is', 'are')} in the file"
+            )
         return [data[at * stride : at * stride + record_bytes] for at in range(held)]
 
     def _find_segments(self) -> List[Segment]:

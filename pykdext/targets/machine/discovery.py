@@ -44,7 +44,7 @@ from pykdext.targets.machine.shareddata import SharedData, read_shared_data
 from pykdext.targets.paging.addressspace import AddressSpace, PagingMode
 from pykdext.targets.paging.modes import X64, X64_FIVE_LEVELS
 from pykdext.targets.paging.virtual import VirtualMemory
-from pykdext.units import format_bytes
+from pykdext.units import count_things, format_bytes
 
 MAX_WITHOUT_NT = 16
 """So many tables without nt are looked at again: the processors' own, and those of a few processes."""
@@ -246,7 +246,7 @@ class _Discovery:
             found_by += f", nt by the record of {self._record.name} (its first page is not in the file)"
         if self._refused:
             count = len(self._refused)
-            found_by += f"; {count:,} other{'s' if count > 1 else ''} refused"
+            found_by += f"; {count_things(count, 'other')} refused"
         return KernelFacts(
             kind=image.kind,
             machine=Machine.X64,
@@ -292,7 +292,7 @@ class _Discovery:
             return describe_zeros(path)
         searched = f"its first {format_bytes(self._search.searched_bytes)}"
         where = "all of it" if self._search.complete else searched
-        tried = f"{len(self._refused):,} page table{'s' if len(self._refused) != 1 else ''} tried"
+        tried = f"{count_things(len(self._refused), 'page table')} tried"
         found = f"{image.kind} without a Windows kernel ({where} searched, {tried})"
         hint = f"of x64 Windows only; another system, or memory cut, encrypted or packed look so. {NMI}"
         return DumpFormatError(path, 0, found, "the kernel of x64 Windows", hint)

@@ -18,6 +18,7 @@ from pykdext.targets.machine.cpustate import MAX_PROCESSORS, CpuState
 from pykdext.targets.machine.image import MachineImage
 from pykdext.targets.machine.memory import MAX_RANGES, PHYSICAL_ADDRESS_BITS, FileRanges, MemoryRange
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 
 MAX_NOTES_BYTES = 64 << 20
 MAX_NOTES = 4 * MAX_PROCESSORS
@@ -118,7 +119,7 @@ def _read_section_info(file: FileBytes, form: _Form, section_at: int) -> int:
 
 def _read_programs(file: FileBytes, form: _Form, at: int, stride: int, count: int) -> List[_Program]:
     if not 0 < count <= MAX_RANGES or stride < form.program.size:
-        found = f"{count:,} segments of {stride} bytes"
+        found = f"{count_things(count, 'segment')} of {count_things(stride, 'byte')}"
         raise DumpFormatError(file.path, 0x36, found, f"1 to {MAX_RANGES:,} of {form.program.size}")
     data = file.read_at(at, count * stride)
     programs: List[_Program] = []
@@ -192,7 +193,12 @@ def _read_box_processors(notes: Sequence[Note]) -> Tuple[CpuState, ...]:
 def _open_xen(file: FileBytes, form: _Form, section_at: int, stride: int, count: int, names: int) -> MachineImage:
     """The memory of a Xen guest: pages in one section, their numbers in another."""
     if not 0 < count <= MAX_SECTIONS or stride < form.section.size:
-        raise DumpFormatError(file.path, 0x3C, f"{count} sections of {stride} bytes", f"1 to {MAX_SECTIONS}")
+        raise DumpFormatError(
+            file.path,
+            0x3C,
+            f"{count_things(count, 'section')} of {count_things(stride, 'byte')}",
+            f"1 to {MAX_SECTIONS}",
+        )
     data = file.read_at(section_at, count * stride)
     sections = [form.section.unpack_from(data, at) for at in range(0, len(data) - form.section.size + 1, stride)]
     texts = file.read_at(sections[names][4], min(sections[names][5], 0x10000)) if names < len(sections) else b""

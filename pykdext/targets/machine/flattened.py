@@ -12,6 +12,7 @@ from typing import List, Protocol, Tuple
 from pykdext.errors import DumpFormatError
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.machine.memory import MemoryRange, settle_ranges
+from pykdext.units import count_things
 
 MAX_RECORDS = 1 << 22
 
@@ -77,7 +78,9 @@ def _read_records(file: FileBytes) -> Tuple[List[MemoryRange], Tuple[str, ...]]:
         if offset == -1 and size == -1:
             return records, ()
         if offset < 0 or size < 0:
-            return records, (f"the file is damaged at 0x{at - _RECORD.size:x}: a piece of {size} bytes at {offset}",)
+            return records, (
+                f"the file is damaged at 0x{at - _RECORD.size:x}: a piece of {count_things(size, 'byte')} at {offset}",
+            )
         if size:
             records.append(MemoryRange(offset, at, size))
         at += size

@@ -18,6 +18,7 @@ from pykdext.targets.machine.image import MachineImage
 from pykdext.targets.machine.lz77 import unpack_lz77
 from pykdext.targets.machine.memory import MAX_RANGES, PHYSICAL_ADDRESS_BITS, PackedPages
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 
 BLOCK_BYTES = 1 << 20
 PAGES_IN_BLOCK = BLOCK_BYTES // PAGE_BYTES
@@ -87,7 +88,7 @@ def _read_runs(storage: StorageFile) -> List[_Run]:
         if data is None:
             break
         if len(data) < _RANGE.size:
-            storage.warnings.append(f"range {number} of the memory is not described: {len(data)} bytes")
+            storage.warnings.append(f"range {number} of the memory is not described: {count_things(len(data), 'byte')}")
             continue
         version, flags, count, stored, page, _ = _RANGE.unpack_from(data)
         if version != _RANGE_VERSION or (page + count) * PAGE_BYTES > 1 << PHYSICAL_ADDRESS_BITS:

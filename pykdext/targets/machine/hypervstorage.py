@@ -11,6 +11,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from pykdext.errors import DumpFormatError, UnsupportedDumpError
 from pykdext.targets.filebytes import FileBytes
+from pykdext.units import count_things
 
 MAGIC = b"\x14\x20\x28\x01"
 
@@ -125,7 +126,7 @@ class StorageFile:
             at = waiting.pop(0)
             signature, count = _OBJECT_TABLE.unpack(file.read_at(at, 8).ljust(8, b"\0"))
             if signature != _OBJECT_TABLE_SIGNATURE or count * _OBJECT.size > file.size:
-                found = f"signature 0x{signature:x} and {count:,} objects"
+                found = f"signature 0x{signature:x} and {count_things(count, 'object')}"
                 hint = "the file is damaged or cut short"
                 if at == _OBJECT_TABLE_AT:
                     raise DumpFormatError(file.path, at, found, "a table of objects", hint)

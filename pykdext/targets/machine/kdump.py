@@ -20,6 +20,7 @@ from pykdext.targets.machine.image import MachineImage
 from pykdext.targets.machine.memory import PackedPages
 from pykdext.targets.machine.signatures import FLATTENED, KDUMP
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 
 MAX_PAGES = 1 << 34
 """64 TiB of memory: a bitmap of more bits is damaged."""
@@ -81,7 +82,9 @@ def _read_layout(path: str, source: Source) -> _Layout:
         if block_bytes == PAGE_BYTES:
             break
     else:
-        raise UnsupportedDumpError(path, _COUNTS_WIDE, f"blocks of {block_bytes:,} bytes", f"{PAGE_BYTES:,}")
+        raise UnsupportedDumpError(
+            path, _COUNTS_WIDE, f"blocks of {count_things(block_bytes, 'byte')}", f"{PAGE_BYTES:,}"
+        )
     sub = source.read_at(PAGE_BYTES, _SUB_HEADER.size).ljust(_SUB_HEADER.size, b"\0")
     info_at = info_bytes = notes_at = notes_bytes = 0
     if at == _COUNTS_WIDE:
@@ -99,8 +102,8 @@ def _read_layout(path: str, source: Source) -> _Layout:
         raise DumpFormatError(
             path,
             at,
-            f"{pages:,} pages and bitmaps of {bitmap_blocks:,} blocks",
-            f"both within the file of {source.size:,} bytes",
+            f"{count_things(pages, 'page')} and bitmaps of {count_things(bitmap_blocks, 'block')}",
+            f"both within the file of {count_things(source.size, 'byte')}",
             "the copy is cut short, or the header is damaged",
         )
     return _Layout(bitmap_at + half, half, bitmap_at + 2 * half, pages, notes_at, notes_bytes, info_at, info_bytes)

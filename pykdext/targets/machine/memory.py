@@ -13,6 +13,7 @@ from pykdext.errors import DumpFormatError, MemoryReadError
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.parts import join_parts
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import choose_form, count_things
 
 MAX_RANGES = 1 << 20
 """Memory falls into a few ranges, with Dynamic Memory into thousands: a longer list is damaged."""
@@ -57,7 +58,10 @@ class MachineMemory(ABC):
         missing = self.pages_expected - self.present_pages
         if missing <= 0:
             return self._warnings
-        cut = f"the file is truncated: {self.present_pages:,} of its {self.pages_expected:,} pages are in it"
+        cut = (
+            f"the file is truncated: {self.present_pages:,} of its {count_things(self.pages_expected, 'page')} "
+            f"{choose_form(self.present_pages, 'is', 'are')} in it"
+        )
         return (*self._warnings, cut)
 
     @property

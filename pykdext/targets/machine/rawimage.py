@@ -13,6 +13,7 @@ from pykdext.targets.machine.memory import FileRanges, MemoryRange
 from pykdext.targets.machine.vmware import HOLE_START, MEMORY_SUFFIX, assume_regions, find_companion, open_vmware_memory
 from pykdext.targets.machine.vmware import WINDBG_HINT as VMWARE_HINT
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 
 MIN_RAW_BYTES = 16 << 20
 """No Windows runs in less: a smaller file is something else."""
@@ -27,7 +28,7 @@ def open_raw(file: FileBytes, metadata_path: Optional[str] = None) -> MachineIma
     if companion is not None:
         return open_vmware_memory(file, companion)
     if file.size % PAGE_BYTES:
-        notes.append(f"the file ends within a page: its size is {file.size:,} bytes")
+        notes.append(f"the file ends within a page: its size is {count_things(file.size, 'byte')}")
     if file.path.lower().endswith(MEMORY_SUFFIX) and file.size > HOLE_START:
         notes.append(
             "no .vmsn or .vmss that fits stands beside it: memory from 3 GiB on is taken to lie above 4 GiB, "

@@ -16,6 +16,7 @@ from pykdext.targets.machine.memory import FileRanges, MemoryRange
 from pykdext.targets.machine.signatures import OLD_VMWARE, STATE_SUFFIXES, VMWARE
 from pykdext.targets.machine.vmwaretags import StateFile
 from pykdext.targets.protocol import PAGE_BYTES
+from pykdext.units import count_things
 
 MAX_REGIONS = 0x1000
 HOLE_START = 0xC0000000
@@ -82,7 +83,7 @@ def _choose(file: FileBytes, fitting: List[Companion]) -> Companion:
     if len(fitting) > 1:
         names = ", ".join(os.path.basename(found.path) for found in fitting[:_MAX_NAMES])
         raise TargetError(
-            f"{file.path}: found {len(fitting)} state files that fit it ({names}), expected one. "
+            f"{file.path}: found {count_things(len(fitting), 'state file')} that fit it ({names}), expected one. "
             "Hint: name the right one with --meta FILE; a wrong pair gives wrong answers"
         )
     return fitting[0]
@@ -192,8 +193,8 @@ def _require_fit(file: FileBytes, companion: Companion) -> None:
     raise DumpFormatError(
         companion.path,
         0,
-        f"a state file that describes {told:,} bytes of memory",
-        f"one of {file.path} ({file.size:,} bytes)",
+        f"a state file that describes {count_things(told, 'byte')} of memory",
+        f"one of {file.path} ({count_things(file.size, 'byte')})",
         "it is of another machine or snapshot",
     )
 

@@ -11,6 +11,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 from pykdext.errors import DumpFormatError, UnsupportedDumpError
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.machine.signatures import OLD_VMWARE
+from pykdext.units import count_things
 
 MAX_GROUPS = 0x100
 MAX_TAGS = 0x10000
@@ -67,14 +68,18 @@ class StateFile:
             hint = "its product is of before 2008: resume the machine and make a crash dump in it"
             raise UnsupportedDumpError(file.path, 0, "a state of an old VMware product", "one of 64 bits", hint)
         if len(head) < _HEADER.size:
-            raise DumpFormatError(file.path, 0, f"{len(head)} bytes", "a VMware state file", "it is cut short")
+            raise DumpFormatError(
+                file.path, 0, count_things(len(head), "byte"), "a VMware state file", "it is cut short"
+            )
         _, _, count = _HEADER.unpack(head)
         if not 0 < count <= MAX_GROUPS:
-            raise DumpFormatError(file.path, 8, f"{count:,} groups", f"1 to {MAX_GROUPS}", "the file is damaged")
+            raise DumpFormatError(
+                file.path, 8, count_things(count, "group"), f"1 to {MAX_GROUPS}", "the file is damaged"
+            )
         table = file.read_at(_HEADER.size, count * _GROUP.size)
         if len(table) < count * _GROUP.size:
             hint = "the file is cut short"
-            raise DumpFormatError(file.path, file.size, "the end of the file", f"{count} groups", hint)
+            raise DumpFormatError(file.path, file.size, "the end of the file", count_things(count, "group"), hint)
         for name, position, size in _GROUP.iter_unpack(table):
             yield name.partition(b"\0")[0].decode("latin-1"), position, size
 

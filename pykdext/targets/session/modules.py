@@ -9,6 +9,7 @@ from pykdext.model import Machine, Module
 from pykdext.targets.loader import MAX_IMAGE_BYTES, MAX_MODULES, ModuleList
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.targets.session.words import parse_unloaded, run_command
+from pykdext.units import count_things
 
 _KERNEL, _HAL = "nt", "hal"
 """The engine's names for the kernel and the hardware abstraction layer, whatever their files are called."""
@@ -42,7 +43,9 @@ def read_modules(pykd: Any, machine: Machine) -> ModuleList:
     if repeated:
         warnings.append(f"modules that the debugger lists more than once: {repeated:,}")
     if len(listed) > MAX_MODULES:
-        warnings.append(f"the debugger lists {len(listed):,} modules: the first {MAX_MODULES:,} were taken")
+        warnings.append(
+            f"the debugger lists {count_things(len(listed), 'module')}: the first {MAX_MODULES:,} were taken"
+        )
     loaded = [module for module in modules if not module.unloaded]
     loaded.sort(key=lambda module: module.name != _KERNEL_FILE)
     unloaded = [module for module in modules if module.unloaded] or parse_unloaded(run_command(pykd, "lm"))

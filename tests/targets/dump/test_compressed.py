@@ -185,7 +185,7 @@ def test_the_one_dump_of_an_archive_is_read(tmp_path, method):
     ("members", "words"),
     [
         ({}, "empty ZIP archive"),
-        ({"notes.txt": b"nothing here"}, "0 kernel dumps among 1 files: 'notes.txt'"),
+        ({"notes.txt": b"nothing here"}, "0 kernel dumps among 1 file: 'notes.txt'"),
         (
             {"a.dmp": bitmap_dump([1], 8), "b.dmp": full_dump(((1, 3),))},
             "2 kernel dumps among 2 files: 'a.dmp', 'b.dmp'",
