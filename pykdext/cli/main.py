@@ -108,7 +108,7 @@ def _run(command: Command[Any], options: SharedOptions, words: Sequence[str], sc
         return _fail(screen, f"-o: found {overwritten}, which this command reads, expected another file", USAGE)
     with ExitStack() as opened:
         with screen.watch() as report:
-            work = Work(report, keeps_results=True)
+            work = Work(report, keeps_results=True, tell=report.tell)
             outcome = command.run(options, Invocation(tuple(words), screen, work, opened))
         show(outcome, options, screen)
     if work.cause is not None:

@@ -15,7 +15,7 @@ from pykdext.printable import make_printable, make_readable
 from pykdext.report.dml import OWN_COMMAND, Dml, iter_pieces
 from pykdext.report.markup import PLAIN, AnsiMarkup, Markup
 from pykdext.targets.session.debugger import find_debugger
-from pykdext.work import ReportProgress
+from pykdext.work import describe_progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -26,6 +26,16 @@ SILENT_SECONDS = 2.0
 
 LINE_SECONDS = 3.0
 """A command window keeps what is written: so often it gets a line."""
+
+
+class Watch(Protocol):
+    """How whoever waits sees progress: called as :data:`pykdext.work.ReportProgress` says."""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Show how far the work is."""
+
+    def tell(self, line: str) -> None:
+        """Show a line that stays: a step ended before its time."""
 
 
 class Screen(Protocol):
@@ -50,7 +60,7 @@ class Screen(Protocol):
     def write_error(self, line: str) -> None:
         """Show a line beside the output."""
 
-    def watch(self) -> ContextManager[ReportProgress]:
+    def watch(self) -> ContextManager[Watch]:
         """Show the progress of what is done in the block."""
 
 
@@ -93,7 +103,7 @@ class TerminalScreen:
         encoding = sys.stderr.encoding if sys.stderr.isatty() else "ascii"
         sys.stderr.write(make_readable(line, encoding or "ascii") + "\n")
 
-    def watch(self) -> ContextManager[ReportProgress]:
+    def watch(self) -> ContextManager[Watch]:
         """A bar."""
         return TerminalProgress()
 
@@ -125,7 +135,7 @@ class DebuggerScreen:
         folded = textwrap.wrap(make_printable(line), self.columns, subsequent_indent="  ", break_on_hyphens=False)
         self.write("".join(f"{part}\n" for part in folded))
 
-    def watch(self) -> ContextManager[ReportProgress]:
+    def watch(self) -> ContextManager[Watch]:
         """A line every few seconds."""
         return LineProgress(self.write_error)
 
@@ -183,6 +193,11 @@ class TerminalProgress:
             self._task = self._bar.add_task(what)
         self._bar.update(self._task, completed=done, total=total, description=what)
 
+    def tell(self, line: str) -> None:
+        """A line above the bar, if there is one: who has not waited reads it in the answer."""
+        if self._bar is not None:
+            self._bar.console.print(make_printable(line), markup=False, highlight=False, soft_wrap=True)
+
     def __enter__(self) -> TerminalProgress:
         return self
 
@@ -199,13 +214,20 @@ class LineProgress:
     def __init__(self, write_line: Callable[[str], None]) -> None:
         self._write_line = write_line
         self._due = time.monotonic() + LINE_SECONDS
+        self._has_written = False
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Write how far the work is, if it is time."""
         now = time.monotonic()
         if now >= self._due:
             self._due = now + LINE_SECONDS
-            self._write_line(f"{done:,} of {total:,} ({what}) ...")
+            self._has_written = True
+            self._write_line(f"{describe_progress(done, total, what)} ...")
+
+    def tell(self, line: str) -> None:
+        """A line, if there was one before: who has not waited reads it in the answer."""
+        if self._has_written:
+            self._write_line(line)
 
     def __enter__(self) -> LineProgress:
         return self

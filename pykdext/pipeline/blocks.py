@@ -118,8 +118,8 @@ def _find_small_blocks(
         small = find_small_blocks(memory, tag, work, keys=read_heap_keys(kernel))
     if not small.complete:
         warnings.append(
-            f"the search for small blocks ended after {format_bytes(small.walked_bytes)} of kernel memory, more than "
-            "the dump can map: its page tables are damaged; some blocks are missing"
+            f"the search for small blocks ended after {format_bytes(small.walked_bytes)} of kernel memory "
+            f"({small.ended_by}); some blocks are missing"
         )
     return small
 

@@ -44,6 +44,7 @@ def search_index(
             for number, tag in enumerate(tags):
                 work.report(number, len(tags), "tags followed to their calls")
                 evidence[tag] = names.add_to(item for attributor in attributors for item in attributor.evidence(tag))
+            work.report(len(tags), len(tags), "tags followed to their calls")
     for tag in tags[len(evidence) :]:
         evidence[tag] = tuple(ImmediateAttributor(index).evidence(tag))
     scanned = [entry for entry in index.modules if entry.reason is None]

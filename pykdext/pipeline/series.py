@@ -83,6 +83,7 @@ def follow_files(
             except (PykdextError, OSError) as error:
                 unusable.append(str(error))
             read += 1
+        work.report(read, len(files), "logs")
     snapshots = series.states()
     if work.cause is not None:
         if not snapshots:

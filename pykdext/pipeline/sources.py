@@ -104,7 +104,9 @@ def open_source(
     else:
         from pykdext.targets.dump.crashdump import open_crashdump
 
-        with open_crashdump(path, lambda done, total: work.report(done, total, "reading"), metadata_path) as target:
+        with open_crashdump(
+            path, lambda done, total: work.report(-(-done >> 20), -(-total >> 20), "MB read"), metadata_path
+        ) as target:
             yield _read_target(target, hide_secrets(path), work, symbol_path)
 
 

@@ -7,6 +7,7 @@ from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence
 from pykdext.model.fleet import BatchSummary, CommonCause, DumpRow, DumpStatus
 from pykdext.printable import count_columns, make_readable, pad_columns, take_columns
 from pykdext.report.layout import format_table, warning_lines, wrap
+from pykdext.report.markup import PLAIN, Line, Markup, emphasize, render_lines
 from pykdext.report.sentences.batches import (
     describe_counts,
     describe_holder,
@@ -16,6 +17,7 @@ from pykdext.report.sentences.batches import (
     name_hosts,
     verdict_on_batch,
 )
+from pykdext.report.sentences.tones import tone_of_batch
 from pykdext.units import count_things, format_bytes, format_duration, say_rest
 
 CAUSES_SHOWN = 10
@@ -43,7 +45,9 @@ class _Room(NamedTuple):
         return make_readable(text, self.encoding)
 
 
-def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int, encoding: str = "ascii") -> str:
+def render_batch_text(
+    summary: BatchSummary, rows: Iterable[DumpRow], width: int, encoding: str = "ascii", markup: Markup = PLAIN
+) -> str:
     """What the hosts have in common, a line for each dump with its first suspect, and why a dump has no verdict."""
     room = _Room(width, encoding)
     failures: List[str] = []
@@ -55,7 +59,8 @@ def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int
         reason = row.error or _gap(row)
         if reason:
             failures += _wrap(f"{row.host}: {row.status.value}: {reason}", room, "  ", "    ")
-    lines = [*_wrap(describe_counts(summary), room), "", *_wrap(verdict_on_batch(summary), room)]
+    verdict = emphasize(_wrap(verdict_on_batch(summary), room), tone_of_batch(summary))
+    lines: List[Line] = [*_wrap(describe_counts(summary), room), "", *verdict]
     for number, cause in enumerate(summary.common[:CAUSES_SHOWN], 1):
         lines += ["", *_cause_lines(number, cause, room)]
     if len(summary.common) > CAUSES_SHOWN:
@@ -69,7 +74,7 @@ def render_batch_text(summary: BatchSummary, rows: Iterable[DumpRow], width: int
         *_wrap(describe_run(summary), room),
         *warning_lines([room.readable(line) for line in summary.warnings], width),
     ]
-    return "\n".join(lines) + "\n"
+    return render_lines(lines, markup, width)
 
 
 def _gap(row: DumpRow) -> str:

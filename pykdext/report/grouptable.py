@@ -7,8 +7,11 @@ from typing import List
 from pykdext.model import LockstepGroup
 from pykdext.report.layout import format_table, wrap
 from pykdext.report.links import Links
-from pykdext.report.markup import Line, link_cells
+from pykdext.report.markup import Line, link_cells, tint_cells
+from pykdext.report.sentences.tones import tone_of_role
 from pykdext.units import format_change, format_count, format_share
+
+_HEADERS = ["Tag", "Type", "Blocks", "Ratio", "Freed", "Role"]
 
 
 def group_lines(group: LockstepGroup, heading: str, width: int, links: Links, *, have_grown: bool = True) -> List[Line]:
@@ -27,9 +30,8 @@ def group_lines(group: LockstepGroup, heading: str, width: int, links: Links, *,
         ]
         for member in group.members
     ]
-    table = format_table(
-        ["Tag", "Type", "Blocks", "Ratio", "Freed", "Role"], cells, ["left", "left", "right", "right", "right", "left"]
-    )
+    table = format_table(_HEADERS, cells, ["left", "left", "right", "right", "right", "left"])
     cut = [line[:width] for line in table]
     title = wrap(f"Group {group.number}: {heading}", width)
-    return [*title, *link_cells(cut, 0, [links.tag(member.tag) for member in group.members])]
+    linked = link_cells(cut, 0, [links.tag(member.tag) for member in group.members])
+    return [*title, *tint_cells(linked, len(_HEADERS) - 1, [tone_of_role(member.role) for member in group.members])]

@@ -112,7 +112,7 @@ def _iter_pieces(url: str, limits: DownloadLimits) -> Iterator[bytes]:
             announced = response.headers.get("Content-Length", "")
             size_bytes = int(announced) if announced.isdigit() else None
             if size_bytes is not None and size_bytes > limits.size_bytes:
-                raise SymbolFileError(url, count_things(size_bytes, "byte"), f"at most {limits.size_bytes}")
+                raise SymbolFileError(url, count_things(size_bytes, "byte"), f"at most {limits.size_bytes:,}")
             while size_bytes is None or received < size_bytes:
                 # read1: what has arrived; read would wait for a full piece and never see the deadline.
                 piece = response.read1(_PIECE_BYTES)
@@ -120,12 +120,12 @@ def _iter_pieces(url: str, limits: DownloadLimits) -> Iterator[bytes]:
                 if not piece:
                     break
                 if received > limits.size_bytes:
-                    raise SymbolFileError(url, "no end", f"at most {limits.size_bytes} bytes")
+                    raise SymbolFileError(url, "no end", f"at most {limits.size_bytes:,} bytes")
                 if time.monotonic() > deadline:
                     raise _describe_slowness(url, received, limits)
                 yield piece
             if size_bytes is not None and received < size_bytes:
-                raise SymbolFileError(url, count_things(received, "byte"), f"{size_bytes} as the server announced")
+                raise SymbolFileError(url, count_things(received, "byte"), f"{size_bytes:,} as the server announced")
     except urllib.error.HTTPError as error:
         error.close()
         raise SymbolFileError(url, f"HTTP status {error.code} ({_one_line(error.reason)})", "the PDB") from None

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.engine
 SYMBOLS_MISSING = re.compile(r'\n?"ntkr\w+\.exe" was not found in the image list\.\n.*\.sympath\) is correct\.\n', re.S)
 """What the engine itself says when the first variable is asked for."""
 
-PROGRESS = re.compile(r"(?m)^[\d,]+ of [\d,]+ \(.*\) \.\.\.\n")
+PROGRESS = re.compile(r"(?m)^[\d,]+ of [\d,]+ \w.* \.\.\.\n")
 """Whether such a line is due depends on the load of the machine."""
 
 FUNCTION = re.compile(r'"function": "(\w+\+0x[0-9a-f]+)"')

@@ -157,7 +157,7 @@ def test_a_break_into_a_trend(folder, monkeypatch):
     monkeypatch.setattr("pykdext.cli.screen.LINE_SECONDS", 3.0)
     whole = new_session()
     type_command("poolleak trend log-*.json", whole)
-    assert "of 6 (logs)" in "".join(text for text, _ in whole.console.pieces)
+    assert "of 6 logs" in "".join(text for text, _ in whole.console.pieces)
     texts = []
     for call in range(1, whole.call_count + 1):
         _, ended = break_into("poolleak trend log-*.json", call)

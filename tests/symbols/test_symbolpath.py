@@ -414,13 +414,13 @@ def test_a_missing_pdb_is_said_with_its_address(tmp_path, server):
 
 def test_a_short_answer_is_refused(tmp_path, pdb, server):
     server.answer(pdb[:-5000], announced=len(pdb))
-    said = f"found {len(pdb) - 5000} bytes, expected {len(pdb)} as the server announced"
+    said = f"found {len(pdb) - 5000:,} bytes, expected {len(pdb):,} as the server announced"
     assert_nothing_left(tmp_path / "c", load(f"srv*{tmp_path / 'c'}*{server.url}"), said)
 
 
 def test_a_cut_pdb_of_unknown_length_is_refused(tmp_path, pdb, server):
     server.answer(pdb[:-5000], announced="nothing")
-    said = f"{server.url}/{NAME}/{KEY}/{NAME}: found {len(pdb) - 5000} bytes, expected {len(pdb)}"
+    said = f"{server.url}/{NAME}/{KEY}/{NAME}: found {len(pdb) - 5000:,} bytes, expected {len(pdb):,}"
     assert_nothing_left(tmp_path / "c", load(f"srv*{tmp_path / 'c'}*{server.url}"), said)
 
 

@@ -226,7 +226,7 @@ class ImageIndex:
         unsettled = self._named
         for done, module in enumerate(self.modules):
             self._done = done
-            work.report(done, len(self.modules), module.image.module.name)
+            work.report(done, len(self.modules), f"driver images ({module.image.module.name})")
             if room_bytes <= 0 or room_places <= 0:
                 module.reason = "the images before it reached the limit of bytes or places"
                 continue

@@ -107,11 +107,10 @@ def _read_dumps(options: BatchOptions, call: Invocation) -> Outcome:
         return iter_batch_page(summary, rows, origin)
 
     return Outcome(
-        text=lambda look: render_batch_text(summary, rows, look.width, look.encoding),
+        text=lambda look: render_batch_text(summary, rows, look.width, look.encoding, look.markup),
         document=lambda: iter_batch_json(summary, rows),
         rows=lambda: iter_batch_csv(rows),
         page=iter_page,
-        has_marks=False,
         is_complete=summary.by_status[DumpStatus.DONE] == summary.dumps and not summary.warnings,
         is_usable=summary.hosts > 0,
         verdict=verdict_on_batch(summary),

@@ -136,8 +136,8 @@ def read_page_frames(kernel: Kernel, work: Work = UNWATCHED, chunks: Optional[in
     whole = -(-expected // CHUNK_RECORDS)
     stride = max(1, whole // chunks) if chunks else 1
     for number in range(0, whole, stride):
-        work.report(number, whole, "page frames")
         first = number * CHUNK_RECORDS
+        work.report(min(first, expected), expected, "page frames")
         count = min(CHUNK_RECORDS, expected - first)
         for data in _iter_records(kernel, database + first * columns.size, count, columns.size):
             tally.add(columns, data)
@@ -145,6 +145,7 @@ def read_page_frames(kernel: Kernel, work: Work = UNWATCHED, chunks: Optional[in
             tally.end_piece()
     if stride == 1:
         tally.end_piece()
+    work.report(expected, expected, "page frames")
     read = sum(sum(uses.values()) for uses in tally.pieces)
     if not read:
         return None

@@ -25,6 +25,7 @@ from pykdext.kernel.pool.heapchunks import CHUNK_BYTES, FIRST_BUILD, NO_KEYS, He
 from pykdext.kernel.pool.segmentblocks import CERTAIN, FREE, LIKELY, BlockProver, PlacedBlock
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
 from pykdext.targets.protocol import PAGE_BYTES, SymbolTaker, Target, Translator
+from pykdext.units import format_duration
 from pykdext.work import UNWATCHED, Work
 
 _FOUR_LEVELS_START = 0xFFFF8000_00000000
@@ -39,6 +40,8 @@ MAX_WALK_SECONDS = 900.0
 """For page tables that map nothing and have no end. All others end by what was walked, alike in every run."""
 
 _MIN_WALK_BYTES = 1 << 30
+_ENOUGH = "enough blocks were found"
+_PROGRESS_UNIT = "MB of kernel memory"
 _PAGES_NOT_KNOWN = 1 << 28
 _IN_USE_VISTA = 2
 _PAGED = 1
@@ -72,12 +75,17 @@ _USUAL_LIMITS = WalkLimits()
 
 @dataclass
 class SmallBlocks:
-    """The blocks that were found and how far the walk went; ``complete`` is false if a limit ended it."""
+    """The blocks that were found and how far the walk went; ``ended_by`` is the limit that ended it, or None."""
 
     allocations: List[Allocation] = field(default_factory=list)
     freed: int = 0
     walked_bytes: int = 0
-    complete: bool = True
+    ended_by: Optional[str] = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether no limit ended the walk."""
+        return self.ended_by is None
 
 
 def find_small_blocks(
@@ -142,18 +150,23 @@ class _Walker:
     def walk(self, work: Work) -> None:
         """Search all kernel memory, as far as the limits allow."""
         ends_at = time.monotonic() + MAX_WALK_SECONDS
-        total = (self._target.facts.pages_present or 0) * PAGE_BYTES
+        total = -(-(self._target.facts.pages_present or 0) * PAGE_BYTES >> 20)  # MB, the last one begun
         spans = deque(self._target.read_present(*span) for span in _kernel_spans(self._target))
+        work.report(0, total, _PROGRESS_UNIT)
         while spans:
             # One piece of each span in turn: a walk that ends early has seen something of all kinds of memory.
             span = spans.popleft()
             for address, data in islice(span, 1):
                 self.search(address, data)
-                work.report(min(self.found.walked_bytes, total), total, "kernel memory")
+                work.report(min(self.found.walked_bytes >> 20, total), total, _PROGRESS_UNIT)
                 spans.append(span)
-            if self._is_enough(ends_at):
-                self.found.complete = False
+            self.found.ended_by = self._find_limit(ends_at)
+            if self.found.ended_by == _ENOUGH:
+                break
+            if self.found.ended_by is not None:
+                work.stop(self.found.ended_by)
                 return
+        work.report(total, total, _PROGRESS_UNIT)
 
     def prove(self) -> None:
         """Tell which of the blocks that no chain confirms the segment heap's own records prove, or prove free."""
@@ -175,13 +188,18 @@ class _Walker:
                 found.allocations.append(Allocation(address, size, tag, pool, False, is_proven, mark == LIKELY))
         return found
 
-    def _is_enough(self, ends_at: float) -> bool:
-        found = self.found
-        return (
-            len(self._blocks) >= self._limits.blocks
-            or found.walked_bytes >= self._max_bytes
-            or time.monotonic() > ends_at
-        )
+    def _find_limit(self, ends_at: float) -> Optional[str]:
+        """The limit that is reached, or None."""
+        if len(self._blocks) >= self._limits.blocks:
+            return _ENOUGH
+        if self.found.walked_bytes >= self._max_bytes:
+            is_enough = self._max_bytes == self._limits.walked_bytes
+            return (
+                "more is not looked at for this"
+                if is_enough
+                else "more than the dump can map: its page tables are damaged"
+            )
+        return f"time limit of {format_duration(MAX_WALK_SECONDS)}" if time.monotonic() > ends_at else None
 
     def search(self, address: int, data: bytes) -> None:
         """Find the headers in a piece of memory; a block never crosses a page."""

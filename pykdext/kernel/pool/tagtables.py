@@ -196,6 +196,7 @@ class _TableReader:
                 work.report(number, len(self._heads), "tag tables")
                 rest = self._target.read_present(table + _HEAD_BYTES, max(0, size - _HEAD_BYTES))
                 tables.append(self._gather((*head, *rest), table, self._row_count))
+            work.report(len(self._heads), len(self._heads), "tag tables")
         finally:  # an end by the user leaves what was read before it
             doubt_rows(self._layout, tables)
             for number, gathered in enumerate(tables):

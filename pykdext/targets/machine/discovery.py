@@ -114,6 +114,7 @@ class _Discovery:
                     chosen, notes = self._check_layout(verified, memory, note)
                     if chosen is not memory:
                         verified = self._verify(candidate, mode, chosen) or verified
+                    self._search.end()
                     return FoundKernel(self._collect(verified, notes), verified.memory)
             self._refused.append(candidate.method)
             if len(tried) >= MAX_CANDIDATES or time.monotonic() > self._ends_at:

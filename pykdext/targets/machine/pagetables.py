@@ -138,6 +138,15 @@ class Search:
         self.complete = True
         self.is_zero = True
 
+    def end(self) -> None:
+        """Report that the search needs no more."""
+        if self.searched_bytes:
+            self._report(self.searched_bytes)
+
+    def _report(self, total_bytes: int) -> None:
+        if self._progress is not None:
+            self._progress(self.searched_bytes, total_bytes)
+
     def find(self) -> Iterator[Candidate]:
         """The candidates, the lowest first."""
         ends_at = time.monotonic() + SEARCH_SECONDS
@@ -147,8 +156,7 @@ class Search:
             self.is_zero = self.is_zero and not data.strip(b"\0")
             yield from (Candidate(table, "a search for its page tables") for table in _find_self_maps(address, data))
             self.searched_bytes = address + len(data)
-            if self._progress is not None:
-                self._progress(self.searched_bytes, limit)
+            self._report(limit)
             if time.monotonic() > ends_at:
                 self.complete = False
                 return

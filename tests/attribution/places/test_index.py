@@ -202,7 +202,7 @@ def test_progress_and_one_read_of_each_page():
     calls = []
     images = [read_image(target, module) for module in target.modules()]
     index = ImageIndex(images, [PIPO], Work(lambda *call: calls.append(call)))
-    assert calls == [(0, 1, "made.sys"), (1, 1, "driver images")]
+    assert calls == [(0, 1, "driver images (made.sys)"), (1, 1, "driver images")]
     assert coverage_of(index).resident_fraction == 1.0
     assert list(ImmediateAttributor(index).evidence(PIPO))
     assert set(target.reads.values()) == {1}
