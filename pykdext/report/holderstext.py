@@ -206,7 +206,7 @@ def _trace_lines(report: HolderReport, width: int) -> List[Line]:
     for trace in report.traced[:_ROWS_SHOWN]:
         words = (
             f"Traced references: {trace.module} kept {format_count(trace.kept)}, to {format_count(trace.objects)} of "
-            f"{format_count(trace.of)} objects, most taken at {trace.module}+0x{trace.rva:x}"
+            f"{count_things(trace.of, 'object')}, most taken at {trace.module}+0x{trace.rva:x}"
         )
         lines += wrap(words, width, "", "  ")
     for place in report.opened[:_ROWS_SHOWN]:

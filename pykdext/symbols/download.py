@@ -120,7 +120,7 @@ def _iter_pieces(url: str, limits: DownloadLimits) -> Iterator[bytes]:
                 if not piece:
                     break
                 if received > limits.size_bytes:
-                    raise SymbolFileError(url, "no end", f"at most {limits.size_bytes:,} bytes")
+                    raise SymbolFileError(url, "no end", f"at most {count_things(limits.size_bytes, 'byte')}")
                 if time.monotonic() > deadline:
                     raise _describe_slowness(url, received, limits)
                 yield piece

@@ -510,7 +510,7 @@ def test_a_server_that_trickles_the_head_of_its_answer_is_given_up(tmp_path, sen
 @pytest.mark.parametrize(("announced", "found"), [(None, "[0-9]+ bytes"), ("nothing", "no end")])
 def test_a_pdb_that_is_too_large_is_given_up(tmp_path, pdb, server, announced, found):
     server.answer(pdb, announced=announced)
-    with pytest.raises(SymbolFileError, match=f"found {found}, expected at most 1000"):
+    with pytest.raises(SymbolFileError, match=f"found {found}, expected at most 1,000"):
         download_pdb(server.url, WANTED, str(tmp_path / "c"), DownloadLimits(size_bytes=1000))
     assert not (tmp_path / "c").exists()
 
