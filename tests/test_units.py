@@ -61,7 +61,7 @@ def _iter_counted_plurals(tree):
             if (
                 is_count
                 and not number.lstrip("_").isupper()
-                and re.match(r" (?!of its)([a-z]+ )?[a-z]{2,}s\b", behind.value)
+                and re.match(r" (?!(?:of|as) its|is |was |has )([a-z]+ )?[a-z]{2,}s\b", behind.value)
             ):
                 yield f"{text.lineno}: {ast.unparse(text)}"
 

@@ -86,7 +86,7 @@ def _read_superblock(file: IO[bytes], path: str, file_bytes: int) -> Tuple[int, 
     if block_bytes not in _BLOCK_SIZES:
         raise SymbolFileError(path, f"blocks of {block_bytes} bytes", "a power of two from 512 to 32768")
     if block_count * block_bytes > file_bytes or file_bytes > MAX_FILE_BYTES:
-        expected = f"{block_count * block_bytes} as its first block says, and at most {MAX_FILE_BYTES}"
+        expected = f"{block_count * block_bytes:,} as its first block says, and at most {MAX_FILE_BYTES:,}"
         raise SymbolFileError(path, count_things(file_bytes, "byte"), expected)
     if not 4 <= directory_bytes <= 4 * (1 + _MAX_STREAMS + block_count):
         raise SymbolFileError(
@@ -149,6 +149,6 @@ def _read_blocks(file: IO[bytes], path: str, blocks: Sequence[int], block_bytes:
     data = b"".join(pieces)
     if len(data) < size_bytes:
         raise SymbolFileError(
-            path, f"{count_things(len(data), 'byte')} of a stream", f"{size_bytes}: the file is cut off or damaged"
+            path, f"{count_things(len(data), 'byte')} of a stream", f"{size_bytes:,}: the file is cut off or damaged"
         )
     return data[:size_bytes]
