@@ -140,8 +140,14 @@ def list_processes(source: Source, order: str, top: Optional[int], work: Work = 
         stuck=space.stuck_exits,
         lost=found.lost,
         layout=found.layout,
-        warnings=found.warnings,
+        warnings=(*found.warnings, *_tell_uncounted(alive)),
     )
+
+
+def _tell_uncounted(processes: Sequence[Process]) -> Tuple[str, ...]:
+    """A warning where handle tables that are there cannot be counted."""
+    lost = sum(process.handles is None and process.handle_table is not None for process in processes)
+    return (f"processes: the handles of {lost:,} of {len(processes):,} cannot be counted",) if lost else ()
 
 
 def _kernel_of(source: Source, command: str) -> Kernel:

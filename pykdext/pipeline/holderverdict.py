@@ -216,8 +216,7 @@ def _judge_references(facts: HolderFacts) -> Optional[Finding]:
 def _judge_nothing(facts: HolderFacts) -> Finding:
     if not facts.types:
         return say.tell_no_objects(facts.row.tag, facts.lookasides, has_types=bool(facts.processes.processes))
-    first = max(facts.censuses, key=lambda census: census.handles_of(facts.names), default=None)
-    return say.tell_usual(facts.row.tag, facts.names, facts.objects, facts.handles, first)
+    return say.tell_usual(facts.row.tag, facts.names, facts.objects, facts.handles, facts.censuses)
 
 
 _RULES: Sequence[Callable[[HolderFacts], Optional[Finding]]] = (

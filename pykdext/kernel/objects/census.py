@@ -40,7 +40,7 @@ class CensusTaker:
         """The handles of one process. ``zombies``: exited processes by the address of their object's header."""
         if process.handle_table is None:
             return HandleCensus(process, None, 0, 0, 0, 0, ())
-        found = self._tables.read(process.handle_table, work)
+        found = self._tables.read_whole(process.handle_table, process.handles, work)
         headers = found.headers
         sample = _choose_sample(headers)
         by_type, unknown = self._group(sample)

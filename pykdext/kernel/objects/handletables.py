@@ -30,6 +30,8 @@ _FIRST_WITH_LISTS = 9200
 _FIRST_WITH_SHIFT_16 = 9600
 _LIST_BYTES = 0x40
 _MAX_LISTS = 128
+_MAX_COUNTED = 1 << 17
+_FEW_HANDLES, _NEARLY_ALL = 64, 0.9
 _MAX_LIST_COUNT = 1 << 24
 _PATHS = ("TableCode", "UniqueProcessId", "NextHandleNeedingPool", "HandleCount", "FreeLists", "QuotaProcess")
 
@@ -88,21 +90,30 @@ class HandleTableReader:
         if counted is None and self._build >= _FIRST_WITH_LISTS:
             counted = self._sum_lists(table)
         if counted is not None and not 0 <= counted <= MAX_HANDLES:
-            counted = None
+            counted = self._count_entries(table, slots or 0)
         return CountedHandles(counted, None if slots is None else min(slots // _HANDLE_STEP, MAX_HANDLES))
+
+    def _count_entries(self, table: int, slots: int) -> Optional[int]:
+        """The handles of a table whose own counts are damaged; None: too many, or not all in memory."""
+        if slots // _HANDLE_STEP > _MAX_COUNTED:
+            return None
+        found = self.read(table)
+        return len(found.headers) if found.pages_read == found.pages_expected and not found.warnings else None
 
     def list_count(self, table: int, number: int) -> Optional[int]:
         """The handles that one free list of a table counts, less than zero too; None: not in memory, or no lists."""
         start = self._offset("FreeLists")
         return None if start is None else self._list_number(table + start, number)
 
-    def read(self, table: int, work: Work = UNWATCHED) -> ReadHandles:
-        """Every handle of a table whose page is in memory."""
+    def read(self, table: int, work: Work = UNWATCHED, level: Optional[int] = None) -> ReadHandles:
+        """Every handle of a table whose page is in memory; ``level``: what to believe instead of the table's own."""
         found = ReadHandles(array("Q"))
         code = self._number(table, "TableCode", self._width)
         if code is None:
             found.warnings.append(f"handle table at 0x{table:x} is not in memory")
             return found
+        if level is not None:
+            code = code & ~7 | level
         if code & _LEVEL_MASK > _MAX_LEVEL:
             found.warnings.append(f"handle table at 0x{table:x}: found level {code & _LEVEL_MASK}, expected 0 to 2")
             return found
@@ -129,6 +140,23 @@ class HandleTableReader:
         if torn:
             found.warnings.append(f"pages of the handle table that are only partly in memory: {torn:,}")
         found.pages_expected = max(found.pages_expected, found.pages_read)
+        return found
+
+    def read_whole(self, table: int, counted: Optional[int], work: Work = UNWATCHED) -> ReadHandles:
+        """The same; where the table's level does not lead to the handles that it counts, by the level that does."""
+        found = self.read(table, work)
+        if counted is None or work.is_ended or not _is_short(len(found.headers), counted):
+            return found
+        for level in range(_MAX_LEVEL + 1):
+            other = self.read(table, work, level)
+            if not _is_short(len(other.headers), counted) and len(other.headers) <= counted + _FEW_HANDLES:
+                other.warnings.insert(0, f"handle table at 0x{table:x}: its level is wrong, read as level {level}")
+                return other
+        if found.pages_read < found.pages_expected and not found.warnings:
+            return found  # pages are missing, and that is told
+        found.warnings.append(
+            f"handle table at 0x{table:x}: its pages lead to {len(found.headers):,} of {counted:,} handles"
+        )
         return found
 
     def _read_parts(self, page: int) -> bytes:
@@ -215,6 +243,11 @@ class HandleTableReader:
     def _number(self, table: int, name: str, size: int) -> Optional[int]:
         offset = self._offset(name)
         return None if offset is None else self._pages.number(table + offset, size)
+
+
+def _is_short(read: int, counted: int) -> bool:
+    """Far fewer handles than were counted; a few may be opened and closed while a dump is written."""
+    return read + _FEW_HANDLES < _NEARLY_ALL * counted
 
 
 def _is_kernel(address: int, width: int) -> bool:

@@ -90,10 +90,13 @@ class ProcessReader:
         if first == head.address:
             return ProcessList(warnings=("processes: the kernel's list is empty",))
         self._form = self._find_form(first)
+        if self._form is None:  # the head may be torn: its other end leads there, too
+            self._form = self._find_form(self._find_first(head.address))
         if self._form is None:
-            return ProcessList(
-                lost=None, warnings=("processes: the structure of this kernel's processes fits no known layout",)
-            )
+            known = "the structure of this kernel's processes fits no known layout"
+            if not self._pages.pointer(first):
+                known = f"the head of their list at 0x{head.address:x} leads to 0x{first:x}, which is not in memory"
+            return ProcessList(lost=None, warnings=(f"processes: {known}",))
         return self._walk(head.address, self._form, work)
 
     def read_at(self, addresses: Sequence[int]) -> Tuple[Process, ...]:
@@ -105,6 +108,15 @@ class ProcessReader:
         found = ((address, self._read_body(address, start, end)) for address in addresses)
         parsed = (self._parse(address, data, start, form) for address, data in found if data is not None)
         return tuple(process for process in parsed if 0 < process.pid < _MAX_PID)
+
+    def _find_first(self, head: int) -> int:
+        """The first process's link by the links back from the list's end; 0: they do not lead to it."""
+        link, before = self._pages.pointer(head + self._width), 0
+        seen: Set[int] = set()
+        while link and link != head and link not in seen and len(seen) < MAX_PROCESSES:
+            seen.add(link)
+            before, link = link, self._pages.pointer(link + self._width)
+        return before if link == head else 0
 
     def _find_form(self, first_link: int) -> Optional[_Form]:
         struct = find_form(

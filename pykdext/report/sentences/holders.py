@@ -21,7 +21,7 @@ from pykdext.model.traces import OpenedAt, ReferenceTrace, VerifiedDriver
 from pykdext.units import choose_form, count_things, format_bytes, format_count, format_share
 
 _VERBS = ("opened", "registered", "owned", "starts", "maps")
-_NAMED, _FEW_TRACED = 4, 16
+_NAMED, _FEW_TRACED, _FEW_HANDLES = 4, 16, 1_000
 _MANY_ZOMBIES, _MANY_HANDLES, _MANY_ALLOCATIONS = 1_000, 100_000, 1_000
 _PROVEN, _LIKELY, _POSSIBLE, _UNKNOWN = "proven", "likely", "possible", "unknown"
 
@@ -224,17 +224,32 @@ def tell_no_objects(tag: PoolTag, lookasides: Sequence[LookasideList], *, has_ty
 
 
 def tell_usual(
-    tag: PoolTag, names: Sequence[str], objects: int, handles: int, census: Optional[HandleCensus]
+    tag: PoolTag,
+    names: Sequence[str],
+    objects: int,
+    handles: int,
+    censuses: Sequence[HandleCensus],
 ) -> Finding:
-    """Nothing out of the ordinary."""
+    """Nothing out of the ordinary; or so few of the handles were found that it cannot be told."""
+    census = max(censuses, key=lambda census: census.handles_of(tuple(names)), default=None)
     most = ""
     if census is not None and census.handles_of(tuple(names)):
         most = f"; {census.process.label} has most of them: {format_count(census.handles_of(tuple(names)))}"
-    sentence = (
+    start = (
         f"Tag {tag}: {count_things(objects, f'{_kinds(names)} object')} and {count_things(handles, 'handle')} to "
-        f"them{most}. Nobody stands out."
+        f"them{most}."
     )
-    return Finding(HolderKind.NORMAL, sentence, _UNKNOWN, "poolleak processes: all processes by handles")
+    step = "poolleak processes: all processes by handles"
+    found = sum(census.handles_of(tuple(names)) for census in censuses)
+    if handles < _FEW_HANDLES or 2 * found >= handles:
+        return Finding(HolderKind.NORMAL, f"{start} Nobody stands out.", _UNKNOWN, step)
+    share = f"Only {format_count(found)} of them were" if found else "None of them was"
+    sentence = f"{start} {share} found in the handle tables that could be read"
+    unread = max(censuses, key=lambda census: (census.counted or 0) - census.read, default=None)
+    if unread is not None and (unread.counted or 0) - unread.read > (handles - found) / 2:
+        missing = (unread.counted or 0) - unread.read
+        sentence += f"; {format_count(missing)} handles of {unread.process.label} could not"
+    return Finding(HolderKind.UNKNOWN, f"{sentence}: who has the others is not known.", _UNKNOWN, step)
 
 
 def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Sequence[Process], handles: int) -> str:
@@ -242,7 +257,12 @@ def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Se
     if not found.processes:
         return "No process could be read."
     most = max(alive, key=lambda process: process.handles or 0, default=None)
+    untold = sum(process.handles is None for process in alive)
     words = f"{count_things(len(alive), 'process', 'processes')} with {count_things(handles, 'handle')}"
+    if untold:
+        whose = "whose handles" if untold == len(alive) else f"with {count_things(handles, 'handle')}; those of"
+        more = "" if untold == len(alive) else f" {format_count(untold)}"
+        words = f"{count_things(len(alive), 'process', 'processes')} {whose}{more} cannot be counted"
     if most is not None and most.handles:
         share = f" ({format_share(most.handles / handles)})" if handles else ""
         words += f", most of them those of {most.label}: {format_count(most.handles)}{share}"

@@ -74,6 +74,8 @@ def _verdict_on_pools(report: LeakReport) -> str:
     if holder is not None and holder is not consumer:
         return _verdict_on_pair(consumer, holder)
     others = [str(item.tag) for item in members if item is not consumer]
+    if not others:  # what goes along was left out as doubtful
+        return _verdict_on_one(report, consumer)
     go = choose_form(len(others), "goes", "go")
     return f"{_verdict_on_one(report, consumer)} {name_some(others)} {go} along with it, block for block."
 
