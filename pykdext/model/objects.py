@@ -42,7 +42,7 @@ class Process:
     Attributes:
         address: of the EPROCESS.
         image: name of its program, at most 15 letters.
-        session_address: of the session's structure: equal for processes of one session.
+        session_address: of the session's structure: equal for processes of one session; session: its number.
         started_at, exited_at: times; ``exited_at`` is None while it lives.
         has_exited: it has come to its end, although the object is still there.
         is_exiting: it was told to end.
@@ -58,6 +58,7 @@ class Process:
     parent_pid: Optional[int]
     image: str
     session_address: Optional[int] = None
+    session: Optional[int] = None
     started_at: Optional[datetime] = None
     exited_at: Optional[datetime] = None
     has_exited: bool = False

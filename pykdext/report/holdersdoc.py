@@ -23,6 +23,7 @@ PROCESSES_SCHEMA = "poolleak.processes/1"
 PROCESS_COLUMNS = (
     "pid",
     "parent_pid",
+    "session",
     "image",
     "address",
     "started_at",
@@ -158,6 +159,7 @@ def process_document(process: Process) -> Dict[str, Any]:
         "address": process.address,
         "pid": process.pid,
         "parent_pid": process.parent_pid,
+        "session": process.session,
         "image": process.image,
         "started_at": None if process.started_at is None else process.started_at.isoformat(),
         "exited_at": None if process.exited_at is None else process.exited_at.isoformat(),

@@ -30,6 +30,7 @@ class ProcessTruth:
     pid: int
     parent: int
     session_va: int
+    session: Optional[int]
     created_at: int
     exited_at: int
     threads: int

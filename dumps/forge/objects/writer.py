@@ -353,7 +353,8 @@ class ObjectWriter:
             if not process.exited_at:
                 table_va = self._write_handles(process)
             if process.session is not None and process.session not in sessions:
-                sessions[process.session] = self._blocks.reserve(b"MmSe", 0x40, paged=False)
+                va = sessions[process.session] = self._blocks.reserve(b"MmSe", 0x40, paged=False)
+                self._blocks.put(va, struct.pack("<III", 1, 0, process.session))
             session_va = 0 if process.session is None else sessions[process.session]
             truth = ProcessTruth(
                 va=process.va,
@@ -361,6 +362,7 @@ class ObjectWriter:
                 pid=process.pid,
                 parent=process.parent,
                 session_va=session_va,
+                session=process.session,
                 created_at=process.created_at,
                 exited_at=process.exited_at,
                 threads=process.threads,

@@ -30,6 +30,9 @@ _SYSTEM_PID = 4
 _PROCESS_OBJECT = 3  # DISPATCHER_HEADER.Type
 _EXITING = 4
 _DELETED = 8
+_SESSION_ID = 8
+_MAX_SESSION = 1 << 20
+_FIRST_WITH_OTHER_SESSIONS = 26_000
 _NAME_BYTES = 15
 _MAX_PID = 1 << 26
 _FILETIME_ORIGIN = datetime(1601, 1, 1, tzinfo=timezone.utc)
@@ -76,6 +79,7 @@ class ProcessReader:
         self._tables = tables
         self._found: Dict[int, Process] = {}
         self._form: Optional[_Form] = None
+        self._sessions: Dict[int, Optional[int]] = {}
 
     def read(self, work: Work = UNWATCHED) -> ProcessList:
         """The whole list; where it is torn, what could be reached from both ends."""
@@ -229,6 +233,7 @@ class ProcessReader:
             parent_pid=_as_pid(record["InheritedFromUniqueProcessId"]),
             image=_as_name(data[image_at : image_at + _NAME_BYTES]),
             session_address=record["Session"] or None,
+            session=self._session_number(record["Session"]) if record["Session"] else None,
             started_at=self._as_time(record["CreateTime"]),
             exited_at=exited_at,
             has_exited=has_exited,
@@ -243,6 +248,17 @@ class ProcessReader:
             object_handles=header.handle_count if header.is_plausible else None,
             object_references=self._headers.references(header) if header.is_plausible else None,
         )
+
+    def _session_number(self, address: int) -> Optional[int]:
+        """The number of a session, which stands in one place in every kernel up to Windows 11 23H2."""
+        if address not in self._sessions:
+            form = self._kernel.struct("_MM_SESSION_SPACE", "SessionId")
+            place = None if form is None else form.offset("SessionId")
+            if place is None and (self._target.facts.build or _FIRST_WITH_OTHER_SESSIONS) < _FIRST_WITH_OTHER_SESSIONS:
+                place = _SESSION_ID
+            number = None if place is None else self._pages.number(address + place, 4)
+            self._sessions[address] = number if number is not None and number < _MAX_SESSION else None
+        return self._sessions[address]
 
     def _as_time(self, filetime: Optional[int]) -> Optional[datetime]:
         """A FILETIME as a time; None for 0, and for what is no time up to the moment of the dump."""

@@ -44,7 +44,7 @@ def test_processes_and_zombies(arch, build, pages_lost, tmp_path):
     for process in found.processes:
         told = expected[process.address]
         assert (process.pid, process.parent_pid, process.image) == (told.pid, told.parent, told.image[:14])
-        assert process.session_address == (told.session_va or None)
+        assert (process.session_address, process.session) == (told.session_va or None, told.session)
         assert process.is_zombie == bool(told.exited_at)
         assert process.active_threads == told.threads
         assert process.handles == (None if told.exited_at else told.handles)
