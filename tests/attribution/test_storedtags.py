@@ -84,6 +84,15 @@ def test_an_object_that_nobody_knows_is_likely():
     assert "stored at 0xc of a structure" in item.detail
 
 
+def test_an_object_that_its_maker_hands_on():
+    """The function that has the tag stored in it hands the same pointer to what allocates with the member."""
+    code, method, constructor = object_code()
+    keep, give = b"\x53\x48\x83\xec\x20\x48\x89\xcb", b"\x48\x89\xd9"  # push rbx; sub rsp, 20h; mov rbx, rcx
+    leave = b"\x48\x83\xc4\x20\x5b\xc3"
+    code.add(keep, R8D + b"Obj4", (CALL, constructor), give, (CALL, method), leave)
+    assert grades(code, b"Obj4") == [PROVEN]
+
+
 def test_a_signature_at_another_place_of_a_structure_is_no_tag():
     code, *_ = object_code()
     code.add(b"\xc7\x41\x08Sgnr\xc3")  # mov dword [rcx+8], ...

@@ -139,6 +139,12 @@ def find_allocator(name: str) -> Optional[Allocator]:
     return _BY_NAME.get(match.group(1)) if match else None
 
 
+def is_maker(name: str) -> bool:
+    """Whether the function of this name returns blocks."""
+    allocator = find_allocator(name)
+    return allocator is not None and allocator.action is Action.ALLOCATES
+
+
 def find_removed_bytes(name: str) -> Optional[int]:
     """What the function of this name takes from the stack on x86, in bytes; None where nothing is known of it."""
     allocator = find_allocator(name)

@@ -19,13 +19,22 @@ from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.calls.storedtags import Member, Store, StoredTags
 from pykdext.attribution.calls.wrappers import MAX_STRUCTURE_BYTES, Handed, HandedOn, Wrapper, Wrappers
 from pykdext.attribution.flow.calls import CallSite, FunctionFlow
-from pykdext.attribution.flow.values import Atom, Constant, FieldRead, ImageRead, Parameter, Value
+from pykdext.attribution.flow.values import (
+    UNKNOWN_ATOM,
+    Atom,
+    Constant,
+    FieldRead,
+    ImageRead,
+    Parameter,
+    Returned,
+    Value,
+)
 from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.functiontable import FunctionBounds
 from pykdext.images.image import Image
 from pykdext.model import PoolTag
 
-MAX_WRAPPERS = 3
+MAX_WRAPPERS = 4
 """Functions of the driver between the tag and the allocator."""
 
 ENOUGH_CALLS = 4
@@ -194,13 +203,17 @@ class CallSites:
     def _iter_uses_of_stored(self, sought: _SoughtTag, flows: Sequence[FunctionFlow]) -> Iterator[TagUse]:
         """The calls that get the tag from a variable or a member, where it is in data or one of ``flows`` stores it."""
         stores: Dict[Store, Tuple[Atom, str]] = {}
+        is_proven = False
         for flow in flows:
             for store, source in self._iter_stores(flow, sought):
                 text = flow.instruction_text.get(source.origin_rva or 0, "") if isinstance(source, Constant) else ""
-                stores.setdefault(store, (source, sought.name_in(text, source)))
+                text = sought.name_in(text, source)
+                stores.setdefault(store, (source, text))
+                for use in self._iter_uses_of_object(flow, store):
+                    is_proven = is_proven or use.is_proof
+                    yield replace(use, source=source, origin_text=text)
         variables = frozenset(store for store in stores if not isinstance(store, Member)) | sought.variables
         known = frozenset(flow.start_rva for flow in flows) if sought.variables >= variables else frozenset()
-        is_proven = False
         if variables:
             read = replace(sought, variables=variables)
             for flow in self._stored.find_readers(sorted(variables), known):
@@ -217,15 +230,32 @@ class CallSites:
         for store, (source, text) in stores.items() if not is_proven else ():
             found = self._stored.find_member_read(store) if isinstance(store, Member) else None
             if found is not None and isinstance(store, Member):
-                allocator, way = found.handed.allocator, found.handed.wrappers
-                yield TagUse(found.call_rva, source, None, allocator, way, text, member_offset=store.offset)
+                offset = None if isinstance(store.base, ImageRead) and store.base == found.base else store.offset
+                yield TagUse(found.call_rva, source, None, found.allocator, (), text, member_offset=offset)
+
+    def _iter_uses_of_object(self, flow: FunctionFlow, store: Store) -> Iterator[TagUse]:
+        """The calls of a function that get the structure in which it stores the tag, or has it stored."""
+        if not isinstance(store, Member) or store.base == UNKNOWN_ATOM:
+            return
+        for site in flow.calls:
+            callee = self._resolver.resolve(self._image, site)
+            for location in argument_locations(self._machine):
+                if site.frame.argument(location, self._machine.pointer_size) == {store.base}:
+                    member = FieldRead(Parameter(location), store.offset, TAG_BYTES)
+                    found = self.wrappers.follow(callee, member, MAX_WRAPPERS)
+                    if found is not None:
+                        way = found.wrappers
+                        yield TagUse(site.rva, store.base, callee, found.allocator, way, is_chosen=found.is_chosen)
 
     def _iter_stores(self, flow: FunctionFlow, sought: _SoughtTag) -> Iterator[Tuple[Store, Atom]]:
         """Where a function, or a constructor that it calls, stores the tag."""
         for rva, value in flow.kept.items():
             yield from ((rva, source) for source in sought.find_sources(value))
-        for place, value in flow.members.items():
-            yield from ((Member(*place), source) for source in sought.find_sources(value))
+        for (base, offset), value in flow.members.items():
+            keepers = [rva for rva, kept in flow.kept.items() if isinstance(base, Returned) and base in kept]
+            bases = (*(ImageRead(rva, self._machine.pointer_size) for rva in keepers), base)
+            for source in sought.find_sources(value):
+                yield from ((Member(place, offset), source) for place in bases)
         for site in flow.calls:
             for location in argument_locations(self._machine):
                 for source in sought.find_sources(site.frame.argument(location, TAG_BYTES)):

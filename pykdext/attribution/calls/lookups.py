@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-from typing import Optional, Set
+from typing import Dict, Optional, Set
 
-from pykdext.attribution.calls.allocators import argument_locations
+from pykdext.attribution.calls.allocators import argument_locations, is_maker
 from pykdext.attribution.flow.calls import CallSite
 from pykdext.attribution.flow.state import State
 from pykdext.attribution.flow.thunks import read_thunk
@@ -28,7 +28,7 @@ _RESULTS = MachineTable("calls that return functions", {Machine.X86: "eax", Mach
 
 
 class LookUpCalls:
-    """What calls do that look a function up, or make the string with its name: an ``ApplyCall`` for one image."""
+    """What calls do that look a function up, make its name, or allocate: an ``ApplyCall`` for one image."""
 
     def __init__(self, image: Image) -> None:
         self._image = image
@@ -37,6 +37,9 @@ class LookUpCalls:
         self._pointer_bytes = image.machine.pointer_size
         slots = {slot.rva: slot.name for slot in read_imports(image) if slot.name is not None}
         self._look_ups = {rva: name for rva, name in slots.items() if name in _LOOK_UPS}
+        makers = {rva for rva, name in slots.items() if is_maker(name)}
+        self._returning = makers | self._look_ups.keys()
+        self._slots: Dict[Atom, Optional[int]] = {}
         self._initialisers = {rva for rva, name in slots.items() if name in _INITIALISERS} if self._look_ups else set()
 
     @property
@@ -45,11 +48,11 @@ class LookUpCalls:
         return set(self._look_ups)
 
     def __call__(self, site: CallSite, state: State) -> None:
-        """Note what a look-up returned, and where a string begins."""
-        if not self._look_ups:
+        """Note what a look-up or an allocator returned, and where a string begins."""
+        if not self._returning:
             return
         slot = self._find_slot(site)
-        if slot in self._look_ups:
+        if slot in self._returning:
             state.registers[self._result] = frozenset({Returned(site.rva)})
         elif slot in self._initialisers:
             for atom in site.frame.argument(self._first, self._pointer_bytes):
@@ -72,12 +75,18 @@ class LookUpCalls:
     def _find_slot(self, site: CallSite) -> Optional[int]:
         """The pointer that is called through, perhaps by a jump that the linker made."""
         for atom in site.target:
-            target: Optional[Atom] = atom
-            if isinstance(atom, Constant) and 0 <= atom.number - self._image.module.base < self._image.size:
-                target = read_thunk(self._image, atom.number - self._image.module.base)
-            if isinstance(target, ImageRead) and (target.rva in self._look_ups or target.rva in self._initialisers):
-                return target.rva
+            if atom not in self._slots:
+                self._slots[atom] = self._read_slot(atom)
+            slot_rva = self._slots[atom]
+            if slot_rva in self._returning or slot_rva in self._initialisers:
+                return slot_rva
         return None
+
+    def _read_slot(self, atom: Atom) -> Optional[int]:
+        target: Optional[Atom] = atom
+        if isinstance(atom, Constant) and 0 <= atom.number - self._image.module.base < self._image.size:
+            target = read_thunk(self._image, atom.number - self._image.module.base)
+        return target.rva if isinstance(target, ImageRead) else None
 
     def _read_buffer(self, site: CallSite, structure: Atom) -> Value:
         """The text that a UNICODE_STRING points at."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from pykdext.attribution.calls.allocatorcalls import find_allocator_calls
-from pykdext.attribution.calls.allocators import argument_locations
+from pykdext.attribution.calls.allocators import Allocator, argument_locations
 from pykdext.attribution.calls.callees import CalleeResolver
 from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.calls.references import find_references, find_writers
-from pykdext.attribution.calls.wrappers import MAX_STRUCTURE_BYTES, HandedOn, Wrapper, Wrappers
+from pykdext.attribution.calls.wrappers import MAX_STRUCTURE_BYTES, Wrappers
 from pykdext.attribution.flow.calls import CallSite, FunctionFlow
 from pykdext.attribution.flow.values import (
     UNKNOWN_ATOM,
@@ -60,7 +60,7 @@ class MemberRead(NamedTuple):
     call_rva: int
     base: Atom
     offset: int
-    handed: HandedOn
+    allocator: Allocator
 
 
 class StoredTags:
@@ -186,5 +186,4 @@ class StoredTags:
                     continue
                 for atom in self._wrappers.read_tag_argument(site, allocator):
                     if isinstance(atom, FieldRead):
-                        way = (Wrapper(self._image.module.name, bounds.start_rva),)
-                        yield MemberRead(site.rva, atom.base, atom.offset, HandedOn(allocator, way))
+                        yield MemberRead(site.rva, atom.base, atom.offset, allocator)

@@ -15,7 +15,6 @@ from typing import Dict, Iterable, Optional, Set, Tuple
 from pykdext.attribution.calls.allocatorcalls import find_allocator_calls
 from pykdext.attribution.calls.allocators import allocator_names
 from pykdext.attribution.calls.callees import CalleeResolver
-from pykdext.attribution.calls.callsites import MAX_WRAPPERS
 from pykdext.attribution.calls.codereader import TAG_MASK, Numbers
 from pykdext.attribution.calls.directcalls import find_direct_calls
 from pykdext.attribution.calls.functions import FollowedImage
@@ -30,6 +29,9 @@ MAX_CALLER_BYTES = 512 << 10
 
 _FORM = 2
 """Of what is kept of an image; it changes with what is collected."""
+
+MAX_WRAPPERS = 3
+"""Functions between such a function and the allocator."""
 
 MAX_SEARCHED_BYTES = 8 << 20
 """Code of an image in which wrappers of allocators are looked for; in a larger one only what calls these directly."""

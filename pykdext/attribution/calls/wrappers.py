@@ -39,7 +39,7 @@ from pykdext.attribution.flow.values import (
 from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.image import Image
 
-MAX_STRUCTURE_BYTES = 64
+MAX_STRUCTURE_BYTES = 128
 """Of a structure on the stack in which a tag is looked for."""
 
 MAX_CALLBACKS = 32
