@@ -30,6 +30,8 @@ MAX_TIGHT_BYTES = 64
 MIN_ROWS_BEFORE_TEXT = 2
 """Rows after which one more may be the last although a text stands right behind the table."""
 
+MIN_ROWS_OF_LOOP = 3
+
 MAX_READERS = 8
 """Functions that refer to a table and are followed."""
 
@@ -57,7 +59,8 @@ def find_indexed_table(
     rows = _find_rows(image, tag_rva)
     if rows is None:
         return None
-    behind = rows.row_bytes  # a loop may begin with a pointer to the member behind the first tag
+    # a loop may begin with a pointer to the member behind the first tag; with two rows that may be anything
+    behind = rows.row_bytes if rows.tags >= MIN_ROWS_OF_LOOP else TAG_BYTES
     starts = range(rows.first_rva - rows.row_bytes + TAG_BYTES, rows.first_rva + behind, TAG_BYTES)
     readers = sorted({rva for rvas in find_references(image, starts).values() for rva in rvas})
     for rva in readers[:MAX_READERS]:
@@ -68,7 +71,7 @@ def find_indexed_table(
         if rows.row_bytes == TAG_BYTES and _is_handed(others, image, rows):
             continue
         for site, allocator in zip(sites, allocators):
-            if allocator is None or not allocator.action.is_proof:
+            if allocator is None or not allocator.action.is_proof or allocator.structure is not None:
                 continue
             if wrappers.read_tag_argument(site, allocator) >= UNKNOWN:
                 return IndexedTable(rows.first_rva, rows.tags, allocator.name, site.rva)
