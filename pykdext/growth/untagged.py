@@ -18,6 +18,8 @@ _BY_USE: Dict[FrameUse, UntaggedKind] = {
     FrameUse.PAGE_TABLES: UntaggedKind.PAGE_TABLES,
     FrameUse.KERNEL_STACKS: UntaggedKind.KERNEL_STACKS,
     FrameUse.HYPERSPACE: UntaggedKind.HYPERSPACE,
+    FrameUse.AWE: UntaggedKind.AWE,
+    FrameUse.DRIVER_LOCKED: UntaggedKind.DRIVER_LOCKED,
 }
 _BY_LINE: Dict[str, UntaggedKind] = {
     "Pages For MDLs": UntaggedKind.MDL,
@@ -65,4 +67,4 @@ def _iter_uses(frames: Optional[PageFrames]) -> Iterator[UntaggedMemory]:
         kind = _BY_USE.get(count.use)
         if kind is not None and frames is not None:
             estimate = frames.is_sampled or frames.read < frames.expected
-            yield UntaggedMemory(kind, count.frames * frames.frame_bytes, "page frame database", estimate)
+            yield UntaggedMemory(kind, count.frames * frames.frame_bytes, frames.source, estimate)

@@ -102,6 +102,12 @@ class FrameUse(enum.Enum):
     PAGE_FRAMES = "page frame database"
     NO_PTE = "no PTE"
     """No page table entry of the system maps it: locked by a driver, pages of an MDL, AWE."""
+    MAPPED_FILES = "mapped files"
+    METAFILE = "metafile"
+    """The file systems' own data in the cache, as RAMMap calls it."""
+    AWE = "AWE"
+    DRIVER_LOCKED = "driver locked"
+    NOT_TOLD = "in use, not told apart"
     OTHER = "other system space"
 
     @property
@@ -125,6 +131,20 @@ class UseCount:
 
 
 @dataclass(frozen=True)
+class PrivateMemory:
+    """Physical pages of one process that it shares with nobody, and its page tables; None: not told.
+
+    ``pid`` is None where the source names the image only. ``has_exited``: it ended, and its object is kept.
+    """
+
+    pid: Optional[int]
+    image: str
+    bytes: int
+    table_bytes: Optional[int] = None
+    has_exited: bool = False
+
+
+@dataclass(frozen=True)
 class PageFrames:
     """Physical memory by use.
 
@@ -135,6 +155,7 @@ class PageFrames:
         has_regions: the parts of system space are known; else everything in it is OTHER unless the pools' own ranges
             tell.
         frame_bytes: the size of a page.
+        source: who counted. private: the processes that have private pages, the largest first; empty: not told.
     """
 
     uses: Tuple[UseCount, ...]
@@ -143,6 +164,8 @@ class PageFrames:
     is_sampled: bool
     has_regions: bool
     frame_bytes: int = 0x1000
+    source: str = "page frame database"
+    private: Tuple[PrivateMemory, ...] = ()
 
     def bytes_of(self, use: FrameUse) -> int:
         """What frames of ``use`` hold; 0 where none was seen."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Optional, Tuple
 from pykdext.model.target import BugCheck, Machine, MemoryImage
 
 if TYPE_CHECKING:
-    from pykdext.model.memory import CommitSheet
+    from pykdext.model.memory import CommitSheet, PageFrames
 
 PROTECTED_POOL = 0x80000000
 """Bit 31 of a tag: the driver asked for a protected allocation (WDK: PROTECTED_POOL); never part of the tag's name."""
@@ -255,7 +255,7 @@ class PoolSnapshot:
     ``blocks``: single blocks that it lists (``!poolfind``, ``!verifier 3``). ``image``: the source is no dump, but the
     memory of a system that ran or hung; ``taken_at`` is then its last clock tick, and ``time_from`` says so.
     ``boot_id``: the same in all memory of one boot, and counted up by each. ``commit``: who was charged for committed
-    memory, where a text says so; it is not kept in snapshot files.
+    memory, ``frames``: physical memory by use, where a text says so; neither is kept in snapshot files.
     ``passed_over``: so many states of a long series stand before this one and were left out.
     """
 
@@ -279,6 +279,7 @@ class PoolSnapshot:
     image: Optional[MemoryImage] = None
     boot_id: Optional[int] = None
     commit: Optional[CommitSheet] = None
+    frames: Optional[PageFrames] = None
     passed_over: int = 0
 
     def name_pool(self, pool: PoolKind) -> str:

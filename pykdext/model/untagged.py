@@ -11,6 +11,7 @@ class UntaggedKind(enum.Enum):
 
     SYSTEM_PTES = "system PTE mappings"
     LOCKED = "pages without a PTE (locked by drivers, MDLs, AWE)"
+    DRIVER_LOCKED = "pages locked by drivers"
     MDL = "pages that drivers allocated for MDLs"
     CONTIGUOUS = "contiguous memory of drivers"
     AWE = "AWE and physical pages of processes"

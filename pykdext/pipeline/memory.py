@@ -7,11 +7,11 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from pykdext.growth.untagged import find_dominant, rank_untagged
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.memory.commit import read_commit_sheet
+from pykdext.kernel.memory.commit import read_commit_sheet, sheet_of_totals
 from pykdext.kernel.memory.frames import read_page_frames
 from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import LeakReport, NextStep, PoolKind, PoolSnapshot, UntaggedKind
-from pykdext.model.memory import CommitSheet, MemoryByProcess, MemoryReport, PageFrames, ProcessMemory
+from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryReport, PageFrames, ProcessMemory
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.memory import verdict_on_memory
 from pykdext.report.sentences.states import verdict_on
@@ -38,6 +38,10 @@ _STEPS: Dict[UntaggedKind, Tuple[NextStep, ...]] = {
         ),
     ),
     UntaggedKind.LOCKED: (NextStep("!verifier 1", "PagesForMdlBytes and locked pages by driver, if verifier was on"),),
+    UntaggedKind.DRIVER_LOCKED: (
+        NextStep("!verifier 1", "PagesForMdlBytes and locked pages by driver, if verifier was on"),
+        NextStep(None, "is a balloon driver or a virtual machine (Hyper-V, VMware) on this machine? They lock pages"),
+    ),
     UntaggedKind.MDL: (
         NextStep("!verifier 1", "PagesForMdlBytes by driver, if verifier was on"),
         NextStep(None, "is a balloon driver of the hypervisor, or a driver with large buffers, on this machine?"),
@@ -56,15 +60,17 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     ``sampled``: the page frames are estimated from a part of them, in less than a second.
     """
     snapshot, kernel = source.snapshot, source.kernel
-    sheet = read_commit_sheet(kernel) if kernel else snapshot.commit
-    frames = read_page_frames(kernel, work, chunks=SAMPLED_CHUNKS if sampled else None) if kernel else None
+    sheet = read_commit_sheet(kernel) if kernel else snapshot.commit or sheet_of_totals(snapshot.memory)
+    chunks = SAMPLED_CHUNKS if sampled else None
+    frames = read_page_frames(kernel, work, chunks=chunks) if kernel else snapshot.frames
     untagged = rank_untagged(sheet, frames)
     physical = _physical_bytes(snapshot, sheet, frames)
-    dominant = find_dominant(untagged, physical, _pool_bytes(snapshot))
+    pools = _pool_bytes(snapshot, frames)
+    dominant = find_dominant(untagged, physical, sum(pools.values()))
     balloons = _find_balloons(kernel)
     return MemoryReport(
         snapshot=snapshot,
-        verdict=verdict_on_memory(snapshot, sheet, frames, untagged, dominant, balloons),
+        verdict=verdict_on_memory(sheet, frames, untagged, dominant, pools, balloons),
         sheet=sheet,
         frames=frames,
         untagged=untagged,
@@ -90,9 +96,14 @@ def _read_processes(kernel: Kernel, work: Work) -> Optional[MemoryByProcess]:
     return MemoryByProcess(tuple(sorted(charged, key=lambda process: -process.bytes)), unknown)
 
 
-def _pool_bytes(snapshot: PoolSnapshot) -> Optional[int]:
-    known = [held for pool in PoolKind if (held := snapshot.pool_bytes(pool)) is not None]
-    return sum(known) if known else None
+def _pool_bytes(snapshot: PoolSnapshot, frames: Optional[PageFrames]) -> Dict[PoolKind, int]:
+    """What each pool holds, as far as anything tells; of paged pool at least its resident pages."""
+    found: Dict[PoolKind, int] = {}
+    for pool, use in ((PoolKind.NONPAGED, FrameUse.NONPAGED_POOL), (PoolKind.PAGED, FrameUse.PAGED_POOL)):
+        held = max(snapshot.pool_bytes(pool) or 0, frames.bytes_of(use) if frames else 0)
+        if held:
+            found[pool] = held
+    return found
 
 
 def _physical_bytes(
@@ -133,17 +144,21 @@ def _iter_warnings(
     return found
 
 
-def weigh_untagged(report: LeakReport, kernel: Kernel, work: Work) -> LeakReport:
+def weigh_untagged(report: LeakReport, kernel: Optional[Kernel], work: Work) -> LeakReport:
     """The report with what no tag counts; its verdict and next steps begin with it if it weighs more than the pools.
 
-    The page frames are estimated from few of them: in a debugger all that is read takes its time.
+    The page frames are estimated from few of them: in a debugger all that is read takes its time. Of a text they are
+    what it tells.
     """
-    snapshot, sheet = report.snapshot, read_commit_sheet(kernel)
-    frames = None
-    with work.hold():
-        frames = read_page_frames(kernel, work, chunks=VERDICT_CHUNKS)
+    snapshot = report.snapshot
+    sheet, frames = snapshot.commit, snapshot.frames
+    if kernel is not None:
+        sheet = read_commit_sheet(kernel)
+        with work.hold():
+            frames = read_page_frames(kernel, work, chunks=VERDICT_CHUNKS)
     untagged = rank_untagged(sheet, frames)
-    fills = find_dominant(untagged, _physical_bytes(snapshot, sheet, frames), _pool_bytes(snapshot))
+    pools = sum(_pool_bytes(snapshot, frames).values())
+    fills = find_dominant(untagged, _physical_bytes(snapshot, sheet, frames), pools)
     if not untagged:
         return report
     steps: Tuple[NextStep, ...] = ()
@@ -151,6 +166,7 @@ def weigh_untagged(report: LeakReport, kernel: Kernel, work: Work) -> LeakReport
         path = snapshot.source.path
         source = f' "{path}"' if " " in path else f" {path}" if path else ""
         program = "!py poolleak" if snapshot.source.is_session else "poolleak"
-        steps = (*_STEPS[fills.kind], NextStep(f"{program} memory{source} --whole", "all of the memory by use"))
+        whole = " --whole" if kernel is not None else ""
+        steps = (*_STEPS[fills.kind], NextStep(f"{program} memory{source}{whole}", "all of the memory by use"))
     report = replace(report, untagged=untagged, fills=fills, next_steps=(*steps, *report.next_steps))
     return replace(report, verdict=verdict_on(report))

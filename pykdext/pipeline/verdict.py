@@ -59,7 +59,9 @@ def analyze(
             contents = join_contents(contents, find_object_evidence(space, tags))
         found = weigh_owners(searches, contents, tags, lists, snapshot)
     report = judge_state(snapshot, _by_tag(found), found.coverage if kernel else None, top, found.warnings)
-    if kernel is None or space is None or work.is_ended:
+    if kernel is None or space is None:
+        return weigh_untagged(report, None, work)
+    if work.is_ended:
         return report
     return weigh_untagged(_add_holders(report, space, source, work), kernel, work)
 

@@ -14,6 +14,7 @@ from pykdext.model import PoolSnapshot, TimeOrigin
 from pykdext.records.blocklists import parse_poolfind, parse_verifier
 from pykdext.records.celllines import parse_cell_lines
 from pykdext.records.csvlog import parse_csv
+from pykdext.records.frametables import find_frame_table, parse_frame_tables
 from pykdext.records.keyedrecords import parse_format_list, parse_json_records
 from pykdext.records.moments import DAY_FIRST, MONTH_FIRST, find_name_moment, swap_day_and_month
 from pykdext.records.notes import parse_notes
@@ -57,6 +58,7 @@ PARSERS: Tuple[_Parse, ...] = (
     parse_untitled_rows,
     parse_perf_counters,
     parse_vm_text,
+    parse_frame_tables,
     parse_notes,
     parse_plain_totals,
 )
@@ -155,8 +157,17 @@ def _load(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         for parse in PARSERS:
             snapshots = parse(text)
             if snapshots:
-                return settle_day_order(_date_snapshots(snapshots, text))
+                return settle_day_order(_date_snapshots(_add_frames(snapshots, text), text))
     raise RecordFormatError(file.path, None, _describe(text), _EXPECTED)
+
+
+def _add_frames(snapshots: Tuple[PoolSnapshot, ...], file: TextFile) -> Tuple[PoolSnapshot, ...]:
+    """The newest snapshot with the table of physical memory that stands beside it."""
+    table = find_frame_table(file.text) if snapshots[-1].frames is None else None
+    if table is None:
+        return snapshots
+    warnings = (*snapshots[-1].warnings, *table.warnings)
+    return (*snapshots[:-1], replace(snapshots[-1], frames=table.frames, warnings=warnings))
 
 
 def settle_day_order(snapshots: Sequence[PoolSnapshot]) -> Tuple[PoolSnapshot, ...]:

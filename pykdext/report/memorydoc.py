@@ -50,6 +50,8 @@ def _frames_document(frames: Optional[PageFrames]) -> Optional[Dict[str, Any]]:
         "frame_bytes": frames.frame_bytes,
         "is_sampled": frames.is_sampled,
         "has_regions": frames.has_regions,
+        "source": frames.source,
+        "private_by_process": [asdict(process) for process in frames.private],
         "uses": [
             {
                 "use": count.use.value,
@@ -94,6 +96,10 @@ def _processes_document(found: Optional[MemoryByProcess]) -> Optional[Dict[str, 
 def _iter_rows(report: MemoryReport) -> Iterator[Dict[str, Any]]:
     for row in (_frames_document(report.frames) or {"uses": []})["uses"]:
         yield {"table": "pages by use", "name": row["use"], "bytes": row["bytes"], "error_bytes": row["error_bytes"]}
+    for private in report.frames.private if report.frames else ():
+        name = private.image if private.pid is None else f"{private.image} ({private.pid})"
+        state = "exited" if private.has_exited else "running"
+        yield {"table": "private pages by process", "name": name, "bytes": private.bytes, "of": state}
     for line in report.sheet.lines if report.sheet else ():
         yield {"table": "committed", "name": line.name, "bytes": line.bytes, "of": line.part.value}
     if report.sheet and report.sheet.unexplained_bytes is not None:

@@ -27,11 +27,14 @@ def render_memory_text(report: MemoryReport, width: int, markup: Markup = PLAIN)
     lines: List[Line] = [*subject_lines(report.snapshot), "", *emphasize(wrap(report.verdict, width)), ""]
     if report.frames is not None:
         lines += [*_frame_table(report.frames, width), ""]
+        if report.frames.private:
+            lines += [*_private_table(report.frames, width), ""]
     if report.sheet is not None:
         lines += [*_commit_table(report.sheet, width), ""]
     if report.by_process is not None:
         lines += [*_process_table(report.by_process, width), ""]
     lines += _pool_lines(report, width)
+    lines = lines if lines[-1] else lines[:-1]
     if report.next_steps:
         lines += ["", "Next steps", *step_lines(report.next_steps, width, Links(report.snapshot.source))]
     lines += warning_lines(report.warnings, width)
@@ -57,6 +60,23 @@ def _frame_table(frames: PageFrames, width: int) -> List[str]:
         *format_table(headers, rows, ("left", "right", "right", "right", "right", "left"), width),
         f"{format_bytes(frames.expected * frames.frame_bytes)} of physical memory, {known}",
     ]
+
+
+def _private_table(frames: PageFrames, width: int) -> List[str]:
+    rows = [
+        (
+            process.image,
+            "-" if process.pid is None else str(process.pid),
+            format_bytes(process.bytes),
+            "-" if process.table_bytes is None else format_bytes(process.table_bytes),
+            "exited, kept" if process.has_exited else "",
+        )
+        for process in frames.private[:PROCESSES_SHOWN]
+    ]
+    headers = ("Private pages by process", "PID", "Bytes", "Page tables", "")
+    lines = format_table(headers, rows, ("left", "right", "right", "right", "left"), width)
+    total = format_bytes(sum(process.bytes for process in frames.private))
+    return [*lines, *wrap(f"{total} by {format_count(len(frames.private))} processes", width)]
 
 
 def _commit_table(sheet: CommitSheet, width: int) -> List[str]:

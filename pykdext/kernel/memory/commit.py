@@ -12,6 +12,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
+from pykdext.model import SystemMemory
 from pykdext.model.layouts import FieldLayout
 from pykdext.model.memory import CommitLine, CommitPart, CommitSheet, MemoryFailure
 from pykdext.targets.protocol import PAGE_BYTES
@@ -147,6 +148,22 @@ def read_commit_sheet(kernel: Kernel) -> Optional[CommitSheet]:
     if not any(line.bytes for line in lines) and not any(totals.values()):
         return None
     return CommitSheet(tuple(lines), failures=tuple(failures), doubtful=tuple(doubtful), **totals)
+
+
+def sheet_of_totals(memory: SystemMemory) -> Optional[CommitSheet]:
+    """What the totals of a text tell of committed memory: both pools; None where they tell no commit charge."""
+    if not memory.commit_bytes:
+        return None
+    pools = (("NonPagedPool", memory.nonpaged_bytes), ("PagedPool", memory.paged_bytes))
+    lines = [CommitLine(name, CommitPart.POOL, held) for name, held in pools if held]
+    return CommitSheet(
+        tuple(line for line in lines if line.bytes <= memory.commit_bytes),
+        committed_bytes=memory.commit_bytes,
+        limit_bytes=memory.commit_limit_bytes,
+        physical_bytes=memory.physical_bytes,
+        available_bytes=memory.available_bytes,
+        doubtful=tuple(line.name for line in lines if line.bytes > memory.commit_bytes),
+    )
 
 
 def _as_bytes(pages: Optional[int]) -> Optional[int]:

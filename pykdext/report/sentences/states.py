@@ -52,7 +52,10 @@ def verdict_on(report: LeakReport) -> str:
     said = _verdict_on_pools(report)
     if report.unusual and _holder_of(report, report.suspects[:1]) is None:
         said = f"{said} {report.unusual}"
-    return said if report.fills is None else f"{describe_untagged(report.fills)} {said}"
+    if report.fills is None:
+        return said
+    pools_known = any(report.snapshot.pool_bytes(pool) is not None for pool in PoolKind)
+    return f"{describe_untagged(report.fills, pools_known)} {said}"
 
 
 def _holder_of(report: LeakReport, suspects: Sequence[Suspect]) -> Optional[HolderReport]:
@@ -147,7 +150,8 @@ def _find_holder(group: LockstepGroup, members: Sequence[Suspect]) -> Optional[S
 def _verdict_without_suspects(report: LeakReport) -> str:
     snapshot = report.snapshot
     if not snapshot.tags:
-        no_tags = "No verdict: the source lists no tags. Only they can tell which driver uses the pools."
+        lists = "the source lists no tags. Only they can tell which driver uses the pools."
+        no_tags = f"No verdict: {lists}" if report.fills is None else f"T{lists[1:]}"
         return " ".join((*_say_totals(report), no_tags))
     if snapshot.blocks:
         tags = name_some(sorted({str(block.tag) for block in snapshot.blocks}))
