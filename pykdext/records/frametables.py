@@ -224,11 +224,11 @@ def _read_memusage(text: str) -> Optional[FrameTable]:
     in_use = sum(pages.get(name, 0) for name in _IN_USE) * PAGE_BYTES
     held: Counter[FrameUse] = Counter()
     private: List[PrivateMemory] = []
-    for use, size, tables, name in _iter_holders(text[lines[-1].end() :]):
+    for use, size, tables, image in _iter_holders(text[lines[-1].end() :]):
         held[use] += size
         held[FrameUse.PAGE_TABLES] += tables
-        if use is FrameUse.PRIVATE and name:
-            private.append(PrivateMemory(None, name, size, tables))
+        if use is FrameUse.PRIVATE and image:
+            private.append(PrivateMemory(None, image, size, tables))
     warnings: List[str] = []
     if sum(held.values()) > in_use:
         warnings.append("!memusage's rows hold more than is in use: the lists are told, the uses are not")
