@@ -16,10 +16,10 @@ from pykdext.model.memory import FrameUse, PageFrames, PrivateMemory, UseCount
 from pykdext.records.quantities import parse_count, parse_size
 from pykdext.records.textfile import TextFile
 from pykdext.records.windbgtext import parse_session_facts
-from pykdext.targets.protocol import PAGE_BYTES
 
 TOTALS_ONLY = "the text tells physical memory by use, no tags"
 NO_LISTS = "RAMMap's columns cannot be told apart: what is on standby counts as in use"
+_PAGE_BYTES = 0x1000
 _MOST_BYTES = 1 << 56
 _MOST_ROWS = 200_000
 _LINE_CHARACTERS = 1000
@@ -216,12 +216,12 @@ def _read_memusage(text: str) -> Optional[FrameTable]:
         return None
     lines = lines[starts[-1] :]
     pages = {line["name"].lower(): int(line["pages"]) for line in lines}
-    if "active/valid" not in pages or max(pages.values()) > _MOST_BYTES // PAGE_BYTES:
+    if "active/valid" not in pages or max(pages.values()) > _MOST_BYTES // _PAGE_BYTES:
         return None
     bytes_by_use: Counter[FrameUse] = Counter()
     for name, use in _BY_LIST.items():
-        bytes_by_use[use] += pages.get(name, 0) * PAGE_BYTES
-    in_use = sum(pages.get(name, 0) for name in _IN_USE) * PAGE_BYTES
+        bytes_by_use[use] += pages.get(name, 0) * _PAGE_BYTES
+    in_use = sum(pages.get(name, 0) for name in _IN_USE) * _PAGE_BYTES
     held: Counter[FrameUse] = Counter()
     private: List[PrivateMemory] = []
     for use, size, tables, image in _iter_holders(text[lines[-1].end() :]):
@@ -238,7 +238,7 @@ def _read_memusage(text: str) -> Optional[FrameTable]:
     bytes_by_use += held
     bytes_by_use[FrameUse.NOT_TOLD] = in_use - sum(held.values())
     private.sort(key=lambda process: -process.bytes)
-    total = pages.get("total", 0) * PAGE_BYTES
+    total = pages.get("total", 0) * _PAGE_BYTES
     return FrameTable(_make_frames(bytes_by_use, total, "!memusage", tuple(private)), tuple(warnings))
 
 
@@ -257,11 +257,11 @@ def _iter_holders(text: str) -> Iterator[Tuple[FrameUse, int, int, Optional[str]
 def _make_frames(
     bytes_by_use: Counter[FrameUse], total: int, source: str, private: Tuple[PrivateMemory, ...] = ()
 ) -> PageFrames:
-    uses = [UseCount(use, size // PAGE_BYTES) for use, size in bytes_by_use.items() if size >= PAGE_BYTES]
+    uses = [UseCount(use, size // _PAGE_BYTES) for use, size in bytes_by_use.items() if size >= _PAGE_BYTES]
     counted = sum(count.frames for count in uses)
     return PageFrames(
         uses=tuple(sorted(uses, key=lambda count: (-count.frames, count.use.value))),
-        expected=max(total // PAGE_BYTES, counted),
+        expected=max(total // _PAGE_BYTES, counted),
         read=counted,
         is_sampled=False,
         has_regions=True,
