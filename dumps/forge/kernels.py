@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Dict, Tuple
 
 from dumps.forge.architectures import X64, Architecture
+from dumps.forge.kernelcode.link import LEVELS
 
 _VARIABLES = """
 symbol                            7601    9600   14393   17763   19041   20348   22000
@@ -228,7 +229,8 @@ BUILDS: Tuple[int, ...] = tuple(_IDENTITY)
 class KernelBuild:
     """One kernel: ``variables`` and ``functions`` map a symbol to its RVA; ``guid`` is the RSDS GUID as hex text.
 
-    ``default_rows`` is the size of its tag tables unless somebody wishes for another.
+    ``default_rows`` is the size of its tag tables unless somebody wishes for another. ``pool_code`` is the level at
+    which its own code that uses them was compiled; without one it has none.
     """
 
     build: int
@@ -245,6 +247,7 @@ class KernelBuild:
     pdb_name: str = "ntkrnlmp.pdb"
     file_name: str = "ntoskrnl.exe"
     default_rows: int = 1024 + 1
+    pool_code: str = ""
 
     @property
     def large_pages(self) -> bool:
@@ -333,6 +336,7 @@ def disguise_kernel(kernel: KernelBuild, chance: random.Random) -> KernelBuild:
         guid=format(chance.getrandbits(128), "032X"),
         timestamp=chance.getrandbits(31),
         variables=variables,
+        pool_code=chance.choice(LEVELS) if kernel.tags_by_processor else "",
     )
 
 

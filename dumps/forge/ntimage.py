@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Set, Tuple
+from typing import Iterable, Optional, Set, Tuple
 
 from dumps.forge import peimage
+from dumps.forge.kernelcode.link import LinkedCode, link_pool_code
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.peimage import Image, Section
 from dumps.forge.routines import start_routines
@@ -17,6 +18,7 @@ _TAGS = "Toke|Irp |Proc|File|Thre|Even|Mdl |Pool|EtwB|EtwR|CM31|CM25|MmSt|MmCa|V
 NT_TAGS = split_tags(_TAGS)
 
 _PAGE = 0x1000
+_UNWIND_OFFSET = 0x800
 _FIRST_WITH_EXPORTED_LIST = 10240
 _CHARACTERISTICS = {
     ".text": peimage.CODE,
@@ -44,7 +46,9 @@ def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
     exports = {**kernel.functions, **code_exports}
     for name in sorted(set(imported) - set(exports)):
         exports[name] = stubs.add_empty()
-    bodies = [(rva, start_routines(architecture, rva)) for rva in sorted(set(kernel.functions.values()))]
+    linked = _link_pool_code(kernel, code_rva + _PAGE)
+    own = {rva for rva, _ in linked.pieces} if linked else set()
+    bodies = [(rva, start_routines(architecture, rva)) for rva in sorted(set(kernel.functions.values()) - own)]
     for _, body in bodies:
         body.add_empty()
 
@@ -66,6 +70,8 @@ def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
         peimage.RESOURCE: (resource_rva, len(resource)),
         peimage.DEBUG: (debug_rva, debug_bytes),
     }
+    if linked and linked.function_table[1]:
+        directories[peimage.EXCEPTION] = linked.function_table
     size = init_rva + 4 * _PAGE
     headers = peimage.build_headers(
         architecture,
@@ -80,6 +86,7 @@ def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
     pieces = [
         (0, headers),
         *((rva, body.finish()) for rva, body in bodies),
+        *(linked.pieces if linked else ()),
         (code_rva, code.finish()),
         (code_rva + _PAGE // 2, stubs.finish()),
         (export_rva, exported),
@@ -96,6 +103,21 @@ def build_nt(kernel: KernelBuild, imported: Iterable[str]) -> Image:
         sections=sections,
         pieces=pieces,
         exports=exports,
+    )
+
+
+def _link_pool_code(kernel: KernelBuild, start_rva: int) -> Optional[LinkedCode]:
+    """Return the kernel's own code that uses its tag tables, on the first free page; None for kernels without."""
+    if not kernel.pool_code:
+        return None
+    return link_pool_code(
+        kernel.architecture,
+        kernel.pool_code,
+        kernel.base,
+        _free_page(start_rva, kernel),
+        kernel.sections[-1][2] + 3 * _PAGE + _UNWIND_OFFSET,
+        kernel.variables,
+        kernel.functions,
     )
 
 

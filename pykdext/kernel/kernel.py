@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Collection, List, Mapping, Optional, Tuple
+from typing import Callable, Collection, FrozenSet, List, Mapping, Optional, Tuple
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError
 from pykdext.images.image import Image, read_image
@@ -14,6 +14,8 @@ from pykdext.symbols.chain import LocatedSymbol, ProfileSymbols, SymbolChain, Sy
 from pykdext.symbols.identity import PdbName
 from pykdext.symbols.profiles import load_profile
 from pykdext.targets.protocol import SymbolTaker, Target
+
+FollowPoolCode = Callable[[Image], FrozenSet[int]]
 
 _STATE_TYPE, _MASK_FIELD = "_MI_SYSTEM_INFORMATION", "Hardware.InvalidPteMask"
 
@@ -57,6 +59,7 @@ class Kernel:
         symbols: who knows addresses and types.
         notes: what the search for symbols met, one line each.
         symbol_path: where files of symbols are looked for.
+        follow_pool_code: tells which addresses in nt's data its pool routines use, if code can be followed.
     """
 
     target: Target
@@ -64,6 +67,7 @@ class Kernel:
     symbols: SymbolChain
     notes: Tuple[str, ...] = ()
     symbol_path: str = ""
+    follow_pool_code: Optional[FollowPoolCode] = None
 
     @property
     def pdb(self) -> Optional[PdbName]:
@@ -78,6 +82,13 @@ class Kernel:
             self.nt if self.nt is not None and module == self.nt.module else read_image(self.target, module)
             for module in loaded
         )
+
+    @cached_property
+    def pool_code_variables(self) -> FrozenSet[int]:
+        """Addresses in nt's data that its own pool routines use; empty where its code cannot be followed."""
+        if self.nt is None or self.follow_pool_code is None:
+            return frozenset()
+        return self.follow_pool_code(self.nt)
 
     def find_symbol(self, name: str) -> Optional[LocatedSymbol]:
         """Where a variable of nt stands, by the first source of symbols that knows it."""
@@ -123,22 +134,24 @@ class Kernel:
         """The pointer (or SIZE_T) at ``address``; MemoryReadError if it is not there."""
         return int.from_bytes(self.target.read_virtual(address, self.target.pointer_size), "little")
 
-    def find_variable(self, name: str) -> Optional[int]:
-        """The value of a pointer-sized variable; None if its address is not known or not in memory."""
-        located = self.find_symbol(name)
-        if located is None:
-            return None
+    def read_word(self, address: int) -> Optional[int]:
+        """As ``read_pointer``; None if it is not there."""
         try:
-            return self.read_pointer(located.address)
+            return self.read_pointer(address)
         except MemoryReadError:
             return None
 
+    def find_variable(self, name: str) -> Optional[int]:
+        """The value of a pointer-sized variable; None if its address is not known or not in memory."""
+        located = self.find_symbol(name)
+        return None if located is None else self.read_word(located.address)
 
-def open_kernel(target: Target, symbol_path: str = "") -> Kernel:
+
+def open_kernel(target: Target, symbol_path: str = "", follow_pool_code: Optional[FollowPoolCode] = None) -> Kernel:
     """The kernel of ``target`` with every source of symbols that applies to it.
 
     They are, in this order, the target itself, files along ``symbol_path`` (as in ``_NT_SYMBOL_PATH``), and the table
-    of known kernels.
+    of known kernels. ``follow_pool_code`` is asked where none of them knows the pool's variables.
     """
     module = next((module for module in target.modules() if not module.unloaded), None)
     nt = None if module is None else read_image(target, module)
@@ -157,7 +170,7 @@ def open_kernel(target: Target, symbol_path: str = "") -> Kernel:
         profile = load_profile(pdb.guid, pdb.age)
         if profile is not None:
             sources.append(ProfileSymbols(profile, nt.module.base))
-    kernel = Kernel(target, nt, SymbolChain(sources), notes, symbol_path)
+    kernel = Kernel(target, nt, SymbolChain(sources), notes, symbol_path, follow_pool_code)
     if isinstance(target, SymbolTaker):
         _tell_symbols(kernel, target)
     return kernel

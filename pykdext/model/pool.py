@@ -191,7 +191,8 @@ class TableCoverage:
 class SnapshotSource:
     """Where a snapshot comes from: ``kind`` in words, ``path`` as the user gave it (empty for a session).
 
-    ``symbols`` names what located the tables (``target``, ``profile``, ``inference``); None for logs.
+    ``symbols`` names what located the tables (``target``, ``profile``, ``inference``, ``inference+code`` where nt's own
+    code agrees, ``code`` where that alone decided); None for logs.
     """
 
     kind: str

@@ -27,7 +27,7 @@ def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[Nex
         steps.append(NextStep(None, "A complete or kernel dump taken before the restart tells the driver, too"))
     if not suspects and snapshot.tags:
         steps.append(NextStep(f"{program} used{source} --top 20", "look at the largest tags yourself"))
-    if snapshot.source.is_session and snapshot.source.symbols == "inference":
+    if snapshot.source.is_session and (snapshot.source.symbols or "").startswith("inference"):
         steps.append(NextStep(".reload /f nt", "symbols of nt (after .symfix): they name what was inferred"))
     keep = NextStep(f"{program} snapshot{source} -o before.json", "keep this state; a later one shows what grew")
     return (*steps, keep)

@@ -7,7 +7,7 @@ import stat
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, FrozenSet, Iterator, Optional, Tuple
 
 from pykdext.errors import LayoutNotFoundError, PykdextError, SymbolNotFoundError, TargetError
 from pykdext.model import DumpSummary, PoolSnapshot
@@ -21,6 +21,7 @@ from pykdext.targets.session.debugger import is_in_debugger
 from pykdext.work import UNWATCHED, Work
 
 if TYPE_CHECKING:  # what reads memory is imported where there is memory: a log needs none of it
+    from pykdext.images.image import Image
     from pykdext.kernel.kernel import Kernel
     from pykdext.targets.dump.base import Traffic
     from pykdext.targets.protocol import Target
@@ -198,6 +199,13 @@ def _open_machine(work: Work, symbol_path: Optional[str]) -> Source:
     return Source(read_live_snapshot(), None)
 
 
+def _follow_pool_code(nt: Image) -> FrozenSet[int]:
+    """Which variables nt's pool routines use; the reader of code is loaded only for kernels that nobody knows."""
+    from pykdext.attribution.poolcode import find_pool_variables
+
+    return find_pool_variables(nt)
+
+
 def _read_target(
     target: Target,
     path: str,
@@ -207,7 +215,7 @@ def _read_target(
     from pykdext.kernel.kernel import open_kernel
     from pykdext.kernel.pool.tagtables import read_pool_snapshot
 
-    kernel = open_kernel(target, choose_symbol_path(symbol_path))
+    kernel = open_kernel(target, choose_symbol_path(symbol_path), _follow_pool_code)
     try:
         return Source(read_pool_snapshot(kernel, path, work), kernel)
     except (TargetError, LayoutNotFoundError) as error:

@@ -103,7 +103,7 @@ def test_an_unknown_kernel_is_read_by_inference(build, tmp_path, capsys):
     machine.save(dump)
     _, out, _ = run(capsys, "used", dump, "--format", "json")
     document = json.loads(out)
-    assert document["source"]["symbols"] == "inference"
+    assert document["source"]["symbols"] == "inference+code"
     assert document["coverage"]["processor_tables"] == {"read": 4, "expected": 4}
     row = next(row for row in document["tags"] if row["tag"] == "Pipo")
     assert row["nonpaged"]["bytes"] == machine.truth.tags[b"Pipo"].nonpaged_bytes

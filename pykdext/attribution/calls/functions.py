@@ -49,7 +49,17 @@ class FollowedImage:
 
     def find_flow(self, rva: int) -> Optional[FunctionFlow]:
         """The flow of the function around ``rva``; None if no function is known there or the limit is reached."""
-        bounds = self.find_bounds(rva)
+        return self._find_flow(self.find_bounds(rva))
+
+    def find_flow_from(self, entry_rva: int) -> Optional[FunctionFlow]:
+        """The flow of what a call or jump to ``entry_rva`` reaches, be it a function that nothing else shows, too."""
+        bounds = self.find_bounds(entry_rva)
+        if bounds is not None and bounds.start_rva != entry_rva:
+            ranges = tuple((max(start, entry_rva), end) for start, end in bounds.ranges if end > entry_rva)
+            bounds = FunctionBounds(entry_rva, ranges, "flow")
+        return self._find_flow(bounds)
+
+    def _find_flow(self, bounds: Optional[FunctionBounds]) -> Optional[FunctionFlow]:
         if bounds is None:
             return None
         if bounds.start_rva not in self._flows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Mapping, Optional, Protocol, Tuple
+from typing import Callable, FrozenSet, Mapping, Optional, Protocol, Tuple
 
 from pykdext.attribution.flow.state import State
 from pykdext.attribution.flow.values import Atom, Location, Value
@@ -66,6 +66,7 @@ class FunctionFlow:
         instructions that bring in a constant, and of the calls. constant_bytes: how long the instructions that bring in
         a constant are. kept: by RVA, what the function stores in variables of the image; members: by what the pointer
         is and the offset, what it stores in structures behind pointers. Numbers, what calls returned, and parameters.
+        variables: the RVAs of what it reads and writes in the image, of arrays where they begin.
         lost: why a part was not followed, or None.
     """
 
@@ -75,6 +76,7 @@ class FunctionFlow:
     constant_bytes: Mapping[int, int] = field(default_factory=dict)
     kept: Mapping[int, Value] = field(default_factory=dict)
     members: Mapping[Tuple[Atom, int], Value] = field(default_factory=dict)
+    variables: FrozenSet[int] = frozenset()
     lost: Optional[str] = None
 
     def reaches(self, rva: int) -> bool:

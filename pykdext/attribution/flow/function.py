@@ -93,6 +93,7 @@ class _FunctionWalk:
     ) -> None:
         self._apply_call = apply_call
         self._kept: Dict[int, Value] = {}
+        self._variables: Set[int] = set()
         self._members: Dict[Tuple[Atom, int], Value] = {}
         self._base = image.module.base
         self._start_rva = bounds.start_rva
@@ -124,11 +125,20 @@ class _FunctionWalk:
             unreached = self._find_unreached()
         calls = tuple(site for _, site in sorted(self._calls.items()))
         lost = self._code.lost or self._lost
-        return FunctionFlow(self._start_rva, calls, self._texts, self._constant_bytes, self._kept, self._members, lost)
+        return FunctionFlow(
+            self._start_rva,
+            calls,
+            self._texts,
+            self._constant_bytes,
+            self._kept,
+            self._members,
+            frozenset(self._variables),
+            lost,
+        )
 
     def _enter(self, rva: int, state: State) -> None:
         """Follow everything that a path from ``rva`` reaches."""
-        state.kept, state.members = self._kept, self._members
+        state.kept, state.members, state.variables = self._kept, self._members, self._variables
         self._code.enter(rva)
         self._flow(rva, state)
         while self._pending and self._steps_left > 0:

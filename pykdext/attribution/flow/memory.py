@@ -22,7 +22,7 @@ from pykdext.attribution.flow.values import (
 from pykdext.images.image import Image
 
 MAX_KEPT = 512
-"""Variables, and members of structures, in which stores of one function are noted."""
+"""Variables, and members of structures, in which stores of one function are noted; variables that it uses at all."""
 
 MAX_ENTRIES = 30
 """Entries of an array in the frame; with one more value are fewer than those that are told apart."""
@@ -56,6 +56,8 @@ class Memory:
     def load_element(self, state: State, pointer: Value, offset: int, entry_bytes: int, size: int) -> Value:
         """An entry of an array with an index that nobody knows: in the frame any of those that were written there."""
         (atom, *others) = pointer
+        if isinstance(atom, Constant) and not others:
+            self.note_variable(state, atom.number + offset)
         if others or not isinstance(atom, StackAddress) or entry_bytes < _TAG_BYTES or size != _TAG_BYTES:
             return UNKNOWN
         entries: List[Value] = []
@@ -74,8 +76,16 @@ class Memory:
                 kept = [] if len(pointer) == 1 else [state.read_frame(place, size)]
                 state.write_frame(place, size, join(value, *kept))
             else:
+                if isinstance(atom, Constant):
+                    self.note_variable(state, atom.number + offset)
                 self._note_store(state, atom, offset, size, value)
         state.escape(value)
+
+    def note_variable(self, state: State, address: int) -> None:
+        """Note that the function uses what the image has at ``address``."""
+        rva = address - self._base
+        if 0 <= rva < self._image.size and len(state.variables) < MAX_KEPT:
+            state.variables.add(rva)
 
     def load_cells(self, state: State, pointer: Value, offset: int, size: int) -> List[Cell]:
         """The pieces at ``offset`` from ``pointer``, for a vector register or a copy; empty: nothing is known."""
@@ -116,6 +126,7 @@ class Memory:
         if isinstance(atom, StackAddress):
             return state.read_frame(atom.offset + offset, size)
         if isinstance(atom, Constant):
+            self.note_variable(state, atom.number + offset)
             return self._load_image(atom.number + offset - self._base, size)
         if isinstance(atom, (Parameter, ImageRead, FieldRead)):
             read = FieldRead(atom, offset, size)

@@ -6,7 +6,7 @@ nothing of control flow.
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Iterator, NamedTuple, Optional, Protocol, Tuple, TypeVar
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Protocol, Set, Tuple, TypeVar
 
 from pykdext.attribution.flow.cells import Cells
 from pykdext.attribution.flow.values import UNKNOWN, Atom, Location, Parameter, StackAddress, Value, join
@@ -40,10 +40,11 @@ class State:
         escaped: the lowest frame offset whose address was handed to somebody, or None.
         table: the last array read with an unknown index, for a jump through it.
         kept: what was stored in variables of the image, by RVA. members: what was stored behind pointers, by what the
-        pointer is and the offset from it. All states of a function share both.
+        pointer is and the offset from it. variables: RVAs at which the image is read or written, of arrays where they
+        begin. All states of a function share these three.
     """
 
-    __slots__ = ("escaped", "frame", "kept", "members", "registers", "return_bytes", "table", "vectors")
+    __slots__ = ("escaped", "frame", "kept", "members", "registers", "return_bytes", "table", "variables", "vectors")
 
     def __init__(self, registers: Dict[str, Value], return_bytes: int) -> None:
         self.registers = registers
@@ -54,6 +55,7 @@ class State:
         self.table: Optional[Table] = None
         self.kept: Dict[int, Value] = {}
         self.members: Dict[Tuple[Atom, int], Value] = {}
+        self.variables: Set[int] = set()
 
     @property
     def cell_count(self) -> int:
@@ -67,7 +69,7 @@ class State:
         copied.vectors = self.vectors.copy()
         copied.escaped = self.escaped
         copied.table = self.table
-        copied.kept, copied.members = self.kept, self.members
+        copied.kept, copied.members, copied.variables = self.kept, self.members, self.variables
         return copied
 
     def read_register(self, name: str) -> Value:

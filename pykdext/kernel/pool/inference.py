@@ -2,14 +2,14 @@
 
 The linker keeps the pool's variables within a few pages of each other in all 213 x64 kernels of
 JPCERTCC/Windows-Symbol-Tables (never more than 4088h bytes apart), but in ever-changing order, and kernels that nobody
-has seen may keep them anywhere. So the neighbourhood is searched first, then all data of nt that can be written, for
-values that only these variables have; and what the pointers lead to must look like tables of the same tags.
+has seen may keep them anywhere. So all data of nt that can be written is searched for values that only these variables
+have; and what the pointers lead to must look like tables of the same tags.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Iterator, List, Optional, Set, Tuple
+from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.images.image import Image
@@ -19,6 +19,7 @@ from pykdext.targets.protocol import PAGE_BYTES, Target
 NEIGHBOURHOOD_BYTES = 0x5000
 MIN_ROW_BITS, MAX_ROW_BITS = 6, 20
 """A table has 2^k + 1 rows; Windows accepts 64 and more in the registry's PoolTrackTableSize (default: 4096)."""
+ROW_COUNTS = tuple((1 << bits) + 1 for bits in range(MIN_ROW_BITS, MAX_ROW_BITS + 1))
 MAX_PROCESSORS = 2048
 """Slots of ExPoolTagTables in the newest kernels."""
 
@@ -43,26 +44,26 @@ class KernelData:
         start = variable - NEIGHBOURHOOD_BYTES
         self._near = list(target.read_present(start, 2 * NEIGHBOURHOOD_BYTES))
 
-    def find_processor_tables(self, first_table: int, processors: Optional[int]) -> Optional[Tuple[int, ...]]:
-        """The pointers of ``ExPoolTagTables``, or None if they are not found or several runs could be them.
+    def find_processor_arrays(self, first_table: int, processors: Optional[int]) -> Dict[Tuple[int, ...], Set[int]]:
+        """The runs of pointers that could be ``ExPoolTagTables``, and where each of them stands.
 
-        They are a run that starts with processor 0's table and has one pointer for each processor.
+        A run starts with processor 0's table and has one pointer for each processor, each to a table with the same
+        tags. One that is the beginning of another is left out: it stands for the same tables.
         """
         wanted = processors or 1
-        for parts in (iter(self._near), self._iter_data()):
-            runs: Set[Tuple[int, ...]] = set()
-            for address, data in parts:
-                for at in self._find_pointers(address, data, first_table):
-                    run = self._confirm(self._table_pointers(data, at), wanted)
-                    if len(run) >= wanted:
-                        runs.add(run)
-            if runs:
-                return runs.pop() if len(runs) == 1 else None
-        return None
+        runs: Dict[Tuple[int, ...], Set[int]] = {}
+        for address, data in self._iter_data():
+            for at in self._find_pointers(address, data, first_table):
+                run = self._confirm(self._table_pointers(data, at), wanted)
+                if len(run) >= wanted:
+                    runs.setdefault(run, set()).add(address + at)
+        longest = [run for run in runs if not any(run != other and other[: len(run)] == run for other in runs)]
+        return {run: set().union(*(runs[part] for part in runs if run[: len(part)] == part)) for run in longest}
 
     def _iter_data(self) -> Iterator[Tuple[int, bytes]]:
-        """The sections of nt that can be written."""
-        if self._nt is None:
+        """The sections of nt that can be written; what is near the variable where they are not known."""
+        if self._nt is None or not any(section.writable and section.known for section in self._nt.sections):
+            yield from self._near
             return
         room = MAX_DATA_BYTES
         for section in self._nt.sections:
@@ -118,8 +119,7 @@ class KernelData:
             skip = -address % self._pointer_size
             end = len(data) - (len(data) - skip) % self._pointer_size
             values.update(word for (word,) in struct.iter_unpack(code, data[skip:end]))
-        counts = ((1 << bits) + 1 for bits in range(MIN_ROW_BITS, MAX_ROW_BITS + 1))
-        return tuple(count for count in counts if count in values and count - 2 in values)
+        return tuple(count for count in ROW_COUNTS if count in values and count - 2 in values)
 
 
 def _compare_tables(one: bytes, other: bytes) -> Optional[bool]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import FrozenSet, List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.pool.inference import MAX_PROCESSORS, KernelData, is_row_count, is_table_pointer
+from pykdext.kernel.pool.inference import MAX_PROCESSORS, ROW_COUNTS, KernelData, is_row_count, is_table_pointer
 
 _FIRST_BUILD_OF_VISTA = 6000
 
@@ -106,12 +106,50 @@ class _Locator:
                 f"nt!ExPoolTagTables at 0x{array.address:x} ({array.source}) does not begin with processor 0's table: "
                 "not used"
             )
-        inferred = self._kernel_data().find_processor_tables(self._first, self._processors)
+        inferred = self._infer_tables()
         if inferred is not None:
-            return inferred, "inference"
+            return inferred
         if self._processors != 1 and not self._is_single_table_kernel:
             self._warnings.append("the other processors' tag tables were not found: counts are processor 0's alone")
         return (self._first,), self._source
+
+    def _infer_tables(self) -> Optional[Tuple[Tuple[int, ...], str]]:
+        """What nt's data show, if nt's code does not contradict, and what located it; None if that is not certain.
+
+        Where several arrays could be the tables, the one that nt's pool routines use is taken, and this is told.
+        """
+        runs = self._kernel_data().find_processor_arrays(self._first, self._processors)
+        code = self._kernel.pool_code_variables if runs else frozenset()
+        used = [run for run, places in runs.items() if places & code]
+        if len(runs) == 1:
+            (run,) = runs
+            if used:
+                return run, "inference+code"
+            other = self._find_other_array(code)
+            if other is None:
+                return run, "inference"
+            self._warnings.append(
+                f"nt's data and nt's code do not agree: the processors' tag tables seem to be listed at "
+                f"0x{min(runs[run]):x}, and the pool routines use the array at 0x{other:x}: neither is used"
+            )
+        elif len(used) == 1:
+            self._warnings.append(
+                f"{len(runs)} arrays in nt's data could list the processors' tag tables: the one that nt's pool "
+                f"routines use is taken (0x{min(runs[used[0]] & code):x})"
+            )
+            return used[0], "code"
+        elif runs:
+            self._warnings.append(
+                f"{len(runs)} arrays in nt's data could list the processors' tag tables: none is used"
+            )
+        return None
+
+    def _find_other_array(self, code: FrozenSet[int]) -> Optional[int]:
+        """Another variable than nt!PoolTrackTable that pool routines use and that holds processor 0's table."""
+        for address in sorted(code - {self._variable}):
+            if self._kernel.read_word(address) == self._first:
+                return address
+        return None
 
     @property
     def _is_single_table_kernel(self) -> bool:
@@ -148,7 +186,11 @@ class _Locator:
         return None
 
     def _likely_row_count(self) -> Optional[int]:
+        """Of numbers like it near the variable the only one, or the only one that nt's pool routines use."""
         counts = self._kernel_data().find_row_counts()
+        if len(counts) != 1:
+            values = {self._kernel.read_word(address) for address in self._kernel.pool_code_variables}
+            counts = tuple(count for count in ROW_COUNTS if count in values and count - 2 in values)
         return counts[0] if len(counts) == 1 else None
 
     def _kernel_data(self) -> KernelData:

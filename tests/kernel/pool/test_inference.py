@@ -19,7 +19,7 @@ from tests.helpers.segments import SegmentsTarget
 from tests.symbols.test_pdb import table_of_kernels
 
 NT, DATA_RVA, DATA_BYTES = 0xFFFFF80000000000, 0xC00000, 0x20000
-TABLES = 0xFFFFA00000000000
+TABLES, OLDER = 0xFFFFA00000000000, 0xFFFFA00080000000
 PROCESSORS = 4
 TAGS = [bytes((65 + n % 26, 97 + n // 26, 48 + n % 10, 32)) for n in range(150)]
 ROW = {0x28: lambda key, n: struct.pack("<IIIxxxxQIIQ", key, 9 * n, n, 64 * n, 3, 1, 32)}
@@ -51,8 +51,12 @@ def tables_of(row_bytes, row_count):
     return made
 
 
-def scrambled_kernel(chance, row_bytes, row_count, build, *, gone=()):
-    """All variables at random places; decoys: copies of the pointers, runs of other pages, counts of other things."""
+def scrambled_kernel(chance, row_bytes, row_count, build, *, gone=(), copies=0, code=None, damaged=False):
+    """All variables at random places; decoys: copies of the pointers, runs of other pages, counts of other things.
+
+    ``copies`` more arrays list tables that look alike: processor 0's, and older ones. ``code`` is what the pool
+    routines use: ``array``, ``copy`` or nothing. ``damaged``: all true tables but the first hold something else.
+    """
     tables = [TABLES + number * 0x100000 for number in range(PROCESSORS)]
     others = [TABLES + 0x40000000 + number * 0x1000 for number in range(64)]
     data = bytearray(chance.choices(b"\0\0\0\1\2\x40\xff", k=DATA_BYTES))
@@ -69,8 +73,13 @@ def scrambled_kernel(chance, row_bytes, row_count, build, *, gone=()):
         return NT + DATA_RVA + at
 
     variable = put(tables[0])
+    used = {variable}
     if "array" not in gone:
-        put(*tables)
+        array = put(*tables)
+        used |= {array} if code == "array" else set()
+    older = [[tables[0], *(OLDER + (4 * n + slot) * 0x100000 for slot in range(1, 4))] for n in range(copies)]
+    places = [put(*pointers) for pointers in older]
+    used |= set(places[:1]) if code == "copy" else set()
     put(row_count)
     put(row_count - 2)
     for _ in range(8):
@@ -83,7 +92,9 @@ def scrambled_kernel(chance, row_bytes, row_count, build, *, gone=()):
     put(tables[0], 0x1234)
     segments = {NT + DATA_RVA: bytes(data)}
     for address, content in zip(tables, tables_of(row_bytes, row_count)):
-        segments[address] = content
+        segments[address] = content if address == TABLES or not damaged else bytes(range(65, 91)) * 1000
+    for pointers in older:
+        segments.update(zip(pointers[1:], tables_of(row_bytes, row_count)[:3]))
     for address in others:
         segments[address] = bytes(chance.choices(b"\0\1abcXYZ \xff", k=0x1000))
     facts = TargetFacts("segments", Machine.X64, build=build, processors=PROCESSORS)
@@ -96,7 +107,9 @@ def scrambled_kernel(chance, row_bytes, row_count, build, *, gone=()):
         pdb=None,
         iter_range=lambda rva, size: [(address - NT, piece) for address, piece in target.read_present(NT + rva, size)],
     )
-    return Kernel(target, nt, SymbolChain([TargetSymbols(target)]))
+    return Kernel(
+        target, nt, SymbolChain([TargetSymbols(target)]), follow_pool_code=lambda _: frozenset(used if code else ())
+    )
 
 
 def kernels():
@@ -133,3 +146,30 @@ def test_without_the_array_the_other_processors_are_missed_and_said(row_bytes):
     assert snapshot.coverage.processor_tables_read == 1
     assert any("other processors" in warning for warning in snapshot.warnings)
     assert outcome(snapshot, 513) == "unknown"
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_the_code_decides_among_arrays_that_look_alike_and_this_is_told(copies):
+    chance = random.Random(copies)
+    snapshot = read_pool_snapshot(scrambled_kernel(chance, 0x38, 513, None, copies=copies, code="array"))
+    assert outcome(snapshot, 513) == "right" and snapshot.source.symbols == "code"
+    assert any("pool routines use is taken" in warning for warning in snapshot.warnings)
+
+
+def test_arrays_that_look_alike_are_not_used_without_code():
+    snapshot = read_pool_snapshot(scrambled_kernel(random.Random(1), 0x38, 513, None, copies=1))
+    assert outcome(snapshot, 513) == "unknown"
+    assert any("none is used" in warning for warning in snapshot.warnings)
+
+
+def test_code_that_agrees_is_told():
+    snapshot = read_pool_snapshot(scrambled_kernel(random.Random(2), 0x50, 513, None, code="array"))
+    assert outcome(snapshot, 513) == "right" and snapshot.source.symbols == "inference+code"
+
+
+def test_nothing_is_used_where_data_and_code_do_not_agree():
+    """The only array whose tables look alike is an old one; the true one, which the routines use, leads to damage."""
+    kernel = scrambled_kernel(random.Random(3), 0x38, 513, None, copies=1, code="array", damaged=True)
+    snapshot = read_pool_snapshot(kernel)
+    assert outcome(snapshot, 513) == "unknown"
+    assert any("do not agree" in warning for warning in snapshot.warnings)

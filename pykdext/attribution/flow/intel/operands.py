@@ -187,6 +187,7 @@ class Operands:
         if operand.scale >= 4 and known is not None and len(known) == 1:
             (number,) = known
             address = number + signed(operand.displacement, self.pointer_bytes)
+            self.memory.note_variable(state, address & ((1 << 8 * self.pointer_bytes) - 1))
             absolute = operand.scale == self.pointer_bytes
             limits = numbers(state.read_register(INDEX_LIMIT))
             state.table = Table(

@@ -200,6 +200,7 @@ def _multiply(operands: Operands, state: State, instruction: IntelInstruction) -
 
 
 def _compare(operands: Operands, state: State, instruction: IntelInstruction) -> None:
+    operands.read(state, instruction, 0)  # for what it is read from
     state.registers[COMPARED] = operands.read(state, instruction, 1)
 
 

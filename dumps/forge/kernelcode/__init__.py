@@ -1,0 +1,1 @@
+"""Code of kernels: the bookkeeping of the pool, compiled."""
