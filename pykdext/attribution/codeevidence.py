@@ -261,6 +261,7 @@ def _describe_use(
         text += ", the last one through a pointer that is set at run time" if use.is_chosen else ""
     else:
         text = f"call {allocator.name} with tag {tag.text!r}"
+        text += f", one of {use.choices} that it may get" if use.choices > 1 else ""
     text += (", made by arithmetic" if is_made else "") + meaning.comment
     if allocator.structure is not None:
         text += ", in the structure that it gets"

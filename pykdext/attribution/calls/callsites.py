@@ -20,6 +20,7 @@ from pykdext.attribution.calls.storedtags import Member, Store, StoredTags
 from pykdext.attribution.calls.wrappers import MAX_STRUCTURE_BYTES, Handed, HandedOn, Wrapper, Wrappers
 from pykdext.attribution.flow.calls import CallSite, FunctionFlow
 from pykdext.attribution.flow.values import (
+    UNKNOWN,
     UNKNOWN_ATOM,
     Atom,
     Constant,
@@ -53,7 +54,7 @@ class TagUse:
         tag from it, and none of them hands it to an allocator. is_chosen: the last wrapper is called through a
         pointer that only the running driver has. kept_rva: the variable of the image in which the tag is kept from its
         source to the call, or None. member_offset: where in a structure it is stored, if all that is known is that the
-        call gets what is at the same place of a structure.
+        call gets what is at the same place of a structure. choices: the tags that the call may get, by an index.
     """
 
     call_rva: int
@@ -66,6 +67,7 @@ class TagUse:
     is_chosen: bool = False
     kept_rva: Optional[int] = None
     member_offset: Optional[int] = None
+    choices: int = 1
 
     @property
     def is_proof(self) -> bool:
@@ -165,8 +167,12 @@ class CallSites:
         callee = self._resolver.resolve(self._image, site)
         allocator = self.wrappers.find_allocator(site, callee)
         if allocator is not None:
-            for source in sought.find_sources(self.wrappers.read_tag_argument(site, allocator)):
-                yield TagUse(site.rva, source, callee, allocator)
+            value = self.wrappers.read_tag_argument(site, allocator)
+            tags = (
+                {atom.number & TAG_MASK for atom in value if isinstance(atom, Constant)} if value > UNKNOWN else set()
+            )
+            for source in sought.find_sources(value):
+                yield TagUse(site.rva, source, callee, allocator, choices=max(len(tags), 1))
             return
         for handed, source in self._iter_handed(site, callee, sought):
             found = self.wrappers.follow(callee, handed, MAX_WRAPPERS) or self._follow_pointer(site, callee, handed)
