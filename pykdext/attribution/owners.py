@@ -128,13 +128,19 @@ class ModuleFacts:
         return True if canonical_name(name) in self._windows_modules else None
 
 
-def weigh_evidence(evidence: Iterable[Evidence], facts: ModuleFacts) -> Tuple[Owner, ...]:
-    """The owners that the evidence names: the surest first, then those not part of Windows, the newest first."""
+def weigh_evidence(evidence: Iterable[Evidence], facts: ModuleFacts, *, is_object: bool = False) -> Tuple[Owner, ...]:
+    """The owners that the evidence names: the surest first, then those not part of Windows, the newest first.
+
+    With the tag of an object (``is_object``) nt comes before its equals: it allocates the objects for all others.
+    """
     by_module: Dict[str, List[Evidence]] = {}
     for item in evidence:
         by_module.setdefault(canonical_name(item.module), []).append(item)
     owners = [_owner(items, facts) for items in by_module.values()]
-    return tuple(sorted(owners, key=_precedence))
+    first = "nt" if is_object else None
+    return tuple(
+        sorted(owners, key=lambda owner: (owner.confidence.rank, canonical_name(owner.module) != first, _order(owner)))
+    )
 
 
 def _owner(items: List[Evidence], facts: ModuleFacts) -> Owner:
@@ -161,10 +167,10 @@ def _order_evidence(items: Sequence[Evidence]) -> List[Evidence]:
     return [items[index] for index in sorted(range(len(items)), key=keys.__getitem__)]
 
 
-def _precedence(owner: Owner) -> Tuple[int, int, float, str]:
+def _order(owner: Owner) -> Tuple[int, float, str]:
     foreign = {False: 0, None: 1, True: 2}[owner.part_of_windows]
     built_at = owner.version.built_at if owner.version is not None else None
-    return owner.confidence.rank, foreign, -built_at.timestamp() if built_at else 0.0, owner.module.lower()
+    return foreign, -built_at.timestamp() if built_at else 0.0, owner.module.lower()
 
 
 def find_static_library(tag: PoolTag, descriptions: Sequence[TagDescription] = ()) -> Optional[str]:

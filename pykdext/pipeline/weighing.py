@@ -73,7 +73,7 @@ def weigh_owners(
         library = find_static_library(tag, descriptions)
         if library is not None:
             evidence = list(limit_library_evidence(evidence, library))
-        owners = weigh_evidence(evidence, facts)
+        owners = weigh_evidence(evidence, facts, is_object=lists.is_object(tag))
         sharing = describe_sharing(tag, owners)
         found.append(TagOwners(tag, owners, coverage, descriptions, (sharing,) if sharing else ()))
     foreign = [

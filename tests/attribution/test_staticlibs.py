@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pykdext.attribution.owners import (
     ModuleFacts,
     describe_sharing,
@@ -89,3 +91,13 @@ def test_proofs_of_different_kinds_are_told_together():
         *[EvidenceKind.CALL] * 3,
         EvidenceKind.FREE,
     ]
+
+
+def test_of_an_objects_tag_nt_is_told_before_its_equals():
+    items = [evidence(PIPO, "pippo.sys"), evidence(PIPO, "ntoskrnl.exe"), evidence(PIPO, "topo.sys")]
+    facts = ModuleFacts((), {})
+    names = [owner.module for owner in weigh_evidence(items, facts, is_object=True)]
+    assert names == ["ntoskrnl.exe", "pippo.sys", "topo.sys"]
+    assert [owner.module for owner in weigh_evidence(items, facts)] == ["pippo.sys", "topo.sys", "ntoskrnl.exe"]
+    weaker = [evidence(PIPO, "pippo.sys"), replace(items[1], confidence=Confidence.LIKELY)]
+    assert next(iter(weigh_evidence(weaker, facts, is_object=True))).module == "pippo.sys", "only among equals"
