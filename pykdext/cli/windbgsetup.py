@@ -128,6 +128,8 @@ def _iter_simple_steps(found: Surroundings, written: Sequence[str]) -> Iterator[
     else:
         yield "  In WinDbg, once in every session (or as a startup command in its settings):"
     yield f"     .scriptload {path or chr(92).join(('FOLDER', JAVASCRIPT_NAME))}"
+    if path is not None and " " in path:
+        yield "  .scriptload takes no path with blanks: choose another folder for --write."
     yield "  Then type !poolleak, or any command as one text:"
     yield '     !poolleak "used --top 5"'
     yield "  It starts poolleak beside the debugger. A live session has no file for it: that needs the other way."

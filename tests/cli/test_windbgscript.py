@@ -6,6 +6,7 @@ text of a command on, and that its .shell starts cmd.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,14 @@ def test_a_live_session_is_told_what_it_needs(type_text):
 @pytest.mark.parametrize("typed", ["used 100%PATH%.dmp", 'find "Pipo', "used a^b.dmp"])
 def test_nothing_reaches_the_shell_that_it_would_take_for_its_own(type_text, dump, typed):
     assert "which the shell would take for its own" in type_text(session_on(dump), typed)
+
+
+def test_the_script_has_no_syntax_that_is_newer_than_the_debugger_s_engine():
+    text = (PROJECT / "pykdext" / "cli" / "data" / "poolleak.js").read_text(encoding="ascii")
+    code = re.sub(r"(?m)//.*$", "", text)
+    assert not re.search(
+        r"\?\.[A-Za-z(\[]|\?\?|\*\*|\basync\b|\bawait\b|\.\.\.\w+ *[,}]? *}|/s[gimuy]*[,;)]|catch *\{", code
+    )
 
 
 def test_links_are_commands_of_the_script(dump, capsys):

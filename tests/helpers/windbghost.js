@@ -1,7 +1,8 @@
 // WinDbg's JavaScript host for poolleak.js under Node: `node windbghost.js SCRIPT SESSION TEMP [TEXT]`.
 //
 // SESSION is what `||` prints of the session, as Microsoft's engine words it. `.shell` runs the program as cmd would take
-// the line apart: words between blanks, quotation marks around words, backslashes as they are.
+// the line apart: words between blanks, quotation marks around words, backslashes as they are. WinDbg's engine is of
+// ECMAScript 2015: what came later is taken away.
 "use strict";
 const childProcess = require("child_process");
 const fs = require("fs");
@@ -42,6 +43,16 @@ const host = {
 };
 
 const context = vm.createContext({ host });
+vm.runInContext(`
+    const newer = {
+        String: ["matchAll", "trimEnd", "trimStart", "padStart", "padEnd", "replaceAll", "at"],
+        Array: ["includes", "flat", "flatMap", "at", "findLast", "toSorted"],
+    };
+    for (const [type, names] of [[String, newer.String], [Array, newer.Array]]) {
+        names.forEach(name => { delete type.prototype[name]; });
+    }
+    ["values", "entries", "fromEntries", "hasOwn"].forEach(name => { delete Object[name]; });
+`, context);
 vm.runInContext(fs.readFileSync(script, "utf8"), context);
 const registered = vm.runInContext("initializeScript()", context);
 if (!registered.some(item => item.major === 1)) throw new Error("no version of the API is asked for");

@@ -8,6 +8,9 @@
 // The file of the dump is put behind the words before the first option, for commands that read one, unless the words
 // name a file themselves. The program runs beside the debugger and reads the file, not the session: a live session has
 // no file, and needs pykd (poolleak setup-windbg) or a dump of it (.dump /f FILE).
+//
+// WinDbg's engine is of ECMAScript 2015: nothing newer is used here. Source of what the host offers: Microsoft's
+// documentation of JavaScript debugger scripting, and public scripts that use the same calls.
 "use strict";
 
 const PROGRAM = ["poolleak"];
@@ -25,12 +28,12 @@ function initializeScript() {
 
 function poolleak(typed) {
     const words = __split(typed === undefined ? "" : String(typed));
-    const isCommand = words.length > 0 && (HELP_WORDS.includes(words[0]) || !(words[0].startsWith("-") || __isFile(words[0])));
+    const isCommand = words.length > 0 && (__isHelp(words[0]) || !(words[0].startsWith("-") || __isFile(words[0])));
     const command = isCommand ? words.shift() : "analyze";  // the program has a guess for misspelt ones
-    const asksHelp = HELP_WORDS.includes(command) || words.some(word => HELP_WORDS.includes(word));
+    const asksHelp = __isHelp(command) || words.some(__isHelp);
     const firstOption = words.findIndex(word => word.startsWith("-"));
     const end = firstOption < 0 ? words.length : firstOption;
-    if (SOURCE_COMMANDS.includes(command) && !asksHelp && !words.slice(0, end).some(__isFile)) {
+    if (SOURCE_COMMANDS.indexOf(command) >= 0 && !asksHelp && !words.slice(0, end).some(__isFile)) {
         const dump = __findDump();
         if (dump === null) {
             __print("poolleak: this session has no dump file, and poolleak reads a live one through pykd only.");
@@ -45,7 +48,7 @@ function poolleak(typed) {
         return;
     }
     const namesOutput = words.some(word => word === "-o" || word.startsWith("--output") || word.startsWith("--format"));
-    const hasLinks = SOURCE_COMMANDS.concat(TABLE_COMMANDS).includes(command) && command !== "snapshot";
+    const hasLinks = SOURCE_COMMANDS.concat(TABLE_COMMANDS).indexOf(command) >= 0 && command !== "snapshot";
     if (asksHelp || namesOutput || !hasLinks) {
         __run([command, ...words]);
         return;
@@ -64,10 +67,15 @@ function poolleak(typed) {
 // taken one of two backslashes away: those at the beginning of a word name a server.
 function __split(text) {
     const words = [];
-    for (const found of text.matchAll(/'([^']*)'|[^\s']+/g)) {
+    const pattern = /'([^']*)'|[^\s']+/g;
+    for (let found = pattern.exec(text); found !== null; found = pattern.exec(text)) {
         words.push((found[1] === undefined ? found[0] : found[1]).replace(/(?!^)\\{2,}/g, "\\"));
     }
     return words;
+}
+
+function __isHelp(word) {
+    return HELP_WORDS.indexOf(word) >= 0;
 }
 
 function __isFile(word) {
@@ -77,7 +85,7 @@ function __isFile(word) {
 // The file of the session that the debugger is in, by its list of sessions: ".  0 64-bit Kernel dump: C:\MEMORY.DMP".
 function __findDump() {
     for (const line of __execute("||")) {
-        const found = /^\.\s*\d+\s.*?\bdump: (.+)$/.exec(String(line).trimEnd());
+        const found = /^\.\s*\d+\s.*?\bdump: (.+)$/.exec(__trim(line));
         if (found) {
             return found[1];
         }
@@ -89,11 +97,15 @@ function __findDump() {
 function __run(words) {
     const quoted = [...PROGRAM, ...words].map(word => /^[\w.:\\\/=,*?-]+$/.test(word) ? word : `"${word}"`);
     for (const line of __execute(`.shell -i- cmd /c call ${quoted.join(" ")}`)) {
-        const text = String(line).trimEnd();
+        const text = __trim(line);
         if (!text.startsWith(".shell: ")) {
             __print(text);
         }
     }
+}
+
+function __trim(line) {
+    return String(line).replace(/\s+$/, "");
 }
 
 function __execute(command) {

@@ -44,6 +44,34 @@ def test_bash_completes_commands_options_and_choices(script):
     assert complete(script, "poolleak", "used", "--format", "j") == ["json"]
 
 
+ZSH = """
+zmodload zsh/zpty
+TERM=dumb
+zpty z zsh -f -i
+zpty -w z "fpath=($1 \\$fpath); PS1=; autoload -Uz compinit && compinit -u -d $1/dump; zstyle ':completion:*' list-colors ''; setopt no_beep"
+zpty -w z 'print -r -- be""gun'
+zpty -r -m z out '*begun*'
+zpty -w -n z "$2"$'\\t'
+zpty -w -n z $'\\x15print -r -- en""ded\\n'
+zpty -r -m z out '*ended*'
+print -r -- $out
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("poolleak tre", "trend"), ("poolleak find --ima", "--images"), ("poolleak used --format js", "json")],
+)
+def test_zsh_completes(tmp_path, typed, offered):
+    pytest.importorskip("shtab", reason="shtab (extra completion) is not installed")
+    assert main(["completion", "zsh", "-o", str(tmp_path / "_poolleak")]) == 0
+    done = subprocess.run(
+        ["zsh", "-f", "-c", ZSH, "zsh", str(tmp_path), typed], capture_output=True, text=True, timeout=60
+    )
+    assert offered in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "powershell"])
 def test_every_shell_gets_all_commands(shell, capsys):
     pytest.importorskip("shtab", reason="shtab (extra completion) is not installed")
@@ -67,6 +95,7 @@ def test_powershell_gets_the_words_of_each_command(capsys):
     assert "'--images'" in words["find"] and "'--images'" not in words["used"]
     assert words["used --format"].startswith("'text', 'json', 'csv'")
     assert "'powershell'" in words["completion"]
+    assert len({key.lower() for key in re.findall(r"(?m)^        '([^']*)' = ", out)}) == len(words)  # of a hash table
     for opening, closing in ("{}", "()", "[]"):
         assert out.count(opening) == out.count(closing)
 
