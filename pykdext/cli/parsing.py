@@ -35,9 +35,16 @@ class OneLineParser(argparse.ArgumentParser):
         if unknown:
             word = unknown[0]
             options = [option for action in self._actions for option in action.option_strings]
-            guess = guess_word(word.partition("=")[0], options) if word.startswith("-") else None
-            self.error(f"found {word}, {f'did you mean {guess}?' if guess else 'expected no more words'}")
+            if not word.startswith("-"):
+                self.error(f"found {word}, expected no more words")
+            guess = _guess_option(word.partition("=")[0], options)
+            self.error(f"found {word}, {f'did you mean {guess}?' if guess else 'which is no option of this command'}")
         return parsed
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Argparse's check of choices, in the words of all other errors."""
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, say_expected(str(value), list(map(str, action.choices))))
 
     def error(self, message: str) -> NoReturn:
         """End with the message and where to read on."""
@@ -103,6 +110,19 @@ def load_command(name: str) -> Command[Any]:
     """The command that is registered with this word."""
     command: Command[Any] = import_module(COMMANDS[name].module).COMMAND
     return command
+
+
+def say_expected(word: str, known: Sequence[str]) -> str:
+    """What is wrong with a word that should be one of those known, and which was meant."""
+    guess = guess_word(word, known)
+    return f"found {word!r}, " + (f"did you mean {guess}?" if guess else f"expected one of {', '.join(known)}")
+
+
+def _guess_option(word: str, options: Iterable[str]) -> Optional[str]:
+    """The option that is most like this one; all begin alike, which tells nothing."""
+    by_name = {option.lstrip("-"): option for option in options}
+    guess = guess_word(word.lstrip("-"), by_name)
+    return by_name[guess] if guess else None
 
 
 def guess_word(word: str, known: Iterable[str]) -> Optional[str]:

@@ -34,6 +34,9 @@ def end(capsys, *words):
         (["blocks"], "TAG"),
         (["blocks", "Pipo", "x", "--pooltags", "y"], "found --pooltags"),
         (["schema", "--width", "80"], "found --width"),
+        (["find", "Pipo", "x", "--frob"], "found --frob, which is no option of this command"),
+        (["used", "x", "--format", "jsn"], "found 'jsn', did you mean json?"),
+        (["completion", "fish"], "found 'fish', expected one of bash, zsh"),
     ],
 )
 def test_wrong_usage_is_one_line_with_a_guess(words, guess, capsys, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 
 
 def _show_schema(options: SchemaOptions, _call: Invocation) -> Outcome:
+    from pykdext.cli.parsing import say_expected
     from pykdext.errors import PykdextError
     from pykdext.report.schemas import iter_schema_names, load_schema
 
@@ -33,7 +34,7 @@ def _show_schema(options: SchemaOptions, _call: Invocation) -> Outcome:
     versions = [name for name in names if name.partition("/")[0] == options.name.rpartition(".")[2]]
     text = load_schema(options.name if "/" in options.name or not versions else versions[-1])
     if text is None:
-        raise PykdextError(f"schema: found {options.name!r}, expected one of {', '.join(names)}")
+        raise PykdextError(f"schema: {say_expected(options.name, names)}")
     return Outcome.of_text(text)
 
 

@@ -48,7 +48,7 @@ ZSH = """
 zmodload zsh/zpty
 TERM=dumb
 zpty z zsh -f -i
-zpty -w z "fpath=($1 \\$fpath); PS1=; autoload -Uz compinit && compinit -u -d $1/dump; zstyle ':completion:*' list-colors ''; setopt no_beep"
+zpty -w z "fpath=($1 \\$fpath); PS1=; autoload -Uz compinit && compinit -u -d $1/dump; setopt no_beep"
 zpty -w z 'print -r -- be""gun'
 zpty -r -m z out '*begun*'
 zpty -w -n z "$2"$'\\t'
