@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -169,3 +170,30 @@ def test_top_level_holds_nothing_else():
         "dumps",
         "tests",
     }
+
+
+def _iter_counted_plurals(tree):
+    """Numbers of an f-string with a plural right behind them, which one of them would not fit."""
+    for text in (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)):
+        for value, behind in zip(text.values, text.values[1:]):
+            if not (isinstance(value, ast.FormattedValue) and isinstance(behind, ast.Constant)):
+                continue
+            number = ast.unparse(value.value)
+            is_count = number.startswith(("len(", "format_count(")) or (
+                value.format_spec is not None and ast.unparse(value.format_spec).strip("f") == repr(",")
+            )
+            if (
+                is_count
+                and not number.lstrip("_").isupper()
+                and re.match(r" (?!(?:of|as) its|is |was |has )([a-z]+ )?[a-z]{2,}s\b", behind.value)
+            ):
+                yield f"{text.lineno}: {ast.unparse(text)}"
+
+
+def test_plurals_are_made_in_one_place():
+    found = [
+        f"{path.name}:{line}"
+        for path in SOURCES
+        for line in _iter_counted_plurals(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert found == [], "say it by pykdext.units.count_things(number, 'block'): one is no plural"

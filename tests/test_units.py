@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import re
 import sys
-from pathlib import Path
 
 import pytest
 
-import pykdext
 from pykdext.errors import say_install
 from pykdext.units import count_things, format_bytes, format_rate, say_rest
 
@@ -46,30 +42,3 @@ def test_sizes_below_a_kilobyte_are_whole_bytes_without_a_sign_of_nothing(size, 
     assert format_bytes(size) == words
     assert format_rate(size).lstrip("+") == words
     assert format_rate(size).startswith("+") is (round(size) > 0)
-
-
-def _iter_counted_plurals(tree):
-    """Numbers of an f-string with a plural right behind them, which one of them would not fit."""
-    for text in (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)):
-        for value, behind in zip(text.values, text.values[1:]):
-            if not (isinstance(value, ast.FormattedValue) and isinstance(behind, ast.Constant)):
-                continue
-            number = ast.unparse(value.value)
-            is_count = number.startswith(("len(", "format_count(")) or (
-                value.format_spec is not None and ast.unparse(value.format_spec).strip("f") == repr(",")
-            )
-            if (
-                is_count
-                and not number.lstrip("_").isupper()
-                and re.match(r" (?!(?:of|as) its|is |was |has )([a-z]+ )?[a-z]{2,}s\b", behind.value)
-            ):
-                yield f"{text.lineno}: {ast.unparse(text)}"
-
-
-def test_plurals_are_made_in_one_place():
-    found = [
-        f"{path.name}:{line}"
-        for path in sorted(Path(pykdext.__file__).parent.rglob("*.py"))
-        for line in _iter_counted_plurals(ast.parse(path.read_text(encoding="utf-8")))
-    ]
-    assert found == []

@@ -155,7 +155,7 @@ class HandleTableReader:
         if found.pages_read < found.pages_expected and not found.warnings:
             return found  # pages are missing, and that is told
         found.warnings.append(
-            f"handle table at 0x{table:x}: its pages lead to {len(found.headers):,} of {counted:,} handles"
+            f"handle table at 0x{table:x}: pages lead to {len(found.headers):,} of {count_things(counted, 'handle')}"
         )
         return found
 

@@ -248,7 +248,7 @@ def tell_usual(
     unread = max(censuses, key=lambda census: (census.counted or 0) - census.read, default=None)
     if unread is not None and (unread.counted or 0) - unread.read > (handles - found) / 2:
         missing = (unread.counted or 0) - unread.read
-        sentence += f"; {format_count(missing)} handles of {unread.process.label} could not"
+        sentence += f"; {count_things(missing, 'handle')} of {unread.process.label} could not"
     return Finding(HolderKind.UNKNOWN, f"{sentence}: who has the others is not known.", _UNKNOWN, step)
 
 

@@ -48,9 +48,8 @@ ZSH = """
 zmodload zsh/zpty
 TERM=dumb
 zpty z zsh -f -i
-zpty -w z "fpath=($1 \\$fpath); PS1=; autoload -Uz compinit && compinit -u -d $1/dump; setopt no_beep"
-zpty -w z 'print -r -- be""gun'
-zpty -r -m z out '*begun*'
+zpty -w z "fpath=($1 \\$fpath); autoload -Uz compinit && compinit -u -d $1/dump; setopt no_beep; PS1='rea%{%}dy>'"
+zpty -r -m z out '*ready>*'
 zpty -w -n z "$2"$'\\t'
 zpty -w -n z $'\\x15print -r -- en""ded\\n'
 zpty -r -m z out '*ended*'
