@@ -76,7 +76,7 @@ def _private_table(frames: PageFrames, width: int) -> List[str]:
     headers = ("Private pages by process", "PID", "Bytes", "Page tables", "")
     lines = format_table(headers, rows, ("left", "right", "right", "right", "left"), width)
     total = format_bytes(sum(process.bytes for process in frames.private))
-    return [*lines, *wrap(f"{total} by {format_count(len(frames.private))} processes", width)]
+    return [*lines, *wrap(f"{total} by {count_things(len(frames.private), 'process', 'processes')}", width)]
 
 
 def _commit_table(sheet: CommitSheet, width: int) -> List[str]:

@@ -8,6 +8,7 @@ from typing import FrozenSet, List, Optional, Tuple
 from pykdext.errors import MemoryReadError, SymbolNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.pool.inference import MAX_PROCESSORS, ROW_COUNTS, KernelData, is_row_count, is_table_pointer
+from pykdext.units import count_things
 
 _FIRST_BUILD_OF_VISTA = 6000
 
@@ -134,13 +135,13 @@ class _Locator:
             )
         elif len(used) == 1:
             self._warnings.append(
-                f"{len(runs)} arrays in nt's data could list the processors' tag tables: the one that nt's pool "
-                f"routines use is taken (0x{min(runs[used[0]] & code):x})"
+                f"{count_things(len(runs), 'array')} in nt's data could list the processors' tag tables: the one "
+                f"that nt's pool routines use is taken (0x{min(runs[used[0]] & code):x})"
             )
             return used[0], "code"
         elif runs:
             self._warnings.append(
-                f"{len(runs)} arrays in nt's data could list the processors' tag tables: none is used"
+                f"{count_things(len(runs), 'array')} in nt's data could list the processors' tag tables: none is used"
             )
         return None
 
