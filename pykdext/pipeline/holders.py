@@ -54,7 +54,7 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
     """The same for one row of the tag table, with what was read of the kernel's objects before."""
     types = space.types.of_tag(row.tag)
     names = tuple(kind.name or f"type {kind.index}" for kind in types)
-    lookasides = tuple(item for item in space.lookasides.lists if item.tag == row.tag)
+    lookasides = space.find_lookasides((row.tag,))
     verified = find_verified(space, row)
     censuses: Tuple[HandleCensus, ...] = ()
     sample: Optional[ObjectSample] = None

@@ -17,8 +17,8 @@ def find_object_evidence(space: ObjectSpace, tags: Sequence[PoolTag]) -> FoundCo
     """Of each tag the drivers that keep lookaside lists of it, or that Driver Verifier saw allocate with it."""
     found: Dict[PoolTag, List[Evidence]] = {}
     logged: Dict[PoolTag, List[Evidence]] = {}
-    for item in space.lookasides.lists:
-        if item.tag in tags and item.module is not None:
+    for item in space.find_lookasides(tags):
+        if item.module is not None:
             found.setdefault(item.tag, []).append(_describe_list(item, item.module))
     for driver in space.verifier.drivers:
         for caller in driver.callers:

@@ -11,7 +11,7 @@ from dumps.forge.objects.truth import LookasideTruth
 from dumps.forge.parts import Parts
 
 _BYTES = 0x80
-_LINK = 0x40
+_LINK, _LINK_NARROW = 0x40, 0x30
 _HEADS = {False: "ExNPagedLookasideListHead", True: "ExPagedLookasideListHead"}
 _PLACE_IN_DATA = 0xA00  # behind what images keep on the first page of their data
 _NT_ROUTINES = ("ExAllocatePoolWithTag", "ExFreePool")
@@ -20,22 +20,21 @@ _NT_ROUTINES = ("ExAllocatePoolWithTag", "ExFreePool")
 def write_lookasides(
     parts: Parts, modules: LoadedModules, variables: Mapping[str, int], population: Population
 ) -> List[LookasideTruth]:
-    """Write the lists of all drivers and link them; kernels without public symbols have none that could be found."""
-    if not variables:
-        return []
+    """Write the lists of all drivers and link them; of kernels without public symbols nobody knows the heads."""
     links: Dict[bool, List[int]] = {False: [], True: []}
     places: Dict[str, int] = {}
     truths = []
     for plan in (*HEALTHY_LOOKASIDES, *population.lookasides):
         va = _place(parts, modules, plan, places)
         parts.space.store(va, _pack(parts, modules, plan))
-        links[plan.paged].append(va + _LINK)
+        links[plan.paged].append(va + (_LINK_NARROW if parts.kernel.architecture.narrow else _LINK))
         in_use = plan.allocates - plan.frees
         owner = plan.driver if plan.place == "data" else None
         truths.append(LookasideTruth(va, plan.tag, plan.block_bytes, in_use, plan.allocate_misses, owner))
-    for paged, head_name in _HEADS.items():
-        _link(parts, variables[head_name], links[paged])
-    _link(parts, variables["ExSystemLookasideListHead"], [])
+    unknown_va = parts.regions.nonpaged.take(0x1000)
+    for number, (paged, head_name) in enumerate(_HEADS.items()):
+        _link(parts, variables.get(head_name, unknown_va + 0x10 * number), links[paged])
+    _link(parts, variables.get("ExSystemLookasideListHead", unknown_va + 0x20), [])
     return truths
 
 
@@ -56,7 +55,7 @@ def _pack(parts: Parts, modules: LoadedModules, plan: LookasidePlan) -> bytes:
     else:
         routines = tuple(parts.kernel.base + parts.kernel.functions[name] for name in _NT_ROUTINES)
     counts = (plan.allocates, plan.allocate_misses, plan.frees, plan.free_misses)
-    data = bytes(0x10) + struct.pack("<HH4I", 4, 256, *counts)
+    data = bytes(8 if parts.kernel.architecture.narrow else 0x10) + struct.pack("<HH4I", 4, 256, *counts)
     data += struct.pack("<I4sI", 1 if plan.paged else 0x200, plan.tag, plan.block_bytes) + pack(*routines)
     return data.ljust(_BYTES, b"\0")
 

@@ -2,22 +2,25 @@
 
 The list's structure lies in its driver's data or in one of its blocks, and names its routines. Frameworks keep lists
 for their clients: what they run is no proof against them (a buffer list that NDIS made for a network driver bears that
-driver's tag). GENERAL_LOOKASIDE is the same from XP to Windows 11 (public symbols); heads are known by symbols only.
+driver's tag). GENERAL_LOOKASIDE is the same from XP to Windows 11 (public symbols); heads are known by symbols only,
+else lists are found in drivers' data by their tag.
 """
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Set, Tuple
+from typing import Collection, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.forms import find_form
 from pykdext.kernel.objects.pages import PageReader
-from pykdext.model import Module, PoolKind, PoolTag, Struct
+from pykdext.model import PROTECTED_POOL, Module, PoolKind, PoolTag, Struct
 from pykdext.model.objects import LookasideList, LookasideLists
 from pykdext.targets.linkedlists import walk_list
+from pykdext.targets.protocol import PAGE_BYTES
 
 MAX_LISTS = 20_000
+MAX_SECTION_BYTES, MAX_DATA_BYTES = 4 << 20, 128 << 20
 _HEADS = ("ExNPagedLookasideListHead", "ExPagedLookasideListHead", "ExSystemLookasideListHead")
 _PATHS = (
     "TotalAllocates",
@@ -34,6 +37,7 @@ _PATHS = (
 _WORD = 1 << 32
 _PAGED = 1
 _MAX_ENTRY_BYTES = 1 << 20
+_MAX_DEPTH = 0x1000
 _FRAMEWORKS = frozenset(
     ("ndis.sys", "fltmgr.sys", "storport.sys", "wdf01000.sys", "classpnp.sys", "ks.sys", "portcls.sys", "netio.sys")
 )
@@ -49,6 +53,43 @@ def read_lookasides(kernel: Kernel, pages: PageReader) -> LookasideLists:
     for head in heads:
         reader.walk(head.address)
     return LookasideLists(tuple(reader.lists), True, tuple(reader.warnings))
+
+
+def find_lists_in_images(kernel: Kernel, pages: PageReader, tags: Collection[PoolTag]) -> Tuple[LookasideList, ...]:
+    """The lists of some tags that lie in drivers' data, for kernels whose heads nothing tells.
+
+    What stands around the tag must be a list: sizes, routines in images, and neighbours that lead back to it.
+    """
+    form = _find_form(kernel)
+    if form is None or not tags:
+        return ()
+    reader = _ListReader(kernel, pages, form)
+    keys = [key.to_bytes(4, "little") for tag in tags for key in (tag.key, tag.key | PROTECTED_POOL)]
+    found: Dict[int, LookasideList] = {}
+    left = MAX_DATA_BYTES
+    for image in kernel.images[1:]:
+        for section in image.sections if image.has_headers else ():
+            if not section.writable or section.executable or left <= 0:
+                continue
+            size = min(-(-section.size // PAGE_BYTES) * PAGE_BYTES, MAX_SECTION_BYTES)
+            left -= size
+            for start, data in kernel.target.read_present(image.module.base + section.rva, size):
+                for address in _iter_places(start, data, keys, form.offset("Tag") or 0, 2 * kernel.target.pointer_size):
+                    item = reader.read(address) if reader.is_list(address) else None
+                    if item is not None:
+                        found[address] = item
+    return tuple(found.values())
+
+
+def _iter_places(start: int, data: bytes, keys: Sequence[bytes], tag_offset: int, alignment: int) -> Iterator[int]:
+    """Where structures may begin whose tag is one of ``keys``."""
+    for key in keys:
+        at = data.find(key)
+        while at >= 0:
+            address = start + at - tag_offset
+            if address % alignment == 0:
+                yield address
+            at = data.find(key, at + 1)
 
 
 def read_list(kernel: Kernel, pages: PageReader, address: int) -> Optional[LookasideList]:
@@ -113,6 +154,22 @@ class _ListReader:
             is_proven=proven,
         )
 
+    def is_list(self, address: int) -> bool:
+        """Whether a list is at an address: depths that fit, routines in images, and links that come back."""
+        form, width = self._form, self._width
+        link = form.offset("ListEntry") or 0
+        depth, most = (self._pages.number(address + 2 * width + 2 * number, 2) for number in range(2))
+        if depth is None or most is None or not 0 < most <= _MAX_DEPTH or depth > most:
+            return False
+        routines = (self._pages.pointer(address + (form.offset(name) or 0)) for name in ("Allocate", "Free"))
+        if any(routine is None or self._module_of(routine) is None for routine in routines):
+            return False
+        ends = [self._pages.pointer(address + link), self._pages.pointer(address + link + width)]
+        if None in ends or 0 in ends:
+            return False
+        back = self._pages.pointer((ends[0] or 0) + width), self._pages.pointer(ends[1] or 0)
+        return any(back) and all(pointer in (None, address + link) for pointer in back)
+
     def _find_owner(self, address: int, routines: Tuple[int, int]) -> Tuple[Optional[Module], Optional[int], str, bool]:
         """Whose a list is: by the image that it lies in, else by the image of its routines."""
         inside = self._module_of(address)
@@ -135,11 +192,3 @@ def _difference(more: int, less: int) -> int:
     """How much one counter is ahead of another; both wrap around, and drift by a little below zero is none."""
     ahead = (more - less) % _WORD
     return ahead if ahead < _WORD // 2 else 0
-
-
-def group_by_tag(lists: LookasideLists) -> Dict[PoolTag, List[LookasideList]]:
-    """The lists of each tag, those with most entries in use first."""
-    groups: Dict[PoolTag, List[LookasideList]] = {}
-    for item in sorted(lists.lists, key=lambda item: -item.in_use):
-        groups.setdefault(item.tag, []).append(item)
-    return groups

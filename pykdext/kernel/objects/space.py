@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Dict, Optional, Tuple
+from typing import Collection, Dict, Optional, Tuple
 
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.census import CensusTaker
@@ -13,7 +13,7 @@ from pykdext.kernel.objects.contents import ContentsReader
 from pykdext.kernel.objects.handletables import HandleTableReader
 from pykdext.kernel.objects.handletraces import read_handle_trace
 from pykdext.kernel.objects.headers import HeaderReader
-from pykdext.kernel.objects.lookasides import read_lookasides
+from pykdext.kernel.objects.lookasides import find_lists_in_images, read_lookasides
 from pykdext.kernel.objects.objecttypes import TypeReader, TypeTable
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.kernel.objects.pooltraces import PoolTraceLog, read_pool_traces
@@ -22,7 +22,16 @@ from pykdext.kernel.objects.referencetraces import ReferenceTraces, read_referen
 from pykdext.kernel.objects.requests import RequestReader
 from pykdext.kernel.objects.stuckexits import find_stuck_exits
 from pykdext.kernel.objects.verifier import read_verifier
-from pykdext.model.objects import HandleCensus, LookasideLists, NumberCensus, Process, ProcessList, StuckProcess
+from pykdext.model import PoolTag
+from pykdext.model.objects import (
+    HandleCensus,
+    LookasideList,
+    LookasideLists,
+    NumberCensus,
+    Process,
+    ProcessList,
+    StuckProcess,
+)
 from pykdext.model.traces import OpenedAt, VerifierReport
 from pykdext.work import UNWATCHED, Work
 
@@ -88,6 +97,12 @@ class ObjectSpace:
     def lookasides(self) -> LookasideLists:
         """The lookaside lists of drivers."""
         return read_lookasides(self.kernel, self.pages)
+
+    def find_lookasides(self, tags: Collection[PoolTag]) -> Tuple[LookasideList, ...]:
+        """The lookaside lists of some tags: of all that the kernel links, else of those in drivers' data."""
+        if self.lookasides.found:
+            return tuple(item for item in self.lookasides.lists if item.tag in tags)
+        return find_lists_in_images(self.kernel, self.pages, tags)
 
     @cached_property
     def verifier(self) -> VerifierReport:

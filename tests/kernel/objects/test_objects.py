@@ -165,10 +165,32 @@ def test_driver_verifier(build, pages_lost, tmp_path):
     assert {caller.module for caller in logged} == set(told)
 
 
-def test_without_symbols_the_lists_are_not_known(tmp_path):
-    with open_space(make_machine("lookaside", 22000, "arm64"), tmp_path) as space:
+@pytest.mark.parametrize(
+    ("arch", "build"), [("x64", 6002), ("arm64", 22000), ("x86", 2600), ("x86pae", 19041)], ids=str
+)
+def test_without_symbols_lists_are_found_in_data(arch, build, tmp_path):
+    """Nothing tells the heads: what a driver's data hold is found by its tag, and proven by the ring that it is in."""
+    machine = make_machine("lookaside", build, arch)
+    tags = [PoolTag(item.tag) for item in machine.truth.objects.lookasides]
+    with open_space(machine, tmp_path) as space:
         assert not space.lookasides.found
-        assert space.lookasides.lists == ()
+        found = space.find_lookasides(tags)
+        assert space.find_lookasides([PoolTag.from_text("NtFs")]) == ()
+    told = {item.va: item for item in machine.truth.objects.lookasides if item.driver is not None}
+    assert {(item.address, item.tag.raw, item.module, item.in_use, item.is_proven) for item in found} == {
+        (va, item.tag, item.driver, item.in_use, True) for va, item in told.items()
+    }
+
+
+def test_what_only_looks_like_a_list_is_none(tmp_path):
+    machine = make_machine("lookaside", 22000, "arm64")
+    (item,) = [item for item in machine.truth.objects.lookasides if item.tag == b"Lkas"]
+    kept = machine.read_virtual(item.va, 0x80)
+    for place, damage in ((0x12, b"\0\0"), (0x30, bytes(8)), (0x40, bytes(8)), (0x40, struct.pack("<Q", item.va))):
+        machine.write_virtual(item.va + place, damage)
+        with open_space(machine, tmp_path) as space:
+            assert space.find_lookasides([PoolTag(b"Lkas")]) == (), hex(place)
+        machine.write_virtual(item.va, kept)
 
 
 def test_a_level_that_does_not_exist(tmp_path):
