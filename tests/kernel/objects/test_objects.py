@@ -202,6 +202,12 @@ def test_a_level_that_does_not_exist(tmp_path):
     with open_space(machine, tmp_path) as space:
         process = next(process for process in space.processes.processes if process.pid == 4312)
         census = space.take_census(process)
+    assert census.read == census.counted == machine.truth.objects.process(4312).handles
+    assert "its level is wrong, read as level 1" in census.warnings[0]
+    machine.write_virtual(code & ~7, bytes(0x1000))
+    with open_space(machine, tmp_path) as space:
+        process = next(process for process in space.processes.processes if process.pid == 4312)
+        census = space.take_census(process)
     assert census.read == 0
     assert "found level 3" in census.warnings[0]
 
