@@ -95,6 +95,7 @@ def _find_big_blocks(kernel: Kernel, tag: PoolTag, warnings: List[str], work: Wo
     except TargetError as error:
         warnings.append(f"{error}; big blocks are missing")
         return ()
+    warnings += pages.warnings
     if pages.rows_read < pages.rows_expected and not work.is_ended:
         missing = pages.rows_expected - pages.rows_read
         warnings.append(

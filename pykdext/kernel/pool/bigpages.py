@@ -11,28 +11,23 @@ from typing import Collection, List, Optional, Tuple
 
 from pykdext.errors import LayoutNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.pool.biglocation import (
+    FIELDS,
+    FREE,
+    MAX_ROWS,
+    TYPE_NAME,
+    count_plausible_rows,
+    list_big_forms,
+    locate_big_table,
+)
 from pykdext.kernel.structs import iter_whole_rows
-from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag, Record, Struct
-from pykdext.model.layouts import make_struct
-from pykdext.model.structtables import SOURCE, list_layouts
+from pykdext.model import PROTECTED_POOL, Allocation, PoolKind, PoolTag, Record, Struct
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.units import count_things
 from pykdext.work import UNWATCHED, Work
 
-MAX_ROWS = 1 << 24
-"""Windows doubles the table as it fills; 16 million entries describe 64 GiB in the smallest big allocations."""
-
-_FREE = 1
-"""Bit 0 of Va: the entry is not in use."""
-
-_TYPE_NAME = "_POOL_TRACKER_BIG_PAGES"
-_FIELDS = ("Va", "Key", "PoolType", "NumberOfBytes", "NumberOfPages")
-
 _SMALLEST_ROW = 12
 _SAMPLE_BYTES = 16 * PAGE_BYTES
-_PLAUSIBLE_SHARE = 0.9
-"""The right layout shows at least this share of its used rows as pages of the kernel with printable tags."""
-
 _PAGED_TYPE = 0x001
 _PAGED_FLAG, _NONPAGED_FLAGS = 0x100, 0x0C0
 _LAST_BUILD_WITH_POOL_TYPE = 22000
@@ -41,11 +36,12 @@ _LAST_BUILD_WITH_POOL_TYPE = 22000
 
 @dataclass(frozen=True)
 class BigPages:
-    """The live entries of the table, and how much of it was read."""
+    """The live entries of the table, how much of it was read, and what is uncertain about it, in words."""
 
     allocations: Tuple[Allocation, ...]
     rows_read: int
     rows_expected: int
+    warnings: Tuple[str, ...] = ()
 
 
 def read_big_pages(kernel: Kernel, tags: Collection[PoolTag], work: Work = UNWATCHED) -> BigPages:
@@ -55,12 +51,7 @@ def read_big_pages(kernel: Kernel, tags: Collection[PoolTag], work: Work = UNWAT
         TargetError: the table cannot be found, or nothing of it is in memory.
     """
     target = kernel.target
-    base, count = kernel.find_variable("PoolBigPageTable"), kernel.find_variable("PoolBigPageTableSize")
-    if not base or not count:
-        raise TargetError(
-            "big-page table: found no symbol for nt!PoolBigPageTable and its size, expected both. "
-            "Hint: give the kernel's PDB with --symbols"
-        )
+    base, count, warnings = locate_big_table(kernel)
     if count > MAX_ROWS:
         raise TargetError(f"big-page table: found {count_things(count, 'row')}, expected at most {MAX_ROWS:,}")
     form = _find_form(kernel, base, count)
@@ -72,45 +63,31 @@ def read_big_pages(kernel: Kernel, tags: Collection[PoolTag], work: Work = UNWAT
         for rows in iter_whole_rows(target.read_present(base, count * form.stride), base, form.stride, count):
             rows_read += len(rows) // form.stride
             for number, (address, key) in enumerate(keys.iter_unpack(rows)):
-                if key in tags_by_key and address and not address & _FREE:
+                if key in tags_by_key and address and not address & FREE:
                     row = form.parse(rows[number * form.stride : (number + 1) * form.stride])
                     allocations.append(_allocation(row, tags_by_key[key], target.facts.build))
     if not rows_read and not work.is_ended:
         raise TargetError(f"big-page table at 0x{base:x}: found no page of it, expected {count_things(count, 'row')}")
-    return BigPages(tuple(allocations), rows_read, count)
+    return BigPages(tuple(allocations), rows_read, count, warnings)
 
 
 def _find_form(kernel: Kernel, base: int, count: int) -> Struct:
     """The layout of the table's rows: by symbols, by the build, else the shipped one that reads the most as rows."""
-    form = kernel.struct(_TYPE_NAME, *_FIELDS, sizes={"Key": 4})
+    form = kernel.struct(TYPE_NAME, *FIELDS, sizes={"Key": 4})
     if form is not None and form.has("Va", "Key"):
         return form
     target = kernel.target
     head = next((data for at, data in target.read_present(base, count * _SMALLEST_ROW) if at == base), b"")
     best: Optional[Struct] = None
     most = 0
-    for shipped in list_layouts(_TYPE_NAME):
-        if any(kernels.machine.pointer_size == target.pointer_size for kernels in shipped.kernels):
-            candidate = make_struct(_TYPE_NAME, SOURCE, shipped.layout, _FIELDS, lambda _: None)
-            plausible = _count_plausible_rows(candidate, head[:_SAMPLE_BYTES], target.machine)
-            # Of layouts that read the keys alike the longer one is the newer: the unknown kernel is newer than all.
-            if plausible and (plausible, candidate.stride) > (most, best.stride if best else 0):
-                best, most = candidate, plausible
+    for candidate in list_big_forms(target.pointer_size):
+        plausible = count_plausible_rows(candidate, head[:_SAMPLE_BYTES], target.machine)
+        # Of layouts that read the keys alike the longer one is the newer: the unknown kernel is newer than all.
+        if plausible and (plausible, candidate.stride) > (most, best.stride if best else 0):
+            best, most = candidate, plausible
     if best is None:
         raise LayoutNotFoundError(target.facts.build, "POOL_TRACKER_BIG_PAGES", "rows that are like none that is known")
     return best
-
-
-def _count_plausible_rows(form: Struct, table: bytes, machine: Machine) -> int:
-    """How many rows hold the address of a kernel page, used or free, with a printable tag; 0 if too many do not."""
-    rows = [(va, key) for va, key, *_ in form.iter_unpack(table) if va & ~_FREE]
-    good = sum(
-        va >= machine.kernel_start
-        and va % PAGE_BYTES in (0, _FREE)
-        and all(0x20 <= byte < 0x7F for byte in (key & ~PROTECTED_POOL).to_bytes(4, "little"))
-        for va, key in rows
-    )
-    return good if good >= _PLAUSIBLE_SHARE * len(rows) else 0
 
 
 def _allocation(row: Record, tag: PoolTag, build: Optional[int]) -> Allocation:

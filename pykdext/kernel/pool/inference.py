@@ -63,14 +63,8 @@ class KernelData:
     def _iter_data(self) -> Iterator[Tuple[int, bytes]]:
         """The sections of nt that can be written; what is near the variable where they are not known."""
         if self._nt is None or not any(section.writable and section.known for section in self._nt.sections):
-            yield from self._near
-            return
-        room = MAX_DATA_BYTES
-        for section in self._nt.sections:
-            if section.writable and section.known and room > 0:
-                for rva, data in self._nt.iter_range(section.rva, min(section.size, room)):
-                    yield self._nt.module.base + rva, data
-                room -= section.size
+            return iter(self._near)
+        return _iter_written(self._nt)
 
     def _find_pointers(self, address: int, data: bytes, pointer: int) -> Iterator[int]:
         """Where in ``data`` the pointer stands, the variable of processor 0's table itself left out."""
@@ -120,6 +114,28 @@ class KernelData:
             end = len(data) - (len(data) - skip) % self._pointer_size
             values.update(word for (word,) in struct.iter_unpack(code, data[skip:end]))
         return tuple(count for count in ROW_COUNTS if count in values and count - 2 in values)
+
+
+def _iter_written(nt: Image) -> Iterator[Tuple[int, bytes]]:
+    """What is in memory of nt's sections that can be written, by address."""
+    room = MAX_DATA_BYTES
+    for section in nt.sections:
+        if section.writable and section.known and room > 0:
+            for rva, data in nt.iter_range(section.rva, min(section.size, room)):
+                yield nt.module.base + rva, data
+            room -= section.size
+
+
+def iter_variables(target: Target, nt: Optional[Image]) -> Iterator[Tuple[int, int]]:
+    """Address and value of every pointer-sized word in nt's data that can be written."""
+    size = target.pointer_size
+    code = "<Q" if size == 8 else "<I"
+    for address, data in _iter_written(nt) if nt is not None else ():
+        skip = -address % size
+        end = len(data) - (len(data) - skip) % size
+        for number, (word,) in enumerate(struct.iter_unpack(code, data[skip:end])):
+            if word:
+                yield address + skip + number * size, word
 
 
 def _compare_tables(one: bytes, other: bytes) -> Optional[bool]:
