@@ -201,6 +201,8 @@ class CallSites:
                 yield Parameter(location), source
         for member, value in self.wrappers.find_members(site, callee):
             yield from ((member, source) for source in sought.find_sources(value))
+        if callee is None:
+            return  # of a function that is not known no structure in data is believed to be its: texts go to any
         for location in argument_locations(self._machine) if sought.variables else ():
             for atom in site.frame.argument(location, self._machine.pointer_size):
                 for variable, offset in sought.find_members(atom, self._image):
@@ -245,7 +247,7 @@ class CallSites:
             return
         for site in flow.calls:
             callee = self._resolver.resolve(self._image, site)
-            for location in argument_locations(self._machine):
+            for location in argument_locations(self._machine) if callee is not None else ():
                 if site.frame.argument(location, self._machine.pointer_size) == {store.base}:
                     member = FieldRead(Parameter(location), store.offset, TAG_BYTES)
                     found = self.wrappers.follow(callee, member, MAX_WRAPPERS)

@@ -66,6 +66,10 @@ class FollowedImage:
             self._flows[bounds.start_rva] = self._follow(bounds)
         return self._flows[bounds.start_rva]
 
+    def is_followed(self, bounds: FunctionBounds) -> bool:
+        """Whether the flow of the function is known, or that there is none."""
+        return bounds.start_rva in self._flows
+
     def find_name(self, start_rva: int) -> Optional[str]:
         """The exported name of a function, or None."""
         if self._exports is None:

@@ -27,6 +27,7 @@ from pykdext.attribution.flow.values import (
     Value,
 )
 from pykdext.attribution.places.tagencodings import TAG_BYTES
+from pykdext.images.functiontable import FunctionBounds
 
 MAX_CONSTRUCTORS = 2
 """Functions between the one that has the tag and the one that stores it."""
@@ -36,6 +37,9 @@ MAX_READERS = 16
 
 MAX_ALLOCATING = 64
 """Functions that call allocators and are looked at for members which they read as tags, the smallest first."""
+
+MAX_FOLLOWED_BYTES = 1 << 16
+"""Code of one image that is followed for what is stored, besides the functions around the tags themselves."""
 
 MAX_POINTEES = 8
 """Functions to which one call through a pointer may lead."""
@@ -72,6 +76,7 @@ class StoredTags:
         self._resolver = resolver
         self._wrappers = wrappers
         self._by_parameter: Dict[Tuple[int, Location, int], Tuple[Store, ...]] = {}
+        self._room_bytes = MAX_FOLLOWED_BYTES
         self._pointees: Dict[int, Tuple[int, ...]] = {}
         self._member_reads: Optional[Tuple[MemberRead, ...]] = None
 
@@ -117,7 +122,9 @@ class StoredTags:
             return
         for atom in site.frame.argument(store.base.location, self._image.machine.pointer_size):
             rva = atom.number - self._image.module.base + store.offset if isinstance(atom, Constant) else -1
-            yield rva if 0 <= rva < self._image.size else Member(atom, store.offset)
+            if 0 <= rva < self._image.size:
+                yield rva
+            yield Member(atom, store.offset)
 
     def find_functions(self, target: Value) -> Tuple[int, ...]:
         """The functions of the image to which a call through ``target`` may lead: pointers in variables, or in tables.
@@ -136,8 +143,10 @@ class StoredTags:
             return self._pointees[atom.rva]
         if not isinstance(atom, FieldRead):
             return ()
-        tables = self._find_pointees(atom.base)
-        return tuple(dict.fromkeys(rva for table in tables for rva in self._iter_pointees(table + atom.offset)))
+        variables = (
+            ImageRead(table + atom.offset, atom.size) for table in self._find_pointees(atom.base)[:MAX_POINTEES]
+        )
+        return tuple(dict.fromkeys(rva for variable in variables for rva in self._find_pointees(variable)))
 
     def _iter_pointees(self, variable_rva: int) -> Iterator[int]:
         image, size = self._image, self._image.machine.pointer_size
@@ -147,7 +156,7 @@ class StoredTags:
         around = {self._followed.find_bounds(rva) for rva in places}
         wanted = sorted((bounds for bounds in around if bounds is not None), key=lambda b: (b.size_bytes, b.start_rva))
         for bounds in wanted[:MAX_READERS]:
-            flow = self._followed.find_flow(bounds.start_rva)
+            flow = self._follow(bounds)
             kept = flow.kept.get(variable_rva, ()) if flow is not None else ()
             numbers += [atom.number for atom in kept if isinstance(atom, Constant)]
         yield from (number - image.module.base for number in numbers if 0 < number - image.module.base < image.size)
@@ -156,6 +165,14 @@ class StoredTags:
         bounds = self._followed.find_bounds(rva)
         return bounds is not None and bounds.start_rva == rva
 
+    def _follow(self, bounds: FunctionBounds) -> Optional[FunctionFlow]:
+        """The flow of a function, if it is known or there is room: the functions around other tags need theirs."""
+        if not self._followed.is_followed(bounds):
+            if bounds.size_bytes > self._room_bytes:
+                return None
+            self._room_bytes -= bounds.size_bytes
+        return self._followed.find_flow(bounds.start_rva)
+
     def find_readers(self, variables: Sequence[int], known: FrozenSet[int]) -> List[FunctionFlow]:
         """The functions, but those that begin at ``known``, that read a variable or refer to a structure with it."""
         starts = {rva - rva % size for rva in variables for size in _CONSTANT_BYTES}
@@ -163,15 +180,20 @@ class StoredTags:
         places = {rva for rvas in find_references(self._image, starts).values() for rva in rvas}
         around = {bounds for rva in places for bounds in (self._followed.find_bounds(rva),) if bounds is not None}
         wanted = sorted((bounds for bounds in around if bounds.start_rva not in known), key=lambda b: b.size_bytes)
-        flows = (self._followed.find_flow(bounds.start_rva) for bounds in wanted[:MAX_READERS])
+        flows = (self._follow(bounds) for bounds in wanted[:MAX_READERS])
         return [flow for flow in flows if flow is not None]
 
     def find_member_read(self, member: Member) -> Optional[MemberRead]:
-        """A call that allocates with a member at the same place of a structure: of the same variable's, if there is."""
+        """A call that allocates with a member at the same place of a structure: of the same variable's, if there is.
+
+        Structures of all kinds begin with a signature: what stands first in another one is none.
+        """
         if self._member_reads is None:
             self._member_reads = tuple(self._iter_member_reads())
         same = [read for read in self._member_reads if read.offset == member.offset]
-        return next((read for read in same if read.base == member.base), next(iter(same), None))
+        return next(
+            (read for read in same if read.base == member.base), next(iter(same), None) if member.offset else None
+        )
 
     def _iter_member_reads(self) -> Iterator[MemberRead]:
         """The calls of allocators that get a member as the tag, in the functions that call them."""
@@ -179,7 +201,7 @@ class StoredTags:
         around = {self._followed.find_bounds(rva) for rva in places}
         wanted = sorted((bounds for bounds in around if bounds is not None), key=lambda b: (b.size_bytes, b.start_rva))
         for bounds in wanted[:MAX_ALLOCATING]:
-            flow = self._followed.find_flow(bounds.start_rva)
+            flow = self._follow(bounds)
             for site in flow.calls if flow is not None else ():
                 allocator = self._wrappers.find_allocator(site, self._resolver.resolve(self._image, site))
                 if allocator is None or not allocator.action.is_proof:

@@ -39,8 +39,8 @@ from pykdext.attribution.flow.values import (
 from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.image import Image
 
-MAX_STRUCTURE_BYTES = 128
-"""Of a structure on the stack in which a tag is looked for."""
+MAX_STRUCTURE_BYTES, MAX_UNKNOWN_BYTES = 128, 64
+"""Of a structure on the stack in which a tag is looked for; less of one for a function that is chosen at run time."""
 
 MAX_CALLBACKS = 32
 """Functions of one image that are followed because a pointer may lead to them, the smallest first."""
@@ -117,14 +117,16 @@ class Wrappers:
             return ()
         key = id(site.frame)
         if key not in self._members:
-            self._members[key] = (site, tuple(self._iter_members(site)))  # kept with it: no other frame takes its key
+            size_bytes = MAX_UNKNOWN_BYTES if callee is None else MAX_STRUCTURE_BYTES
+            members = tuple(self._iter_members(site, size_bytes))
+            self._members[key] = (site, members)  # kept with it: no other frame takes its key
         return self._members[key][1]
 
-    def _iter_members(self, site: CallSite) -> Iterator[Tuple[FieldRead, Value]]:
+    def _iter_members(self, site: CallSite, size_bytes: int) -> Iterator[Tuple[FieldRead, Value]]:
         for location in argument_locations(self._machine):
             for atom in site.frame.argument(location, self._machine.pointer_size):
                 if isinstance(atom, StackAddress):
-                    for offset in range(0, MAX_STRUCTURE_BYTES, TAG_BYTES):
+                    for offset in range(0, size_bytes, TAG_BYTES):
                         value = site.frame.stack(atom.offset + offset, TAG_BYTES)
                         if value != UNKNOWN:
                             yield FieldRead(Parameter(location), offset, TAG_BYTES), value
