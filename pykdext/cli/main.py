@@ -42,6 +42,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command and return its exit status; everything a user did wrong is said in one line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     screen = open_screen()
+    try:
+        return _read_and_run(words, screen)
+    except KeyboardInterrupt:
+        return _fail(screen, "interrupted", INTERRUPTED)
+
+
+def _read_and_run(words: Sequence[str], screen: Screen) -> int:
     in_debugger = is_in_debugger()
     if in_debugger and words and not any(words):
         return _fail(screen, _ARGUMENTS_LOST, USAGE)
@@ -64,8 +71,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         if options.debug:
             raise
         return _fail(screen, _redact(_describe(error), options), UNUSABLE)
-    except KeyboardInterrupt:
-        return _fail(screen, "interrupted", INTERRUPTED)
     except SystemExit:  # Ctrl-Break, as pykd delivers it
         screen.write_error("poolleak: interrupted")
         raise

@@ -261,3 +261,12 @@ def test_closed_outputs_end_nothing(dump, closed):
     command = f"{shlex.quote(sys.executable)} -m pykdext used {shlex.quote(str(dump))} {closed}"
     done = subprocess.run(command, shell=True, cwd=PROJECT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interruption_before_the_work_begins_is_one_line_too(monkeypatch, capsys):
+    def interrupt(_name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pykdext.cli.main.load_command", interrupt)
+    assert main(["used", "x"]) == 130
+    assert capsys.readouterr().err == "poolleak: interrupted\n"
