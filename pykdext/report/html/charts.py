@@ -75,7 +75,7 @@ def _draw_pool(
 ) -> BarChart:
     return BarChart(
         f"{pool.value.capitalize()} pool",
-        f"The {TAGS_SHOWN} largest tags and the rest together; suspects in red.",
+        f"Tags by what they hold; those after the {TAGS_SHOWN} largest together, suspects in red.",
         _lay_out(
             [
                 _Amount(

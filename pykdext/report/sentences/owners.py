@@ -91,7 +91,9 @@ def list_identity(owner: Owner) -> List[Tuple[str, str]]:
     linked = f" ({format_moment(version.built_at)})" if version.built_at else " (not a time)"
     end = None if owner.base is None or version.image_bytes is None else owner.base + version.image_bytes
     size = (
-        "" if version.image_bytes is None else f"{version.image_bytes:x} ({count_things(version.image_bytes, 'byte')})"
+        ""
+        if version.image_bytes is None
+        else f"0x{version.image_bytes:x} ({count_things(version.image_bytes, 'byte')})"
     )
     pdb = version.pdb_file and f"{version.pdb_file}, GUID {version.pdb_guid}, age {version.pdb_age}"
     items = (
