@@ -11,6 +11,7 @@ from dumps.forge.architectures import X64
 from dumps.forge.counters import shrink_counters, usual_counters
 from dumps.forge.driverfile import DRIVER_TAGS, holds_tag
 from dumps.forge.entryformats import INVALID_PTE_MASK, NarrowSoftwareEntries, SoftwareEntries
+from dumps.forge.frameowners import FrameOwners
 from dumps.forge.headers import DumpHeader
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.loader import UnloadedDriver
@@ -99,13 +100,14 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
         pool.write_big_pages()
     objects = None
     if population is not None:
+        parts.frame_owners = FrameOwners() if wishes.page_frames is not None else None
         objects = ObjectWriter(parts, modules, types, _NOW, scenario.uptime_seconds, traced=wishes.traced)
         objects.write(population)
         for tag, blocks in objects.blocks.items():
             pool.blocks.setdefault(tag, []).extend(blocks)
     write_processors(parts, scenario.bugcheck, modules.code_addresses())
     limits = write_variables(parts, totals, encoded=wishes.encoded_kdbg)
-    memory, frames = _write_memory(parts, wishes, totals)
+    memory, frames, private = _write_memory(parts, wishes, totals)
     write_shared_user_data(parts, _NOW, scenario.uptime_seconds)
     if architecture.is_virtual:
         write_processes(parts)
@@ -116,7 +118,7 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
 
     found = None if objects is None else objects.truth
     truth = _tell_truth(scenario, parts, modules, unloaded, tags, pool, limits, found)
-    truth = replace(truth, memory=memory, frames=frames)
+    truth = replace(truth, memory=memory, frames=frames, private_frames=private)
     user_frames, free_frames = write_user_pages(parts) if wishes.user_pages else (frozenset(), frozenset())
     machine = ForgedMachine(
         truth=truth,
@@ -171,16 +173,18 @@ def _tell_truth(
     )
 
 
-def _write_memory(parts: Parts, wishes: Wishes, totals: PoolTotals) -> Tuple[Dict[str, int], Dict[str, int]]:
-    """Return what the memory manager counts beside the pools, and the uses of page frames, as far as wished for."""
-    memory, frames = {}, {}
+def _write_memory(
+    parts: Parts, wishes: Wishes, totals: PoolTotals
+) -> Tuple[Dict[str, int], Dict[str, int], Dict[int, int]]:
+    """Return what the memory manager counts beside the pools, the uses of page frames, and whose private ones are."""
+    memory, frames, private = {}, {}, {}
     if wishes.memory is not None:
         memory = write_memory_counters(parts, wishes.memory, totals.committed_pages, totals.nonpaged_pages)
     if wishes.page_frames is not None:
         large = parts.addresses["page:large"] = parts.regions.tables.take(1 << 21, alignment=1 << 21)
         parts.space.map_large(large, parts.space.frames.take_large(0x200))
-        frames = write_page_frames(parts, PFN_DATABASE, wishes.page_frames)
-    return memory, frames
+        frames, private = write_page_frames(parts, PFN_DATABASE, wishes.page_frames)
+    return memory, frames, private
 
 
 def _build_header(scenario: Scenario, parts: Parts) -> DumpHeader:

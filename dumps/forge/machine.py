@@ -43,7 +43,8 @@ class Truth:
     pools 'nonpaged' and 'paged' and of 'commit', None where this kernel keeps a number at no known place. ``objects``
     is what lives on machines of the scenarios of objects; where processes leak, no tag of the pools need be
     large. ``memory`` are further numbers of the memory manager,
-    ``frames`` says how many page frames have which use; both are empty unless they were wished for.
+    ``frames`` says how many page frames have which use, ``private_frames`` how many of them are private pages of which
+    process; all are empty unless they were wished for.
     """
 
     build: int
@@ -65,6 +66,7 @@ class Truth:
     objects: Optional[ObjectTruth] = None
     memory: Dict[str, int] = field(default_factory=dict)
     frames: Dict[str, int] = field(default_factory=dict)
+    private_frames: Dict[int, int] = field(default_factory=dict)
 
 
 @dataclass

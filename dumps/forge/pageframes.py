@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import struct
 from dataclasses import dataclass
-from typing import Dict, List
+from typing import Counter, Dict, List, Optional, Tuple
 
 from dumps.forge.entryformats import X64
 from dumps.forge.kernels import KernelBuild
@@ -63,31 +63,56 @@ def page_frame_variables(kernel: KernelBuild) -> Dict[str, int]:
     return {name: places[kernel.build] for name, places in _VARIABLES.items() if kernel.build in places}
 
 
-def write_page_frames(parts: Parts, database_va: int, plan: FramePlan) -> Dict[str, int]:
-    """Write the database and the regions of system space; return how many frames have each use."""
+def write_page_frames(parts: Parts, database_va: int, plan: FramePlan) -> Tuple[Dict[str, int], Dict[int, int]]:
+    """Write the database and the regions of system space; return the frames by use, and private ones by PID.
+
+    Where processes have page tables of their own, these stand in the first chunk, which nothing repeats.
+    """
     regions = _write_regions(parts, database_va)
     highest_at = _HIGHEST_PAGE_AT.get(parts.kernel.build)
     if highest_at is not None:
         place = parts.variable("MiSystemPartition") + highest_at
         parts.space.store(place, struct.pack("<Q", plan.frames - 1))
     chunks = [_Chunk(parts, regions, plan.shares, number) for number in range(_CHUNKS)]
-    total: Dict[str, int] = {}
+    total: Counter[str] = Counter()
+    private: Counter[int] = Counter()
     for first in range(0, plan.frames, CHUNK_RECORDS):
         chunk = parts.chance.choice(chunks)
+        if not first and parts.frame_owners is not None:
+            chunk = _Chunk(parts, regions, plan.shares, _CHUNKS, parts.frame_owners.list_tables())
         for number, frame in enumerate(chunk.frames):
             parts.space.map_page(database_va + first * RECORD_BYTES + number * PAGE_BYTES, frame)
-        for use, count in chunk.uses.items():
-            total[use] = total.get(use, 0) + count
-    return total
+        total.update(chunk.uses)
+        private.update(chunk.private)
+    return dict(total), dict(private)
 
 
 class _Chunk:
-    """4,096 records in 48 pages."""
+    """4,096 records in 48 pages; ``tables`` are page tables of processes, by the numbers of their records."""
 
-    def __init__(self, parts: Parts, regions: Dict[str, int], shares: Dict[str, int], number: int) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        regions: Dict[str, int],
+        shares: Dict[str, int],
+        number: int,
+        tables: Optional[Dict[int, Tuple[int, int]]] = None,
+    ) -> None:
         chance = random.Random(f"frames {parts.kernel.build} {number}")
         uses = chance.choices(list(shares), list(shares.values()), k=CHUNK_RECORDS)
-        data = b"".join(_pack_record(parts, use, regions, chance) for use in uses)
+        self.private: Counter[int] = Counter()
+        records = []
+        for place, use in enumerate(uses):
+            if tables and place in tables:
+                uses[place] = "tables"
+                records.append(_pack_record(parts, "tables", regions, chance, *tables[place]))
+            elif use in ("private", "transition") and parts.frame_owners is not None:
+                pid, parent = parts.frame_owners.choose_parent(chance)
+                self.private[pid] += 1
+                records.append(_pack_record(parts, use, regions, chance, None, parent))
+            else:
+                records.append(_pack_record(parts, use, regions, chance))
+        data = b"".join(records)
         self.uses = {use: uses.count(use) for use in shares}
         self.frames: List[int] = []
         for offset in range(0, len(data), PAGE_BYTES):
@@ -127,7 +152,14 @@ def _write_regions(parts: Parts, database_va: int) -> Dict[str, int]:
     return starts
 
 
-def _pack_record(parts: Parts, use: str, regions: Dict[str, int], chance: random.Random) -> bytes:
+def _pack_record(
+    parts: Parts,
+    use: str,
+    regions: Dict[str, int],
+    chance: random.Random,
+    entry: Optional[int] = None,
+    parent: Optional[int] = None,
+) -> bytes:
     lists = {
         "zeroed": _ZEROED,
         "free": _FREE,
@@ -138,8 +170,8 @@ def _pack_record(parts: Parts, use: str, regions: Dict[str, int], chance: random
     }
     location, prototype = lists.get(use, _ACTIVE), use in ("shareable", "standby")
     late = parts.kernel.build >= 19041
-    flags = chance.getrandbits(36) | (1 << (63 if late else 57) if prototype else 0)
-    entry = _entry_va(parts, use, regions, chance)
+    flags = (chance.getrandbits(36) if parent is None else parent) | (1 << (63 if late else 57) if prototype else 0)
+    entry = _entry_va(parts, use, regions, chance) if entry is None else entry
     record = bytearray(RECORD_BYTES)
     old = parts.kernel.build < 14393
     struct.pack_into("<Q", record, 0x10 if old else 0x8, entry)

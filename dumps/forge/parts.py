@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Dict, Optional
 
+from dumps.forge.frameowners import FrameOwners
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.pagetables import AddressSpace
 from dumps.forge.regions import Regions
@@ -23,6 +24,7 @@ class Parts:
     chance: random.Random
     heap: Optional[SegmentHeap] = None
     addresses: Dict[str, int] = field(default_factory=dict)
+    frame_owners: Optional[FrameOwners] = None
 
     def variable(self, name: str) -> int:
         """Return the address of a variable of nt."""

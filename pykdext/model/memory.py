@@ -174,12 +174,18 @@ class PageFrames:
 
 @dataclass(frozen=True)
 class ProcessMemory:
-    """What a process was charged of committed memory for itself; ``has_exited``: it ended, and its object is kept."""
+    """What a process was charged of committed memory for itself; ``has_exited``: it ended, and its object is kept.
+
+    ``working_set_bytes``: its pages in memory, shared ones among them; ``locked_bytes``: pages that requests of input
+    and output hold. None: this kernel does not tell.
+    """
 
     pid: int
     image: str
     bytes: int
     has_exited: bool = False
+    working_set_bytes: Optional[int] = None
+    locked_bytes: Optional[int] = None
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,20 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from pykdext.growth.untagged import find_dominant, rank_untagged
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.memory.commit import read_commit_sheet, sheet_of_totals
-from pykdext.kernel.memory.frames import read_page_frames
+from pykdext.kernel.memory.frames import explain_missing_frames, read_page_frames
+from pykdext.kernel.memory.processmemory import ProcessMemoryReader
 from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import LeakReport, NextStep, PoolKind, PoolSnapshot, UntaggedKind
-from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryReport, PageFrames, ProcessMemory
+from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryReport, PageFrames
+from pykdext.model.objects import ProcessList
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.memory import verdict_on_memory
 from pykdext.report.sentences.states import verdict_on
-from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.units import count_things
 from pykdext.work import UNWATCHED, Work
 
 SAMPLED_CHUNKS, VERDICT_CHUNKS = 192, 48
 """Pieces of 4,096 page frames that ``poolleak memory`` and every verdict look at."""
-
-_MAX_CHARGED_PAGES = 1 << 35
-"""A larger count went below zero, or is none: no process has an address space of 128 TiB in use."""
 
 _BALLOON_DRIVERS = ("vmmemctl.sys", "balloon.sys", "dmvsc.sys", "xenballoon.sys", "prl_memdev.sys")
 """Drivers that take memory from a virtual machine at its host's wish: VMware, virtio, Hyper-V, Xen, Parallels."""
@@ -61,8 +59,11 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     """
     snapshot, kernel = source.snapshot, source.kernel
     sheet = read_commit_sheet(kernel) if kernel else snapshot.commit or sheet_of_totals(snapshot.memory)
-    chunks = SAMPLED_CHUNKS if sampled else None
-    frames = read_page_frames(kernel, work, chunks=chunks) if kernel else snapshot.frames
+    processes = ObjectSpace(kernel, work).processes if kernel else None
+    frames = snapshot.frames
+    if kernel is not None and processes is not None:
+        roots = None if sampled else ProcessMemoryReader(kernel).find_roots(processes.processes)
+        frames = read_page_frames(kernel, work, SAMPLED_CHUNKS if sampled else None, roots)
     untagged = rank_untagged(sheet, frames)
     physical = _physical_bytes(snapshot, sheet, frames)
     pools = _pool_bytes(snapshot, frames)
@@ -78,18 +79,14 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
         balloons=balloons,
         next_steps=_STEPS[dominant.kind] if dominant else (),
         warnings=(*snapshot.warnings, *_iter_warnings(kernel, sheet, frames)),
-        by_process=_read_processes(kernel, work) if kernel else None,
+        by_process=_read_processes(kernel, processes) if kernel and processes else None,
     )
 
 
-def _read_processes(kernel: Kernel, work: Work) -> Optional[MemoryByProcess]:
+def _read_processes(kernel: Kernel, found: ProcessList) -> Optional[MemoryByProcess]:
     """What each process of the kernel's list was charged; None where no process tells."""
-    found = ObjectSpace(kernel, work).processes
-    charged = [
-        ProcessMemory(process.pid, process.image, process.commit_pages * PAGE_BYTES, process.has_exited)
-        for process in found.processes
-        if process.commit_pages is not None and process.commit_pages < _MAX_CHARGED_PAGES
-    ]
+    reader = ProcessMemoryReader(kernel)
+    charged = [told for process in found.processes if (told := reader.read(process)) is not None]
     if not charged:
         return None
     unknown = None if found.lost is None else found.lost + len(found.processes) - len(charged)
@@ -134,7 +131,7 @@ def _iter_warnings(
     if kernel is None:
         return found
     if frames is None:
-        found.append("the page frame database of this kernel is not known or not in the dump: no pages by use")
+        found.append(explain_missing_frames(kernel))
     elif not frames.is_sampled and frames.read < frames.expected:
         found.append(
             f"{frames.read:,} of {count_things(frames.expected, 'page frame')} read: the others' records are not there"

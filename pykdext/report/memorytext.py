@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import List, Sequence
 
 from pykdext.model import PoolKind, UntaggedMemory
-from pykdext.model.memory import CommitSheet, MemoryByProcess, MemoryReport, PageFrames
+from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryReport, PageFrames
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, render_lines
@@ -75,8 +75,18 @@ def _private_table(frames: PageFrames, width: int) -> List[str]:
     ]
     headers = ("Private pages by process", "PID", "Bytes", "Page tables", "")
     lines = format_table(headers, rows, ("left", "right", "right", "right", "left"), width)
-    total = format_bytes(sum(process.bytes for process in frames.private))
-    return [*lines, *wrap(f"{total} by {count_things(len(frames.private), 'process', 'processes')}", width)]
+    held = sum(process.bytes for process in frames.private)
+    tables = sum(process.table_bytes or 0 for process in frames.private)
+    words = f"{format_bytes(held)} and {format_bytes(tables)} of page tables "
+    words += f"by {count_things(len(frames.private), 'process', 'processes')}"
+    exited = [process for process in frames.private if process.has_exited]
+    if exited:
+        kept = sum(process.bytes + (process.table_bytes or 0) for process in exited)
+        words += f", {format_bytes(kept)} of it by {len(exited):,} exited and kept"
+    rest = frames.bytes_of(FrameUse.PRIVATE) - held
+    if rest > 0:
+        words += f"; of {format_bytes(rest)} of private pages the process is not told"
+    return [*lines, *wrap(words, width)]
 
 
 def _commit_table(sheet: CommitSheet, width: int) -> List[str]:
@@ -112,11 +122,18 @@ def _commit_table(sheet: CommitSheet, width: int) -> List[str]:
 def _process_table(found: MemoryByProcess, width: int) -> List[str]:
     shown = found.processes[:PROCESSES_SHOWN]
     rows = [
-        (process.image, str(process.pid), format_bytes(process.bytes), "exited, kept" if process.has_exited else "")
+        (
+            process.image,
+            str(process.pid),
+            format_bytes(process.bytes),
+            format_bytes(process.working_set_bytes),
+            format_bytes(process.locked_bytes),
+            "exited, kept" if process.has_exited else "",
+        )
         for process in shown
     ]
-    headers = ("Committed by process", "PID", "Bytes", "")
-    lines = format_table(headers, rows, ("left", "right", "right", "left"), width)
+    headers = ("Committed by process", "PID", "Bytes", "In memory", "Locked", "")
+    lines = format_table(headers, rows, ("left", "right", "right", "right", "right", "left"), width)
     words = f"{format_bytes(found.bytes)} by {count_things(len(found.processes), 'process', 'processes')}"
     if found.unknown != 0:
         words += "; of some it is not known" if found.unknown is None else f"; of {found.unknown:,} it is not known"

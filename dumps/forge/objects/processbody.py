@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import List, Tuple
 
+from dumps.forge.architectures import X64
 from dumps.forge.objects.layouts import ObjectLayouts
 from dumps.forge.objects.truth import ProcessTruth
 from dumps.forge.parts import Parts
@@ -12,6 +13,12 @@ from dumps.forge.parts import Parts
 _ALIVE = 0x103
 _EXITING, _DELETED = 4, 8
 _PROCESS_TYPE = 3
+_WORKING_SET_AT = {
+    7601: 0x3E0, 9600: 0x550, 14393: 0x580, 17763: 0x588, 19041: 0x708, 20348: 0x710, 22000: 0x710,
+}  # fmt: skip
+_LOCKED_PAGES_AT = {
+    7601: 0x250, 9600: 0x390, 14393: 0x3A0, 17763: 0x3A0, 19041: 0x500, 20348: 0x500, 22000: 0x500,
+}  # fmt: skip
 
 
 def pack_process(parts: Parts, layouts: ObjectLayouts, truth: ProcessTruth, table_va: int) -> bytes:
@@ -21,6 +28,8 @@ def pack_process(parts: Parts, layouts: ObjectLayouts, truth: ProcessTruth, tabl
     data[0] = _PROCESS_TYPE
     pack, zombie = parts.kernel.architecture.pack_pointers, bool(truth.exited_at)
     root = pack(parts.space.root_address)
+    if parts.frame_owners is not None and truth.parent:
+        root = pack(parts.frame_owners.claim_root(truth.pid))
     threads_va = truth.va + layout["ThreadListHead"]
     members: List[Tuple[int, bytes]] = [
         (sizes.process_root, root),
@@ -41,6 +50,9 @@ def pack_process(parts: Parts, layouts: ObjectLayouts, truth: ProcessTruth, tabl
     if parts.kernel.build < 6003:  # XP to Vista count three quotas, paged pool second
         usage = pack(truth.nonpaged_charge, truth.paged_charge, 0)
         members.append((layout["QuotaUsage"], usage))
+    if parts.kernel.architecture.name == X64.name and parts.kernel.build in _WORKING_SET_AT:
+        members.append((_WORKING_SET_AT[parts.kernel.build], struct.pack("<I", truth.working_set_pages)))
+        members.append((_LOCKED_PAGES_AT[parts.kernel.build], struct.pack("<Q", truth.threads)))
     for offset, piece in members:
         data[offset : offset + len(piece)] = piece
     return bytes(data)

@@ -3,7 +3,8 @@
 Each record of nt!MmPfnDatabase tells which list its frame is on and where the page table entry that maps it stands;
 from that follows the virtual address, and from the address the use (public symbols of _MMPFN, _MI_VISIBLE_STATE and
 _MI_ASSIGNED_REGION_TYPES). Records are counted by strided slices, which run at C speed: what two records have in
-common is counted once.
+common is counted once. A record tells the page table above its frame, too, and so on up to the top table, whose frame
+is KPROCESS.DirectoryTableBase: so private pages are told by process where all records were read.
 
 A use is told to 32 MB of address space: where two regions of system space meet within less, the first one counts.
 """
@@ -11,30 +12,28 @@ A use is told to 32 MB of address space: where two regions of system space meet 
 from __future__ import annotations
 
 import math
-from array import array
 from bisect import bisect_right
 from collections import Counter
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.memory.database import CHUNK_RECORDS, Columns, FrameDatabase, PteSpace, find_database
 from pykdext.kernel.memory.regions import Region, read_regions
-from pykdext.model.layouts import Struct
-from pykdext.model.memory import FrameUse, PageFrames, UseCount
+from pykdext.model import Machine
+from pykdext.model.memory import FrameUse, PageFrames, PrivateMemory, UseCount
+from pykdext.model.objects import Process
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.work import UNWATCHED, Work
 
-MOST_FRAMES = 1 << 34
-"""64 TB of memory: more frames than any Windows manages."""
-
-CHUNK_RECORDS = 0x1000
+_USES = tuple(FrameUse)
 _MOST_TABLE_ENTRIES = 1 << 16
 _MOST_KEYS = 1 << 18
-_USER_END = 0x0000800000000000
-_CANONICAL = 0xFFFF000000000000
-_PTE_SPACE_BYTES = 1 << 39
+_MOST_TABLES = 1 << 24
+"""Page tables of 16 million frames: 32 TB of mapped memory."""
+
 _LARGE = 0x80
-_FIELDS = ("PteAddress", "u3.e1.PageLocation", "u4.PrototypePte")
+_ARM64_TABLE, _ARM64_BLOCK = 0x03, 0x01
 
 _BY_LIST = {
     0: FrameUse.ZEROED,
@@ -47,70 +46,40 @@ _BY_LIST = {
 """By PageLocation; 6 (active) and 7 (in transition) are in use (enum _MMLISTS of public symbols)."""
 
 
-_Key = Tuple[int, int, int]
-"""What records of one use have in common: bits 16 to 47 of PteAddress, the list, and whether a prototype entry maps the
-frame. The bits above follow from bit 47 in every address that a processor takes."""
-
-
-class _Columns:
-    """Where the members stand in a record of ``size`` bytes."""
-
-    def __init__(self, size: int, pte_address: int, location: int, prototype: int, prototype_bit: int) -> None:
-        self.size = size
-        self._pte_address = pte_address
-        self._location = location
-        self._prototype = prototype
-        self._lists = bytes(value & 7 for value in range(256))
-        self._is_prototype = bytes(value >> prototype_bit & 1 for value in range(256))
-
-    def iter_keys(self, data: bytes) -> Iterator[_Key]:
-        """What each record has in common with others."""
-        words = array("I")
-        words.frombytes(data[2:-2])
-        return zip(
-            words[self._pte_address // 4 :: self.size // 4],
-            data[self._location :: self.size].translate(self._lists),
-            data[self._prototype :: self.size].translate(self._is_prototype),
-        )
-
-    def pte_addresses(self, data: bytes) -> Sequence[int]:
-        """The PteAddress of every record."""
-        numbers = array("Q")
-        numbers.frombytes(data)
-        return numbers[self._pte_address // 8 :: self.size // 8]
-
-
-class _Classifier:
+class Classifier:
     """From what records have in common to their use."""
 
-    def __init__(self, pte_base: int, regions: Sequence[Region]) -> None:
-        self._pte_base = pte_base
+    def __init__(self, space: PteSpace, regions: Sequence[Region]) -> None:
+        self._space = space
         self._starts = [region.start for region in regions]
         self._regions = regions
+        self._known: Dict[int, int] = {}
 
-    def add_up(self, keys: Counter[_Key]) -> Dict[FrameUse, int]:
+    def add_up(self, keys: Counter[int]) -> Dict[FrameUse, int]:
         """How many frames have which use."""
-        uses = dict.fromkeys(FrameUse, 0)
+        counts, known = [0] * len(_USES), self._known
+        if len(known) > _MOST_KEYS:
+            known.clear()
         for key, frames in keys.items():
-            uses[self._decide(*key)] += frames
-        return uses
+            number = known.get(key)
+            if number is None:
+                number = known[key] = _USES.index(self.decide(*Columns.split_key(key)))
+            counts[number] += frames
+        return dict(zip(_USES, counts))
 
-    def _decide(self, address: int, location: int, is_prototype: int) -> FrameUse:
+    def decide(self, entry: int, location: int, is_prototype: bool) -> FrameUse:
+        """The use of a frame on the list ``location`` that the entry at ``entry`` maps."""
         listed = _BY_LIST.get(location)
         if listed is not None:
             return listed
         if is_prototype:
             return FrameUse.SHAREABLE
-        entry = address << 16 | (_CANONICAL if address >> 31 else 0)
-        if not self._pte_base <= entry < self._pte_base + _PTE_SPACE_BYTES:
+        if not self._space.holds(entry):
             return FrameUse.NO_PTE
-        mapped = (entry - self._pte_base) << 9
-        if mapped < _USER_END:
+        mapped = self._space.mapped_by(entry)
+        if mapped < self._space.user_end:
             return FrameUse.PRIVATE
-        mapped |= _CANONICAL
-        if self._pte_base <= mapped < self._pte_base + _PTE_SPACE_BYTES:
-            return FrameUse.PAGE_TABLES
-        return self.region_of(mapped)
+        return FrameUse.PAGE_TABLES if self._space.holds(mapped) else self.region_of(mapped)
 
     def region_of(self, address: int) -> FrameUse:
         """The use of what is mapped at an address of system space."""
@@ -120,66 +89,145 @@ class _Classifier:
         return self._regions[number].use
 
 
-def read_page_frames(kernel: Kernel, work: Work = UNWATCHED, chunks: Optional[int] = None) -> Optional[PageFrames]:
-    """Physical memory by use; None where this kernel's page frame database is not known or not in the dump.
+def read_page_frames(
+    kernel: Kernel,
+    work: Work = UNWATCHED,
+    chunks: Optional[int] = None,
+    roots: Optional[Mapping[int, Process]] = None,
+) -> Optional[PageFrames]:
+    """Physical memory by use; None where it cannot be read (``explain_missing_frames`` says why).
 
     ``chunks``: so many pieces of the database are read, evenly spread, and the counts are estimates; None: all of it.
+    ``roots``: processes by the frames of their top page tables; their private pages are told where all is read.
     """
-    database, highest = kernel.find_variable("MmPfnDatabase"), _highest_frame(kernel)
-    columns = _find_columns(kernel)
-    pte_base = _find_pte_base(kernel)
-    if not database or not highest or columns is None or pte_base is None:
+    database = find_database(kernel)
+    if isinstance(database, str):
         return None
-    expected = min(highest + 1, MOST_FRAMES)
     regions = read_regions(kernel)
-    tally = _Tally(_Classifier(pte_base, regions), _TableEntries(kernel, pte_base))
-    whole = -(-expected // CHUNK_RECORDS)
+    whole = -(-database.frames // CHUNK_RECORDS)
     stride = max(1, whole // chunks) if chunks else 1
+    is_whole = stride == 1
+    owners = _Owners(database, roots) if roots and is_whole and database.columns.pte_frame is not None else None
+    tally = _Tally(kernel, database, Classifier(database.space, regions), owners)
     for number in range(0, whole, stride):
+        if work.is_ended:
+            break
+        work.report(number, whole, "page frames")
         first = number * CHUNK_RECORDS
-        work.report(min(first, expected), expected, "page frames")
-        count = min(CHUNK_RECORDS, expected - first)
-        for data in _iter_records(kernel, database + first * columns.size, count, columns.size):
-            tally.add(columns, data)
-        if stride > 1:
+        for start, data in database.iter_records(kernel, first, min(CHUNK_RECORDS, database.frames - first)):
+            tally.add(start, data)
+        if not is_whole:
             tally.end_piece()
-    if stride == 1:
+    if is_whole:
         tally.end_piece()
-    work.report(expected, expected, "page frames")
     read = sum(sum(uses.values()) for uses in tally.pieces)
     if not read:
         return None
     counts = _estimate(tally.pieces, whole, stride)
     return PageFrames(
         uses=tuple(sorted(counts, key=lambda count: (-count.frames, count.use.value))),
-        expected=_physical_frames(kernel) or expected,
+        expected=database.physical or database.frames,
         read=read,
-        is_sampled=stride > 1,
+        is_sampled=not is_whole,
         has_regions=any(region.is_exact for region in regions),
+        private=() if owners is None else owners.rank(),
     )
+
+
+def explain_missing_frames(kernel: Kernel) -> str:
+    """Why ``read_page_frames`` found nothing, in words."""
+    database = find_database(kernel)
+    return database if isinstance(database, str) else "the records of the page frame database are not in the dump"
+
+
+class _Owners:
+    """Whose private pages are: counts the page tables above them, and follows these up to a process."""
+
+    def __init__(self, database: FrameDatabase, roots: Mapping[int, Process]) -> None:
+        self._space = database.space
+        self._roots = roots
+        self._pages: Counter[int] = Counter()
+        self._tables: Dict[int, Tuple[int, int]] = {}
+
+    def add(self, columns: Columns, data: bytes, tables: Sequence[Tuple[int, int, int]]) -> None:
+        """Count the frames of records, and remember which of them hold page tables."""
+        self._pages.update(columns.parents_in_use(data))
+        if len(self._tables) + len(tables) <= _MOST_TABLES:
+            self._tables.update((frame, (entry, parent)) for frame, entry, parent in tables)
+
+    def rank(self) -> Tuple[PrivateMemory, ...]:
+        """The processes with private pages or page tables of their own, the largest first."""
+        pages: Counter[int] = Counter()
+        tables: Counter[int] = Counter()
+        for frame in self._tables:
+            level, root = self._climb(frame)
+            if root is None:
+                continue
+            tables[root] += 1
+            if level == 1:
+                pages[root] += self._pages[frame]
+        found = [
+            PrivateMemory(
+                process.pid, process.image, pages[root] * PAGE_BYTES, tables[root] * PAGE_BYTES, process.has_exited
+            )
+            for root, process in self._roots.items()
+            if pages[root] or tables[root]
+        ]
+        return tuple(sorted(found, key=lambda process: (-process.bytes, process.pid or 0)))
+
+    def _climb(self, frame: int) -> Tuple[int, Optional[int]]:
+        """The level of a table of user space (1: it maps pages), and the frame of its process's top table."""
+        space, level = self._space, 1
+        entry, parent = self._tables[frame]
+        mapped = space.mapped_by(entry)
+        while space.holds(mapped) and level <= space.levels:
+            mapped = space.mapped_by(mapped)
+            if space.holds(mapped):
+                level += 1
+        if frame in self._roots:
+            return space.levels, frame
+        if mapped >= space.user_end:
+            return level, None
+        for _ in range(space.levels):
+            if parent in self._roots:
+                return level, parent
+            above = self._tables.get(parent)
+            if above is None:
+                return level, None
+            parent = above[1]
+        return level, None
 
 
 class _Tally:
     """Counts records; ``pieces`` are the uses of each piece that was ended."""
 
-    def __init__(self, classifier: _Classifier, tables: _TableEntries) -> None:
+    def __init__(
+        self, kernel: Kernel, database: FrameDatabase, classifier: Classifier, owners: Optional[_Owners]
+    ) -> None:
         self.pieces: List[Dict[FrameUse, int]] = []
+        self._columns = database.columns
+        self._space = database.space
         self._classifier = classifier
-        self._tables = tables
-        self._keys: Counter[_Key] = Counter()
+        self._large = _LargePages(kernel)
+        self._owners = owners
+        self._keys: Counter[int] = Counter()
         self._table_entries: Counter[int] = Counter()
 
-    def add(self, columns: _Columns, data: bytes) -> None:
-        """Count the records."""
-        self._keys.update(columns.iter_keys(data))
-        self._table_entries.update(self._tables.choose(columns.pte_addresses(data)))
+    def add(self, first: int, data: bytes) -> None:
+        """Count the records, the first of which is that of frame ``first``."""
+        columns = self._columns
+        self._keys.update(columns.keys(data))
+        tables = columns.find_tables(data, self._space, first)
+        self._table_entries.update(entry for _, entry, _ in tables)
+        if self._owners is not None:
+            self._owners.add(columns, data, tables)
         if len(self._keys) > _MOST_KEYS or len(self._table_entries) > _MOST_KEYS:
             self.end_piece()
 
     def end_piece(self) -> None:
         """Add up what was counted since the last end; a piece without records (no memory there) counts, too."""
         uses = self._classifier.add_up(self._keys)
-        large = min(self._tables.count_large(self._table_entries), uses[FrameUse.PAGE_TABLES])
+        large = min(self._large.count(self._table_entries), uses[FrameUse.PAGE_TABLES])
         uses[FrameUse.PAGE_TABLES] -= large
         uses[FrameUse.LARGE_PAGES] += large
         self.pieces.append(uses)
@@ -187,32 +235,17 @@ class _Tally:
         self._table_entries.clear()
 
 
-def _iter_records(kernel: Kernel, address: int, count: int, size: int) -> Iterator[bytes]:
-    """The whole records of a piece that are in memory."""
-    for start, data in kernel.target.read_present(address, count * size):
-        skipped = -(start - address) % size
-        whole = (len(data) - skipped) // size * size
-        if whole > 0:
-            yield bytes(data[skipped : skipped + whole])
-
-
-class _TableEntries:
+class _LargePages:
     """Tells large pages from page tables: both are mapped by entries that stand in the page tables themselves."""
 
-    def __init__(self, kernel: Kernel, pte_base: int) -> None:
+    def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._low = pte_base + ((pte_base & ~_CANONICAL) >> 9)
-        self._high = self._low + (1 << 30)
+        self._is_arm64 = kernel.target.facts.machine is Machine.ARM64
         self._is_large: Dict[int, bool] = {}
 
-    def choose(self, entries: Sequence[int]) -> List[int]:
-        """Those of the entries that map page tables or large pages."""
-        low, high = self._low, self._high
-        return [entry for entry in entries if low <= entry < high]
-
-    def count_large(self, entries: Counter[int]) -> int:
+    def count(self, entries: Counter[int]) -> int:
         """How many of the frames belong to large pages; those of entries that cannot be read do not."""
-        return sum(frames for entry, frames in entries.items() if self._maps_large_page(entry & -8))
+        return sum(frames for entry, frames in entries.items() if self._maps_large_page(entry))
 
     def _maps_large_page(self, entry: int) -> bool:
         known = self._is_large.get(entry)
@@ -220,7 +253,8 @@ class _TableEntries:
             if len(self._is_large) >= _MOST_TABLE_ENTRIES:
                 return False
             try:
-                known = bool(self._kernel.target.read_virtual(entry, 1)[0] & _LARGE)
+                first = self._kernel.target.read_virtual(entry, 1)[0]
+                known = first & _ARM64_TABLE == _ARM64_BLOCK if self._is_arm64 else bool(first & _LARGE)
             except MemoryReadError:
                 known = False
             self._is_large[entry] = known
@@ -243,65 +277,3 @@ def _estimate(pieces: Sequence[Dict[FrameUse, int]], chunks: int, stride: int) -
         error = 1.96 * chunks * math.sqrt(variance / len(counts) * (1 - len(counts) / chunks))
         found.append(UseCount(use, round(mean * chunks), math.ceil(error)))
     return found
-
-
-def _find_columns(kernel: Kernel) -> Optional[_Columns]:
-    layout = kernel.struct("_MMPFN", *_FIELDS)
-    if layout is None or layout.size is None or layout.size % 8 or not layout.has(*_FIELDS):
-        return None
-    return _columns_of(layout, layout.size)
-
-
-def _columns_of(layout: Struct, size: int) -> Optional[_Columns]:
-    entry, location, prototype = (layout.fields[name] for name in _FIELDS)
-    if entry is None or location is None or prototype is None or prototype.bits is None or entry.offset % 8:
-        return None
-    first_bit = prototype.bits[0]
-    return _Columns(size, entry.offset, location.offset, prototype.offset + first_bit // 8, first_bit % 8)
-
-
-def _find_pte_base(kernel: Kernel) -> Optional[int]:
-    """Where the page tables appear as memory: a variable since Windows 10 1607, fixed on x64 before."""
-    base = kernel.find_variable("MmPteBase")
-    if base:
-        return base
-    return _FIXED_PTE_BASE if (kernel.target.facts.build or 0) < _FIRST_WITH_PTE_BASE else None
-
-
-_FIXED_PTE_BASE, _FIRST_WITH_PTE_BASE = 0xFFFFF68000000000, 14393
-
-
-def _highest_frame(kernel: Kernel) -> Optional[int]:
-    """The number of the last page frame, by the partition, by the old variable, or as many as there are pages."""
-    partition = kernel.find_symbol("MiSystemPartition")
-    layout = kernel.struct("_MI_PARTITION", "Vp.HighestPhysicalPage") if partition else None
-    if partition is not None and layout is not None and (offset := layout.offset("Vp.HighestPhysicalPage")) is not None:
-        try:
-            return kernel.read_pointer(partition.address + offset) or _highest_by_runs(kernel)
-        except MemoryReadError:
-            return _highest_by_runs(kernel)
-    return kernel.find_variable("MmHighestPhysicalPage") or _highest_by_runs(kernel)
-
-
-def _highest_by_runs(kernel: Kernel) -> Optional[int]:
-    """The end of the last run of MmPhysicalMemoryBlock (PHYSICAL_MEMORY_DESCRIPTOR of public headers)."""
-    block = kernel.find_variable("MmPhysicalMemoryBlock")
-    if not block:
-        return None
-    try:
-        runs = int.from_bytes(kernel.target.read_virtual(block, 4), "little")
-        if not 0 < runs <= PAGE_BYTES // 16:
-            return None
-        data = kernel.target.read_virtual(block + 16 + 16 * (runs - 1), 16)
-    except MemoryReadError:
-        return None
-    return int.from_bytes(data[:8], "little") + int.from_bytes(data[8:], "little") - 1
-
-
-def _physical_frames(kernel: Kernel) -> Optional[int]:
-    """How many pages of memory the machine has."""
-    block = kernel.find_variable("MmPhysicalMemoryBlock")
-    try:
-        return int.from_bytes(kernel.target.read_virtual(block + 8, 8), "little") or None if block else None
-    except MemoryReadError:
-        return None

@@ -76,6 +76,9 @@ def test_processes_are_told_by_what_they_were_charged(tmp_path, capsys):
     assert {row["pid"]: row["bytes"] for row in found["processes"]} == {
         pid: process.commit_pages << 12 for pid, process in told.items()
     }
+    assert {row["pid"]: (row["working_set_bytes"], row["locked_bytes"]) for row in found["processes"]} == {
+        pid: (process.working_set_pages << 12, process.threads << 12) for pid, process in told.items()
+    }
     assert [row["pid"] for row in found["processes"] if row["has_exited"]]
     assert found["committed_bytes"] == sum(process.commit_pages << 12 for process in told.values())
     assert found["unknown"] == 0

@@ -11,7 +11,9 @@ from dumps.forge.memorymanager import MemoryPlan
 from dumps.forge.pageframes import RECORD_BYTES, plan_frames
 from pykdext.kernel.memory.commit import read_commit_sheet
 from pykdext.kernel.memory.frames import read_page_frames
+from pykdext.kernel.memory.processmemory import ProcessMemoryReader
 from pykdext.kernel.memory.regions import read_regions
+from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model.memory import CommitPart, FrameUse
 from pykdext.pipeline.sources import open_source
 
@@ -147,6 +149,19 @@ class TestPageFrames:
         # three times the half width of a 95 % interval: what is outside of it is no chance
         for count in sample.uses:
             assert abs(count.frames - truth[count.use]) <= 3 * count.error_frames + 0.05 * truth[count.use], count
+
+    @pytest.mark.parametrize("build", [7601, 19041, 22000])
+    def test_private_pages_are_told_by_process(self, build, tmp_path):
+        machine = forge("zombies", build=build, leaked=12, healthy_share=32, page_frames=plan_frames(0x8000))
+        machine.save(tmp_path / "m.dmp")
+        with open_source(str(tmp_path / "m.dmp")) as source:
+            processes = ObjectSpace(source.kernel).processes.processes
+            roots = ProcessMemoryReader(source.kernel).find_roots(processes)
+            frames = read_page_frames(source.kernel, roots=roots)
+        told = {process.pid: process for process in frames.private if process.bytes}
+        assert {pid: process.bytes // PAGE for pid, process in told.items()} == machine.truth.private_frames
+        assert all(process.table_bytes == 5 * PAGE for process in told.values())
+        assert any(process.has_exited for process in told.values())
 
     def test_missing_records_are_counted(self, tmp_path):
         machine = forge("quiet", page_frames=plan_frames(FRAMES))
