@@ -177,7 +177,9 @@ def _write_memory(
     parts: Parts, wishes: Wishes, totals: PoolTotals
 ) -> Tuple[Dict[str, int], Dict[str, int], Dict[int, int]]:
     """Return what the memory manager counts beside the pools, the uses of page frames, and whose private ones are."""
-    memory, frames, private = {}, {}, {}
+    memory: Dict[str, int] = {}
+    frames: Dict[str, int] = {}
+    private: Dict[int, int] = {}
     if wishes.memory is not None:
         memory = write_memory_counters(parts, wishes.memory, totals.committed_pages, totals.nonpaged_pages)
     if wishes.page_frames is not None:
