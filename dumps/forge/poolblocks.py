@@ -8,7 +8,6 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from dumps.forge.architectures import Architecture
 from dumps.forge.segmentheap import (
-    CHUNK_BYTES,
     SegmentHeap,
     count_equal_blocks,
     first_equal_block,
@@ -34,7 +33,7 @@ class PageFiller:
     """Fills pages with blocks of one tag for one machine; every seventh block is free.
 
     Up to build 17763 blocks are chained by PreviousSize. Since then small ones stand in rows of equal ones, others in
-    chunks of the segment heap; on 32 bits a page starts with bytes that stand for the heap's own.
+    chunks of the segment heap; on 32 bits all of them stand in chunks.
     """
 
     def __init__(
@@ -52,12 +51,12 @@ class PageFiller:
         chained = self._build < _FIRST_WITH_SEGMENT_HEAP
         unit = 2 * self._architecture.pointer_bytes
         offset, step, count = first_block_offset(self._build), block_bytes, _PAGE_BYTES // block_bytes
-        equal = self._heap is not None and lies_with_equals(block_bytes)
+        equal = self._heap is not None and lies_with_equals(self._heap, block_bytes)
         if self._heap is not None and equal:
             count = count_equal_blocks(block_bytes)
             offset = first_equal_block(count)
         elif self._heap is not None:
-            step += CHUNK_BYTES
+            step += self._heap.chunk_bytes
         count = min(count, (_PAGE_BYTES - offset) // step)
         page = bytearray(_PAGE_BYTES)
         blocks: List[PoolBlock] = []
@@ -70,7 +69,7 @@ class PageFiller:
             )
             block = head + pack_contents(self._architecture, va, block_bytes - unit, contents, self._chance)
             if self._heap is not None and not equal:
-                block = self._put_in_chunk(va - CHUNK_BYTES, block, previous_bytes and step, free=free)
+                block = self._put_in_chunk(va - self._heap.chunk_bytes, block, previous_bytes and step, free=free)
             page[offset : offset + step] = block
             if not free:
                 blocks.append(PoolBlock(va, block_bytes, is_big=False))
@@ -87,12 +86,12 @@ class PageFiller:
 
     def _put_in_chunk(self, va: int, block: bytes, previous_bytes: int, *, free: bool) -> bytes:
         """Return a block behind its chunk's header; the record of a free chunk covers the block's own header."""
-        size = len(block) + CHUNK_BYTES
         assert self._heap is not None
+        size = len(block) + self._heap.chunk_bytes
         if not free:
             return self._heap.chunk_header(va, size, previous_bytes, allocated=True) + block
         record = self._heap.free_chunk(va, size, previous_bytes, self._chance)
-        return record + block[len(record) - CHUNK_BYTES :]
+        return record + block[len(record) - self._heap.chunk_bytes :]
 
 
 def first_block_offset(build: int) -> int:

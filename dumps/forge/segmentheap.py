@@ -21,18 +21,30 @@ _LARGEST_EQUAL_BYTES = 0x80
 
 @dataclass(frozen=True)
 class SegmentHeap:
-    """The keys of one machine."""
+    """The keys of one machine; on a ``narrow`` one headers have half the bytes, and no blocks stand in rows."""
 
     heap_key: int
     lfh_key: int
+    narrow: bool = False
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Return the size of a chunk's header."""
+        return CHUNK_BYTES // 2 if self.narrow else CHUNK_BYTES
 
     def chunk_header(self, va: int, size: int, previous_bytes: int, *, allocated: bool) -> bytes:
         """Return the header of a chunk of ``size`` bytes, itself included."""
+        if self.narrow:
+            plain = size // 8 << 1 | previous_bytes // 8 << 16 | int(allocated) << 31
+            return struct.pack("<II", plain ^ va ^ self.heap_key, va >> 12 & 0xFF)
         plain = size // _UNIT << 16 | previous_bytes // _UNIT << 32 | int(allocated) << 48
         return struct.pack("<QQ", plain ^ va ^ self.heap_key, va >> 12 & 0xFF)
 
     def free_chunk(self, va: int, size: int, previous_bytes: int, chance: random.Random) -> bytes:
         """Return the start of a free chunk: its place in the tree of free ones covers what its owner had there."""
+        if self.narrow:
+            nodes = [0x80000000 | chance.getrandbits(27) << 4 for _ in range(3)]
+            return self.chunk_header(va, size, previous_bytes, allocated=False)[:4] + struct.pack("<3I", *nodes)
         tree = [0xFFFF800000000000 | chance.getrandbits(40) << 4 for _ in range(3)]
         return self.chunk_header(va, size, previous_bytes, allocated=False)[:8] + struct.pack("<3Q", *tree)
 
@@ -64,14 +76,15 @@ def count_equal_blocks(size: int, room: int = 0x1000) -> int:
     return count
 
 
-def lies_with_equals(size: int) -> bool:
+def lies_with_equals(heap: SegmentHeap, size: int) -> bool:
     """Return whether blocks of a size stand in rows of equal ones."""
-    return size <= _LARGEST_EQUAL_BYTES
+    return size <= _LARGEST_EQUAL_BYTES and not heap.narrow
 
 
 def plan_heap(kernel: KernelBuild, seed: int) -> Optional[SegmentHeap]:
-    """Return the heap of a machine, or None where its pool is the classic one or has pointers of 32 bits."""
-    if kernel.architecture.narrow or kernel.build < _FIRST_BUILD:
+    """Return the heap of a machine, or None where its pool is the classic one."""
+    if kernel.build < _FIRST_BUILD:
         return None
-    chance = random.Random(f"segment heap of {seed}")
-    return SegmentHeap(chance.getrandbits(64), chance.getrandbits(64))
+    chance, narrow = random.Random(f"segment heap of {seed}"), kernel.architecture.narrow
+    bits = 32 if narrow else 64
+    return SegmentHeap(chance.getrandbits(bits), chance.getrandbits(bits), narrow)

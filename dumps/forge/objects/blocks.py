@@ -8,7 +8,6 @@ from dumps.forge.parts import Parts
 from dumps.forge.physical import PAGE_BYTES
 from dumps.forge.poolblocks import PoolBlock, block_header, first_block_offset
 from dumps.forge.regions import Region
-from dumps.forge.segmentheap import CHUNK_BYTES
 
 
 class _OpenPage:
@@ -36,7 +35,7 @@ class BlockWriter:
         block_bytes = -(-size // unit) * unit + unit
         page = self._open[paged]
         heap = self._parts.heap
-        head_bytes = 0 if heap is None else CHUNK_BYTES
+        head_bytes = 0 if heap is None else heap.chunk_bytes
         if page.offset + head_bytes + block_bytes > PAGE_BYTES:
             self._close(page)
             page.va = self._region(paged).take(PAGE_BYTES)

@@ -83,9 +83,8 @@ class SubsegmentReader:
             return None
 
 
-def stands_in_stride(headers: Sequence[PlacedHeader], address: int, units: int) -> bool:
+def stands_in_stride(headers: Sequence[PlacedHeader], address: int, units: int, size: int) -> bool:
     """Whether a header of a page is one of at least eight equal ones at one stride, with none between them."""
-    size = units * UNIT_BYTES
     equal = [header.address for header in headers if (header.address - address) % size == 0 and header.units == units]
     if len(equal) < MIN_STRIDE_HEADERS:
         return False

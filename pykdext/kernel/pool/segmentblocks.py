@@ -6,25 +6,13 @@ from typing import List, Optional, Sequence, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.pool.equalblocks import SubsegmentReader, stands_in_stride
-from pykdext.kernel.pool.heapchunks import (
-    ALLOCATED,
-    CHUNK_BYTES,
-    FIXED,
-    MAX_PAGES,
-    NO_KEYS,
-    HeapKeys,
-    KeyVotes,
-    has_moved_chunk,
-)
-from pykdext.kernel.pool.poolheaders import UNIT_BYTES, PlacedHeader, find_headers
+from pykdext.kernel.pool.heapchunks import CHUNK_32, MAX_PAGES, NO_KEYS, HeapKeys, KeyVotes, has_moved_chunk
+from pykdext.kernel.pool.poolheaders import PlacedHeader, find_headers
 from pykdext.model import PoolKind
 from pykdext.targets.protocol import PAGE_BYTES, Target
 
 _SAMPLE = 256
 """Blocks by which the keys that symbols tell and those voted for are compared."""
-
-_SPARE_UNITS = (UNIT_BYTES << 12, 2 * UNIT_BYTES << 12)
-"""A chunk is one unit or two larger than its block: by so much the units, from bit 16 on, exceed the block's size."""
 
 PlacedBlock = Tuple[int, int, PoolKind, bool]
 """Address of the header, size with it, pool, and whether the headers around it make it certain."""
@@ -41,6 +29,7 @@ class BlockProver:
         """``keys`` are those that symbols tell: they are believed as far as they fit the blocks."""
         self._target = target
         self._told = keys
+        self._form = keys.form
         self._pages: List[Tuple[int, bytes]] = []
         self._page: Tuple[int, bytes] = (-1, b"")
         self._headers: Tuple[int, List[PlacedHeader]] = (-1, [])
@@ -50,7 +39,7 @@ class BlockProver:
 
     def note_page(self, address: int, data: bytes) -> None:
         """Keep (a part of) a page whose headers can vote for the heap's key, until there are enough."""
-        if len(self._pages) < MAX_PAGES and address % UNIT_BYTES == 0:
+        if len(self._pages) < MAX_PAGES and address % self._form.unit_bytes == 0:
             self._pages.append((address, data))
 
     def judge(self, blocks: Sequence[PlacedBlock], words: Sequence[int], marks: bytearray) -> None:
@@ -59,13 +48,15 @@ class BlockProver:
         ``words`` are those where each block's chunk begins, as many as there are blocks; 0: it was not at hand.
         """
         sample = [pair for pair in zip(blocks, words) if not pair[0][3]][:_SAMPLE]
-        keys = self._choose_keys(sample)
-        heap_key = 0 if keys.heap_key is None else keys.heap_key ^ ALLOCATED
+        keys, form = self._choose_keys(sample), self._form
+        heap_key = 0 if keys.heap_key is None or form is CHUNK_32 else keys.heap_key ^ form.allocated
+        unit, shift, fixed, header_bytes = form.unit_bytes, form.size_shift, form.fixed, form.header_bytes
+        spare = (1 << shift, 2 << shift)  # a chunk is one unit or two larger than its block
         left: List[int] = []
         for number, (address, size, _, is_certain) in enumerate(blocks):
             # What HeapKeys.confirms tells, without a call for each of very many blocks.
-            rest = ((words[number] ^ address - CHUNK_BYTES ^ heap_key) & FIXED) - (size << 12)
-            if rest in _SPARE_UNITS and heap_key:
+            rest = ((words[number] ^ address - header_bytes ^ heap_key) & fixed) - (size // unit << shift)
+            if rest in spare and heap_key:
                 marks[number] = CERTAIN
             elif not is_certain:
                 left.append(number)
@@ -87,12 +78,12 @@ class BlockProver:
         return sum(self._is_chunk(address, size, word, keys) for (address, size, *_), word in sample)
 
     def _count_votes(self) -> HeapKeys:
-        votes = KeyVotes()
+        votes = KeyVotes(self._form)
         for address, data in self._pages:
-            votes.add(address, data, find_headers(address, data))
+            votes.add(address, data, find_headers(address, data, self._form.unit_bytes))
             if votes.is_full:
                 break
-        return votes.winner() or NO_KEYS
+        return votes.winner() or HeapKeys(form=self._form)
 
     def _judge(self, address: int, size: int, word: int, keys: HeapKeys) -> int:
         """The mark of a block; 0: nothing can be told but what its header says."""
@@ -104,23 +95,42 @@ class BlockProver:
                 return CERTAIN if busy else FREE
         page = address & -PAGE_BYTES
         if self._headers[0] != page:
-            self._headers = (page, find_headers(page, self._read_page(page)))
-        return LIKELY if stands_in_stride(self._headers[1], address, size // UNIT_BYTES) else 0
+            self._headers = (page, find_headers(page, self._read_page(page), self._form.unit_bytes))
+        return LIKELY if stands_in_stride(self._headers[1], address, size // self._form.unit_bytes, size) else 0
 
     def _is_chunk(self, address: int, size: int, word: int, keys: HeapKeys) -> bool:
         if keys.heap_key is None:
             return False
-        chunk, units = address - CHUNK_BYTES, size // UNIT_BYTES
-        if not word:
-            try:
-                word = int.from_bytes(self._read(chunk, 8), "little")
-            except MemoryReadError:
-                return False
-        if keys.confirms(word, chunk, units):
-            return True
+        form = self._form
+        chunk, units = address - form.header_bytes, size // form.unit_bytes
+        word = word or self._word_at(chunk)
+        if word and keys.confirms(word, chunk, units):
+            return form is not CHUNK_32 or self._has_neighbour(word, chunk, keys)
         page, offset = divmod(address, PAGE_BYTES)
         before = (page - 1) * PAGE_BYTES
         return offset == 0 and has_moved_chunk(keys, self._read_page(before), before, units)
+
+    def _has_neighbour(self, word: int, chunk: int, keys: HeapKeys) -> bool:
+        """Whether the chunk behind or the one before agrees with a chunk's header in the size of one of them."""
+        form, key = self._form, keys.heap_key
+        if key is None or not keys.is_whole:
+            return False
+        plain = word ^ chunk ^ key
+        behind = chunk + form.size_of(plain) * form.unit_bytes
+        following = self._word_at(behind)
+        if following and form.previous_of(following ^ behind ^ key) == form.size_of(plain):
+            return True
+        previous = form.previous_of(plain)
+        before = chunk - previous * form.unit_bytes
+        leading = self._word_at(before) if previous else 0
+        return bool(leading) and form.size_of(leading ^ before ^ key) == previous
+
+    def _word_at(self, chunk: int) -> int:
+        """The first word of a chunk's header; 0: not in memory."""
+        try:
+            return int.from_bytes(self._read(chunk, self._form.word_bytes), "little")
+        except MemoryReadError:
+            return 0
 
     def _read_page(self, page: int) -> bytes:
         """What can be read of a page, without its end if that is missing; empty if its start is."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from pykdext.kernel.pool.heapchunks import CHUNK_BYTES, FIRST_BUILD, NO_KEYS, HeapKeys
+from pykdext.kernel.pool.heapchunks import CHUNK_32, CHUNK_64, FIRST_BUILD, NO_KEYS, HeapKeys
 from pykdext.kernel.pool.segmentblocks import CERTAIN, FREE, LIKELY, BlockProver, PlacedBlock
 from pykdext.model import PROTECTED_POOL, Allocation, Machine, PoolKind, PoolTag
 from pykdext.targets.protocol import PAGE_BYTES, SymbolTaker, Target, Translator
@@ -139,8 +139,9 @@ class _Walker:
         self._blocks: List[PlacedBlock] = []
         self._words = array("Q")  # before each block's header, as far as the piece of memory holds it
         self._marks = bytearray()
-        if target.pointer_size == 8 and (target.facts.build or FIRST_BUILD) >= FIRST_BUILD:
-            self._prover = BlockProver(target, keys)
+        self._chunk = CHUNK_64 if target.pointer_size == 8 else CHUNK_32
+        if (target.facts.build or FIRST_BUILD) >= FIRST_BUILD:
+            self._prover = BlockProver(target, keys if keys.form is self._chunk else HeapKeys(form=self._chunk))
         self._addresses: Dict[int, int] = {}  # by physical page: where it was searched first
         self.found = SmallBlocks()
         present = (target.facts.pages_present or _PAGES_NOT_KNOWN) * PAGE_BYTES
@@ -219,7 +220,11 @@ class _Walker:
                     self._prover.note_page(address + start, data[start : page + PAGE_BYTES])
             word = int.from_bytes(data[offset : offset + 4], "little")
             if self._add(address + offset, word, chains[page], offset - page):
-                self._words.append(int.from_bytes(data[max(offset - CHUNK_BYTES, 0) : max(offset - 8, 0)], "little"))
+                start, end = (
+                    offset - self._chunk.header_bytes,
+                    offset - self._chunk.header_bytes + self._chunk.word_bytes,
+                )
+                self._words.append(int.from_bytes(data[max(start, 0) : max(end, 0)], "little"))
 
     def _is_seen_elsewhere(self, page_address: int) -> bool:
         """Whether the same physical page was searched at another address: memory may be mapped twice."""

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from pykdext.kernel.pool.heapchunks import HeapKeys, KeyVotes
+from pykdext.kernel.pool.heapchunks import CHUNK_32, HeapKeys, KeyVotes
 from pykdext.kernel.pool.poolheaders import find_headers
 from pykdext.kernel.pool.smallblocks import find_small_blocks
 from pykdext.model import Machine, PoolTag, TargetFacts
@@ -46,6 +46,52 @@ def chunks_page(va, blocks, key=KEY):
 
 def seen(found):
     return [(block.address, block.is_certain, block.is_likely) for block in found.allocations]
+
+
+KEY32, POOL32 = 0x9E3779B1, 0x8A000000
+
+
+def narrow_target(segments):
+    facts = TargetFacts("segments", Machine.X86, build=19041)
+    return SegmentsTarget(segments, machine=Machine.X86, symbols={}, facts=facts)
+
+
+def narrow_page(va, blocks, key=KEY32, end=0x1000):
+    """The same on 32 bits: half the bytes for each header, units of 8 bytes."""
+    page, previous = bytearray(random.Random(va).getrandbits(8 * 0x1000).to_bytes(0x1000, "little")), 0
+    at = 0x40
+    for units, tag, allocated, more in blocks:
+        plain = (units + more) << 1 | previous << 16 | allocated << 31
+        page[at : at + 8] = struct.pack("<II", plain ^ va + at ^ key, 0)
+        page[at + 8 : at + 16] = struct.pack("<HH4s", 0, units | 2 << 9, tag)
+        previous = units + more
+        at += (units + more) * 8
+    return bytes(page[:end])
+
+
+def test_on_32_bits_a_neighbour_must_agree():
+    """Votes need more blocks there; the last chunk is confirmed by the one before it."""
+    blocks = [(5 + number % 3, b"Pipo" if number % 2 else b"Else", 1, 1 + number % 2) for number in range(24)]
+    page = narrow_page(POOL32, [*blocks, (300, b"Pipo", 1, 1)])
+    found = find_small_blocks(narrow_target({POOL32: page}), PIPO)
+    assert [block.is_certain for block in found.allocations] == [False] * 13  # no two neighbours vote alike
+    page = narrow_page(POOL32, [(units, tag, 1, 1) for units, tag, *_ in blocks] + [(300, b"Pipo", 1, 1)])
+    found = find_small_blocks(narrow_target({POOL32: page}), PIPO)
+    assert [block.is_certain for block in found.allocations] == [True] * 13
+    assert found.allocations[-1].size_bytes == 2400
+
+
+def test_on_32_bits_a_chunk_alone_proves_nothing():
+    keys = HeapKeys(KEY32, form=CHUNK_32)
+    alone = narrow_page(POOL32, [(6, b"Pipo", 1, 1)])
+    found = find_small_blocks(narrow_target({POOL32: alone}), PIPO, keys=keys)
+    assert [block.is_certain for block in found.allocations] == [False]
+    pair = narrow_page(POOL32, [(6, b"Pipo", 1, 1), (4, b"Else", 1, 2)])
+    found = find_small_blocks(narrow_target({POOL32: pair}), PIPO, keys=keys)
+    assert [block.is_certain for block in found.allocations] == [True]
+    for wrong in (HeapKeys(KEY32 ^ 2, form=CHUNK_32), HeapKeys(KEY)):
+        found = find_small_blocks(narrow_target({POOL32: pair}), PIPO, keys=wrong)
+        assert [block.is_certain for block in found.allocations] == [False]
 
 
 def test_blocks_vote_for_the_key_that_proves_them():
