@@ -166,6 +166,7 @@ def _tell_truth(
         leak=scenario.leak,
         owners={**modules.owners(), **(objects.owners() if objects is not None else {})},
         blocks={tag: tuple(blocks) for tag, blocks in pool.blocks.items()},
+        big_blocks=pool.big_blocks,
         nonpaged_limit_bytes=nonpaged_limit_bytes(parts.kernel),
         paged_limit_bytes=paged_limit_bytes(parts.kernel),
         limits=limits,

@@ -44,7 +44,8 @@ class Truth:
     is what lives on machines of the scenarios of objects; where processes leak, no tag of the pools need be
     large. ``memory`` are further numbers of the memory manager,
     ``frames`` says how many page frames have which use, ``private_frames`` how many of them are private pages of which
-    process; all are empty unless they were wished for.
+    process; all are empty unless they were wished for. ``big_blocks``: where the blocks in use are that the big-page
+    table lists.
     """
 
     build: int
@@ -67,6 +68,7 @@ class Truth:
     memory: Dict[str, int] = field(default_factory=dict)
     frames: Dict[str, int] = field(default_factory=dict)
     private_frames: Dict[int, int] = field(default_factory=dict)
+    big_blocks: Tuple[int, ...] = ()
 
 
 @dataclass

@@ -26,6 +26,7 @@ _CHARACTERISTICS = {
     "PAGE": peimage.PAGEABLE_CODE,
     ".rdata": peimage.READ_ONLY_DATA,
     ".data": peimage.WRITABLE_DATA,
+    "ALMOSTRO": peimage.WRITABLE_DATA,
 }
 _VERSIONS = {2600: (5, 1), 3790: (5, 2), 6002: (6, 0), 7601: (6, 1), 9600: (6, 3)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Dict, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
 from dumps.forge.counters import SEEDED_TAGS
 from dumps.forge.modules import LoadedModules
@@ -13,6 +13,7 @@ from dumps.forge.physical import PAGE_BYTES
 from dumps.forge.plan import BlockPlan
 from dumps.forge.poolblocks import PageFiller, PoolBlock, pack_contents
 from dumps.forge.regions import Region
+from dumps.forge.scrambling import COUNTS, FIRST_DECOY, STALE_TABLE
 from dumps.forge.trackertables import (
     OVERFLOW_TAG,
     BigPage,
@@ -51,10 +52,12 @@ class PoolWriter:
         rows = place_tags(hashed, row_count, parts.kernel.build)
         shares = {tag: spread_counters(counters, table_count, parts.chance) for tag, counters in hashed.items()}
         shares[OVERFLOW_TAG] = [TagTruth()] * table_count
-        tables = []
+        tables: List[int] = []
+        packed_tables: List[bytes] = []
         for processor in range(table_count):
             packed = {row: pack_row(tag, shares[tag][processor], row_bytes) for tag, row in rows.items()}
-            tables.append(self._store_table(f"table:{processor}", pack_table(packed, row_count, row_bytes)))
+            packed_tables.append(pack_table(packed, row_count, row_bytes))
+            tables.append(self._store_table(f"table:{processor}", packed_tables[-1]))
         if parts.kernel.tags_by_processor:
             pack_pointers, slot_count = parts.kernel.architecture.pack_pointers, parts.kernel.sizes.tag_table_slots
             parts.space.store(
@@ -63,12 +66,31 @@ class PoolWriter:
         parts.set_variable("PoolTrackTable", tables[0])
         parts.set_variable("PoolTrackTableSize", row_count)
         parts.set_variable("PoolTrackTableMask", row_count - 2)
+        self._write_decoys(tables, packed_tables, row_count)
         if expansion:
             packed = {row: pack_row(tag, tags[tag], row_bytes) for row, tag in enumerate(expansion)}
             expansion_rows = PAGE_BYTES // row_bytes
             table = self._store_table("expansion", pack_table(packed, expansion_rows, row_bytes))
             parts.set_variable("PoolTrackTableExpansion", table)
             parts.set_variable("PoolTrackTableExpansionSize", expansion_rows)
+
+    def _write_decoys(self, tables: Sequence[int], packed: Sequence[bytes], row_count: int) -> None:
+        """Write arrays of old tables, each of another processor's counters, and numbers like counts of rows."""
+        parts = self._parts
+        pack_pointers = parts.kernel.architecture.pack_pointers
+        for name in sorted(name for name in parts.kernel.variables if name.startswith(FIRST_DECOY)):
+            others = [
+                self._store_table(f"{name}:{number}", packed[number - 1]) for number in range(1, min(len(tables), 0x40))
+            ]
+            parts.space.store(parts.variable(name), pack_pointers(tables[0], *others))
+        if COUNTS in parts.kernel.variables:
+            numbers = [(1 << bits) + off for bits in range(6, 14) for off in (-1, 1, 0)]
+            parts.space.store(parts.variable(COUNTS), pack_pointers(*numbers, row_count, row_count - 2))
+
+    @property
+    def big_blocks(self) -> Tuple[int, ...]:
+        """Where the big blocks in use are that the table lists."""
+        return tuple(page.va for page in self._big_pages if not page.freed)
 
     def write_no_tables(self) -> None:
         """Leave the kernel without tables, as where pool tagging is switched off."""
@@ -91,6 +113,10 @@ class PoolWriter:
         packed = pack_big_pages(self._big_pages, _BIG_PAGE_ROWS, row_bytes, kernel.build, kernel.architecture)
         parts.set_variable("PoolBigPageTable", self._store_table("bigpages", packed))
         parts.set_variable("PoolBigPageTableSize", _BIG_PAGE_ROWS)
+        if STALE_TABLE in kernel.variables:
+            half = self._big_pages[: len(self._big_pages) // 2]
+            packed = pack_big_pages(half, _BIG_PAGE_ROWS // 2, row_bytes, kernel.build, kernel.architecture)
+            parts.set_variable(STALE_TABLE, self._store_table("bigpages:old", packed))
         parts.set_variable("ExpPoolBigEntriesInUse", sum(not page.freed for page in self._big_pages))
 
     def _write_small_blocks(self, plan: BlockPlan, pointers: Sequence[int]) -> List[PoolBlock]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 from dumps.forge.architectures import ARCHITECTURES, X64, X64_VIRTUAL
 from dumps.forge.assemble import assemble_machine
 from dumps.forge.kernels import BUILDS as REAL_BUILDS
-from dumps.forge.kernels import add_totals, disguise_kernel
+from dumps.forge.kernels import KernelBuild, add_totals, disguise_kernel
 from dumps.forge.machine import ForgedMachine
 from dumps.forge.memorymanager import MemoryPlan, add_memory_counters
 from dumps.forge.objects import leaks
@@ -172,6 +172,7 @@ def forge(
     page_frames: Optional[FramePlan] = None,
     virtual: bool = False,
     traced: bool = False,
+    change_kernel: Callable[[KernelBuild], KernelBuild] = lambda kernel: kernel,
 ) -> ForgedMachine:
     """Return the machine of a scenario; the same arguments make the same machine, byte for byte.
 
@@ -189,7 +190,7 @@ def forge(
     manager counts beside the pools, ``page_frames`` writes their page frame database. ``virtual`` lays out memory as
     virtual machines have it, a hole below 4 GiB and pages above it, with top tables of several processes and the code
     that starts processors (x64 only). ``traced`` lets x64 kernels with public symbols record references to objects
-    and the handles of whoever leaks them.
+    and the handles of whoever leaks them. ``change_kernel`` has the last word on the kernel (see ``scrambling``).
     ValueError for an unknown scenario, architecture or build, and for a wish that the kernel cannot fulfil.
     """
     if scenario not in _BY_NAME:
@@ -238,4 +239,4 @@ def forge(
         kernel = replace(kernel, variables={**kernel.variables, **page_frame_variables(kernel)})
     if virtual:
         kernel = replace(kernel, architecture=architecture)
-    return assemble_machine(_BY_NAME[scenario], kernel, wishes)
+    return assemble_machine(_BY_NAME[scenario], change_kernel(kernel), wishes)

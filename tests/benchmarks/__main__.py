@@ -28,6 +28,7 @@ from tests.benchmarks import (
     pageframes,
     physicalpages,
     recall,
+    scrambledkernels,
     sessionreading,
     structreading,
     symbolfiles,
@@ -57,6 +58,7 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "fleet": fleet.run,
     "damage": damageddumps.run,
     "verdicts": verdicts.run,
+    "scrambled": scrambledkernels.run,
 }
 
 
