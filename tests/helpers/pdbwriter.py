@@ -80,12 +80,16 @@ def types(records=()):
 
 
 def structure(name, size, field_list, properties=0, unique=""):
-    body = struct.pack("<HHHIIIH", 0x1505, 0, properties, field_list, 0, 0, size) + name.encode() + b"\0"
+    body = struct.pack("<HHHIII", 0x1505, 0, properties, field_list, 0, 0) + numeric(size) + name.encode() + b"\0"
     return padded(body + (unique.encode() + b"\0" if unique else b""))
 
 
 def member(name, type_index, offset):
-    return padded(struct.pack("<HHIH", 0x150D, 3, type_index, offset) + name.encode() + b"\0", 0)
+    return padded(struct.pack("<HHI", 0x150D, 3, type_index) + numeric(offset) + name.encode() + b"\0", 0)
+
+
+def numeric(number):
+    return struct.pack("<H", number) if number < 0x8000 else struct.pack("<HI", 0x8004, number)
 
 
 def field_list(*parts):
