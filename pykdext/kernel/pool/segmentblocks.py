@@ -49,19 +49,27 @@ class BlockProver:
         """
         sample = [pair for pair in zip(blocks, words) if not pair[0][3]][:_SAMPLE]
         keys, form = self._choose_keys(sample), self._form
-        heap_key = 0 if keys.heap_key is None or form is CHUNK_32 else keys.heap_key ^ form.allocated
-        unit, shift, fixed, header_bytes = form.unit_bytes, form.size_shift, form.fixed, form.header_bytes
-        spare = (1 << shift, 2 << shift)  # a chunk is one unit or two larger than its block
-        left: List[int] = []
-        for number, (address, size, _, is_certain) in enumerate(blocks):
-            # What HeapKeys.confirms tells, without a call for each of very many blocks.
-            rest = ((words[number] ^ address - header_bytes ^ heap_key) & fixed) - (size // unit << shift)
-            if rest in spare and heap_key:
-                marks[number] = CERTAIN
-            elif not is_certain:
-                left.append(number)
+        left = [number for number, block in enumerate(blocks) if not block[3]]
+        if keys.heap_key is not None and form is not CHUNK_32:
+            left = self._mark_chunks(blocks, words, marks, keys.heap_key ^ form.allocated, left)
         for number in left:
             marks[number] = self._judge(blocks[number][0], blocks[number][1], words[number], keys)
+
+    def _mark_chunks(
+        self, blocks: Sequence[PlacedBlock], words: Sequence[int], marks: bytearray, key: int, numbers: Sequence[int]
+    ) -> List[int]:
+        """What HeapKeys.confirms tells, without a call for each of very many blocks; the numbers of the others."""
+        form = self._form
+        fixed, header_bytes, each = form.fixed, form.header_bytes, (1 << form.size_shift) // form.unit_bytes
+        spare = (1 << form.size_shift, 2 << form.size_shift)  # a chunk is one unit or two larger than its block
+        left: List[int] = []
+        for number in numbers:
+            block = blocks[number]
+            if ((words[number] ^ block[0] - header_bytes ^ key) & fixed) - block[1] * each in spare:
+                marks[number] = CERTAIN
+            else:
+                left.append(number)
+        return left
 
     def _choose_keys(self, sample: Sequence[Tuple[PlacedBlock, int]]) -> HeapKeys:
         """Of what symbols tell and what the headers vote for the key that proves more of a sample.
