@@ -22,9 +22,7 @@ from pykdext.units import count_things
 MAX_DRIVERS = 4_096
 MAX_TABLES = 1_024
 MAX_PAGES = 65_536
-_NODE_BYTES = 0x20
-_ENTRIES_START, _ENTRY_BYTES = 0x20, 0x20
-_KERNEL_START = 0xFFFF800000000000
+_NODE_WORDS, _ENTRY_WORDS = 4, 4
 _POOL_TRACKING = 8
 _DATA_PATHS = (
     "SuspectDriverEntry",
@@ -35,7 +33,6 @@ _DATA_PATHS = (
     "NonPagedBytes",
 )
 _TREE_PATHS = ("Tables", "TablesNo")
-_NAME_OFFSET = 0x18
 _MAX_NAME_BYTES = 0x200
 
 
@@ -53,11 +50,12 @@ def read_verifier(kernel: Kernel, pages: PageReader) -> VerifierReport:
 
 
 class _VerifierReader:
-    """Reads the trees of drivers of a 64-bit kernel with public symbols."""
+    """Reads the trees of drivers of a kernel with public symbols."""
 
     def __init__(self, kernel: Kernel, pages: PageReader) -> None:
         self._kernel = kernel
         self._pages = pages
+        self._width = kernel.target.pointer_size
         self._modules = [module for module in kernel.target.modules() if not module.unloaded]
         self.warnings: List[str] = []
 
@@ -79,8 +77,8 @@ class _VerifierReader:
         first, count = record["Tables"], min(record["TablesNo"] & 0xFFFFFFFF, MAX_TABLES)
         drivers = []
         for node in self._iter_nodes([first + number * table.size for number in range(count)]):
-            base = self._pages.pointer(node + _NODE_BYTES)
-            address = self._pages.pointer(node + _NODE_BYTES + data_at)
+            base = self._pages.pointer(node + _NODE_WORDS * self._width)
+            address = self._pages.pointer(node + _NODE_WORDS * self._width + data_at)
             module = next((module for module in self._modules if module.base == base), None)
             driver = self._read_driver(data, address, module) if address else None
             if driver is not None:
@@ -95,7 +93,7 @@ class _VerifierReader:
 
     def _iter_nodes(self, tables: Sequence[int]) -> List[int]:
         """The nodes of all trees: below the root's right child, each one once."""
-        pending = [self._pages.pointer(table + 0x10) for table in tables]
+        pending = [self._pages.pointer(table + 2 * self._width) for table in tables]
         seen: List[int] = []
         known = set()
         while pending and len(seen) < MAX_DRIVERS:
@@ -104,7 +102,7 @@ class _VerifierReader:
                 continue
             known.add(node)
             seen.append(node)
-            pending += [self._pages.pointer(node + 8), self._pages.pointer(node + 0x10)]
+            pending += [self._pages.pointer(node + self._width), self._pages.pointer(node + 2 * self._width)]
         return seen
 
     def _read_driver(self, form: Struct, address: int, module: Optional[Module]) -> Optional[VerifiedDriver]:
@@ -117,7 +115,8 @@ class _VerifierReader:
         callers: Tuple[TrackedCaller, ...] = ()
         start = form.offset("PoolPageHeaders")
         if start is not None and module is not None and (self._kernel.target.facts.build or 0) <= 19045:
-            first = (self._pages.pointer(address + start + 8) or 0) & ~0xF
+            # An SLIST_HEADER: on 64 bits the first entry is in its second word.
+            first = (self._pages.pointer(address + start + (8 if self._width == 8 else 0)) or 0) & ~0xF
             callers = self._read_tracked(first, address, module)
         return VerifiedDriver(
             name,
@@ -129,8 +128,9 @@ class _VerifierReader:
         )
 
     def _read_name(self, entry: int) -> Optional[str]:
-        size = self._pages.number(entry + _NAME_OFFSET, 2) if entry else None
-        buffer = self._pages.pointer(entry + _NAME_OFFSET + 8) if entry else None
+        name = entry + 2 * self._width + 8  # behind its links and two counts
+        size = self._pages.number(name, 2) if entry else None
+        buffer = self._pages.pointer(name + self._width) if entry else None
         if not size or not buffer or size > _MAX_NAME_BYTES or size % 2:
             return None
         try:
@@ -140,7 +140,7 @@ class _VerifierReader:
 
     def _read_tracked(self, first: int, owner: int, module: Module) -> Tuple[TrackedCaller, ...]:
         """The outstanding allocations by the place in the driver that called, most first."""
-        walk = walk_chain(self._pages.read, 8, first, MAX_PAGES)
+        walk = walk_chain(self._pages.read, self._width, first, MAX_PAGES)
         blocks: Counter[Tuple[int, int]] = Counter()
         sizes: Counter[Tuple[int, int]] = Counter()
         for page in walk.entries:
@@ -163,10 +163,14 @@ class _VerifierReader:
             data = self._pages.read(page, PAGE_BYTES)
         except MemoryReadError:
             return []
-        if int.from_bytes(data[8:16], "little") != owner:
+        width = self._width
+        if int.from_bytes(data[width : 2 * width], "little") != owner:
             return []
+        start = self._kernel.target.machine.kernel_start
         return [
             ((caller, tag & 0xFFFFFFFF), size)
-            for address, caller, size, tag in struct.iter_unpack("<QQQQ", data[_ENTRIES_START:])
-            if address >= _KERNEL_START and size and caller in module
+            for address, caller, size, tag in struct.iter_unpack(
+                "<4Q" if width == 8 else "<4I", data[_ENTRY_WORDS * width :]
+            )
+            if address >= start and size and caller in module
         ]
