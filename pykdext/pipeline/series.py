@@ -17,7 +17,7 @@ from pykdext.records.recognition import is_log_head
 from pykdext.store.source import is_store_head
 from pykdext.targets.dump.compressed import is_dump_head
 from pykdext.targets.dump.header import DUMP_SUFFIXES
-from pykdext.units import count_things, name_some
+from pykdext.units import count_things, name_some, say_rest
 from pykdext.work import UNWATCHED, Work
 
 _NAMED_FILES = 8
@@ -68,12 +68,14 @@ def follow_files(
     and named; so are those that were not read before the user ended the work, if it keeps results.
 
     Raises:
-        RecordFormatError: no file could be used, or they are of different machines and that is not allowed.
+        RecordFormatError: no file could be used, or they are of different machines and that is not allowed. The only
+            file is refused by its own error.
     """
     found = find_logs(paths)
     files = found.files
     series = EvenlySpread()
     unusable = list(found.warnings)
+    refusal: Optional[Exception] = None
     read = 0
     with work.hold():
         for path in files:
@@ -81,6 +83,7 @@ def follow_files(
             try:
                 series.add(load_states(path))
             except (PykdextError, OSError) as error:
+                refusal = error
                 unusable.append(str(error))
             read += 1
         work.report(read, len(files), "logs")
@@ -90,7 +93,11 @@ def follow_files(
             raise work.cause
         unusable.append(_describe_unread(files[read:]))
     if not snapshots:
-        reason = unusable[0] if unusable else f"no log among {count_things(found.passed_over, 'file')}"
+        if refusal is not None and len(unusable) == 1:
+            raise refusal
+        reason = f"no log among {count_things(found.passed_over, 'file')}"
+        if unusable:
+            reason = f"nothing of use ({unusable[0]}{f'; {more}' if (more := say_rest(len(unusable), 1)) else ''})"
         raise RecordFormatError(", ".join(paths), None, reason, "logs, snapshots or dumps")
     try:
         report = growth.follow_series(settle_day_order(snapshots), lists.is_object, allow_mixed, every_seconds)

@@ -172,4 +172,8 @@ def _hint(message: str) -> str:
         return ". Hint: the disk may be full; what was stored before is kept, run the same command again"
     if "locked" in message:
         return ". Hint: another batch writes into it"
+    if "unable to open" in message:
+        return ". Hint: poolleak batch DUMPS --store FILE makes one, in a folder that is there"
+    if "not a database" in message:
+        return ". Hint: a store is a file that poolleak batch DUMPS --store FILE has made"
     return ""

@@ -46,7 +46,7 @@ COMMAND = Command(
     CompletionOptions,
     _render_script,
     examples=(
-        "poolleak completion bash -o ~/.local/share/bash-completion/completions/poolleak",
+        "poolleak completion bash >> ~/.bashrc",
         "poolleak completion zsh -o ~/.zfunc/_poolleak",
         "poolleak completion powershell >> $PROFILE",
     ),

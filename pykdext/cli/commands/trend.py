@@ -90,6 +90,6 @@ COMMAND = Command(
         "poolleak trend logs",
         "poolleak trend logs/*.txt --every 15m",
         "poolleak trend counters.csv",
-        "poolleak trend logs --pool nonpaged --tag 'Ir*' --top 5",
+        'poolleak trend logs --pool nonpaged --tag "Ir*" --top 5',
     ),
 )

@@ -128,6 +128,6 @@ COMMAND = Command(
     examples=(
         "poolleak used MEMORY.DMP --top 20",
         "poolleak used poolmon.txt --pool paged --sort outstanding",
-        "poolleak used MEMORY.DMP --tag 'Nt*' --format csv -o tags.csv",
+        'poolleak used MEMORY.DMP --tag "Nt*" --format csv -o tags.csv',
     ),
 )

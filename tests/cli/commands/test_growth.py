@@ -210,3 +210,15 @@ def test_ctrl_break_while_the_machine_runs_goes_on(server, monkeypatch, tmp_path
     with pytest.raises(SystemExit, match="CTRL"):
         main(["record", "-o", str(tmp_path), "--every", "1h", "--count", "3"])
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_log_of_no_use_is_refused_in_its_own_words(tmp_path, capsys):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("no log")
+    assert main(["trend", str(tmp_path / "a.txt")]) == 3
+    assert capsys.readouterr().err.startswith(
+        f"poolleak: {tmp_path / 'a.txt'}: found text that begins 'no log', expected"
+    )
+    assert main(["trend", str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]) == 3
+    err = capsys.readouterr().err
+    assert "found nothing of use (" in err and "; and 1 more), expected logs, snapshots or dumps" in err
