@@ -174,6 +174,9 @@ def _tell_truth(
     )
 
 
+_SLOT_BYTES = 1 << 39
+
+
 def _write_memory(
     parts: Parts, wishes: Wishes, totals: PoolTotals
 ) -> Tuple[Dict[str, int], Dict[str, int], Dict[int, int]]:
@@ -186,7 +189,11 @@ def _write_memory(
     if wishes.page_frames is not None:
         large = parts.addresses["page:large"] = parts.regions.tables.take(1 << 21, alignment=1 << 21)
         parts.space.map_large(large, parts.space.frames.take_large(0x200))
-        frames, private = write_page_frames(parts, PFN_DATABASE, wishes.page_frames)
+        database = PFN_DATABASE
+        if parts.regions.nonpaged.start & -_SLOT_BYTES == PFN_DATABASE:  # nonpaged pool stands close behind its start
+            database += _SLOT_BYTES // 2
+            parts.set_variable("MmPfnDatabase", database)
+        frames, private = write_page_frames(parts, database, wishes.page_frames)
     return memory, frames, private
 
 

@@ -44,6 +44,19 @@ class MemoryFailure:
 
 
 @dataclass(frozen=True)
+class SessionMemory:
+    """What a session was charged, and what its paged pool holds; None: its structure is not in memory or not known.
+
+    ``processes``: how many of the list belong to it. ``number`` is None where the structure cannot be read.
+    """
+
+    number: Optional[int]
+    processes: int
+    committed_bytes: Optional[int] = None
+    paged_pool_bytes: Optional[int] = None
+
+
+@dataclass(frozen=True)
 class CommitSheet:
     """Committed memory line by line, as far as this kernel tells.
 
@@ -52,6 +65,7 @@ class CommitSheet:
         physical_bytes, available_bytes, resident_available_bytes: of physical memory; the last one is what may still be
             made nonpaged.
         system_pte_bytes, system_pte_free_bytes: address space for mappings, in all and free.
+        sessions: each session, as far as its structure is known.
         doubtful: lines whose number is larger than what is committed in all; they are not among ``lines``.
     """
 
@@ -66,6 +80,7 @@ class CommitSheet:
     system_pte_free_bytes: Optional[int] = None
     failures: Tuple[MemoryFailure, ...] = ()
     doubtful: Tuple[str, ...] = ()
+    sessions: Tuple[SessionMemory, ...] = ()
 
     @property
     def unexplained_bytes(self) -> Optional[int]:

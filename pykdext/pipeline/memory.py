@@ -7,9 +7,10 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from pykdext.growth.untagged import find_dominant, rank_untagged
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.memory.commit import read_commit_sheet, sheet_of_totals
+from pykdext.kernel.memory.commit import add_sessions, read_commit_sheet, sheet_of_totals
 from pykdext.kernel.memory.frames import explain_missing_frames, read_page_frames
 from pykdext.kernel.memory.processmemory import ProcessMemoryReader
+from pykdext.kernel.memory.sessions import read_sessions
 from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import LeakReport, NextStep, PoolKind, PoolSnapshot, UntaggedKind
 from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryReport, PageFrames
@@ -64,6 +65,7 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     if kernel is not None and processes is not None:
         roots = None if sampled else ProcessMemoryReader(kernel).find_roots(processes.processes)
         frames = read_page_frames(kernel, work, SAMPLED_CHUNKS if sampled else None, roots)
+        sheet = sheet and add_sessions(sheet, read_sessions(kernel, processes.processes))
     untagged = rank_untagged(sheet, frames)
     physical = _physical_bytes(snapshot, sheet, frames)
     pools = _pool_bytes(snapshot, frames)
@@ -126,6 +128,12 @@ def _iter_warnings(
         found.append("the source has no memory to look into: only its own totals are known")
     elif sheet is None:
         found.append("the memory manager's counters of this kernel are not known: no commit sheet")
+    unread = [session for session in sheet.sessions if session.committed_bytes is None] if sheet is not None else []
+    if unread:
+        found.append(
+            f"{count_things(len(unread), 'session')}: their space is mapped by the page tables of their processes "
+            "only; what they were charged, and the tags of session pool, are not told by this dump"
+        )
     if sheet is not None and sheet.doubtful:
         found.append(f"{', '.join(sheet.doubtful)}: larger than all that is committed, left out")
     if kernel is None:

@@ -7,7 +7,7 @@ On a real Windows 10 the lines up to ``Sum System Commit`` add up to it, and wit
 from __future__ import annotations
 
 import re
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 from pykdext.model.memory import CommitLine, CommitPart, CommitSheet, MemoryFailure
 
@@ -57,7 +57,9 @@ def parse_commit_sheet(text: str) -> Optional[CommitSheet]:
     A line that is larger than all that is committed (the debugger prints such) is left out and named.
     """
     sizes = {line["name"]: int(line["kilobytes"]) << 10 for line in _LINE.finditer(text)}
-    totals = {field: size for name, field in _TOTALS.items() if (size := sizes.get(name, _MAX_BYTES)) < _MAX_BYTES}
+    totals: Dict[str, Any] = {
+        field: size for name, field in _TOTALS.items() if (size := sizes.get(name, _MAX_BYTES)) < _MAX_BYTES
+    }
     known = {name: sizes[name] for name in _PARTS if name in sizes}
     if not known:
         return None

@@ -80,6 +80,7 @@ def _commit_document(sheet: Optional[CommitSheet]) -> Optional[Dict[str, Any]]:
         "system_pte_free_bytes": sheet.system_pte_free_bytes,
         "failures": [asdict(failure) for failure in sheet.failures],
         "doubtful": list(sheet.doubtful),
+        "sessions": [asdict(session) for session in sheet.sessions],
     }
 
 
@@ -104,6 +105,10 @@ def _iter_rows(report: MemoryReport) -> Iterator[Dict[str, Any]]:
         yield {"table": "committed", "name": line.name, "bytes": line.bytes, "of": line.part.value}
     if report.sheet and report.sheet.unexplained_bytes is not None:
         yield {"table": "committed", "name": "in no counter", "bytes": report.sheet.unexplained_bytes}
+    for session in report.sheet.sessions if report.sheet else ():
+        name = "session" if session.number is None else f"session {session.number}"
+        yield {"table": "sessions", "name": name, "bytes": session.committed_bytes, "of": "committed"}
+        yield {"table": "sessions", "name": name, "bytes": session.paged_pool_bytes, "of": "paged pool"}
     for process in report.by_process.processes if report.by_process else ():
         name = f"{process.image} ({process.pid})"
         state = "exited" if process.has_exited else "running"

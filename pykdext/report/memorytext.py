@@ -18,6 +18,9 @@ _BAR_COLUMNS = 20
 PROCESSES_SHOWN = 8
 """Processes in text and on the page; JSON and CSV have all."""
 
+SESSIONS_SHOWN = 4
+"""Sessions in text; JSON and CSV have all."""
+
 UNTAGGED_SHOWN = 4
 """Kinds of untagged memory in a verdict; ``poolleak memory`` and JSON have them all."""
 
@@ -114,6 +117,15 @@ def _commit_table(sheet: CommitSheet, width: int) -> List[str]:
         f"may still be nonpaged {format_bytes(sheet.resident_available_bytes)}",
     ]
     lines += wrap("; ".join(words), width)
+    told = [session for session in sheet.sessions if session.number is not None]
+    if told:
+        session_words = ", ".join(
+            f"session {session.number}: {format_bytes(session.committed_bytes)} committed, "
+            f"{format_bytes(session.paged_pool_bytes)} of it paged pool"
+            for session in told[:SESSIONS_SHOWN]
+        )
+        more = f", and {len(told) - SESSIONS_SHOWN:,} more" if len(told) > SESSIONS_SHOWN else ""
+        lines += wrap(f"{session_words[0].upper()}{session_words[1:]}{more}", width)
     refused = [f"{failure.count:,} {failure.name}" for failure in sheet.failures if failure.count]
     lines += wrap(f"Refused since boot: {', '.join(refused)}", width) if refused else []
     return lines

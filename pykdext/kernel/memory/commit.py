@@ -7,14 +7,14 @@ committed pages exactly; what no public counter tells (kernel stacks, session sp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
 from pykdext.model import SystemMemory
 from pykdext.model.layouts import FieldLayout
-from pykdext.model.memory import CommitLine, CommitPart, CommitSheet, MemoryFailure
+from pykdext.model.memory import CommitLine, CommitPart, CommitSheet, MemoryFailure, SessionMemory
 from pykdext.targets.protocol import PAGE_BYTES
 
 LARGEST_COUNT_PAGES = 1 << 40
@@ -71,8 +71,26 @@ _TOTALS: Dict[str, _Place] = {
 _FAILURES: Tuple[Tuple[str, _Place], ...] = (
     ("pool allocations", _Place("ExPoolFailures", width=4)),
     ("system PTE allocations", _Place(state="Vs.SystemPteInfo.PteFailures")),
+    ("kernel stack allocations", _Place(state="SystemPtes.KernelStackPteInfo.PteFailures")),
     ("kernel stack growths", _Place(state="SystemPtes.StackGrowthFailures")),
 )
+
+_COMMIT_FAILURES = _Place(partition="Vp.ChargeCommitmentFailures")
+_POOL_REASONS = _Place("MmPoolFailureReasons", "Pools.PoolFailureReasons")
+_REASONS = (
+    "nonpaged pool requests for want of address space (PTEs)",
+    "pool requests of too low a priority",
+    "nonpaged pool requests for want of pages",
+    "paged pool requests for want of address space (PTEs)",
+    "session paged pool requests for want of address space (PTEs)",
+    "paged pool requests for want of pages",
+    "session pool requests for want of pages",
+    "paged pool requests for want of commit",
+    "session pool requests for want of commit",
+    "nonpaged pool requests for want of resident available pages",
+    "nonpaged pool requests for want of commit",
+)
+"""_MI_POOL_FAILURE_REASONS of public symbols (14393, 17763), a 32-bit count each; 7601 and 9600 have the same array."""
 
 _OLD_SYSTEM_PTES = ("MiSystemPteInfo", "_MI_SYSTEM_PTE_TYPE")
 
@@ -83,6 +101,7 @@ class _Counters:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         places = [place for _, _, place in _LINES] + list(_TOTALS.values()) + [place for _, place in _FAILURES]
+        places += [_COMMIT_FAILURES, _POOL_REASONS]
         self._state = self._locate(_STATE, [place.state for place in places])
         self._partition = self._locate(_PARTITION, [place.partition for place in places])
         old = [f"{path.rpartition('.')[2]}" for place in places if (path := place.state) and "SystemPteInfo" in path]
@@ -97,6 +116,16 @@ class _Counters:
                 continue
             return value if value < LARGEST_COUNT_PAGES else None
         return None
+
+    def read_array(self, place: _Place, count: int) -> Tuple[int, ...]:
+        """Counts of 32 bits; empty where this kernel has none, or where they cannot be read."""
+        for address, _ in self._iter_places(place):
+            try:
+                data = self._kernel.target.read_virtual(address, 4 * count)
+            except MemoryReadError:
+                continue
+            return tuple(int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4))
+        return ()
 
     def _iter_places(self, place: _Place) -> Iterator[Tuple[int, int]]:
         pointer = self._kernel.target.pointer_size
@@ -132,7 +161,7 @@ def read_commit_sheet(kernel: Kernel) -> Optional[CommitSheet]:
 
     """
     counters = _Counters(kernel)
-    totals = {name: _as_bytes(counters.read(place)) for name, place in _TOTALS.items()}
+    totals: Dict[str, Any] = {name: _as_bytes(counters.read(place)) for name, place in _TOTALS.items()}
     committed = totals["committed_bytes"]
     lines: List[CommitLine] = []
     doubtful: List[str] = []
@@ -145,9 +174,27 @@ def read_commit_sheet(kernel: Kernel) -> Optional[CommitSheet]:
         else:
             lines.append(CommitLine(name, part, held))
     failures = [MemoryFailure(name, count) for name, place in _FAILURES if (count := counters.read(place)) is not None]
+    failures += [
+        MemoryFailure(reason, count)
+        for reason, count in zip(_REASONS, counters.read_array(_POOL_REASONS, len(_REASONS)))
+        if count
+    ]
+    refused = sum(counters.read_array(_COMMIT_FAILURES, 4))
+    failures += [MemoryFailure("charges of commit", refused)] if refused else []
     if not any(line.bytes for line in lines) and not any(totals.values()):
         return None
     return CommitSheet(tuple(lines), failures=tuple(failures), doubtful=tuple(doubtful), **totals)
+
+
+def add_sessions(sheet: CommitSheet, sessions: Tuple[SessionMemory, ...]) -> CommitSheet:
+    """The sheet with what sessions were charged, as a line of its own where all of them are told."""
+    charged = [session.committed_bytes for session in sessions]
+    told = [held for held in charged if held is not None]
+    most = sheet.committed_bytes
+    lines = sheet.lines
+    if told and len(told) == len(charged) and (most is None or sum(told) <= most):
+        lines = (*lines, CommitLine("Session Commit", CommitPart.SYSTEM, sum(told)))
+    return replace(sheet, lines=lines, sessions=sessions)
 
 
 def sheet_of_totals(memory: SystemMemory) -> Optional[CommitSheet]:

@@ -134,3 +134,18 @@ class TestVerdict:
         document = json.loads(capsys.readouterr().out)
         assert document["fills"] is None and document["untagged"]
         assert "The pools are not" not in document["verdict"]
+
+
+@pytest.mark.parametrize("build", [7601, 9600, 14393, 19041, 20348, 22000])
+def test_sessions_and_their_pool_are_told(build, tmp_path, capsys):
+    path = tmp_path / "sessions.dmp"
+    forge(
+        "zombies", build=build, leaked=3, healthy_share=32, memory=MemoryPlan(), page_frames=plan_frames(0x1000)
+    ).save(path)
+    main(["memory", str(path), "--format", "json"])
+    commit = json.loads(capsys.readouterr().out)["commit"]
+    assert {row["number"]: (row["committed_bytes"], row["paged_pool_bytes"]) for row in commit["sessions"]} == {
+        0: (700 << 12, 300 << 12),
+        1: (701 << 12, 300 << 12),
+    }
+    assert {line["name"]: line["bytes"] for line in commit["lines"]}["Session Commit"] == 1401 << 12

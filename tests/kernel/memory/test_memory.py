@@ -103,6 +103,16 @@ class TestCommitSheet:
         assert {failure.name: failure.count for failure in sheet.failures}["pool allocations"] == 3
         assert not sheet.doubtful
 
+    @pytest.mark.parametrize("build", [14393, 17763])
+    def test_refused_requests_are_told_with_their_reasons(self, build, tmp_path):
+        machine = forge("quiet", build=build, memory=MemoryPlan())
+        place = machine.kernel.base + machine.kernel.variables["MiState"] + 0x54
+        machine.write_virtual(place, b"".join(number.to_bytes(4, "little") for number in (0, 0, 41, *[0] * 6, 7, 0)))
+        sheet = ask(machine, tmp_path / "m.dmp", read_commit_sheet)
+        told = {failure.name: failure.count for failure in sheet.failures}
+        assert told["nonpaged pool requests for want of pages"] == 41
+        assert told["nonpaged pool requests for want of resident available pages"] == 7
+
     def test_what_no_line_counts_is_said(self, machine, tmp_path):
         sheet = ask(machine, tmp_path / "m.dmp", read_commit_sheet)
         assert sheet.unexplained_bytes == sheet.committed_bytes - sum(line.bytes for line in sheet.lines)
