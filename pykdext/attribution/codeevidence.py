@@ -156,8 +156,9 @@ class CodeAttributor:
         readers = find_references(module.image, starts) if starts else {}
         rvas: List[int] = [place.rva for place in places if place.encoding.kind in _IN_CODE]
         rvas += [rva for found in readers.values() for rva in found]
-        enough = 1 if self.is_part_of_windows(module.image) else ENOUGH_CALLS
-        return self._open_call_sites(module.image).find_uses(tag, rvas, variables, enough)
+        is_windows = bool(self.is_part_of_windows(module.image))  # of its parts tag lists tell the rest
+        enough = 1 if is_windows else ENOUGH_CALLS
+        return self._open_call_sites(module.image).find_uses(tag, rvas, variables, enough, is_deep=not is_windows)
 
     def _iter_made(self, tag: PoolTag) -> Iterator[Evidence]:
         """The calls that get the tag from code that makes it of other numbers."""

@@ -122,12 +122,19 @@ class CallSites:
         self._stored = StoredTags(followed, resolver, self.wrappers)
 
     def find_uses(
-        self, tag: PoolTag, rvas: Sequence[int], variables: Sequence[int], enough: int = ENOUGH_CALLS
+        self,
+        tag: PoolTag,
+        rvas: Sequence[int],
+        variables: Sequence[int],
+        enough: int = ENOUGH_CALLS,
+        *,
+        is_deep: bool = True,
     ) -> TagUses:
         """The calls that get ``tag`` in the functions around ``rvas``, small functions first.
 
         ``variables`` are the RVAs where the tag stands in data: what is read from there is the tag. When ``enough``
-        calls prove that the tag is used, no further function is followed.
+        calls prove that the tag is used, no further function is followed. Unless ``is_deep`` what the functions store
+        is left alone.
         """
         sought = _SoughtTag(tag, frozenset(variables))
         calls: Dict[Tuple[int, Atom], TagUse] = {}
@@ -148,7 +155,7 @@ class CallSites:
                     calls[use.call_rva, use.source] = replace(use, origin_text=sought.name_in(text, use.source))
             if len({use.call_rva for use in calls.values() if use.is_proof}) >= enough:
                 break
-        if not any(use.is_proof for use in calls.values()):
+        if is_deep and not any(use.is_proof for use in calls.values()):
             for use in self._iter_uses_of_stored(sought, flows):
                 calls[use.call_rva, use.source] = use
         ordered = sorted(calls.values(), key=lambda use: (use.call_rva, use.origin_rva or 0))

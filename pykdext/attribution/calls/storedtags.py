@@ -97,8 +97,9 @@ class StoredTags:
 
     def _iter_stored(self, start_rva: int, location: Location, depth: int) -> Iterator[Store]:
         """Where a function, and those that it hands the parameter on to, store it."""
-        flow = self._followed.find_flow(start_rva)
-        if flow is None or flow.start_rva != start_rva:
+        bounds = self._followed.find_bounds(start_rva)
+        flow = self._follow(bounds) if bounds is not None and bounds.start_rva == start_rva else None
+        if flow is None:
             return
         parameter = Parameter(location)
         yield from (rva for rva, value in flow.kept.items() if parameter in value)
