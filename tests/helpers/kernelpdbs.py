@@ -6,6 +6,7 @@ It is made of what is known of the real PDB (the shipped table is the record of 
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Dict, List, Mapping, Optional
 
 from pykdext.model import Machine
@@ -33,21 +34,30 @@ class _Records:
             if layout is None:
                 self._indices[name] = self._add(writer.structure(name, 0, 0, properties=_FORWARD))
             else:
-                self._indices[name] = self._add_structure(name, layout.size or 0, layout.fields)
+                ends = (field.offset + (field.size or 0) for field in layout.fields.values())
+                size = max(ends, default=0) if layout.size is None else layout.size
+                self._indices[name] = self._add_structure(name, size, layout.fields)
         return self._indices[name]
 
     def _add_structure(self, name: str, size: int, fields: Mapping[str, FieldLayout]) -> int:
-        members = []
+        """A structure; members of members, which the table names by their path, are structures of their own."""
         inner: Dict[str, Dict[str, FieldLayout]] = {}
         for path, field in fields.items():
             first, _, rest = path.partition(".")
             if rest:
                 inner.setdefault(first, {})[rest] = field
-            else:
-                members.append((field.offset, path, self._add_field(field)))
+        members = [
+            (field.offset, path, self._add_field(field))
+            for path, field in fields.items()
+            if "." not in path and path not in inner
+        ]
         for first, parts in inner.items():
             self._unnamed += 1
-            members.append((0, first, self._add_structure(f"_PART_{self._unnamed}", size, parts)))
+            whole = fields.get(first)
+            start = 0 if whole is None else whole.offset
+            moved = {path: replace(field, offset=field.offset - start) for path, field in parts.items()}
+            room = size if whole is None else whole.size or 0
+            members.append((start, first, self._add_structure(f"_PART_{self._unnamed}", room, moved)))
         listed = [writer.member(path, index, offset) for offset, path, index in members]
         return self._add(writer.structure(name, size, self._add_list(listed)))
 
