@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from pykdext.model import Confidence, Machine
-from tests.attribution.calls.test_callees import CONSTANTS_RVA, NARROW_BASES, SLOT, VARIABLES_RVA, WIDE_BASES
+from tests.attribution.calls.test_callees import CONSTANTS_RVA, NARROW_BASES, PAGE, SLOT, VARIABLES_RVA, WIDE_BASES
 from tests.attribution.test_lostproof import CALL, CALL_SLOT, ENTER, FILLING, LEAVE, R8D, X64Code, find, slots
 
 pytest.importorskip("capstone")
@@ -167,3 +167,29 @@ def test_an_argument_in_a_register_that_the_linker_chose():
     caller = b"\x56\xbeRegs\xe8" + struct.pack("<i", -(len(padded) + 11)) + b"\x5e\xc3"
     found = find(padded + caller + FILLING, b"Regs", Machine.X86)
     assert [item.confidence for item in found] == [PROVEN]
+
+
+@pytest.mark.parametrize(("place", "expected"), [(VARIABLE, PROVEN), (VARIABLE + 4, LIKELY)])
+def test_an_object_that_a_variable_keeps(place, expected):
+    """x86: mov [eax+4], tag of a block that was just allocated; mov [variable], eax; elsewhere push [[variable]+4].
+
+    Of another variable it is not known that the object is the same.
+    """
+    base = NARROW_BASES[1]
+    constants = bytearray(0x200)
+    struct.pack_into("<I8xII", constants, 0, 0x2080, 0x2060, SLOT)
+    struct.pack_into("<I", constants, 0x80, 0x2040)
+    constants[0x40:0x57] = b"\1\0ExAllocatePoolWithTag"
+    constants[0x60:0x6C] = b"ntoskrnl.exe"
+    struct.pack_into("<I", constants, SLOT - 2 * PAGE, 0x2040)
+    call = b"\x6a\x20\x6a\x00\xff\x15" + struct.pack("<I", base + SLOT)
+    maker = b"\x68Own1" + call + b"\xc7\x40\x04Kept\xa3" + struct.pack("<I", base + VARIABLE) + b"\xc3"
+    user = b"\xa1" + struct.pack("<I", base + place) + b"\xff\x70\x04" + call + b"\xc3"
+    found = find(
+        maker.ljust(48, b"\xcc") + user + FILLING,
+        b"Kept",
+        Machine.X86,
+        more_constants=bytes(constants),
+        directories={1: (PAGE * 2, 40), 12: (SLOT, 4)},
+    )
+    assert [item.confidence for item in found] == [expected]

@@ -157,7 +157,9 @@ class CallSites:
                 break
         if is_deep and not any(use.is_proof for use in calls.values()):
             for use in self._iter_uses_of_stored(sought, flows):
-                calls[use.call_rva, use.source] = use
+                known_use = calls.get((use.call_rva, use.source))
+                if known_use is None or known_use.allocator is None or use.is_proof:
+                    calls[use.call_rva, use.source] = use
         ordered = sorted(calls.values(), key=lambda use: (use.call_rva, use.origin_rva or 0))
         return TagUses(tuple(ordered), sights)
 
