@@ -221,6 +221,20 @@ class MemoryByProcess:
 
 
 @dataclass(frozen=True)
+class MappingHolder:
+    """A driver, or the blocks of a pool tag (``is_tag``), whose data point at valid mappings in system PTE space.
+
+    ``ranges`` are those that its pointers lead to, ``most_bytes`` what they map at most: neighbours may be counted in.
+    That it points there is no proof that it mapped them: possible, no more.
+    """
+
+    name: str
+    is_tag: bool
+    ranges: int
+    most_bytes: int
+
+
+@dataclass(frozen=True)
 class MemoryReport:
     """Where the memory of a machine is. What could not be read is None, with the reason in ``warnings``.
 
@@ -229,6 +243,7 @@ class MemoryReport:
         dominant: that of it which fills the machine, None where nothing does.
         balloons: drivers of hypervisors that are loaded and take memory away by design.
         by_process: what processes were charged for themselves.
+        mappers: who points at system PTE mappings; None: it was not looked for, as they fill no machine here.
     """
 
     snapshot: PoolSnapshot
@@ -241,3 +256,4 @@ class MemoryReport:
     next_steps: Tuple[NextStep, ...]
     warnings: Tuple[str, ...]
     by_process: Optional[MemoryByProcess] = None
+    mappers: Optional[Tuple[MappingHolder, ...]] = None

@@ -15,6 +15,7 @@ from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import LeakReport, NextStep, PoolKind, PoolSnapshot, UntaggedKind
 from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryReport, PageFrames
 from pykdext.model.objects import ProcessList
+from pykdext.pipeline.mappings import find_mappers
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.memory import verdict_on_memory
 from pykdext.report.sentences.states import verdict_on
@@ -71,9 +72,12 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     pools = _pool_bytes(snapshot, frames)
     dominant = find_dominant(untagged, physical, sum(pools.values()))
     balloons = _find_balloons(kernel)
+    mappers = None
+    if kernel is not None and dominant is not None and dominant.kind is UntaggedKind.SYSTEM_PTES:
+        mappers = find_mappers(kernel, snapshot, work)
     return MemoryReport(
         snapshot=snapshot,
-        verdict=verdict_on_memory(sheet, frames, untagged, dominant, pools, balloons),
+        verdict=verdict_on_memory(sheet, frames, untagged, dominant, pools, balloons, mappers),
         sheet=sheet,
         frames=frames,
         untagged=untagged,
@@ -82,6 +86,7 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
         next_steps=_STEPS[dominant.kind] if dominant else (),
         warnings=(*snapshot.warnings, *_iter_warnings(kernel, sheet, frames)),
         by_process=_read_processes(kernel, processes) if kernel and processes else None,
+        mappers=mappers,
     )
 
 

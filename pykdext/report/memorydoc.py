@@ -35,6 +35,7 @@ def _memory_document(report: MemoryReport) -> Dict[str, Any]:
         "processes": _processes_document(report.by_process),
         "untagged": [untagged_document(holding) for holding in report.untagged],
         "dominant": report.dominant.kind.value if report.dominant else None,
+        "mappers": None if report.mappers is None else [asdict(holder) for holder in report.mappers],
         "balloon_drivers": list(report.balloons),
         "next_steps": [asdict(step) for step in report.next_steps],
         "warnings": list(report.warnings),
@@ -105,6 +106,9 @@ def _iter_rows(report: MemoryReport) -> Iterator[Dict[str, Any]]:
         yield {"table": "committed", "name": line.name, "bytes": line.bytes, "of": line.part.value}
     if report.sheet and report.sheet.unexplained_bytes is not None:
         yield {"table": "committed", "name": "in no counter", "bytes": report.sheet.unexplained_bytes}
+    for holder in report.mappers or ():
+        kind = "tag" if holder.is_tag else "driver"
+        yield {"table": "points at system PTEs", "name": holder.name, "bytes": holder.most_bytes, "of": kind}
     for session in report.sheet.sessions if report.sheet else ():
         name = "session" if session.number is None else f"session {session.number}"
         yield {"table": "sessions", "name": name, "bytes": session.committed_bytes, "of": "committed"}

@@ -9,6 +9,7 @@ from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryR
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, render_lines
+from pykdext.report.sentences.memory import name_holder
 from pykdext.report.sentences.states import subject_lines
 from pykdext.report.steps import step_lines
 from pykdext.units import count_things, format_bytes, format_count, format_share
@@ -32,6 +33,12 @@ def render_memory_text(report: MemoryReport, width: int, markup: Markup = PLAIN)
         lines += [*_frame_table(report.frames, width), ""]
         if report.frames.private:
             lines += [*_private_table(report.frames, width), ""]
+    if report.mappers:
+        rows = [
+            (name_holder(holder), f"{holder.ranges:,}", format_bytes(holder.most_bytes)) for holder in report.mappers
+        ]
+        headers = ("Points at system PTEs", "Ranges", "At most")
+        lines += [*format_table(headers, rows, ("left", "right", "right"), width), ""]
     if report.sheet is not None:
         lines += [*_commit_table(report.sheet, width), ""]
     if report.by_process is not None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Mapping, Optional, Sequence
 
-from pykdext.model import PoolKind, UntaggedMemory
-from pykdext.model.memory import CommitSheet, FrameUse, PageFrames
-from pykdext.units import format_bytes, format_share
+from pykdext.model import PoolKind, UntaggedKind, UntaggedMemory
+from pykdext.model.memory import CommitSheet, FrameUse, MappingHolder, PageFrames
+from pykdext.units import count_things, format_bytes, format_share
+
+_OF_DRIVERS = (UntaggedKind.MDL, UntaggedKind.LOCKED, UntaggedKind.DRIVER_LOCKED, UntaggedKind.CONTIGUOUS)
+
+NOTABLE_SHARE = 0.25
+"""Of the mappings: what leads to less names nobody in the verdict."""
 
 
 def describe_untagged(dominant: UntaggedMemory, pools_known: bool = True) -> str:
@@ -25,13 +30,16 @@ def verdict_on_memory(
     dominant: Optional[UntaggedMemory],
     pools: Mapping[PoolKind, int],
     balloons: Sequence[str],
+    mappers: Optional[Sequence[MappingHolder]] = None,
 ) -> str:
     """A few sentences: what fills the machine, or that the largest holder is none that tags miss."""
     if dominant is not None:
         said = describe_untagged(dominant, bool(pools))
         if balloons:
             said += f" {' and '.join(balloons)}, loaded here, takes memory at the wish of the host (possible)."
-        return said
+        elif dominant.kind in _OF_DRIVERS:
+            said += " Which driver holds them is not told here: nothing leads from such pages to whoever took them."
+        return said if mappers is None else f"{said} {_describe_mappers(mappers, dominant)}"
     held = ", ".join(f"{format_bytes(size)} of {pool.value} pool" for pool, size in pools.items())
     if not untagged:
         return _describe_totals(sheet, held)
@@ -51,6 +59,25 @@ def verdict_on_memory(
         share = format_share(max(0, unexplained) / sheet.committed_bytes)
         said += f" {share} of what is committed is in no counter: processes' own memory, and what no kernel tells."
     return said
+
+
+def name_holder(holder: MappingHolder) -> str:
+    """``tag Foo``, or the driver's name."""
+    return f"blocks of tag {holder.name}" if holder.is_tag else holder.name
+
+
+def _describe_mappers(mappers: Sequence[MappingHolder], dominant: UntaggedMemory) -> str:
+    """Who points at the mappings, with the grade of that; only where it is much of them."""
+    if not mappers:
+        return "Who mapped them is not told by this dump: no driver's data in it point there."
+    first = mappers[0]
+    name, most = name_holder(first), format_bytes(first.most_bytes)
+    if first.most_bytes < NOTABLE_SHARE * dominant.bytes:
+        return f"Who mapped most of them is not told by this dump: what {name} points at is {most} at most."
+    return (
+        f"Up to {most} of them ({count_things(first.ranges, 'range')}) is what {name} points at "
+        "(possible: who points there need not have mapped it)."
+    )
 
 
 def _describe_totals(sheet: Optional[CommitSheet], held: str) -> str:

@@ -12,6 +12,9 @@ from dumps.forge import forge
 from dumps.forge.memorymanager import MemoryPlan
 from dumps.forge.pageframes import plan_frames
 from pykdext.cli.main import main
+from pykdext.kernel.memory.regions import read_regions
+from pykdext.model.memory import FrameUse
+from pykdext.pipeline.sources import open_source
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema (extra test) is not installed")
 
@@ -149,3 +152,25 @@ def test_sessions_and_their_pool_are_told(build, tmp_path, capsys):
         1: (701 << 12, 300 << 12),
     }
     assert {line["name"]: line["bytes"] for line in commit["lines"]}["Session Commit"] == 1401 << 12
+
+
+def test_who_points_at_the_mappings_is_told_as_possible(tmp_path, capsys):
+    machine = forge("quiet", build=22000, memory=MemoryPlan(), page_frames=plan_frames(0x40000, PTEs=6000))
+    path = tmp_path / "mapped.dmp"
+    machine.save(path)
+    with open_source(str(path)) as source:
+        region = next(row for row in read_regions(source.kernel) if row.use is FrameUse.SYSTEM_PTES)
+        image, section = next(
+            (image, section)
+            for image in source.kernel.images[4:]
+            for section in image.sections
+            if section.writable and image.read(section.rva, 8) is not None
+        )
+    for page in range(40):
+        machine.space.map_page(region.start + 0x5000 + page * 0x1000, machine.space.frames.take())
+    machine.write_virtual(image.module.base + section.rva, (region.start + 0x5010).to_bytes(8, "little"))
+    machine.save(path)
+    main(["memory", str(path), "--format", "json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["mappers"] == [{"name": image.module.name, "is_tag": False, "ranges": 1, "most_bytes": 40 << 12}]
+    assert "Who mapped most of them is not told by this dump" in document["verdict"]
