@@ -9,7 +9,11 @@ import pytest
 
 from dumps.forge import forge
 from pykdext.cli.main import main
+from pykdext.model import LockstepGroup, LockstepMember, PoolKind, PoolTag, Role, SnapshotSource
+from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import format_table
+from pykdext.report.links import Links
+from pykdext.report.markup import AnsiMarkup, render_lines
 
 BOLD, RED, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 ALARMING = "\x1b[1;31m"
@@ -144,6 +148,23 @@ def test_a_batch_and_its_history_in_80_columns(show, dump, tmp_path):
     assert "Driver" in table[0] and "pippo.sys" in table[2] and max(map(len, table[:3])) <= 80
     head, _, line = show("history", "Pipo", "--store", store, columns=80).splitlines()[:3]
     assert head.rstrip().endswith("Per hour") and line.rstrip().endswith("MB")
+
+
+def test_the_verdict_on_a_batch_stands_out_first_and_last(show, dump):
+    text = show("batch", dump, "--jobs", 1, lines=4)
+    assert text.count(f"{ALARMING}Tag Pipo of the nonpaged pool, used by pippo.sys") == 2
+    assert "\x1b" not in show("batch", dump, "--jobs", 1, NO_COLOR="1")
+
+
+def test_members_of_a_group_have_the_colours_of_their_roles():
+    roles = ((b"Mine", Role.CAUSE), (b"File", Role.OBJECT), (b"Well", Role.UNKNOWN))
+    members = tuple(
+        LockstepMember(PoolTag(tag), PoolKind.NONPAGED, 9, 1.0, 0.5, role, "a reason") for tag, role in roles
+    )
+    lines = group_lines(LockstepGroup(1, members), "grow alike", 100, Links(SnapshotSource("")))
+    text = render_lines(lines, AnsiMarkup("utf-8"))
+    assert f"{RED}cause: a reason{PLAIN}" in text and "\x1b[33mobject: a reason\x1b[0m" in text
+    assert "unknown: a reason" in text and text.count("\x1b[") == 4
 
 
 def test_wide_letters_take_two_columns_and_marks_none():
