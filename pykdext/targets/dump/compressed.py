@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, 
 from pykdext.errors import TargetError
 from pykdext.targets.dump.archives import ZIP_MAGIC, Opened, open_member
 from pykdext.targets.dump.header import DUMP_SIGNATURES
-from pykdext.targets.dump.remote import is_remote, open_remote_file, open_remote_stream
+from pykdext.targets.dump.remote import failures_named, is_remote, open_remote_file, open_remote_stream
 from pykdext.targets.filebytes import FileBytes
 from pykdext.targets.machine.signatures import HEAD_BYTES, is_machine_head
 from pykdext.units import count_things
@@ -77,7 +77,7 @@ def _open_remote(url: str, progress: Optional[Progress]) -> FileBytes:
     if packing is None:
         return file
     file.close()
-    with open_remote_stream(url) as stream:
+    with failures_named(f"{file.path}: cannot be read"), open_remote_stream(url) as stream:
         unpacked = _unpack(stream, file.path, progress, packing)
         unpacked.fetched_bytes = stream.tell()
         return unpacked

@@ -6,6 +6,7 @@ for is fetched in blocks, and kept; where reads follow one another ever more is 
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from typing import IO, Any, Iterator, List, NamedTuple, Optional, Tuple, cast
 
 from pykdext.errors import TargetError, say_install
 from pykdext.printable import hide_secrets
+from pykdext.targets.dump.webparts import MAX_PART_BYTES, WebParts, gives_web_parts
 from pykdext.targets.filebytes import FileBytes
 from pykdext.units import count_things
 
@@ -23,7 +25,7 @@ BLOCK_BYTES = 16 << 10
 CACHE_BYTES = 64 << 20
 """Of blocks that are kept; the one that was not used for the longest time goes first."""
 
-MAX_REQUEST_BYTES = 1 << 20
+MAX_REQUEST_BYTES = MAX_PART_BYTES
 """The most that is fetched at once: reads that follow one another double their requests up to this."""
 
 _ATTEMPTS = 3
@@ -114,7 +116,7 @@ class RemoteBytes(FileBytes):
         """All bytes of a range; a request that fails is repeated twice."""
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
-                with _failures_named(f"{self.path}: at 0x{start:x}: cannot be read"):
+                with failures_named(f"{self.path}: at 0x{start:x}: cannot be read"):
                     self._stream.seek(start)
                     data = self._stream.read(end - start)
             except TargetError:
@@ -138,10 +140,11 @@ def is_remote(path: str) -> bool:
 
 def open_remote_file(url: str) -> RemoteBytes:
     """Open a remote file for positional reads; TargetError if it cannot be reached or its store gives no parts."""
-    with _failures_named(f"{url}: cannot be opened"):
+    with failures_named(f"{url}: cannot be opened"):
         store, path = _find_store(url)
         size = store.info(path)["size"]
-        stream = store.open(path, "rb", cache_type="none")
+        parts = gives_web_parts(store, path)
+        stream = WebParts(store, path, size) if parts else store.open(path, "rb", cache_type="none")
     if size is None or not stream.seekable():
         stream.close()
         found = "found a server that gives whole files only, expected one that gives parts of them"
@@ -151,8 +154,10 @@ def open_remote_file(url: str) -> RemoteBytes:
 
 def open_remote_stream(url: str) -> IO[bytes]:
     """Open a remote file that is read from its beginning to its end, as a compressed one is."""
-    with _failures_named(f"{url}: cannot be opened"):
+    with failures_named(f"{url}: cannot be opened"):
         store, path = _find_store(url)
+        if gives_web_parts(store, path):
+            return io.BufferedReader(WebParts(store, path, store.info(path)["size"]), MAX_REQUEST_BYTES)
         return cast("IO[bytes]", store.open(path, "rb", cache_type="readahead", block_size=MAX_REQUEST_BYTES))
 
 
@@ -164,7 +169,7 @@ def find_remote_files(url: str) -> RemoteListing:
     Raises:
         TargetError: the store cannot be reached, or there is no such file.
     """
-    with _failures_named(f"{url}: cannot be listed"):
+    with failures_named(f"{url}: cannot be listed"):
         store, path = _find_store(url)
         is_folder = url.endswith("/") or (not url.startswith("http") and "*" not in url and store.isdir(path))
         paths = store.find(path) if is_folder else store.glob(path) if "*" in path else [path]
@@ -192,7 +197,7 @@ def _identify(info: Any) -> Optional[str]:
 
 
 @contextmanager
-def _failures_named(what: str) -> Iterator[None]:
+def failures_named(what: str) -> Iterator[None]:
     """Say every failure of a store in one line that begins with ``what``."""
     try:
         yield

@@ -15,6 +15,7 @@ from dumps.forge import forge
 from pykdext.cli.main import main
 from pykdext.errors import TargetError
 from pykdext.printable import hide_secrets
+from pykdext.targets.dump import remote, webparts
 from pykdext.targets.dump.compressed import open_file
 from pykdext.targets.dump.remote import (
     BLOCK_BYTES,
@@ -24,6 +25,7 @@ from pykdext.targets.dump.remote import (
     open_remote_file,
 )
 from tests.benchmarks.largedumps import SCATTERED, make_large_dump
+from tests.helpers.lyingserver import LyingServer
 from tests.helpers.patience import ends_soon
 from tests.helpers.rangeserver import RangeServer
 
@@ -212,6 +214,55 @@ def test_a_share_that_vanishes_is_one_line(server, tmp_path, capsys):
     assert main([f"{server.url}/MEMORY.DMP"]) == 3
     error = capsys.readouterr().err
     assert error.startswith(f"poolleak: {server.url}/MEMORY.DMP: at 0x") and error.count("\n") == 1
+
+
+LIES = {
+    "another part": (None, "bytes {start}-{last}/{size}", "wrong", "bytes 4096-"),
+    "another size": (None, "bytes {start}-{last}/99", "right", "/99"),
+    "no range": (None, None, "right", "expected 'bytes"),
+    "too few": (None, "bytes {start}-{last}/{size}", "short", "bytes, expected"),
+    "without end": (None, "bytes {start}-{last}/{size}", "endless", "a part of more bytes"),
+    "replaced": ("ETag", "bytes {start}-{last}/{size}", "right", "was replaced"),
+    "a file": ("file:///etc/hostname", None, "right", "hostname"),
+    "a circle": ("/x.dmp", None, "right", "cannot be read"),
+}
+
+
+def read_lies(url):
+    with open_remote_file(url) as file:
+        assert file.read_at(0, 8) == bytes(8)
+        file.read_at(2 << 20, 8)
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_server_that_lies_is_found_out(lie, monkeypatch):
+    """It lies from its second answer on: what it sent before looked right."""
+    pytest.importorskip("aiohttp", reason="web servers are read with aiohttp")
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.0)
+    with LyingServer(3 << 20, *LIES[lie][:3]) as server:
+        with pytest.raises(TargetError) as caught:
+            read_lies(f"{server.url}/x.dmp")
+        assert "\n" not in str(caught.value)
+        assert LIES[lie][3] in str(caught.value)
+        assert server.sent_bytes < 64 << 20
+
+
+def test_a_server_that_drips_is_given_up(monkeypatch):
+    pytest.importorskip("aiohttp", reason="web servers are read with aiohttp")
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(webparts, "PART_SECONDS", 0.2)
+    server = LyingServer(3 << 20, None, "bytes {start}-{last}/{size}", "drip")
+    with server, pytest.raises(TargetError, match="no whole part within"):
+        read_lies(f"{server.url}/x.dmp")
+
+
+@pytest.mark.parametrize("lie", ["another part", "a file", "without end", "replaced"])
+def test_a_packed_dump_of_a_server_that_lies_is_one_line(lie, data, capsys):
+    pytest.importorskip("aiohttp", reason="web servers are read with aiohttp")
+    with LyingServer(3 << 20, *LIES[lie][:3], content=gzip.compress(data[: 2 << 20])) as server:
+        assert main([f"{server.url}/x.dmp"]) == 3
+    error = capsys.readouterr().err
+    assert error.startswith(f"poolleak: {server.url}/x.dmp: ") and error.count("\n") == 1
 
 
 def test_a_server_that_gives_no_parts_is_refused(server, tmp_path, data):
