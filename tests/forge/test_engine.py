@@ -77,7 +77,8 @@ def engine():
 def judged(request, engine, tmp_path_factory):
     """A forged machine and what the engine says about its dump, asked in one run."""
     scenario, arch, build, kind, known_kernel = request.param
-    machine = forge(scenario, build=build, arch=arch, processors=PROCESSORS, known_kernel=known_kernel)
+    wishes = {"processors": PROCESSORS, "known_kernel": known_kernel, "healthy_share": 32}
+    machine = forge(scenario, build=build, arch=arch, **wishes)
     machine.header.bugcheck = bugcheck(arch)
     folder = tmp_path_factory.mktemp("judged")
     machine.save(folder / "memory.dmp", kind=kind)

@@ -35,7 +35,7 @@ def any_register(piece, low, high):
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_owners_carry_their_tags_in_sections(scenario, arch):
-    machine = forge(scenario, build=19041 if arch == "arm64" else 17763, arch=arch)
+    machine = forge(scenario, build=19041 if arch == "arm64" else 17763, arch=arch, healthy_share=32)
     modules = {name: (base, size) for name, base, size, _ in machine.truth.modules}
     for tag, owners in machine.truth.owners.items():
         for name in owners:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections import namedtuple
 from datetime import datetime
 
 import pytest
@@ -23,17 +25,33 @@ EVERYTHING = [
 ]
 
 
+Forged = namedtuple("Forged", "scenario build kind machine dump")
+
+
+@functools.lru_cache(maxsize=1)
+def forge_once(scenario, build):
+    """The machine of several dumps, one behind the other: nobody changes it."""
+    return forge(scenario, build=build, healthy_share=32)
+
+
+@pytest.fixture(scope="module", params=EVERYTHING, ids=lambda value: "-".join(map(str, value)))
+def forged(request, tmp_path_factory):
+    """One of all dumps, with the machine that it was made of."""
+    scenario, build, kind = request.param
+    machine, dump = forge_once(scenario, build), tmp_path_factory.mktemp("forged") / "MEMORY.DMP"
+    machine.save(dump, kind=kind)
+    yield Forged(scenario, build, kind, machine, dump)
+    dump.unlink()
+
+
 def run(capsys, *arguments):
     status = main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
 
-@pytest.mark.parametrize(("scenario", "build", "kind"), EVERYTHING, ids=lambda value: str(value))
-def test_the_tag_table_equals_the_truth(scenario, build, kind, tmp_path, capsys):
-    machine = forge(scenario, build=build, healthy_share=32)
-    dump = tmp_path / "MEMORY.DMP"
-    machine.save(dump, kind=kind)
+def test_the_tag_table_equals_the_truth(forged, capsys):
+    _, build, kind, machine, dump = forged
     truth = machine.truth
 
     status, out, _ = run(capsys, "used", dump, "--format", "json")
@@ -66,12 +84,8 @@ def test_the_tag_table_equals_the_truth(scenario, build, kind, tmp_path, capsys)
     assert f"type {kind}" in document["source"]["kind"]
 
 
-@pytest.mark.parametrize(("scenario", "build", "kind"), EVERYTHING, ids=lambda value: str(value))
-def test_the_verdict_equals_the_truth(scenario, build, kind, tmp_path, capsys):
-    machine = forge(scenario, build=build, healthy_share=32)
-    dump = tmp_path / "MEMORY.DMP"
-    machine.save(dump, kind=kind)
-
+def test_the_verdict_equals_the_truth(forged, capsys):
+    scenario, _, _, machine, dump = forged
     status, out, _ = run(capsys, dump, "--format", "json")
     report = json.loads(out)
     assert status == 0
