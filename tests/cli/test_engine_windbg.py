@@ -94,7 +94,9 @@ def test_the_engine_names_functions_as_we_do(engine, tmp_path, capsys, architect
     assert FUNCTION.findall(engine.type_command(tmp_path / "m.dmp", [*words, "--format", "json"], symbols)) == outside
 
 
-def test_errors_are_lines(engine, dump):
+def test_errors_are_lines(engine, tmp_path):
+    dump = tmp_path / "MEMORY.DMP"
+    forge("quiet").save(dump)
     shown = engine.type_command(dump, ["used", "--top", "x"])
     assert "poolleak used: --top: found 'x'" in shown and "Traceback" not in shown
     assert "nothing.dmp: No such file" in engine.type_command(dump, ["nothing.dmp"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import namedtuple
 from datetime import datetime
@@ -17,28 +16,21 @@ OF_OBJECTS = ("handles", "zombies", "keys", "references", "lookaside", "verifier
 """Large machines: one container is enough, and a small background."""
 
 EVERYTHING = [
-    (scenario, build, kind)
-    for scenario in SCENARIOS
-    for build in BUILDS
-    for kind in KINDS
-    if scenario not in OF_OBJECTS or kind == 6
+    (scenario, build, 6 if scenario in OF_OBJECTS else KINDS[(row + column) % len(KINDS)])
+    for row, scenario in enumerate(SCENARIOS)
+    for column, build in enumerate(BUILDS)
 ]
-
+"""Every scenario on every build, and each of both in every container, whose pages other tests compare one by one."""
 
 Forged = namedtuple("Forged", "scenario build kind machine dump")
-
-
-@functools.lru_cache(maxsize=1)
-def forge_once(scenario, build):
-    """The machine of several dumps, one behind the other: nobody changes it."""
-    return forge(scenario, build=build, healthy_share=32)
 
 
 @pytest.fixture(scope="module", params=EVERYTHING, ids=lambda value: "-".join(map(str, value)))
 def forged(request, tmp_path_factory):
     """One of all dumps, with the machine that it was made of."""
     scenario, build, kind = request.param
-    machine, dump = forge_once(scenario, build), tmp_path_factory.mktemp("forged") / "MEMORY.DMP"
+    machine = forge(scenario, build=build, healthy_share=32)
+    dump = tmp_path_factory.mktemp("forged") / "MEMORY.DMP"
     machine.save(dump, kind=kind)
     yield Forged(scenario, build, kind, machine, dump)
     dump.unlink()
