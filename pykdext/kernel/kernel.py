@@ -19,6 +19,7 @@ FollowPoolCode = Callable[[Image], FrozenSet[int]]
 
 _STATE_TYPE, _MASK_FIELD = "_MI_SYSTEM_INFORMATION", "Hardware.InvalidPteMask"
 
+_LAST_BUILD_WITH_LISTS, _LAST_BUILD_WITHOUT_LISTS = 9600, 7601
 _SWITCHED_BUILDS = 10
 """How far the number of a build may lie above that of its kernel: 22631 has the kernel of 22621."""
 
@@ -129,6 +130,19 @@ class Kernel:
         """
         known = self.symbols.make_struct(type_name, paths, signed, sizes)
         return known or self.table.make(type_name, *paths, signed=signed, sizes=sizes)
+
+    @cached_property
+    def build(self) -> int:
+        """The build by which code tells what no structure says; 0: not known.
+
+        A kernel whose own symbols are those of Windows 8.1 or older is taken for such a one, whatever number it bears:
+        up to then MmPagedPoolInfo was a variable (public symbols), and up to 7 handle tables had no FreeLists.
+        """
+        build = self.target.facts.build or 0
+        table = self.symbols.find_type("_HANDLE_TABLE")
+        if table is None or self.find_symbol("MmPagedPoolInfo") is None:
+            return build
+        return min(build, _LAST_BUILD_WITH_LISTS if "FreeLists" in table.fields else _LAST_BUILD_WITHOUT_LISTS)
 
     def read_pointer(self, address: int) -> int:
         """The pointer (or SIZE_T) at ``address``; MemoryReadError if it is not there."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dumps.forge import forge
+from dumps.forge.pageframes import plan_frames
+from pykdext.cli.main import main
+from pykdext.kernel import kernel as kernel_module
 from pykdext.kernel.kernel import open_kernel
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.model import structtables
+from pykdext.symbols.profiles import load_profile
 from pykdext.targets.dump.crashdump import open_crashdump
+from tests.helpers.kernelpdbs import kernel_pdb
 from tests.pdbs import read_pdb, restamp
 from tests.symbols.test_pdb import table_of_kernels
 
@@ -67,3 +74,81 @@ def test_the_pdb_answers_everything(tmp_path, monkeypatch, build):
         assert len(found.allocations) > 0
     finally:
         target.close()
+
+
+MATRIX = {
+    7601: ("zombies", "Proc"),
+    9600: ("handles", "Even"),
+    14393: ("verifier", "Irp "),
+    17763: ("lookaside", "Irp "),
+    19041: ("keys", "Key "),
+    20348: ("references", "Toke"),
+    22000: ("requests", "Irp "),
+}
+FINDS_THE_PDB = {"_KLDR_DATA_TABLE_ENTRY", "_LDR_DATA_TABLE_ENTRY", "_LIST_ENTRY", "_UNICODE_STRING"}
+NOT_IN_THE_PDB = {"_MI_SYSTEM_INFORMATION", "_MI_VISIBLE_STATE"}
+"""Structures that Windows has since version 10, which are asked for in vain in older kernels."""
+
+
+@pytest.mark.parametrize("build", MATRIX)
+def test_every_analysis_says_the_same_by_the_pdb_alone(tmp_path, monkeypatch, capsys, build):
+    """One dump read by the tables of its build, and again with a number of the future, by its PDB and no table."""
+    scenario, tag = MATRIX[build]
+    kernels = []
+    machine = forge(
+        scenario,
+        build=build,
+        leaked=12,
+        healthy_share=32,
+        page_frames=plan_frames(0x800),
+        change_kernel=lambda kernel: kernels.append(kernel) or kernel,
+    )
+    dump = tmp_path / "future.dmp"
+    commands = (["used", str(dump)], ["holders", tag, str(dump)], ["processes", str(dump)], ["memory", str(dump)])
+    machine.save(dump)
+    known = [read_document(capsys, command) for command in commands]
+    machine.header.build = FUTURE
+    machine.save(dump)
+    guid = machine.truth.kernel_guid
+    addresses = {**load_profile(guid, 1).rvas, **kernels[0].variables}
+    (tmp_path / "ntkrnlmp.pdb").write_bytes(kernel_pdb(build, guid, addresses, int(VERSIONS[build].split(".")[3])))
+    asked = set()
+    find, rows = structtables._find, structtables._list_rows
+
+    def find_no_more(type_name, *kernel):
+        asked.add(type_name)
+        return find(type_name, *kernel) if type_name in FINDS_THE_PDB else None
+
+    def list_no_more(type_name):
+        asked.add(type_name)
+        return rows(type_name) if type_name in FINDS_THE_PDB else ()
+
+    monkeypatch.setattr(structtables, "_find", find_no_more)
+    monkeypatch.setattr(structtables, "_list_rows", list_no_more)
+    monkeypatch.setattr(kernel_module, "load_profile", lambda *_: None)
+    structtables.list_layouts.cache_clear()
+    try:
+        by_pdb = [read_document(capsys, [*command, "--symbols", str(tmp_path)]) for command in commands]
+    finally:
+        structtables.list_layouts.cache_clear()
+    assert asked - FINDS_THE_PDB <= (NOT_IN_THE_PDB if build < 10240 else set())
+    assert by_pdb[:3] == known[:3]
+    memory, by_number = by_pdb[3][1], known[3][1]
+    assert memory["commit"] == by_number["commit"]
+    # Which region of system space serves what follows from an enumeration, which no reader of PDBs reads yet.
+    assert memory["frames"]["has_regions"] is False
+    if not by_number["frames"]["has_regions"]:
+        assert memory == by_number
+
+
+def read_document(capsys, command):
+    """What a command says as JSON, without the number of the build and who knew the layouts."""
+    status = main([*command, "--format", "json"])
+    return status, without_origin(json.loads(capsys.readouterr().out))
+
+
+def without_origin(value):
+    if isinstance(value, dict):
+        left_out = {"build", "symbols", "layout"}
+        return {name: without_origin(each) for name, each in value.items() if name not in left_out}
+    return [without_origin(each) for each in value] if isinstance(value, list) else value

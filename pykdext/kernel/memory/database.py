@@ -175,7 +175,7 @@ def find_database(kernel: Kernel) -> Union[FrameDatabase, str]:
             "no pages by use without the kernel's symbols (PDB or ISF)"
         )
     base = kernel.find_variable("MmPteBase")
-    if not base and (facts.machine is not Machine.X64 or (facts.build or 0) >= _FIRST_WITH_PTE_BASE):
+    if not base and (facts.machine is not Machine.X64 or kernel.build >= _FIRST_WITH_PTE_BASE):
         return (
             "nothing tells where the page tables are mapped (MmPteBase): no pages by use without the kernel's symbols"
         )

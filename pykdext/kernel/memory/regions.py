@@ -59,7 +59,7 @@ def read_regions(kernel: Kernel) -> List[Region]:
 
 
 def _read_assigned(kernel: Kernel) -> List[Region]:
-    build = kernel.target.facts.build or 0
+    build = kernel.build
     order, table = _ORDER.get(_SAME_AS.get(build, build)), _find_table(kernel)
     if order is None or table is None:
         return []

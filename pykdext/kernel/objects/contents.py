@@ -170,7 +170,7 @@ class ContentsReader:
         if not first:
             return None
         areas = [first & ~3]
-        if (self._kernel.target.facts.build or _FIRST_WITH_PLAIN_SECTIONS) < _FIRST_WITH_PLAIN_SECTIONS:
+        if (self._kernel.build or _FIRST_WITH_PLAIN_SECTIONS) < _FIRST_WITH_PLAIN_SECTIONS:
             found = (self._pages.pointer(first + offset) for offset in (0, 0x18 if narrow else 0x20))
             areas = [area for area in found if area and self._pages.pointer(area) == first]
         for area in areas:

@@ -62,7 +62,7 @@ class HandleTableReader:
         self._target: Target = kernel.target
         self._pages = pages
         self._width = kernel.target.pointer_size
-        self._build = kernel.target.facts.build or 0
+        self._build = kernel.build
         self._form = find_form(
             kernel,
             "_HANDLE_TABLE",

@@ -45,7 +45,7 @@ class ObjectSpace:
         self._counts_twice = counts_twice
         self._work = work
         self.pages = PageReader(kernel.target)
-        self.headers = HeaderReader(self.pages, kernel.target.pointer_size, kernel.target.facts.build or 0)
+        self.headers = HeaderReader(self.pages, kernel.target.pointer_size, kernel.build)
         self.contents = ContentsReader(kernel, self.pages, self.headers)
         self.requests = RequestReader(self.pages, self.contents, kernel.target.pointer_size)
 

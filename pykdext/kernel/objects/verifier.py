@@ -114,7 +114,7 @@ class _VerifierReader:
             return None
         callers: Tuple[TrackedCaller, ...] = ()
         start = form.offset("PoolPageHeaders")
-        if start is not None and module is not None and (self._kernel.target.facts.build or 0) <= 19045:
+        if start is not None and module is not None and self._kernel.build <= 19045:
             # An SLIST_HEADER: on 64 bits the first entry is in its second word.
             first = (self._pages.pointer(address + start + (8 if self._width == 8 else 0)) or 0) & ~0xF
             callers = self._read_tracked(first, address, module)
