@@ -18,6 +18,9 @@ _BUSY_SECONDS = 60.0
 
 _RETRY_SECONDS = 0.02
 
+_UNCHANGED = "mode=ro&immutable=1"
+"""How SQLite reads a store of others without files of its own beside it."""
+
 _TABLES = """
 CREATE TABLE hosts (
     id INTEGER PRIMARY KEY,
@@ -86,14 +89,31 @@ def open_database(path: str, *, create: bool) -> sqlite3.Connection:
         StoreError: it is no store, of a newer version, or cannot be opened.
     """
     with failures_named(path):
-        mode = "rwc" if create else "rw"
-        connection = sqlite3.connect(_uri(path, mode), timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
+        if create:
+            return _open_prepared(path, "mode=rwc", create=True)
         try:
-            _prepare(connection, path, create=create)
-        except BaseException:
-            connection.close()
-            raise
+            return _open_prepared(path, "mode=rw", create=False)
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error) or _has_open_log(path):
+                raise
+        return _open_prepared(path, _UNCHANGED, create=False)
+
+
+def _open_prepared(path: str, how: str, *, create: bool) -> sqlite3.Connection:
+    uri = f"{Path(path).absolute().as_uri()}?{how}"
+    connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
+    try:
+        _prepare(connection, path, create=create)
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _has_open_log(path: str) -> bool:
+    """Whether what a batch wrote last stands beside the file only."""
+    log = Path(f"{path}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 @contextmanager
@@ -163,13 +183,11 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _uri(path: str, mode: str) -> str:
-    return f"{Path(path).absolute().as_uri()}?mode={mode}"
-
-
 def _hint(message: str) -> str:
     if "full" in message or "disk I/O" in message:
         return ". Hint: the disk may be full; what was stored before is kept, run the same command again"
+    if "readonly" in message:
+        return ". Hint: the file or its folder is read-only; to read it while a batch writes it, copy it"
     if "locked" in message:
         return ". Hint: another batch writes into it"
     if "unable to open" in message:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from datetime import datetime, timedelta, timezone
 
@@ -21,6 +25,7 @@ from pykdext.store.batches import open_store
 from pykdext.store.database import VERSION, StoreError, open_database
 from pykdext.store.source import find_stored_source
 from pykdext.store.states import load_history, load_stored_states
+from tests.conftest import PROJECT
 from tests.helpers.fleetdumps import set_time
 
 WEEKS = 9
@@ -308,3 +313,26 @@ def test_a_store_whose_making_was_killed_is_made_by_the_next_batch(tmp_path, ans
     with open_store(str(path)) as store:
         store.save(dump_of("a"), "a", answer[0])
     assert len(load_stored_states(find_stored_source(str(path)))) == 1
+
+
+_WITHOUT_ROOTS_RIGHTS = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files are POSIX")
+def test_a_store_of_somebody_else_is_read(weeks, tmp_path):
+    """Neither the file nor its folder may be written: history is told, and a batch says why it cannot keep anything."""
+    rights = _WITHOUT_ROOTS_RIGHTS if os.geteuid() == 0 else ()
+    if rights and shutil.which(rights[0]) is None:
+        pytest.skip("root may write anything, and nothing gives up that right here")
+    os.chmod(weeks, 0o444)
+    tmp_path.chmod(0o555)
+    command = (*rights, sys.executable, "-B", "-m", "pykdext")
+    try:
+        told = subprocess.run((*command, "history", "--store", weeks), cwd=PROJECT, capture_output=True, text=True)
+        kept = subprocess.run(
+            (*command, "batch", "pyproject.toml", "--store", weeks), cwd=PROJECT, capture_output=True, text=True
+        )
+    finally:
+        tmp_path.chmod(0o755)
+    assert told.returncode == 0 and "SRV01" in told.stdout
+    assert kept.returncode == 3 and "is read-only" in kept.stderr and kept.stderr.count("\n") == 1
