@@ -19,8 +19,8 @@ from pykdext.model.objects import (
     ReferencingDriver,
 )
 from pykdext.model.traces import OpenedAt, ReferenceTrace, VerifiedDriver
-from pykdext.pipeline.holderverdict import HolderFacts, judge_holders
-from pykdext.pipeline.objectsample import find_references, sample_contents, sample_objects
+from pykdext.pipeline.holderverdict import LEAKING_HANDLES, HolderFacts, judge_holders
+from pykdext.pipeline.objectsample import find_references, sample_contents, sample_held, sample_objects
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.holders import describe_processes, describe_stuck
 from pykdext.work import UNWATCHED, Work
@@ -71,6 +71,8 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
         if found.without_handles:
             referencing = find_references(space, source, row, found.without_handles, work)
             traced = _find_keepers(space, found.without_handles)
+    if sample is None and types and censuses and censuses[0].handles_of(names) >= LEAKING_HANDLES:
+        sample = sample_held(space, censuses[0], types)
     if row.tag in space.requests.tags:
         sample = sample_contents(space, row.tag, work)
     facts = HolderFacts(

@@ -201,7 +201,9 @@ def _judge_handles(facts: HolderFacts) -> Optional[Finding]:
     held = first.handles_of(facts.names)
     if held < LEAKING_HANDLES or held < LEAKING_SHARE * min(facts.handles, max(facts.objects, 1)):
         return None
-    return say.name_handle_holder(facts.row.tag, facts.names, held, facts.handles, first, facts.openers_of(first))
+    opened = facts.openers_of(first)
+    made = facts.sample if facts.censuses and first is facts.censuses[0] else None
+    return say.name_handle_holder(facts.row.tag, facts.names, held, facts.handles, first, opened, made)
 
 
 def _judge_references(facts: HolderFacts) -> Optional[Finding]:

@@ -17,7 +17,7 @@ from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.pool.heapchunks import read_heap_keys
 from pykdext.kernel.pool.smallblocks import WalkLimits, find_small_blocks
 from pykdext.model import Allocation, PoolTag, TagUsage
-from pykdext.model.objects import ObjectSample, ReferencingDriver
+from pykdext.model.objects import HandleCensus, ObjectSample, ObjectType, ReferencingDriver
 from pykdext.pipeline.evidence import NO_CONTENTS
 from pykdext.pipeline.imagesearch import search_kernel
 from pykdext.pipeline.sources import Source
@@ -26,6 +26,7 @@ from pykdext.targets.session.wholememory import open_whole_memory
 from pykdext.work import UNWATCHED, Work
 
 MAX_BLOCKS = 4_096
+MAX_HELD, MAX_HANDLES_READ = 1_024, 200_000
 WALK_BYTES = 2 << 30
 MAX_PARTS_BYTES = 0x90
 MAX_TAGS_COMPARED = 4
@@ -63,6 +64,24 @@ def sample_objects(space: ObjectSpace, tag: PoolTag, work: Work = UNWATCHED) -> 
     accounts = tuple(sorted(space.contents.accounts))
     sample = ObjectSample(len(blocks), found, len(unheld), count_descriptions(described)[:8], accounts)
     return SampledObjects(sample, frozenset(unheld))
+
+
+def sample_held(space: ObjectSpace, census: HandleCensus, types: Sequence[ObjectType]) -> Optional[ObjectSample]:
+    """Objects of some types that a process has handles to, as far as these tell who made them; None: too many."""
+    table = census.process.handle_table
+    if table is None or census.read > MAX_HANDLES_READ:
+        return None
+    wanted = {kind.address: kind for kind in types}
+    headers = space.tables.read_whole(table, census.process.handles).headers
+    step = max(1, len(headers) // MAX_HELD)
+    described: List[Optional[str]] = []
+    for address in sorted(set(headers[::step])):
+        header = space.headers.read(address)
+        kind = None if header is None else space.types.of_header(header.type_index, header.type_address)
+        if kind is not None and kind.address in wanted:
+            described.append(space.contents.describe(kind.name or "", address + space.headers.body_offset))
+    accounts = tuple(sorted(space.contents.accounts))
+    return ObjectSample(0, len(described), 0, count_descriptions(described)[:8], accounts)
 
 
 def sample_contents(space: ObjectSpace, tag: PoolTag, work: Work = UNWATCHED) -> ObjectSample:

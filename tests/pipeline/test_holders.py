@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
-from dumps.forge import forge
+from dumps.forge import forge, scenarios
+from dumps.forge.objects.population import HeldObjects, Population
 from pykdext.errors import TargetError
 from pykdext.model import PoolTag
 from pykdext.model.objects import HolderKind
@@ -273,3 +275,23 @@ def test_files_are_counted_by_volume_folder_and_driver(arch, build, tmp_path):
     assert "HarddiskVolume2\\Windows\\System32\\config (Ntfs.sys)" in told
     assert not any("report.docx" in name or "storport" in name for name in told)
     assert "Afd\\Endpoint (afd.sys)" in told or "HarddiskVolume2\\Endpoint (Ntfs.sys)" in told
+
+
+@pytest.mark.parametrize(
+    ("type_name", "tag", "told"),
+    [
+        ("Thread", "Thre", "most of those looked at: starts at ntoskrnl.exe+0x1000"),
+        ("EtwRegistration", "EtwR", "most of those looked at: registered by pid 4312"),
+        ("Section", "Sect", "most of those looked at: maps HarddiskVolume2\\Windows\\System32\\ntdll.dll (Ntfs.sys)"),
+        ("File", "File", "handles to File objects (99%): a handle leak"),
+    ],
+)
+def test_objects_that_one_process_holds_tell_who_made_them(type_name, tag, told, tmp_path, monkeypatch):
+    """A handle leak of any type; where no one place made most of them, none is told."""
+    held = HeldObjects("printmon.exe", 4312, type_name, 4_000, session=1)
+    scenario = replace(scenarios._BY_NAME["handles"], populate=lambda _: Population(held=(held,)))
+    monkeypatch.setitem(scenarios._BY_NAME, "handles", scenario)
+    report = holders_of(forge("handles", healthy_share=64), tag, tmp_path)
+    assert (report.kind, report.sample.blocks) == (HolderKind.HANDLES, 0)
+    assert report.sample.objects >= 1_000
+    assert told in report.sentence

@@ -156,14 +156,17 @@ def name_handle_holder(
     handles: int,
     census: HandleCensus,
     opened: Sequence[OpenedAt] = (),
+    made: Optional[ObjectSample] = None,
 ) -> Finding:
-    """One process has most of the handles."""
+    """One process has most of the handles; ``made``: what its objects tell of who made them."""
     sampled = census.sampled < census.read
     about = "about " if sampled else ""
     target = census.common_target
     where = ""
     if target is not None and target.type_name in names and 2 * target.handles >= target.of:
         where = f", {format_share(target.handles / target.of)} of them to {target.name}"
+    elif made is not None and made.blocks == 0 and made.creators and 2 * made.creators[0][1] > made.objects:
+        where = f"; most of those looked at: {name_made(made.creators[0][0])}"
     share = f" ({format_share(held / handles)})" if handles else ""
     sentence = (
         f"Tag {tag}: {census.process.label} holds {about}{format_count(held)} of the {count_things(handles, 'handle')} "
