@@ -38,6 +38,8 @@ LONG_LOG_BYTES = 8 << 20
 
 UNDATED = "the file holds several states without a time; poolleak trend follows them, and --every dates them"
 
+ZONE_OF_PACKER = "the archive tells the time of its files without a zone; UTC is taken"
+
 _EXPECTED = "a poolmon log, !poolused text, a CSV or table of tags, or a poolleak snapshot"
 _TAGGING_OFF = b"Query pooltags Failed"
 _SHOWN_CHARACTERS = 60
@@ -137,15 +139,26 @@ def _load_members(members: Iterable[Unpacked], packed: TextFile) -> Tuple[PoolSn
     for member in sorted(members, key=lambda member: natural_key(member.name)):
         path = f"{packed.path}/{member.name}" if member.name else packed.path
         try:
-            snapshots += _load(make_text_file(path, member.data, packed.written_at))
+            found = _load(make_text_file(path, member.data, member.written_at or packed.written_at))
         except RecordFormatError as error:
             refused.append(error)
+            continue
+        if member.has_zone or member.written_at is None:
+            snapshots += found
+        else:
+            snapshots += [_doubt_zone(snapshot) for snapshot in found]
     if not snapshots:
         raise refused[0] if refused else RecordFormatError(packed.path, None, "an empty archive", _EXPECTED)
     if refused:
         left_out = f"{len(refused)} of the packed files cannot be used, first {refused[0]}"
         snapshots = [replace(snapshot, warnings=(*snapshot.warnings, left_out)) for snapshot in snapshots]
     return tuple(snapshots)
+
+
+def _doubt_zone(snapshot: PoolSnapshot) -> PoolSnapshot:
+    if snapshot.time_from is not TimeOrigin.FILE_TIME:
+        return snapshot
+    return replace(snapshot, warnings=(*snapshot.warnings, ZONE_OF_PACKER))
 
 
 def _load(file: TextFile) -> Tuple[PoolSnapshot, ...]:

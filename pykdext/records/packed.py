@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import IO, Iterator, NamedTuple, Optional, cast
+from datetime import datetime, timezone
+from typing import IO, Iterator, NamedTuple, Optional, Tuple, cast
 
 from pykdext.errors import RecordFormatError
 from pykdext.units import count_things
@@ -18,6 +19,12 @@ _TAR, _TAR_MARK_AT, _TAR_BLOCK = b"ustar", 0x101, 512
 _TAR_SIZE, _TAR_TYPE = slice(124, 136), slice(156, 157)
 _TAR_FILES = (b"0", b"\0")
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_DESCRIPTOR = b"PK\x07\x08"
+_STREAMED, _ZIP64_SIZE = 8, 0xFFFFFFFF
+_EXTRA_FIELD = struct.Struct("<2H")
+_UNIX_TIME_ID, _UNIX_TIME = 0x5455, struct.Struct("<BL")
+_GZIP_HEADER, _GZIP_NAMES_FILE = struct.Struct("<2sBBL"), 8
+_FIRST_ZIP_YEAR = 1980
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1
 _MAX_MEMBERS = 10_000
@@ -25,10 +32,18 @@ _PEEKED_BYTES = 4096
 
 
 class Unpacked(NamedTuple):
-    """What one packed file holds: its name within an archive (empty for gzip and xz) and its bytes."""
+    """What one packed file holds.
+
+    Attributes:
+        name: within an archive, empty for gzip and xz.
+        written_at: its last change before it was packed, which may be that of a copy; None where it is not kept.
+        has_zone: whether that time is known to be UTC; a plain ZIP archive keeps the local time of who packed it.
+    """
 
     name: str
     data: bytes
+    written_at: Optional[datetime] = None
+    has_zone: bool = True
 
 
 def peek_packed(head: bytes) -> Optional[bytes]:
@@ -71,25 +86,33 @@ def unpack(data: bytes, path: str) -> Iterator[Unpacked]:
         if data.startswith(_ZIP):
             yield from _unpack_archive(data, path)
             return
+        written_at = _time_of_gzip(data)
         if not data.startswith(_TAR, _TAR_MARK_AT):
             data = _read_within_limit(_open_stream(data), path, MAX_UNPACKED_BYTES)
         if data.startswith(_TAR, _TAR_MARK_AT):
             yield from _unpack_tar(data, path)
         else:
-            yield Unpacked("", data)
+            yield Unpacked("", data, written_at)
     except (OSError, EOFError, zlib.error, ValueError, OverflowError, NotImplementedError, RuntimeError) as error:
         raise RecordFormatError(path, None, f"damaged packed data ({error})", "a packed log") from None
 
 
 def _peek_member(head: bytes) -> bytes:
-    """The first bytes of an archive's first file."""
-    if len(head) < _LOCAL_HEADER.size:
-        return b""
-    _, _, flags, method, _, _, _, _, _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(head)
-    data = head[_LOCAL_HEADER.size + name_bytes + extra_bytes :]
-    if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
-        return b""
-    return data if method == _STORED else zlib.decompressobj(-15).decompress(data, _PEEKED_BYTES)
+    """The first bytes of an archive's first file that is not empty; folders are empty files."""
+    place = 0
+    while place + _LOCAL_HEADER.size <= len(head) and head.startswith(_ZIP, place):
+        _, _, flags, method, _, _, _, size, _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(head, place)
+        start = place + _LOCAL_HEADER.size + name_bytes + extra_bytes
+        if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
+            return b""
+        is_streamed = bool(flags & _STREAMED) or size == _ZIP64_SIZE
+        if size or is_streamed:
+            data = head[start:] if is_streamed else head[start : start + size]
+            if method == _DEFLATED:
+                return zlib.decompressobj(-15).decompress(data, _PEEKED_BYTES)
+            return data.partition(_DESCRIPTOR)[0] if is_streamed else data
+        place = start
+    return b""
 
 
 def _peek_tar(head: bytes) -> bytes:
@@ -125,7 +148,7 @@ def _unpack_tar(data: bytes, path: str) -> Iterator[Unpacked]:
                     continue
                 content = _read_within_limit(stream, path, left)
                 left -= len(content)
-                yield Unpacked(member.name, content)
+                yield Unpacked(member.name, content, _time_of_seconds(int(member.mtime)))
     except tarfile.TarError as error:
         raise OSError(str(error)) from None
 
@@ -164,7 +187,49 @@ def _unpack_archive(data: bytes, path: str) -> Iterator[Unpacked]:
             except zipfile.BadZipFile as error:
                 raise OSError(str(error)) from None
             left -= len(content)
-            yield Unpacked(member.filename, content)
+            exact = _find_unix_time(member.extra)
+            yield Unpacked(member.filename, content, exact or _read_zip_time(member.date_time), exact is not None)
+
+
+def _time_of_gzip(data: bytes) -> Optional[datetime]:
+    """When the file was changed that gzip packed; None for other data, and where the header does not say.
+
+    A header that keeps no file's name is of a stream, and its time at best that of packing (RFC 1952, MTIME).
+    """
+    if not data.startswith(_GZIP) or len(data) < _GZIP_HEADER.size:
+        return None
+    _, _, flags, seconds = _GZIP_HEADER.unpack_from(data)
+    return _time_of_seconds(seconds) if flags & _GZIP_NAMES_FILE else None
+
+
+def _time_of_seconds(seconds: int) -> Optional[datetime]:
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc) if seconds > 0 else None
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def _find_unix_time(extra: bytes) -> Optional[datetime]:
+    """The time in UTC that most packers add to a ZIP member (the "extended timestamp" of Info-ZIP)."""
+    place = 0
+    while place + _EXTRA_FIELD.size <= len(extra):
+        field, size = _EXTRA_FIELD.unpack_from(extra, place)
+        place += _EXTRA_FIELD.size
+        if field == _UNIX_TIME_ID and _UNIX_TIME.size <= min(size, len(extra) - place):
+            flags, seconds = _UNIX_TIME.unpack_from(extra, place)
+            return _time_of_seconds(seconds) if flags & 1 else None
+        place += size
+    return None
+
+
+def _read_zip_time(date_time: Tuple[int, int, int, int, int, int]) -> Optional[datetime]:
+    """The local time of a ZIP member as if it were UTC; None for the format's first day, which stands for none."""
+    if date_time[:3] == (_FIRST_ZIP_YEAR, 1, 1):
+        return None
+    try:
+        return datetime(*date_time, tzinfo=timezone.utc)
+    except ValueError:
+        return None
 
 
 def _read_within_limit(stream: IO[bytes], path: str, limit: int) -> bytes:

@@ -16,7 +16,6 @@ from pykdext.model import (
     TagOwners,
     TagUsage,
 )
-from pykdext.model.objects import HolderReport
 from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import cut, format_table, warning_lines, wrap
 from pykdext.report.links import Links
@@ -51,7 +50,7 @@ def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -
     if report.suspects:
         lines += ["", *_suspect_table(report.suspects, width, links)]
         for number, suspect in enumerate(report.suspects, 1):
-            lines += ["", *_suspect_lines(number, suspect, report.image_coverage, report.holders, width, links)]
+            lines += ["", *_suspect_lines(number, suspect, report, width, links)]
     for group in report.groups:
         lines += ["", *group_lines(group, "as many blocks of each are outstanding", width, links, have_grown=False)]
     if report.untagged:
@@ -139,19 +138,18 @@ def _cells(suspect: Suspect) -> Tuple[str, ...]:
 def _suspect_lines(
     number: int,
     suspect: Suspect,
-    coverage: Optional[ImageCoverage],
-    holders: Sequence[HolderReport],
+    report: LeakReport,
     width: int,
     links: Links,
 ) -> Iterator[Line]:
-    yield from emphasize([f"{number}. {suspect.tag} in {suspect.pool.value} pool"])
+    yield from emphasize([f"{number}. {suspect.tag} in {report.snapshot.name_pool(suspect.pool)}"])
     for item in suspect.descriptions[:1]:
         yield from wrap(f"{describe(item)} ({item.source})", width, "   ")
     yield from wrap(f"Why: {'; '.join(suspect.reasons)}", width, "   ", "     ")
-    for holder in holders:
+    for holder in report.holders:
         if holder.tag == suspect.tag:
             yield from wrap(f"Held: {holder.sentence} [{holder.grade}]", width, "   ", "     ")
-    yield from owner_lines(suspect.owners, coverage, width, links)
+    yield from owner_lines(suspect.owners, report.image_coverage, width, links)
     yield from note_lines(suspect.owner_notes, width)
 
 

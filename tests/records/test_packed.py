@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykdext.errors import RecordFormatError, TargetError
+from pykdext.model import TimeOrigin
 from pykdext.pipeline.sources import load_states, open_source
 from pykdext.records import packed
-from pykdext.records.logs import load_log, load_log_stream
+from pykdext.records.logs import ZONE_OF_PACKER, load_log, load_log_stream
 from pykdext.records.recognition import is_log_head
 from pykdext.records.snapshotfile import render_snapshot_json
 from tests.helpers.builders import row, snapshot, usage
@@ -88,6 +89,96 @@ def test_an_archive_of_logs_in_natural_order(tmp_path):
     states = load_states(str(path))
     assert [state.source.path for state in states] == [f"{path}/log-{number}.txt" for number in (1, 2, 10)]
     assert all("1 of the packed files cannot be used" in state.warnings[-1] for state in states)
+
+
+def stored(members, folder=True):
+    """A ZIP archive whose files are only stored, a folder first, each as old as is said; no time in UTC."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        if folder:
+            archive.writestr(zipfile.ZipInfo("logs/", (2024, 3, 1, 0, 0, 0)), b"")
+        for name, data, date_time in members:
+            archive.writestr(zipfile.ZipInfo(f"logs/{name}", date_time), data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_stored_archives_of_short_logs_are_logs(folder):
+    log = snapshot(row("Pipo", usage(10, 2, 640)))
+    members = [(f"{day}.json", render_snapshot_json(log).encode(), (2024, 3, day, 8, 0, 0)) for day in (1, 2)]
+    data = stored(members, folder)
+    assert is_log_head(data[:4096])
+    assert load_log_stream("x", data) == (log, log)
+
+
+def test_a_stored_archive_whose_sizes_stand_behind_its_files():
+    class Pipe(io.BytesIO):
+        def seek(self, *args):
+            raise OSError
+
+        def tell(self):
+            raise OSError
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w") as archive:
+        archive.writestr("log.txt", b"Tag Type Allocs Frees Diff Bytes\nABCD Nonp 9 1 8 640\n")
+    assert is_log_head(pipe.getvalue())
+
+
+LATE = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+def times_of(tmp_path, name, data):
+    path = tmp_path / name
+    path.write_bytes(data)
+    os.utime(path, (LATE.timestamp(), LATE.timestamp()))
+    return load_states(str(path))
+
+
+class TestTimesOfPackedFiles:
+    """The last change of a file before it was packed is told, not that of the archive."""
+
+    def test_zip_has_local_times(self, tmp_path):
+        days = [(2024, 3, day, 8, 0, 0) for day in (1, 2)]
+        states = times_of(tmp_path, "a.zip", stored([(f"{day[2]}.txt", LOG, day) for day in days]))
+        assert [state.taken_at for state in states] == [datetime(*day, tzinfo=timezone.utc) for day in days]
+        assert all(state.time_from is TimeOrigin.FILE_TIME and ZONE_OF_PACKER in state.warnings for state in states)
+
+    def test_zip_may_add_the_time_in_utc(self, tmp_path):
+        at = datetime(2024, 3, 1, 6, 30, 1, tzinfo=timezone.utc)
+        info = zipfile.ZipInfo("log.txt", (2024, 3, 1, 8, 30, 0))
+        info.extra = b"\x01\x99\x02\x00ab" + b"UT\x05\x00\x03" + int(at.timestamp()).to_bytes(4, "little")
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr(info, LOG)
+        (state,) = times_of(tmp_path, "a.zip", buffer.getvalue())
+        assert state.taken_at == at
+        assert ZONE_OF_PACKER not in state.warnings
+
+    @pytest.mark.parametrize("pack", [lambda data: data, gzip.compress])
+    def test_tar(self, tmp_path, pack):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            member = tarfile.TarInfo("log.txt")
+            member.size, member.mtime = len(LOG), 1709280000
+            archive.addfile(member, io.BytesIO(LOG))
+        (state,) = times_of(tmp_path, "a.tar", pack(buffer.getvalue()))
+        assert state.taken_at == datetime(2024, 3, 1, 8, tzinfo=timezone.utc)
+
+    @pytest.mark.parametrize(
+        ("name", "expected"), [("log.txt", datetime(2024, 3, 1, 8, tzinfo=timezone.utc)), ("", LATE)]
+    )
+    def test_gzip_of_a_file_and_of_a_stream(self, tmp_path, name, expected):
+        buffer = io.BytesIO()
+        with gzip.GzipFile(name, "wb", fileobj=buffer, mtime=1709280000) as file:
+            file.write(LOG)
+        (state,) = times_of(tmp_path, "a.gz", buffer.getvalue())
+        assert state.taken_at == expected
+
+    @pytest.mark.parametrize("data", [gzip.compress(LOG, mtime=0), stored([("a", LOG, (1980, 1, 1, 0, 0, 0))])])
+    def test_where_none_is_kept_that_of_the_archive_goes(self, tmp_path, data):
+        (state,) = times_of(tmp_path, "a", data)
+        assert state.taken_at == LATE
 
 
 def test_snapshots_in_an_archive():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pykdext.attribution.taglists import TagLists
 from pykdext.growth import compare_snapshots, follow_series
-from pykdext.model import PoolKind, PoolTag, PoolUsage, SystemMemory, TimeOrigin
+from pykdext.model import POOL_UNNAMED, PoolKind, PoolTag, PoolUsage, SystemMemory, TimeOrigin
 from pykdext.pipeline import conclude_diff, conclude_series
 from pykdext.report.difftext import render_diff_text
 from pykdext.report.growthdoc import render_diff_json, render_trend_json
@@ -340,3 +340,25 @@ def test_of_rows_that_were_not_asked_for_no_difference_says_anything(diff):
     assert "\nNo tag that was asked for grew.\n" in diff_text(diff, shrunk, 100)
     unknown = replace(diff, deltas=tuple(replace(delta, bytes=None) for delta in diff.deltas))
     assert "\nNo verdict: the two states do not both tell" in diff_text(unknown, unknown.deltas, 100)
+
+
+@pytest.mark.parametrize("hours", [0, 1])
+def test_no_pool_is_named_where_the_samples_name_none(hours):
+    """With times and without."""
+    samples = [
+        snapshot(
+            row("Leak", usage(number * 1000, 0, number * MB)),
+            path=f"log-{number}.txt",
+            taken_at=START + timedelta(hours=number) if hours else None,
+            time_from=TimeOrigin.HEADER if hours else None,
+            uptime_seconds=None,
+            warnings=(POOL_UNNAMED,),
+        )
+        for number in range(1, 11)
+    ]
+    verdict = conclude_series(follow_series(samples), TagLists({})).verdict
+    assert verdict.startswith("Tag Leak of the pool (which one is not said) grows ")
+    named = [replace(sample, warnings=()) for sample in samples]
+    assert conclude_series(follow_series(named), TagLists({})).verdict.startswith(
+        "Tag Leak of the nonpaged pool grows "
+    )

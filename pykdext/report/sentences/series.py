@@ -24,7 +24,7 @@ def verdict_on_series(report: TrendReport, conclusion: Optional[Conclusion] = No
     first = report.trends[0]
     if first.verdict not in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES):
         return "No tag grows beyond its noise."
-    return _verdict_on_tag(first, report.has_times, conclusion)
+    return _verdict_on_tag(first, report.newest.name_pool(first.pool), report.has_times, conclusion)
 
 
 def _verdict_without_trends(report: TrendReport) -> str:
@@ -41,16 +41,16 @@ def _tells_tags(report: TrendReport) -> bool:
     return any(row.usage(pool).bytes for row in rows for pool in PoolKind)
 
 
-def _verdict_on_tag(first: Trend, has_times: bool, conclusion: Optional[Conclusion]) -> str:
+def _verdict_on_tag(first: Trend, pool: str, has_times: bool, conclusion: Optional[Conclusion]) -> str:
     if not is_growing(first):
         return "The samples are too few for a verdict, and no tag grew among them."
     few = "The samples are too few for a verdict. " if first.verdict is Verdict.TOO_FEW_SAMPLES else ""
     if not has_times:
-        return f"{few}{_untimed_text(first)}{_cause_text(first, conclusion)}"
+        return f"{few}{_untimed_text(first, pool)}{_cause_text(first, conclusion)}"
     if few:
-        return f"{few}{_growth_text(first)} among them{_cause_text(first, conclusion)}"
+        return f"{few}{_growth_text(first, pool)} among them{_cause_text(first, conclusion)}"
     note = f". No leak for certain: {first.note}" if first.verdict is Verdict.GROWTH else ""
-    growth = f"{_growth_text(first)}{_interval_text(first)}{_limit_text(first)}{note}"
+    growth = f"{_growth_text(first, pool)}{_interval_text(first)}{_limit_text(first)}{note}"
     return f"{growth}{_cause_text(first, conclusion)}"
 
 
@@ -104,21 +104,18 @@ def capture_steps(report: TrendReport) -> Tuple[str, ...]:
     )
 
 
-def _untimed_text(trend: Trend) -> str:
+def _untimed_text(trend: Trend, pool: str) -> str:
     return (
-        f"Tag {trend.tag} of the {trend.pool.value} pool grows from {format_bytes(trend.first_bytes)} to "
+        f"Tag {trend.tag} of the {pool} grows from {format_bytes(trend.first_bytes)} to "
         f"{format_bytes(trend.last_bytes)} over {count_things(len(trend.bytes), 'sample')}; how fast is not known: "
         "they bear no time"
     )
 
 
-def _growth_text(trend: Trend) -> str:
+def _growth_text(trend: Trend, pool: str) -> str:
     assert trend.slope is not None
     rate = trend.slope.bytes_per_hour
-    return (
-        f"Tag {trend.tag} of the {trend.pool.value} pool grows by {format_bytes(rate)} an hour, "
-        f"{format_bytes(24 * rate)} a day"
-    )
+    return f"Tag {trend.tag} of the {pool} grows by {format_bytes(rate)} an hour, {format_bytes(24 * rate)} a day"
 
 
 def _interval_text(trend: Trend) -> str:
