@@ -92,6 +92,13 @@ def count_things(count: Optional[int], word: str, plural: Optional[str] = None) 
     return f"{format_count(count)} {choose_form(count, word, plural or f'{word}s')}"
 
 
+def say_ratio(ratio: float) -> str:
+    """How many there are for each of something else, with the whole number on the larger side."""
+    if round(ratio) > 1:
+        return f"{round(ratio)} for each"
+    return "one for each" if round(1 / ratio) <= 1 else f"one for every {round(1 / ratio)}"
+
+
 def choose_form(count: Optional[int], singular: str, plural: str) -> str:
     """The form of a word that fits a count of things: ``is`` of one (more or less), ``are`` of any other number."""
     return singular if count in (1, -1) else plural

@@ -6,12 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import DefaultDict, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
+from pykdext.fleet.together import ROLES, Leads, Meetings
 from pykdext.model import Confidence, PoolKind, PoolTag, Role
 from pykdext.model.fleet import CommonCause, CommonHolder, DumpRow, DumpStatus, DumpSuspect, DumpVerdict, OtherVersion
 
 _NO_VERSION = ""
-_ROLES = (Role.CAUSE, Role.UNKNOWN, Role.CACHE, Role.SHARED, Role.VICTIM, Role.OBJECT)
-"""From the one that names who leaks to the one that does not."""
 
 
 class _Tie(NamedTuple):
@@ -28,7 +27,7 @@ class _Finding:
 
     module: Optional[str]
     roles: Set[Role] = field(default_factory=set)
-    confidence: Optional[Confidence] = None
+    hosts_by_confidence: DefaultDict[Confidence, Set[str]] = field(default_factory=lambda: defaultdict(set))
     dumps: int = 0
     bytes_by_host: Dict[str, int] = field(default_factory=dict)
 
@@ -36,13 +35,27 @@ class _Finding:
         self.dumps += 1
         self.roles.add(suspect.role)
         self.bytes_by_host[host] = max(suspect.bytes or 0, self.bytes_by_host.get(host, 0))
-        if confidence and (self.confidence is None or confidence.rank < self.confidence.rank):
-            self.confidence = confidence
+        if confidence:
+            self.hosts_by_confidence[confidence].add(host)
+
+    @property
+    def confidence(self) -> Optional[Confidence]:
+        """The best that any dump gives."""
+        return min(self.hosts_by_confidence, key=lambda confidence: confidence.rank, default=None)
 
     @property
     def role(self) -> Role:
         """The one that leads furthest, where dumps do not agree."""
-        return min(self.roles, key=_ROLES.index)
+        return min(self.roles, key=ROLES.index)
+
+    def take(self, other: _Finding) -> Set[str]:
+        """Take in what was found without a driver; the hosts that it adds."""
+        added = set(other.bytes_by_host) - set(self.bytes_by_host)
+        self.dumps += other.dumps
+        self.roles |= other.roles
+        for host, held in other.bytes_by_host.items():
+            self.bytes_by_host[host] = max(held, self.bytes_by_host.get(host, 0))
+        return added
 
 
 @dataclass
@@ -65,6 +78,7 @@ class _Fleet:
         leaking: the hosts on which a tag of a pool stands out, whoever owns it there.
         hosts_by_driver: by the driver's name and version. whole: hosts with a dump that was read wholly.
         holders: of each tag the programs that hold its objects, by their name in lower case.
+        suspected: what any dump suspects. meetings: what goes along with what.
     """
 
     findings: Dict[Tuple[_Tie, Optional[str]], _Finding] = field(default_factory=dict)
@@ -74,6 +88,8 @@ class _Fleet:
     )
     whole: Set[str] = field(default_factory=set)
     holders: DefaultDict[PoolTag, Dict[str, _Holder]] = field(default_factory=lambda: defaultdict(dict))
+    suspected: Set[Tuple[PoolTag, PoolKind]] = field(default_factory=set)
+    meetings: Meetings = field(default_factory=Meetings)
 
     def add(self, row: DumpRow, verdict: DumpVerdict) -> None:
         """Take what one dump tells."""
@@ -85,7 +101,9 @@ class _Fleet:
         for holder in verdict.holders:
             by_image = self.holders[holder.tag]
             by_image.setdefault(holder.image.lower(), _Holder(holder.image)).add(row.host, holder.held)
-        for suspect in verdict.suspects:
+        self.suspected.update((suspect.tag, suspect.pool) for suspect in verdict.suspects)
+        self.meetings.add(row.host, verdict)
+        for suspect in verdict.judged:
             self.leaking[suspect.tag, suspect.pool].add(row.host)
             for module, confidence in _iter_likely_owners(suspect):
                 key = module.lower() if module else None
@@ -107,14 +125,33 @@ def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
     for row in rows:
         if row.verdict is not None:
             fleet.add(row, row.verdict)
+    leads = fleet.meetings.find_leads()
+    unowned = _fold_unowned(fleet, leads)
     hosts_by_tie: DefaultDict[_Tie, Set[str]] = defaultdict(set)
     for (tie, _), finding in fleet.findings.items():
         hosts_by_tie[tie].update(finding.bytes_by_host)
     found = [
-        (-len(hosts_by_tie[tie]), _describe(tie, version, finding, fleet))
+        (-len(hosts_by_tie[tie]), _describe(tie, version, finding, fleet, leads, unowned.get((tie, version), set())))
         for (tie, version), finding in fleet.findings.items()
+        if (tie.tag, tie.pool) not in leads.followers and (tie.tag, tie.pool) in fleet.suspected | leads.heads
     ]
     return tuple(cause for _, cause in sorted(found, key=lambda item: _rank(item[1], item[0])))
+
+
+def _fold_unowned(fleet: _Fleet, leads: Leads) -> Dict[Tuple[_Tie, Optional[str]], Set[str]]:
+    """Where others go along with a tag, and one driver alone is tied to it: one finding, also for hosts without a tie.
+
+    Of several versions the one on most hosts takes them in. The hosts that each took.
+    """
+    taken: Dict[Tuple[_Tie, Optional[str]], Set[str]] = {}
+    for tag, pool in leads.heads:
+        bare = (_Tie(tag, pool, None), None)
+        tied = [key for key in fleet.findings if key[0][:2] == (tag, pool) and key[0].module is not None]
+        if bare in fleet.findings and len({tie.module for tie, _ in tied}) == 1:
+            most = min(tied, key=lambda key: (-len(fleet.findings[key].bytes_by_host), key[1] or _NO_VERSION))
+            owned = {host for key in tied for host in fleet.findings[key].bytes_by_host}
+            taken[most] = fleet.findings[most].take(fleet.findings.pop(bare)) - owned
+    return taken
 
 
 def _iter_likely_owners(suspect: DumpSuspect) -> Sequence[Tuple[Optional[str], Optional[Confidence]]]:
@@ -130,7 +167,9 @@ def _iter_likely_owners(suspect: DumpSuspect) -> Sequence[Tuple[Optional[str], O
     return likely or [(None, None)]
 
 
-def _describe(tie: _Tie, version: Optional[str], finding: _Finding, fleet: _Fleet) -> CommonCause:
+def _describe(
+    tie: _Tie, version: Optional[str], finding: _Finding, fleet: _Fleet, leads: Leads, unowned: Set[str]
+) -> CommonCause:
     leaking = fleet.leaking[tie.tag, tie.pool]
     by_version: Mapping[Optional[str], Set[str]] = fleet.hosts_by_driver.get(tie.module or "", {})
     others = [
@@ -153,6 +192,9 @@ def _describe(tie: _Tie, version: Optional[str], finding: _Finding, fleet: _Flee
             sorted((other for other in others if other.hosts), key=lambda other: other.version or _NO_VERSION)
         ),
         holders=_rank_holders(fleet.holders.get(tie.tag, {}).values()) if tie.module is None else (),
+        confident_hosts=_sorted(finding.hosts_by_confidence[finding.confidence]) if finding.confidence else (),
+        unowned_hosts=_sorted(unowned),
+        companions=leads.describe((tie.tag, tie.pool), finding.bytes_by_host, fleet.meetings),
     )
 
 

@@ -132,6 +132,16 @@ class DumpHolder:
 
 
 @dataclass(frozen=True)
+class GroupMember:
+    """A tag of a group; ``blocks`` are outstanding, ``is_holder``: it is freed least, so that it holds the others."""
+
+    tag: PoolTag
+    pool: PoolKind
+    blocks: int
+    is_holder: bool
+
+
+@dataclass(frozen=True)
 class DumpVerdict:
     """The verdict on one dump.
 
@@ -140,6 +150,7 @@ class DumpVerdict:
         taken_at, uptime_seconds, build: of the machine; None where the dump does not hold them.
         warnings: what is missing or doubtful, one line each.
         document: ``poolleak.report/1``, from which all this was read, for those who are handed all of it.
+        groups: tags whose blocks agree in number; companions: those of them that are no suspects themselves.
     """
 
     sentence: str
@@ -150,6 +161,24 @@ class DumpVerdict:
     warnings: Tuple[str, ...]
     document: Mapping[str, Any]
     holders: Tuple[DumpHolder, ...] = ()
+    groups: Tuple[Tuple[GroupMember, ...], ...] = ()
+    companions: Tuple[DumpSuspect, ...] = ()
+
+    @property
+    def judged(self) -> Tuple[DumpSuspect, ...]:
+        """The suspects and what goes along with them."""
+        return self.suspects + self.companions
+
+    def companions_of(self, suspect: DumpSuspect) -> Tuple[DumpSuspect, ...]:
+        """What was judged and agrees in number with a suspect."""
+        members = {
+            (member.tag, member.pool)
+            for group in self.groups
+            if any((member.tag, member.pool) == (suspect.tag, suspect.pool) for member in group)
+            for member in group
+        }
+        members.discard((suspect.tag, suspect.pool))
+        return tuple(item for item in self.judged if (item.tag, item.pool) in members)
 
 
 @dataclass(frozen=True)
@@ -189,6 +218,27 @@ class CommonHolder:
 
 
 @dataclass(frozen=True)
+class CommonCompanion:
+    """A tag whose blocks agree in number with those of a common cause.
+
+    Attributes:
+        modules: the drivers that are tied to it, if any.
+        hosts: where it goes along with the cause. alone_hosts: where it stands out and does not.
+        bytes: what it holds on ``hosts``, the largest dump of each.
+        ratio: its blocks for each block of the cause, over the hosts where both are.
+    """
+
+    tag: PoolTag
+    pool: PoolKind
+    role: Role
+    modules: Tuple[str, ...]
+    hosts: Tuple[str, ...]
+    alone_hosts: Tuple[str, ...]
+    bytes: int
+    ratio: float
+
+
+@dataclass(frozen=True)
 class CommonCause:
     """A tag that looks like a leak, with the driver that uses it, over all hosts.
 
@@ -200,6 +250,9 @@ class CommonCause:
         quiet_hosts: hosts that have this driver in this version and do not leak.
         other_versions: of the same driver on any host.
         holders: the programs that hold its objects, those on most hosts first.
+        confident_hosts: those of ``hosts`` whose dumps tie the driver to the tag with this confidence.
+        unowned_hosts: those of them where no driver could be tied to it.
+        companions: tags that go along with it, the largest first; they are no causes of their own.
     """
 
     tag: PoolTag
@@ -214,6 +267,9 @@ class CommonCause:
     quiet_hosts: Tuple[str, ...]
     other_versions: Tuple[OtherVersion, ...]
     holders: Tuple[CommonHolder, ...] = ()
+    confident_hosts: Tuple[str, ...] = ()
+    unowned_hosts: Tuple[str, ...] = ()
+    companions: Tuple[CommonCompanion, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict
 from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
-from pykdext.model.fleet import BatchSummary, CommonCause, DumpRow, HistoryLine
+from pykdext.model.fleet import BatchSummary, CommonCause, CommonCompanion, DumpRow, HistoryLine
 from pykdext.report.csvtext import iter_csv
-from pykdext.report.sentences.batches import verdict_on_batch
+from pykdext.report.sentences.batches import find_lead, verdict_on_batch
 from pykdext.report.sentences.tags import verdict_on_history
 
 BATCH_SCHEMA = "poolleak.batch/1"
@@ -30,6 +30,9 @@ _DUMP_COLUMNS = (
     "module",
     "version",
     "confidence",
+    "together_with",
+    "holder",
+    "holder_module",
     "verdict",
     "error",
 )
@@ -119,6 +122,23 @@ def _cause_document(cause: CommonCause) -> Dict[str, Any]:
         "quiet_hosts": list(cause.quiet_hosts),
         "other_versions": [asdict(other) for other in cause.other_versions],
         "holders": [asdict(holder) for holder in cause.holders],
+        "confident_hosts": list(cause.confident_hosts),
+        "unowned_hosts": list(cause.unowned_hosts),
+        "companions": [_companion_document(companion) for companion in cause.companions],
+    }
+
+
+def _companion_document(companion: CommonCompanion) -> Dict[str, Any]:
+    return {
+        "tag": companion.tag.text,
+        "hex": companion.tag.hex,
+        "pool": companion.pool.value,
+        "role": companion.role.value,
+        "modules": list(companion.modules),
+        "hosts": list(companion.hosts),
+        "alone_hosts": list(companion.alone_hosts),
+        "bytes": companion.bytes,
+        "ratio": companion.ratio,
     }
 
 
@@ -137,6 +157,7 @@ def _iter_suspect_values(row: DumpRow) -> Iterator[Dict[str, Any]]:
     versions = {driver.name.lower(): driver.version for driver in row.drivers}
     for suspect in verdict.suspects:
         owner = suspect.owners[0] if suspect.owners else None
+        holder = find_lead(verdict, suspect)
         yield {
             **values,
             "tag": suspect.tag.text,
@@ -148,6 +169,9 @@ def _iter_suspect_values(row: DumpRow) -> Iterator[Dict[str, Any]]:
             "module": owner.module if owner else None,
             "version": versions.get(owner.module.lower()) if owner else None,
             "confidence": owner.confidence.value if owner else None,
+            "together_with": ", ".join(item.tag.text for item in verdict.companions_of(suspect)) or None,
+            "holder": holder.tag.text if holder else None,
+            "holder_module": holder.owners[0].module if holder and holder.owners else None,
         }
     if not verdict.suspects:
         yield values

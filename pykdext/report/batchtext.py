@@ -9,12 +9,15 @@ from pykdext.printable import count_columns, make_readable, pad_columns, take_co
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, render_lines
 from pykdext.report.sentences.batches import (
+    describe_companion,
     describe_counts,
     describe_holder,
     describe_other,
     describe_owner,
     describe_run,
+    name_group,
     name_hosts,
+    name_suspect,
     verdict_on_batch,
 )
 from pykdext.report.sentences.tones import tone_of_batch
@@ -24,6 +27,7 @@ CAUSES_SHOWN = 10
 """JSON has all."""
 GAPS_SHOWN = 2
 HOLDERS_SHOWN = 5
+COMPANIONS_SHOWN = 5
 
 MIN_PATH_COLUMNS = 12
 """With less room the dumps' paths are left out: their hosts name them too."""
@@ -85,9 +89,17 @@ def _gap(row: DumpRow) -> str:
 
 
 def _cause_lines(number: int, cause: CommonCause, room: _Room) -> Iterator[str]:
-    yield from _wrap(f"{number}. {cause.tag} {cause.pool.label}  {describe_owner(cause)}", room, "", "   ")
-    held = f"{format_bytes(cause.bytes)} on {count_things(len(cause.hosts), 'host')}: {name_hosts(cause.hosts)}"
+    tags = name_group(cause) if cause.companions else f"{cause.tag} {cause.pool.label}"
+    yield from _wrap(f"{number}. {tags}  {describe_owner(cause)}", room, "", "   ")
+    own = f"{format_bytes(cause.bytes)} of {cause.tag}" if cause.companions else format_bytes(cause.bytes)
+    held = f"{own} on {count_things(len(cause.hosts), 'host')}: {name_hosts(cause.hosts)}"
     yield from _wrap(held, room, "   ", "     ")
+    for companion in cause.companions[:COMPANIONS_SHOWN]:
+        yield from _wrap(describe_companion(cause, companion), room, "   ", "     ")
+    if len(cause.companions) > COMPANIONS_SHOWN:
+        yield "   " + say_rest(len(cause.companions), COMPANIONS_SHOWN, "tag")
+    if cause.unowned_hosts:
+        yield from _wrap(f"no driver tied to it on {name_hosts(cause.unowned_hosts)}", room, "   ", "     ")
     for holder in cause.holders[:HOLDERS_SHOWN]:
         yield from _wrap(describe_holder(holder), room, "   ", "     ")
     if len(cause.holders) > HOLDERS_SHOWN:
@@ -111,8 +123,8 @@ def _cells(row: DumpRow) -> Sequence[str]:
     if not verdict.suspects:
         return (*facts, "-", "", "", "")
     suspect = verdict.suspects[0]
-    owner = suspect.owners[0].module if suspect.owners else ""
-    return (*facts, suspect.tag.text, suspect.pool.label, format_bytes(suspect.bytes), owner)
+    tag, owner = name_suspect(verdict)
+    return (*facts, tag, suspect.pool.label, format_bytes(suspect.bytes), owner)
 
 
 def _dump_table(cells: Sequence[Sequence[str]], paths: Sequence[str], room: _Room) -> List[str]:

@@ -6,7 +6,17 @@ from datetime import datetime
 from typing import Any, Iterable, Iterator, Mapping
 
 from pykdext.model import Confidence, PoolKind, PoolTag, Role
-from pykdext.model.fleet import REPORT_SCHEMA, DumpHolder, DumpSuspect, DumpVerdict, NamedOwner
+from pykdext.model.fleet import (
+    REPORT_SCHEMA,
+    DumpHolder,
+    DumpSuspect,
+    DumpVerdict,
+    GroupMember,
+    NamedOwner,
+)
+
+MAX_GROUPS, MAX_MEMBERS = 16, 16
+"""More of one verdict are not read: each pair of members is kept."""
 
 
 def parse_verdict(document: Mapping[str, Any]) -> DumpVerdict:
@@ -28,6 +38,11 @@ def parse_verdict(document: Mapping[str, Any]) -> DumpVerdict:
         warnings=tuple(document["warnings"]),
         document=document,
         holders=tuple(_iter_holders(document.get("holders") or ())),
+        groups=tuple(
+            tuple(map(_parse_member, group["members"][:MAX_MEMBERS]))
+            for group in (document.get("groups") or ())[:MAX_GROUPS]
+        ),
+        companions=tuple(map(_parse_suspect, document.get("companions") or ())),
     )
 
 
@@ -37,6 +52,15 @@ def _iter_holders(holders: Iterable[Mapping[str, Any]]) -> Iterator[DumpHolder]:
         named = found.get("holder")
         if named is not None:
             yield DumpHolder(PoolTag(bytes.fromhex(found["hex"])), named["image"], named["held"])
+
+
+def _parse_member(member: Mapping[str, Any]) -> GroupMember:
+    return GroupMember(
+        tag=PoolTag(bytes.fromhex(member["hex"])),
+        pool=PoolKind(member["pool"]),
+        blocks=member["blocks"],
+        is_holder=Role(member["role"]) is Role.CAUSE,
+    )
 
 
 def _parse_suspect(suspect: Mapping[str, Any]) -> DumpSuspect:

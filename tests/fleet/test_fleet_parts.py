@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import lzma
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from importlib import resources
 
 import pytest
 from hypothesis import given
@@ -17,8 +21,10 @@ from pykdext.fleet.hosts import find_host, is_rule
 from pykdext.fleet.inputs import find_inputs
 from pykdext.model import Confidence, Role
 from pykdext.model.fleet import BatchSummary, Driver, DumpRow, DumpStatus
-from pykdext.report.batchdoc import iter_batch_csv
+from pykdext.model.report import Origin
+from pykdext.report.batchdoc import iter_batch_csv, iter_batch_json
 from pykdext.report.batchtext import render_batch_text
+from pykdext.report.html import iter_batch_page
 from pykdext.report.sentences.batches import verdict_on_batch
 from pykdext.store.verdicts import parse_verdict
 
@@ -124,6 +130,45 @@ def row(host, suspects, drivers=(("pippo.sys", "1.0"),), status=DumpStatus.DONE,
 PIPPO = [("pippo.sys", "proven")]
 
 
+def linked(host, owners=(("holder.sys", "proven"),), status=DumpStatus.DONE, version="7.1", blocks=900_000, small=()):
+    """A host on which each block of Hldr, small, holds a Toke, large; Hldr may be no suspect by its size."""
+    tags = [
+        ("Toke", 7 << 30, blocks, "object", ()),
+        ("Hldr", 60 << 20, blocks, "cause" if owners else "unknown", owners),
+    ]
+    entries = [
+        {
+            "tag": tag,
+            "hex": tag.encode().hex(),
+            "pool": "paged",
+            "bytes": held,
+            "outstanding": count,
+            "role": role,
+            "owners": [{"module": module, "confidence": confidence} for module, confidence in named],
+        }
+        for tag, held, count, role, named in tags
+    ]
+    members = [
+        {"hex": item["hex"], "pool": "paged", "blocks": item["outstanding"], "role": role}
+        for item, role in zip(entries, ("object", "cause"))
+    ]
+    document = {
+        **row(host, []).verdict.document,
+        "suspects": [item for item in entries if item["tag"] not in small],
+        "companions": [item for item in entries if item["tag"] in small],
+        "groups": [{"members": members}],
+    }
+    return DumpRow(f"/{host}.dmp", host, status, None, parse_verdict(document), (Driver("holder.sys", version),))
+
+
+LINKED = [
+    *(linked(host, small=["Hldr"] if host in "ab" else []) for host in "abcde"),
+    *(linked(host, owners=(), status=DumpStatus.PARTIAL) for host in "fg"),
+    row("h", []),
+    row("i", []),
+]
+
+
 def test_causes_are_ordered_by_hosts_then_bytes():
     found = find_common(
         [
@@ -175,6 +220,79 @@ def test_programs_that_hold_objects_are_counted_over_the_hosts():
     assert "held by watchman.exe (120 handles) on 2 hosts: a, b" in text
     (unheld,) = find_common([row("a", [(b"Proc", 900, [])], role="object")])
     assert unheld.holders == ()
+
+
+def test_what_hangs_together_on_several_hosts_is_one_finding():
+    (cause,) = find_common(LINKED)
+    assert (cause.tag.text, cause.module, cause.role) == ("Hldr", "holder.sys", Role.CAUSE)
+    assert cause.hosts == tuple("abcdefg")
+    assert cause.confident_hosts == tuple("abcde") and cause.unowned_hosts == ("f", "g")
+    (toke,) = cause.companions
+    assert (toke.tag.text, toke.role, toke.modules, toke.ratio) == ("Toke", Role.OBJECT, (), 1.0)
+    assert (toke.hosts, toke.alone_hosts, toke.bytes) == (cause.hosts, (), 49 << 30)
+    assert verdict_of(LINKED) == (
+        "Toke with Hldr of the paged pool look like one leak on 7 of 9 hosts: "
+        "holder.sys 7.1 allocates Hldr (proven on 5 of them)."
+    )
+
+
+def test_one_finding_stands_in_every_format():
+    summary = BatchSummary(9, 0, Counter(item.status for item in LINKED), 9, 1.0, 0, 0, find_common(LINKED), ())
+    text = render_batch_text(summary, LINKED, 100)
+    assert "1. Toke with Hldr of the paged pool  holder.sys 7.1 (proven)" in text and "\n2." not in text
+    assert "with Toke (paged, an object of Windows), one for each of the blocks of Hldr: 49.0 GB on" in text
+    assert "no driver tied to it on f, g" in text and "Toke with Hldr  Paged" in text
+    document = json.loads("".join(iter_batch_json(summary, ())))
+    assert document["verdict"] == verdict_of(LINKED)
+    (found,) = document["common"]
+    assert [item["tag"] for item in found["companions"]] == ["Toke"] and found["unowned_hosts"] == ["f", "g"]
+    listed = json.loads(resources.read_text("pykdext.report.schemas", "batch-1.json"))["properties"]["common"]["items"]
+    assert set(found) == set(listed["required"]) == set(listed["properties"])
+    assert set(found["companions"][0]) == set(listed["properties"]["companions"]["items"]["required"])
+    lines = list(csv.DictReader(io.StringIO("".join(iter_batch_csv(LINKED)))))
+    first = lines[0]
+    assert [first[name] for name in ("tag", "together_with", "holder", "holder_module")] == [
+        *("Toke", "Hldr", "Hldr", "holder.sys")
+    ]
+    page = "".join(iter_batch_page(summary, LINKED, Origin("batch", "0", datetime(2026, 1, 1))))
+    assert page.count("Toke with Hldr") > 7 and "one for each of the blocks of Hldr" in page
+
+
+def test_one_leak_of_several_drivers_versions_says_where_each_part_is():
+    rows = [linked("a"), linked("b", version="8.0"), linked("c"), row("d", [(b"Toke", 1 << 30, [])], role="object")]
+    first, second, other_pool = find_common(rows)
+    assert (other_pool.pool.value, other_pool.hosts, other_pool.companions) == ("nonpaged", ("d",), ())
+    assert [(item.version, item.hosts, item.companions[0].hosts) for item in (first, second)] == [
+        ("7.1", ("a", "c"), ("a", "c")),
+        ("8.0", ("b",), ("b",)),
+    ]
+
+    assert verdict_of(rows).startswith("Toke with Hldr of the paged pool look like one leak on 3 of 4 hosts: ")
+    assert "holder.sys 7.1 and 8.0 allocates Hldr (proven on all of them). Other tags stand out on 1 more: d." in (
+        verdict_of(rows)
+    )
+
+
+def test_tags_that_agree_by_chance_on_few_hosts_stay_apart():
+    apart = [
+        replace(item, host=host, verdict=replace(item.verdict, groups=())) for host in "xyz" for item in (linked(host),)
+    ]
+    found = find_common([linked("a"), *apart])
+    assert [(item.tag.text, item.companions) for item in found] == [("Hldr", ()), ("Toke", ())]
+
+
+def test_objects_alone_are_no_cause_even_together():
+    rows = [
+        replace(
+            item,
+            verdict=replace(
+                item.verdict,
+                suspects=tuple(replace(suspect, role=Role.OBJECT, owners=()) for suspect in item.verdict.suspects),
+            ),
+        )
+        for item in map(linked, "ab")
+    ]
+    assert verdict_of(rows).endswith("on 2 of 2 hosts: none of these tags tells who allocates it.")
 
 
 def test_a_host_counts_once_with_its_largest_dump():
@@ -246,8 +364,16 @@ def test_the_order_of_the_dumps_means_nothing(order, data):
     drivers = st.sampled_from([[], [("pippo.sys", "1.0")], [("PIPPO.SYS", None)]])
     statuses = st.sampled_from([DumpStatus.DONE, DumpStatus.PARTIAL])
     roles = st.sampled_from(["cause", "victim", "object", "unknown"])
+    groups = [
+        linked,
+        partial(linked, owners=(), blocks=500_000),
+        partial(linked, version="8.0", small=["Hldr"]),
+        partial(linked, owners=[("HOLDER.sys", "likely")], status=DumpStatus.PARTIAL),
+    ]
     rows = [
-        row(f"h{n % 5}", data.draw(suspects), data.draw(drivers), data.draw(statuses), data.draw(roles))
+        data.draw(st.sampled_from(groups))(f"h{n % 5}")
+        if data.draw(st.booleans())
+        else row(f"h{n % 5}", data.draw(suspects), data.draw(drivers), data.draw(statuses), data.draw(roles))
         for n in range(9)
     ]
     assert _without_spelling(find_common(rows)) == _without_spelling(find_common([rows[n] for n in order]))
@@ -255,7 +381,14 @@ def test_the_order_of_the_dumps_means_nothing(order, data):
 
 def _without_spelling(causes):
     """The name of a driver as the first dump spells it may be in capitals."""
-    return [replace(cause, module=cause.module and cause.module.lower()) for cause in causes]
+    return [
+        replace(
+            cause,
+            module=cause.module and cause.module.lower(),
+            companions=tuple(replace(item, modules=tuple(map(str.lower, item.modules))) for item in cause.companions),
+        )
+        for cause in causes
+    ]
 
 
 def test_a_possible_owner_is_not_named():

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import AbstractSet, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.model import PoolKind, PoolSnapshot, PoolTag, Role, TagDelta
-from pykdext.model.fleet import BatchSummary
+from pykdext.model.fleet import BatchSummary, CommonCause
 from pykdext.model.memory import PageFrames
-from pykdext.report.sentences.batches import name_driver
+from pykdext.report.sentences.batches import name_driver, name_group
 from pykdext.units import choose_form, count_things, format_bytes, format_rate
 
 TAGS_SHOWN = 8
@@ -111,7 +111,8 @@ def draw_causes(summary: BatchSummary) -> List[BarChart]:
     ordered = sorted(summary.common, key=lambda cause: cause.role is Role.OBJECT)
     amounts = [
         _Amount(
-            f"{cause.tag} {cause.pool.label}, "
+            (name_group(cause) if cause.companions else f"{cause.tag} {cause.pool.label}")
+            + ", "
             + (
                 "an object of Windows"
                 if cause.role is Role.OBJECT
@@ -119,14 +120,18 @@ def draw_causes(summary: BatchSummary) -> List[BarChart]:
                 if cause.module
                 else "owner not known"
             ),
-            cause.bytes,
-            f"{format_bytes(cause.bytes)} on {len(cause.hosts)} of {summary.hosts}",
+            _held_with_companions(cause),
+            f"{format_bytes(_held_with_companions(cause))} on {len(cause.hosts)} of {summary.hosts}",
             "object" if cause.role is Role.OBJECT else "leak",
         )
         for cause in ordered[:CAUSES_SHOWN]
     ]
     words = "What each leaking tag holds on all hosts together, and on how many of them it leaks."
     return [BarChart("Common causes", words, _lay_out(amounts))] if amounts else []
+
+
+def _held_with_companions(cause: CommonCause) -> int:
+    return cause.bytes + sum(companion.bytes for companion in cause.companions)
 
 
 def draw_uses(frames: PageFrames) -> List[Share]:

@@ -25,12 +25,14 @@ from pykdext.report.html.curves import draw_growth
 from pykdext.report.html.page import iter_page
 from pykdext.report.memorytext import PROCESSES_SHOWN
 from pykdext.report.sentences.batches import (
+    describe_companion,
     describe_counts,
     describe_holder,
     describe_other,
     describe_owner,
     describe_run,
     name_driver,
+    name_suspect,
     verdict_on_batch,
 )
 from pykdext.report.sentences.series import (
@@ -154,7 +156,9 @@ def iter_batch_page(summary: BatchSummary, rows: Iterable[DumpRow], origin: Orig
         verdict=verdict_on_batch(summary),
         counts=describe_counts(summary),
         run=describe_run(summary),
+        describe_companion=describe_companion,
         describe_holder=describe_holder,
+        name_suspect=name_suspect,
         describe_other=describe_other,
         name_driver=name_driver,
         describe_owner=describe_owner,

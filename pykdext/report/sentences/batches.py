@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Collection, Dict, Optional, Sequence, Tuple
 
-from pykdext.model import Role
-from pykdext.model.fleet import BatchSummary, CommonCause, CommonHolder, DumpStatus, OtherVersion
-from pykdext.units import choose_form, count_things, format_bytes, format_duration, name_some
+from pykdext.model import PoolKind, PoolTag, Role
+from pykdext.model.fleet import (
+    BatchSummary,
+    CommonCause,
+    CommonCompanion,
+    CommonHolder,
+    DumpStatus,
+    DumpSuspect,
+    DumpVerdict,
+    OtherVersion,
+)
+from pykdext.units import choose_form, count_things, format_bytes, format_duration, name_some, say_ratio
 
 NAMES_SHOWN = 8
 _VERSIONS_NAMED = 3
@@ -28,23 +37,83 @@ def verdict_on_batch(summary: BatchSummary) -> str:
     if not summary.common:
         return _verdict_without_cause(summary)
     first = summary.common[0]
+    if first.companions:
+        return _verdict_on_group(summary, first)
     if first.role is Role.OBJECT:
         words = "Windows allocates the object for somebody who does not let go"
         where = f"{len(first.hosts)} of {count_things(summary.hosts, 'host')}"
         if first.holders:
-            most = first.holders[0]
-            words = f"{most.image} holds the objects on {_of_them(len(most.hosts), len(first.hosts))}"
-        return f"Tag {first.tag} of the {first.pool.value} pool stands out on {where}: {words}."
+            words = _say_most_held(first)[:-1]
+        rest = _say_rest(summary, set(first.hosts), "stand out")
+        return f"Tag {first.tag} of the {first.pool.value} pool stands out on {where}: {words}.{rest}"
     same = [cause for cause in summary.common if _is_one_leak(cause, first)]
     hosts = {host for cause in same for host in cause.hosts}
-    versions = sorted({cause.version for cause in same if cause.version})
-    driver = f", used by {first.module}{_describe_versions(versions)}," if first.module else ""
+    driver = f", used by {first.module}{_name_versions(same)}," if first.module else ""
     where = f"{len(hosts)} of {count_things(summary.hosts, 'host')}"
-    others = {
-        host for cause in summary.common if cause.role is not Role.OBJECT for host in cause.hosts if host not in hosts
-    }
-    rest = f" Other tags do on {len(others)} more: {name_hosts(sorted(others))}." if others else ""
+    rest = _say_rest(summary, hosts, "do")
     return f"Tag {first.tag} of the {first.pool.value} pool{driver} looks like a leak on {where}.{rest}"
+
+
+def _verdict_on_group(summary: BatchSummary, first: CommonCause) -> str:
+    """What takes the memory and what holds it, as one finding."""
+    same = [cause for cause in summary.common if _is_one_leak(cause, first)]
+    hosts = {host for cause in same for host in cause.hosts}
+    tags = name_group(first, same)
+    where = f"{len(hosts)} of {count_things(summary.hosts, 'host')}"
+    confident = {host for cause in same if cause.confidence is first.confidence for host in cause.confident_hosts}
+    if first.role.tells_no_caller:
+        words = f"{tags} stand out together on {where}: none of these tags tells who allocates it."
+    elif first.module is None or first.confidence is None:
+        words = f"{tags} look like one leak on {where}: no driver could be tied to {first.tag}."
+    else:
+        words = (
+            f"{tags} look like one leak on {where}: {first.module}{_name_versions(same)} allocates {first.tag} "
+            f"({first.confidence.value} on {_of_them(len(confident), len(hosts))})."
+        )
+    if first.holders:
+        words += f" {_say_most_held(first)}"
+    for companion in first.companions:
+        alone = [host for host in companion.alone_hosts if host not in hosts]
+        if alone:
+            words += f" {companion.tag} stands out without it on {len(alone)} more: {name_hosts(alone)}."
+            hosts.update(alone)
+    return words + _say_rest(summary, hosts, "stand out")
+
+
+def name_group(cause: CommonCause, same: Sequence[CommonCause] = ()) -> str:
+    """The tags of one finding: what takes the most memory first, with what leads."""
+    held: Dict[Tuple[PoolTag, PoolKind], int] = {}
+    for item in same or (cause,):
+        for companion in item.companions:
+            place = companion.tag, companion.pool
+            held[place] = held.get(place, 0) + companion.bytes
+    own = sum(item.bytes for item in same or (cause,))
+    others = sorted(held, key=lambda place: (-held[place], place[0].hex, place[1].value))
+    is_mixed = any(pool is not cause.pool for _, pool in others)
+    names = [f"{tag} ({pool.value})" if is_mixed else str(tag) for tag, pool in others]
+    lead = f"{cause.tag} ({cause.pool.value})" if is_mixed else str(cause.tag)
+    ending = "" if is_mixed else f" of the {cause.pool.value} pool"
+    if held[others[0]] > own:
+        more = f" (and {name_some(names[1:])})" if names[1:] else ""
+        return f"{names[0]} with {lead}{more}{ending}"
+    return f"{lead} with {name_some(names)}{ending}"
+
+
+def _say_most_held(cause: CommonCause) -> str:
+    most = cause.holders[0]
+    return f"{most.image} holds the objects on {_of_them(len(most.hosts), len(cause.hosts))}."
+
+
+def _say_rest(summary: BatchSummary, hosts: Collection[str], verb: str) -> str:
+    """The hosts on which other tags stand out: each host with a leak is counted."""
+    others = {
+        host
+        for cause in summary.common
+        if cause.role is not Role.OBJECT or verb != "do"
+        for host in (*cause.hosts, *(name for item in cause.companions for name in item.alone_hosts))
+        if host not in hosts
+    }
+    return f" Other tags {verb} on {len(others)} more: {name_hosts(sorted(others))}." if others else ""
 
 
 def _is_one_leak(cause: CommonCause, other: CommonCause) -> bool:
@@ -53,7 +122,9 @@ def _is_one_leak(cause: CommonCause, other: CommonCause) -> bool:
     return is_same_tag and (cause.module is None or (cause.module or "").lower() == (other.module or "").lower())
 
 
-def _describe_versions(versions: Sequence[str]) -> str:
+def _name_versions(causes: Sequence[CommonCause]) -> str:
+    """The versions of one driver that are tied to a tag."""
+    versions = sorted({cause.version for cause in causes if cause.version})
     if not versions:
         return ""
     return (
@@ -61,6 +132,27 @@ def _describe_versions(versions: Sequence[str]) -> str:
         if len(versions) < _VERSIONS_NAMED
         else f" ({count_things(len(versions), 'version')})"
     )
+
+
+def name_suspect(verdict: DumpVerdict) -> Tuple[str, str]:
+    """The first suspect of a dump and the likeliest driver; where others go along, with the one that names a driver."""
+    first = verdict.suspects[0]
+    holder = find_lead(verdict, first)
+    if holder is None:
+        return first.tag.text, first.owners[0].module if first.owners else ""
+    return f"{first.tag.text} with {holder.tag.text}", holder.owners[0].module if holder.owners else ""
+
+
+def find_lead(verdict: DumpVerdict, suspect: DumpSuspect) -> Optional[DumpSuspect]:
+    """What agrees in number with a suspect that tells of no driver, and holds it; None where nothing does."""
+    if suspect.role is Role.CAUSE:
+        return None
+    fellows = [item for item in verdict.companions_of(suspect) if not item.role.tells_no_caller]
+    causes = [item for item in fellows if item.role is Role.CAUSE and item.owners]
+    if causes:
+        return min(causes, key=lambda item: (item.owners[0].confidence.rank, item.tag.hex))
+    seldom = {(member.tag, member.pool) for group in verdict.groups for member in group if member.is_holder}
+    return next((item for item in fellows if (item.tag, item.pool) in seldom), None)
 
 
 def _verdict_without_cause(summary: BatchSummary) -> str:
@@ -93,6 +185,16 @@ def describe_holder(holder: CommonHolder) -> str:
     """A program that holds objects, and where."""
     where = f"{count_things(len(holder.hosts), 'host')}: {name_hosts(holder.hosts)}"
     return f"held by {holder.image} ({count_things(holder.held, 'handle')}) on {where}"
+
+
+def describe_companion(cause: CommonCause, companion: CommonCompanion) -> str:
+    """What goes along with a cause, and where; whose it is, if a driver is tied to it."""
+    each = f"{say_ratio(companion.ratio)} of the blocks of {cause.tag}" if companion.ratio else "as many blocks"
+    owner = f", used by {name_some(companion.modules)}" if companion.modules else ""
+    words = {Role.OBJECT: ", an object of Windows", Role.SHARED: ", a tag that drivers share"}
+    owner = owner or words.get(companion.role, "")
+    where = f"{count_things(len(companion.hosts), 'host')}: {name_hosts(companion.hosts)}"
+    return f"with {companion.tag} ({companion.pool.value}{owner}), {each}: {format_bytes(companion.bytes)} on {where}"
 
 
 def describe_other(other: OtherVersion) -> str:

@@ -30,6 +30,7 @@ from pykdext.units import (
     format_moment,
     format_share,
     name_some,
+    say_ratio,
 )
 
 MOST = 0.5
@@ -122,9 +123,7 @@ def _say_sharing(suspect: Suspect) -> str:
 def _verdict_on_pair(consumer: Suspect, holder: Suspect) -> str:
     """What takes the memory, and what holds it, in one sentence."""
     held, holding = consumer.usage.outstanding or 0, holder.usage.outstanding or 1
-    times = held / holding
-    each = "one for each" if round(times) <= 1 else f"{round(times)} for each"
-    each = each if times > MOST else f"one for every {round(1 / times)}" if times else each
+    each = say_ratio(held / holding) if held else "one for each"
     owner = f"which {name_owners(holder.owners)} allocates" if holder.owners else "whose driver is not known"
     return (
         f"{format_bytes(consumer.usage.bytes)} of {consumer.tag}, {format_share(consumer.share)} of the "
