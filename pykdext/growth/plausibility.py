@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from typing import Iterator, Tuple
 
 from pykdext.model import PoolKind, PoolSnapshot
 from pykdext.units import format_bytes, name_some
@@ -11,8 +11,8 @@ _TOLERANCE = 1.02
 """Counts of one state are read one after the other."""
 
 
-def iter_doubts(snapshot: PoolSnapshot) -> Iterator[str]:
-    """What contradicts itself in a state, one line each."""
+def iter_doubts(snapshot: PoolSnapshot) -> Iterator[Tuple[PoolKind, str]]:
+    """What contradicts itself in a state, one line each, with the pool that it is of."""
     memory = snapshot.memory
     for pool in PoolKind:
         held, limit = snapshot.pool_bytes(pool), memory.limit_bytes(pool)
@@ -22,13 +22,19 @@ def iter_doubts(snapshot: PoolSnapshot) -> Iterator[str]:
         what = "physical memory" if pool is PoolKind.NONPAGED else "commit limit"
         if backing and held > _TOLERANCE * backing:
             yield (
-                f"a {pool.value} pool of {format_bytes(held)} exceeds the {format_bytes(backing)} of {what}: "
-                "the number cannot be right"
+                pool,
+                (
+                    f"a {pool.value} pool of {format_bytes(held)} exceeds the {format_bytes(backing)} of {what}: "
+                    "the number cannot be right"
+                ),
             )
         elif limit and held > _TOLERANCE * limit:
             yield (
-                f"a {pool.value} pool of {format_bytes(held)} exceeds its limit of {format_bytes(limit)}: one of the "
-                "numbers cannot be right"
+                pool,
+                (
+                    f"a {pool.value} pool of {format_bytes(held)} exceeds its limit of {format_bytes(limit)}: "
+                    "one of the numbers cannot be right"
+                ),
             )
         hollow = [
             str(row.tag)
@@ -36,4 +42,4 @@ def iter_doubts(snapshot: PoolSnapshot) -> Iterator[str]:
             if row.usage(pool).bytes and row.usage(pool).outstanding == 0 and not row.usage(pool).clamped
         ]
         if hollow:
-            yield f"{pool.value} pool: bytes without blocks cannot be right: {name_some(hollow)}"
+            yield pool, f"{pool.value} pool: bytes without blocks cannot be right: {name_some(hollow)}"

@@ -131,7 +131,7 @@ class LeakReport:
     are their members that are no suspects themselves. ``untagged`` is what no tag counts, the largest first; ``fills``
     that of it which weighs more than the pools, None where nothing does. ``holders``: who holds the objects of
     suspects that are objects; ``unusual``: a sentence on processes with far more handles than usual, or that have
-    exited and are held.
+    exited and are held. ``doubts``: what contradicts itself in a pool's numbers.
     """
 
     snapshot: PoolSnapshot
@@ -148,3 +148,4 @@ class LeakReport:
     fills: Optional[UntaggedMemory] = None
     holders: Tuple[HolderReport, ...] = ()
     unusual: str = ""
+    doubts: Tuple[Tuple[PoolKind, str], ...] = ()

@@ -105,6 +105,7 @@ def judge_state(
     """
     suspects = growth.rank_suspects(snapshot, owners)[:top]
     groups = growth.find_companions(snapshot, suspects, owners)
+    doubts = tuple(growth.iter_doubts(snapshot))
     report = LeakReport(
         snapshot=snapshot,
         verdict="",
@@ -112,7 +113,8 @@ def judge_state(
         suspects=suspects,
         next_steps=next_steps(snapshot, suspects),
         image_coverage=images,
-        warnings=tuple(dict.fromkeys((*snapshot.warnings, *growth.iter_doubts(snapshot), *warnings))),
+        warnings=tuple(dict.fromkeys((*snapshot.warnings, *(words for _, words in doubts), *warnings))),
+        doubts=doubts,
         largest=growth.find_largest(snapshot, owners),
         groups=groups,
         companions=growth.judge_companions(snapshot, groups, suspects, owners),

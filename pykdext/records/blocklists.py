@@ -13,6 +13,7 @@ from pykdext.model import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage
 from pykdext.records.columns import find_pool
 from pykdext.records.tagtable import TagTable, tag_of_text
 from pykdext.records.textfile import TextFile
+from pykdext.units import format_bytes, format_count
 
 _ADDRESS = r"^\s{0,8}\*?\s{0,4}(?:0x)?([0-9a-fA-F]{8}`?[0-9a-fA-F]{0,8})"
 _FOUND = re.compile(
@@ -25,16 +26,20 @@ _OLD_FOUND = re.compile(
     re.MULTILINE,
 )
 _SEARCHED = re.compile(r"Searching (NonPaged|Paged) pool|Scanning large pool", re.IGNORECASE)
+_COMMAND = re.compile(r"!poolfind\b[^\n]{0,80}?(?:-(nonpaged|paged)\b|[ \t]([01])[ \t]*$)", re.IGNORECASE)
+_COMMAND_POOLS = {"0": PoolKind.NONPAGED, "1": PoolKind.PAGED}
 _ENDED = re.compile(r"terminating - searched pool to ([0-9a-fA-F`]{8,17})")
 _VERIFIED = re.compile(r"^[^\n]{0,200}?([\w.$-]{1,60}\.(?:sys|dll|exe))\s*\(|Driver:\s*([\w.$-]{1,60})", re.IGNORECASE)
 _STATISTICS = re.compile(
     r"Current Pool Allocations:\s*\(\s*(?:0x)?([0-9a-fA-F]{1,16})\s*/\s*(?:0x)?([0-9a-fA-F]{1,16})"
 )
+_HELD_BYTES = re.compile(r"Current Pool Bytes:\s*\(\s*(?:0x)?([0-9a-fA-F]{1,16})\s*/\s*(?:0x)?([0-9a-fA-F]{1,16})")
+_MOST_DRIVERS = 16
 _VERIFIED_BLOCK = re.compile(
-    r"^\s{0,12}0x([0-9a-fA-F`]{8,17})\s+0x([0-9a-fA-F]{1,16})\s{1,4}(.{4})"
+    r"^\s{0,12}0x([0-9a-fA-F`]{8,17})\s+0x([0-9a-fA-F]{1,16})(?:\s{1,4}|\s{5,12}(?=\S))(.{4})"
     r"\s+0x([0-9a-fA-F`]{8,17})(?:[ \t]+(\S{1,200}))?"
 )
-_VERIFIER_TITLES = re.compile(r"Address\s+Length\s+Tag\s+Caller", re.IGNORECASE)
+_VERIFIER_TITLES = re.compile(r"Address\s+(?:Length|SizeInBytes)\s+Tag\s+Caller", re.IGNORECASE)
 _PAGE_BYTES = 4096
 _MOST_BLOCKS = 2_000_000
 
@@ -66,14 +71,18 @@ def _iter_found(text: str) -> List[Allocation]:
 
 
 def _iter_old_found(text: str) -> List[Allocation]:
-    """The blocks of debuggers of XP's time; the line above them names the pool that is searched."""
+    """The blocks of debuggers of XP's time; a line above them names the pool, or the command does."""
     blocks = []
     pool: Optional[PoolKind] = None
+    asked: Optional[PoolKind] = None
     is_search = False
     for line in text.split("\n"):
+        command = _COMMAND.search(line)
         searched = _SEARCHED.search(line)
+        if command:
+            asked = _COMMAND_POOLS.get(command[2] or "") or find_pool(command[1] or "")
         if searched:
-            pool = find_pool(searched[1] or "")
+            pool = find_pool(searched[1] or "") or asked
             is_search = True
         match = _OLD_FOUND.match(line) if is_search else None  # the list of !pool is of one page, whatever its tags
         tag = tag_of_text(match[4]) if match and match[3] == "Allocated" else None
@@ -89,6 +98,7 @@ def parse_verifier(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         return ()
     blocks: List[Allocation] = []
     drivers: Dict[StatedDriver, None] = {}
+    counted: Dict[str, Tuple[int, int]] = {}
     driver, pool = "", None
     for line in file.text.split("\n"):
         match = _VERIFIED_BLOCK.match(line)
@@ -103,14 +113,25 @@ def parse_verifier(file: TextFile) -> Tuple[PoolSnapshot, ...]:
             continue
         named = _VERIFIED.match(line)
         statistics = _STATISTICS.search(line)
+        held = _HELD_BYTES.search(line)
         if named:
             driver, pool = named[1] or named[2], None
+        elif held and driver in counted:
+            counted[driver] = (counted[driver][0], int(held[1], 16) + int(held[2], 16))
         elif statistics:
             nonpaged, paged = int(statistics[1], 16), int(statistics[2], 16)
+            counted[driver] = (nonpaged + paged, 0)
             pool = PoolKind.NONPAGED if nonpaged and not paged else PoolKind.PAGED if paged and not nonpaged else None
     if not blocks:
         return ()
     warnings = ("the allocations that !verifier lists are summed up: those of verified drivers only",)
+    known = {driver: count for driver, count in counted.items() if driver and count[0]}
+    if sum(count for count, _ in known.values()) > len(blocks):
+        warnings += tuple(
+            f"Driver Verifier counts {format_count(count)} blocks of {driver} outstanding, {format_bytes(size)}: more "
+            "than are listed"
+            for driver, (count, size) in list(known.items())[:_MOST_DRIVERS]
+        )
     return (_sum_blocks(blocks[:_MOST_BLOCKS], "!verifier text", file.path, warnings, tuple(drivers)),)
 
 

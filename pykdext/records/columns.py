@@ -140,27 +140,35 @@ class Columns:
         """No title names a pool."""
         return set(self._sides) == {None}
 
-    def study(self, rows: Iterable[Sequence[str]]) -> None:
-        """Look at rows before they are read: which decimal mark a column has, and whether ``Type`` is of pools."""
+    def study(self, rows: Iterable[Sequence[str]], usual_mark: Optional[str] = None) -> None:
+        """Look at rows before they are read: which decimal mark a column has, and whether ``Type`` is of pools.
+
+        What counts tell of thousands (``1.234.567``) goes for sizes that do not tell it; where nothing does, sizes in
+        a larger unit than the byte have the decimal mark that is usual in such a file.
+        """
         self._last.clear()
-        place = self._facts.get("pool")
-        names_pool = False
-        texts: Dict[int, Set[str]] = {counter.cell: set() for counter in self._counters if counter.field == "bytes"}
+        places = [self._facts[fact] for fact in ("pool", "paged") if fact in self._facts]
+        naming: Set[int] = set()
+        texts: Dict[int, Set[str]] = {counter.cell: set() for counter in self._counters}
         seen_rows = False
         for cells in rows:
             seen_rows = True
-            names_pool = names_pool or (place is not None and place < len(cells) and bool(find_pool(cells[place])))
+            naming.update(place for place in places if place < len(cells) and find_pool(cells[place]))
             for cell, seen in texts.items():
                 if cell < len(cells) and ("." in cells[cell] or "," in cells[cell]):
                     seen.add(cells[cell])
-        if place is not None and seen_rows and not names_pool:
-            del self._facts["pool"]
+        if seen_rows:
+            self._facts.pop("pool", None)
+            named = next((place for place in places if place in naming), None)
+            if named is not None:
+                self._facts["pool"] = named
         marks = {cell: find_decimal_mark(seen) for cell, seen in texts.items()}
         told = {mark for mark in marks.values() if mark}
-        for cell, mark in marks.items():
-            chosen = mark or (next(iter(told)) if len(told) == 1 else None)
-            if chosen:
-                self._marks[cell] = chosen
+        for counter in self._counters:
+            spare = usual_mark if not told and counter.unit != "bytes" else None
+            chosen = marks[counter.cell] or (next(iter(told)) if len(told) == 1 else spare)
+            if chosen and counter.field == "bytes":
+                self._marks[counter.cell] = chosen
 
     def read_fact(self, fact: str, cells: Sequence[str]) -> str:
         """The text of a column that is no counter (``time``, ``host`` ...); empty if there is none."""
@@ -260,6 +268,9 @@ def find_columns(titles: Sequence[str]) -> Optional[Columns]:
             found.append(counter)
     if not found or facts.keys().isdisjoint(_TAG_FACTS.values()):
         return None
+    bare = [index for index, title in enumerate(titles) if english_words(title).strip() == "paged"]
+    if len(bare) == 1 and not any(counter.pool for counter in found):
+        facts["paged"] = bare[0]  # WPA says of each row there which pool it is
     counters: Dict[Tuple[str, Optional[PoolKind]], _Counter] = {}
     for counter in sorted(found, key=lambda counter: counter.is_weak):
         counters.setdefault((counter.field, counter.pool), counter)

@@ -46,7 +46,7 @@ def parse_csv(file: TextFile, newest_only: bool = False) -> Tuple[PoolSnapshot, 
     titles = _find_titles(text)
     if titles is None:
         return ()
-    titles.columns.study(_iter_studied_rows(text, titles))
+    titles.columns.study(_iter_studied_rows(text, titles), "," if titles.delimiter == ";" else None)
     collector = SampleCollector(titles.columns, "CSV of tags", file.path)
     rows = text.count("\n")
     if newest_only or rows > MOST_ROWS:

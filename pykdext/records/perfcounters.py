@@ -25,6 +25,16 @@ from pykdext.records.tagtable import LineFaults, TagTable, check_memory, tag_of_
 from pykdext.records.textfile import TextFile
 from pykdext.records.titlewords import english_words
 
+_MEMORY_OBJECT = "4"
+_NUMBERED = {
+    "24": "Available Bytes",
+    "26": "Committed Bytes",
+    "30": "Commit Limit",
+    "56": "Pool Paged Bytes",
+    "58": "Pool Nonpaged Bytes",
+}
+"""The numbers of the counters of Memory, the same on every Windows (the registry's ``Perflib\\009``)."""
+
 TOTALS_ONLY = "the text holds totals only, no tags"
 
 _PDH = re.compile(r'^[ \t]{0,8}"?\(PDH-[CT]SV [\d.]{1,9}\)[^"\n]*', re.MULTILINE)
@@ -119,9 +129,10 @@ def find_total(title: str) -> Optional[Tuple[str, str, Optional[str]]]:
     ``\\SRV\Memory\Pool Nonpaged Bytes``; counters of single processes have the same names, but an instance.
     """
     path = _PATH.match(title.strip().strip('"'))
-    if path and ("(" in path["object"] or "memory" not in english_words(path["object"])):
+    number = _NUMBERED.get(path["counter"].strip()) if path and path["object"].strip() == _MEMORY_OBJECT else None
+    if path and number is None and ("(" in path["object"] or "memory" not in english_words(path["object"])):
         return None
-    name = path["counter"] if path else title
+    name = number or (path["counter"] if path else title)
     words = english_words(name)
     field = _find_field(words)
     if field is None or _NOT_CURRENT.search(words.replace("free", "", 0)) or "%" in name or "/" in name:

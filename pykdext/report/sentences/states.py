@@ -53,10 +53,19 @@ def verdict_on(report: LeakReport) -> str:
     said = _verdict_on_pools(report)
     if report.unusual and _holder_of(report, report.suspects[:1]) is None:
         said = f"{said} {report.unusual}"
+    said += "".join(f" But {words}." for words in _iter_doubts(report))
     if report.fills is None:
         return said
     pools_known = any(report.snapshot.pool_bytes(pool) is not None for pool in PoolKind)
     return f"{describe_untagged(report.fills, pools_known)} {said}"
+
+
+def _iter_doubts(report: LeakReport) -> Iterator[str]:
+    """What cannot be right of the pool that the verdict names, or of any where it names none."""
+    named = report.suspects[0].pool if report.suspects else None
+    for pool, words in report.doubts:
+        if named is None or pool is named:
+            yield words
 
 
 def _holder_of(report: LeakReport, suspects: Sequence[Suspect]) -> Optional[HolderReport]:
@@ -154,7 +163,9 @@ def _verdict_without_suspects(report: LeakReport) -> str:
         return " ".join((*_say_totals(report), no_tags))
     if snapshot.blocks:
         tags = name_some(sorted({str(block.tag) for block in snapshot.blocks}))
-        return f"No verdict: the source lists single blocks of {tags}, not what the pools hold."
+        owner = next((item for item in report.largest if item.owners and not item.role.tells_no_caller), None)
+        named = f" {name_owners(owner.owners)} allocates {owner.tag}." if owner else ""
+        return f"No verdict: the source lists single blocks of {tags.strip()}, not what the pools hold.{named}"
     most = [item for item in report.largest if item.share >= MOST]
     first = max(most, key=lambda item: item.usage.bytes or 0, default=None)
     if first is not None:

@@ -1,0 +1,97 @@
+"""More of what people paste, written out here: each with what must be read of it, or said."""
+
+from __future__ import annotations
+
+import pytest
+
+from pykdext.cli.main import main
+from pykdext.model import PoolKind
+from pykdext.records.logs import load_log
+
+NP, P = PoolKind.NONPAGED, PoolKind.PAGED
+
+WPA_COMMA = """Line #;Type;Paged;Pool Tag;Count;Size (MB);Impacting Size (MB)
+1;AIFO;Nonpaged;xyZk;1.234.567;512,345;511,998
+2;AIFO;Paged;CM31;23.456;98,123;2,001
+"""
+WPA_COMMA_ALONE = """Paged;Pool Tag;Count;Size (MB)
+Nonpaged;xyZk;567;512,345
+Paged;CM31;456;98,123
+"""
+OLD_FIND = """1: kd> !poolfind Abcd 1
+Scanning large pool allocation table for Tag: Abcd (827d1000 : 827e9000)
+826fa130 size:   c0 previous size:   40  (Allocated) Abcd
+826fa1f0 size:   c0 previous size:   c0  (Free)      Abcd
+"""
+VERIFIER = """0: kd> !verifier 3 acme.sys
+  MODULE: 0xffffb30a2d5ef010 acme.sys (Loaded)
+    Pool Allocation Statistics: ( NonPagedPool / PagedPool )
+      Current Pool Allocations: ( 0x000182b3 / 0x00000000 )
+      Current Pool Bytes:       ( 0x1a2b3c00 / 0x00000000 )
+    PoolAddress  SizeInBytes    Tag       CallersAddress
+    0xffffb30a30a1a000     0x00001000     AcmX      0xfffff8021aa01234
+    0xffffb30a30a1b000     0x00000800     AcmX      0xfffff8021aa01234
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (WPA_COMMA, [("xyZk", NP, 1234567, round(512.345 * 2**20)), ("CM31", P, 23456, round(98.123 * 2**20))]),
+        (WPA_COMMA_ALONE, [("xyZk", NP, 567, round(512.345 * 2**20)), ("CM31", P, 456, round(98.123 * 2**20))]),
+        (WPA_COMMA_ALONE.replace(";", "\t"), [("xyZk", NP, 567, 512345 << 20)]),
+        (OLD_FIND, [("Abcd", P, 1, 0xC0)]),
+        (OLD_FIND.replace("Abcd 1", "Abcd -nonpaged"), [("Abcd", NP, 1, 0xC0)]),
+        (VERIFIER, [("AcmX", NP, 2, 0x1800)]),
+    ],
+    ids=["wpa", "wpa-few", "tabs", "poolfind-1", "poolfind-nonpaged", "verifier"],
+)
+def test_rows_are_read_with_their_pools(text, rows, tmp_path):
+    path = tmp_path / "paste.txt"
+    path.write_text(text)
+    (state,) = load_log(str(path))
+    found = {
+        (row.tag.text, pool): (usage.outstanding, usage.bytes)
+        for row in state.tags
+        for pool in PoolKind
+        if (usage := row.usage(pool)).bytes
+    }
+    assert {key: found.get(key) for key in [(tag, pool) for tag, pool, *_ in rows]} == {
+        (tag, pool): (blocks, held) for tag, pool, blocks, held in rows
+    }
+
+
+def test_counters_by_number_are_those_of_memory(tmp_path):
+    path = tmp_path / "numbers.csv"
+    path.write_text(
+        '"(PDH-CSV 4.0) (UTC)(0)","\\\\SRV\\4\\58","\\\\SRV\\4\\56","\\\\SRV\\4\\30","\\\\SRV\\238(0)\\58"\n'
+        '"11/21/2026 00:00:00.000","2000000000","600000000","9000000000","7"\n'
+    )
+    (state,) = load_log(str(path))
+    memory = state.memory
+    assert (memory.nonpaged_bytes, memory.paged_bytes, memory.commit_limit_bytes) == (2 * 10**9, 6 * 10**8, 9 * 10**9)
+
+
+def say(text, capsys, tmp_path, *words):
+    path = tmp_path / "paste.txt"
+    path.write_text(text)
+    main([str(path), "--width", "200", *words])
+    return capsys.readouterr().out
+
+
+def test_blocks_that_the_verifier_lists_name_their_driver_and_what_it_counts(capsys, tmp_path):
+    text = say(VERIFIER, capsys, tmp_path)
+    assert "acme.sys (possible) allocates AcmX" in text
+    assert "Driver Verifier counts 98,995 blocks of acme.sys outstanding, 419 MB: more than are listed" in text
+
+
+def test_a_number_that_cannot_be_is_doubted_where_it_is_said(capsys, tmp_path):
+    log = (
+        "  Memory: 8257152K Avail:  312420K  PageFlts: 25012   InRam Krnl: 8988K P:4210332K\n"
+        "  Commit:12114392K Limit:16514304K Peak:13114392K            Pool N:113103320K P:400212K\n"
+        "  Tag  Type     Allocs            Frees            Diff       Bytes       Per Alloc\n\n"
+        "  xyZk Nonp    3211234 (   0)        12 (   0)  3211222  110500000000 (     0)  34410\n"
+        "  CM31 Paged    330000 (   0)    290000 (   0)    40000   190000000 (     0)   4750\n"
+    )
+    first = " ".join(say(log, capsys, tmp_path).split("\n\n")[1].split())
+    assert first.endswith("exceeds the 7.87 GB of physical memory: the number cannot be right.")
