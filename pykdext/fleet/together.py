@@ -79,7 +79,8 @@ class Meetings:
             both = self.hosts_of(place) & self.hosts_of(other)
             if len(blocks) >= TOGETHER_SHARE * len(both):
                 fellows[place].add(other)
-        leads, taken = Leads(), set()
+        leads = Leads()
+        taken: Set[Place] = set()
         for place in sorted(fellows, key=self._rank):
             free = fellows[place] - taken
             if place not in taken and free:

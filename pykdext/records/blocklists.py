@@ -124,7 +124,7 @@ def parse_verifier(file: TextFile) -> Tuple[PoolSnapshot, ...]:
             pool = PoolKind.NONPAGED if nonpaged and not paged else PoolKind.PAGED if paged and not nonpaged else None
     if not blocks:
         return ()
-    warnings = ("the allocations that !verifier lists are summed up: those of verified drivers only",)
+    warnings: Tuple[str, ...] = ("the allocations that !verifier lists are summed up: those of verified drivers only",)
     known = {driver: count for driver, count in counted.items() if driver and count[0]}
     if sum(count for count, _ in known.values()) > len(blocks):
         warnings += tuple(
