@@ -13,7 +13,7 @@ from pykdext.model import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage
 from pykdext.records.columns import find_pool
 from pykdext.records.tagtable import TagTable, tag_of_text
 from pykdext.records.textfile import TextFile
-from pykdext.units import format_bytes, format_count
+from pykdext.units import count_things, format_bytes
 
 _ADDRESS = r"^\s{0,8}\*?\s{0,4}(?:0x)?([0-9a-fA-F]{8}`?[0-9a-fA-F]{0,8})"
 _FOUND = re.compile(
@@ -128,7 +128,7 @@ def parse_verifier(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     known = {driver: count for driver, count in counted.items() if driver and count[0]}
     if sum(count for count, _ in known.values()) > len(blocks):
         warnings += tuple(
-            f"Driver Verifier counts {format_count(count)} blocks of {driver} outstanding, {format_bytes(size)}: more "
+            f"Driver Verifier counts {count_things(count, 'block')} of {driver} outstanding, {format_bytes(size)}: more "
             "than are listed"
             for driver, (count, size) in list(known.items())[:_MOST_DRIVERS]
         )
