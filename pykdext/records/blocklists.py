@@ -128,8 +128,8 @@ def parse_verifier(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     known = {driver: count for driver, count in counted.items() if driver and count[0]}
     if sum(count for count, _ in known.values()) > len(blocks):
         warnings += tuple(
-            f"Driver Verifier counts {count_things(count, 'block')} of {driver} outstanding, {format_bytes(size)}: more "
-            "than are listed"
+            f"Driver Verifier counts {count_things(count, 'block')} of {driver} outstanding, {format_bytes(size)}: "
+            "more than are listed"
             for driver, (count, size) in list(known.items())[:_MOST_DRIVERS]
         )
     return (_sum_blocks(blocks[:_MOST_BLOCKS], "!verifier text", file.path, warnings, tuple(drivers)),)
