@@ -95,6 +95,7 @@ class TargetFacts:
     never holds pool tag tables, and what to do; None: it may. ``image``: the source is no dump, but memory of a system
     that ran or hung; ``taken_at`` is then its last clock tick. ``boot_id``: the same in all memory of one boot, and
     counted up by each. ``kernel_pdb``: file name, GUID and age of the kernel's PDB, where its image cannot tell.
+    ``is_live``: it was taken while the system ran. ``left_out``: what such a source lacks by design, in words.
     """
 
     kind: str
@@ -110,7 +111,28 @@ class TargetFacts:
     boot_id: Optional[int] = None
     kernel_pdb: Optional[Tuple[str, str, int]] = None
     image: Optional[MemoryImage] = None
+    is_live: bool = False
+    left_out: str = ""
     warnings: Tuple[str, ...] = ()
+
+    @property
+    def lost_pages(self) -> Optional[int]:
+        """Pages that the file announces and does not hold: damage. None: it announces none."""
+        if self.pages_expected is None or self.pages_present is None:
+            return None
+        return max(0, self.pages_expected - self.pages_present)
+
+    @property
+    def why_missing(self) -> str:
+        """Whether what is not there was left out by design or is damage, as far as the source tells."""
+        design = f"dumps of this kind leave out {self.left_out} by design" if self.left_out else ""
+        if self.lost_pages:
+            told = f"{self.lost_pages:,} of {self.pages_expected:,} pages that the file announces are not in it: damage"
+            return f"{told}; beside that {design}" if design else told
+        if self.lost_pages is None:
+            return design
+        whole = "every page that the file announces is in it: what is missing was paged out or left out, not damaged"
+        return f"{whole}; {design}" if design else whole
 
 
 @dataclass(frozen=True)

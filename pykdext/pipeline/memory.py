@@ -145,13 +145,23 @@ def _iter_warnings(
         return found
     if frames is None:
         found.append(explain_missing_frames(kernel))
+        found += _iter_gaps(kernel)
     elif not frames.is_sampled and frames.read < frames.expected:
         found.append(
             f"{frames.read:,} of {count_things(frames.expected, 'page frame')} read: the others' records are not there"
         )
+        found += _iter_gaps(kernel)
+    if kernel.target.facts.is_live:
+        found.append("the dump was taken while the system ran: counts of one moment differ a little from the next")
     if frames is not None and not frames.has_regions:
         found.append("this kernel does not tell the regions of system space: some uses are counted as others")
     return found
+
+
+def _iter_gaps(kernel: Kernel) -> Sequence[str]:
+    """Whether what is missing was left out by design or is damage."""
+    why = kernel.target.facts.why_missing
+    return [f"What is not there: {why}"] if why else []
 
 
 def weigh_untagged(report: LeakReport, kernel: Optional[Kernel], work: Work) -> LeakReport:

@@ -53,6 +53,8 @@ _MAX_DOUBTFUL_TOLD = 8
 _LARGEST_DRIFT_BYTES = 1 << 28
 """Counters that are read while they change come out below zero by a few blocks."""
 
+_LIVE_TABLES = "Windows adds the tag tables to a live dump whole: what is missing of them is no design"
+
 
 def read_pool_snapshot(
     kernel: Kernel,
@@ -80,6 +82,9 @@ def read_pool_snapshot(
         with work.hold():
             tags, memory = reader.weigh_counters(tags)
     facts = kernel.target.facts  # the last question: its warnings tell of all that was read before
+    coverage = reader.coverage()
+    if facts.is_live and not coverage.is_complete:
+        reader.warnings.append(f"{_LIVE_TABLES}; {facts.why_missing}")
     return PoolSnapshot(
         source=SnapshotSource(facts.kind, path, location.located_by),
         tags=tags,
@@ -93,7 +98,7 @@ def read_pool_snapshot(
         time_from=None if facts.taken_at is None else TimeOrigin.CLOCK_TICK if facts.image else TimeOrigin.HEADER,
         image=facts.image,
         boot_id=facts.boot_id,
-        coverage=reader.coverage(),
+        coverage=coverage,
         warnings=(*facts.warnings, *kernel.notes, *kernel.symbols.notes, *reader.warnings),
     )
 

@@ -84,5 +84,7 @@ class DumpTarget(Closing):
             boot_id=self._known.boot_id,
             kernel_pdb=self._known.kernel_pdb,
             image=self._known.image,
+            is_live=self._known.is_live,
+            left_out=self._known.left_out,
             warnings=warnings,
         )

@@ -21,6 +21,8 @@ class KernelFacts:
         boot_id: the same in all memory of one boot; None: not told, or to be read from memory.
         kernel_pdb: file name, GUID and age of the kernel's PDB, where its image cannot tell.
         image: what is told of a memory that nobody dumped; None for a crash dump.
+        is_live: it was taken while the system ran. left_out: what such a dump lacks by design, in words; empty: nothing
+            is known to be left out.
         warnings: what a reader of reports must know.
     """
 
@@ -40,6 +42,8 @@ class KernelFacts:
     boot_id: Optional[int] = None
     kernel_pdb: Optional[Tuple[str, str, int]] = None
     image: Optional[MemoryImage] = None
+    is_live: bool = False
+    left_out: str = ""
     warnings: Tuple[str, ...] = ()
 
     @property

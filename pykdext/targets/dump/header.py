@@ -45,6 +45,15 @@ _KINDS = {
 }
 """The kinds of dump that are read, in words, by their DumpType."""
 
+_OF_PROCESSES = "pages of processes"
+_LEFT_OUT = {
+    SUMMARY_DUMP: (_OF_PROCESSES, "free pages"),
+    BITMAP_KERNEL_DUMP: (_OF_PROCESSES, "free pages"),
+    AUTOMATIC_DUMP: (_OF_PROCESSES, "free pages"),
+    KERNEL_RANGE_DUMP: (_OF_PROCESSES, "free pages"),
+    KERNEL_AND_USER_RANGE_DUMP: ("free pages",),
+}
+
 _HEADER_ONLY_DUMP = 3
 
 _MACHINE_NAMES = {0x014C: "x86", 0x01C4: "ARM", 0x0200: "Itanium", 0x8664: "x64", 0xAA64: "ARM64"}
@@ -122,14 +131,29 @@ class DumpHeader:
             debugger_data_block=self.debugger_data_block,
             loaded_module_list=self.loaded_module_list,
             active_process_head=self.active_process_head,
+            is_live=self.is_live,
+            left_out=self.left_out,
             warnings=(_INCOMPLETE,) if self.is_incomplete else (),
         )
+
+    @property
+    def is_live(self) -> bool:
+        """It was taken while the system ran: by Task Manager, livekd, or Windows itself."""
+        return bool(self.attributes & _LIVE_DUMP)
+
+    @property
+    def left_out(self) -> str:
+        """What dumps of this kind lack by design (WDK documentation, "Varieties of Kernel-Mode Dump Files")."""
+        parts = list(_LEFT_OUT.get(self.dump_type, ()))
+        if self.attributes & _FILTERED_DUMP:
+            parts += [part for part in ("free pages", "pages of virtual machines") if part not in parts]
+        return ", ".join(parts)
 
     @property
     def kind(self) -> str:
         """The kind of dump in words, e.g. ``kernel bitmap dump (type 6)``."""
         traits = [f"type {self.dump_type}"]
-        if self.attributes & _LIVE_DUMP:
+        if self.is_live:
             traits.append("taken live")
         if self.attributes & _FILTERED_DUMP:
             traits.append("active memory only")

@@ -13,6 +13,7 @@ from dumps.forge.memorymanager import MemoryPlan
 from dumps.forge.pageframes import plan_frames
 from pykdext.cli.main import main
 from pykdext.kernel.memory.regions import read_regions
+from pykdext.model import Machine, TargetFacts
 from pykdext.model.memory import FrameUse
 from pykdext.pipeline.sources import open_source
 
@@ -174,3 +175,30 @@ def test_who_points_at_the_mappings_is_told_as_possible(tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["mappers"] == [{"name": image.module.name, "is_tag": False, "ranges": 1, "most_bytes": 40 << 12}]
     assert "Who mapped most of them is not told by this dump" in document["verdict"]
+
+
+def test_pages_that_a_live_dump_leaves_out_are_told_from_damage(tmp_path, capsys):
+    machine = forge("quiet", build=19041, memory=MemoryPlan(), page_frames=plan_frames(0x8000))
+    machine.omit(0xFFFFFA8000000000, 0x30000)
+    path = tmp_path / "live.dmp"
+    machine.save(path, live=True)
+    main(["memory", str(path), "--whole", "--format", "json"])
+    left_out = " ".join(json.loads(capsys.readouterr().out)["warnings"])
+    assert "every page that the file announces is in it" in left_out
+    assert "leave out pages of processes, free pages by design" in left_out
+    assert "taken while the system ran" in left_out
+    assert "damage" not in left_out.replace("not damaged", "")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "present", "expected", "words"),
+    [
+        ("", None, None, ""),
+        ("free pages", None, None, "dumps of this kind leave out free pages by design"),
+        ("", 7, 9, "2 of 9 pages that the file announces are not in it: damage"),
+        ("free pages", 7, 9, "2 of 9 pages that the file announces are not in it: damage; beside that dumps of"),
+    ],
+)
+def test_damage_is_what_a_file_announces_and_lacks(left_out, present, expected, words):
+    facts = TargetFacts("a dump", Machine.X64, pages_present=present, pages_expected=expected, left_out=left_out)
+    assert facts.why_missing.startswith(words) and bool(facts.why_missing) == bool(words)
