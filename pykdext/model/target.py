@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Generic, Mapping, Optional, Tuple, TypeVar
 
 from pykdext.errors import UnknownMachineError
+from pykdext.units import count_things
 
 Row = TypeVar("Row")
 
@@ -127,7 +128,8 @@ class TargetFacts:
         """Whether what is not there was left out by design or is damage, as far as the source tells."""
         design = f"dumps of this kind leave out {self.left_out} by design" if self.left_out else ""
         if self.lost_pages:
-            told = f"{self.lost_pages:,} of {self.pages_expected:,} pages that the file announces are not in it: damage"
+            told = f"{self.lost_pages:,} of {count_things(self.pages_expected or 0, 'page')} that the file announces "
+            told += "are not in it: damage"
             return f"{told}; beside that {design}" if design else told
         if self.lost_pages is None:
             return design

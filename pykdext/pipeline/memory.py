@@ -8,7 +8,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from pykdext.growth.untagged import find_dominant, rank_untagged
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.memory.commit import add_sessions, read_commit_sheet, sheet_of_totals
-from pykdext.kernel.memory.frames import explain_missing_frames, read_page_frames
+from pykdext.kernel.memory.frames import NOT_IN_MEMORY, explain_missing_frames, read_page_frames
 from pykdext.kernel.memory.processmemory import ProcessMemoryReader
 from pykdext.kernel.memory.sessions import read_sessions
 from pykdext.kernel.objects.space import ObjectSpace
@@ -144,8 +144,8 @@ def _iter_warnings(
     if kernel is None:
         return found
     if frames is None:
-        found.append(explain_missing_frames(kernel))
-        found += _iter_gaps(kernel)
+        reason = explain_missing_frames(kernel)
+        found += [reason, *(_iter_gaps(kernel) if reason == NOT_IN_MEMORY else ())]
     elif not frames.is_sampled and frames.read < frames.expected:
         found.append(
             f"{frames.read:,} of {count_things(frames.expected, 'page frame')} read: the others' records are not there"

@@ -26,6 +26,9 @@ from pykdext.model.objects import Process
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.work import UNWATCHED, Work
 
+NOT_IN_MEMORY = "the records of the page frame database are not in the dump"
+"""Why nothing is told of a database that is known."""
+
 _USES = tuple(FrameUse)
 _MOST_TABLE_ENTRIES = 1 << 16
 _MOST_KEYS = 1 << 18
@@ -137,7 +140,7 @@ def read_page_frames(
 def explain_missing_frames(kernel: Kernel) -> str:
     """Why ``read_page_frames`` found nothing, in words."""
     database = find_database(kernel)
-    return database if isinstance(database, str) else "the records of the page frame database are not in the dump"
+    return database if isinstance(database, str) else NOT_IN_MEMORY
 
 
 class _Owners:
