@@ -120,6 +120,29 @@ def bitmaps(chance, folder):
     return replace(case, is_strict=True)
 
 
+def opposite_bits(chance, folder):
+    """One page lost from the map and another one gained: its count is right, and all pages between move by one."""
+    machine, kind = choose_machine(chance)
+    kind = kind if kind in _BITMAP else _KERNEL_BITMAP
+    start = 0x1000 if machine.truth.machine == "x86" else 0x2000
+    place = start + (0x38 if kind != 2 else 0x20 if start == 0x1000 else 0x28)
+
+    def flip(data):
+        offset, form = _BITMAP[kind]
+        (bits,) = struct.unpack_from(form, data, start + offset)
+        marked = [number for number in machine.memory.pages if data[place + number // 8] >> number % 8 & 1]
+        lost = gained = chance.choice(marked)
+        while data[place + gained // 8] >> gained % 8 & 1:
+            is_far = chance.random() < 0.5
+            gained = chance.randrange(bits) if is_far else min(max(lost + chance.randrange(-40, 40), 0), bits - 1)
+        for number in (lost, gained):
+            data[place + number // 8] ^= 1 << number % 8
+        return f"page 0x{lost:x} lost, 0x{gained:x} gained"
+
+    case = dump_case(machine, kind, chance, folder, "opposite bits:", edit=flip)
+    return replace(case, is_strict=True)
+
+
 def runs(chance, folder):
     """The lists of runs and ranges: first page and length of each."""
     machine, _ = choose_machine(chance)

@@ -24,6 +24,7 @@ TARGETS = {
     "headers": dumps.headers,
     "runs": dumps.runs,
     "bitmap": dumps.bitmaps,
+    "opposite": dumps.opposite_bits,
     "files": dumps.files,
     "cuts": dumps.cuts,
     "page tables": dumps.page_tables,

@@ -35,7 +35,14 @@ def test_an_input_decides_what_is_drawn_and_goes_on_behind_its_end():
 
 @pytest.mark.parametrize(
     ("target", "seed"),
-    [("stores", 15), ("structures", 1), ("tag tables", 50063), ("tag tables", 50160), ("bitmap", 900026)],
+    [
+        ("stores", 15),
+        ("structures", 1),
+        ("tag tables", 50063),
+        ("tag tables", 50160),
+        ("bitmap", 900026),
+        ("opposite", 1103),
+    ],
 )
 def test_what_was_found_once_stays_mended(target, seed):
     tally = Tally()

@@ -38,7 +38,7 @@ from pykdext.model import (
     TagUsage,
     TimeOrigin,
 )
-from pykdext.targets.protocol import PAGE_BYTES, PlaceProver
+from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.units import choose_form, count_things, say_rest
 from pykdext.work import UNWATCHED, Work
 
@@ -164,14 +164,13 @@ class _TableReader:
         return hashed
 
     def _may_go_on(self, row_count: int, likely: int) -> bool:
-        """Whether a table that fits a hash of few rows may be the beginning of one of ``likely`` rows, left out here.
+        """Whether a table that fits a hash of few rows may be the beginning of one of ``likely`` rows.
 
-        The first rows of a large table stand where a small one would have them, too. The last row of a whole one tells.
+        The first rows of a large table stand where a small one would have them, too, and what is behind them may be
+        left out here, or be other pages than it seems. The last row of a whole table tells.
         """
-        if not isinstance(self._target, PlaceProver) or not self._target.has_uncertain_places:
-            return False
-        table = self._read_first_table(likely)
-        return table.keys[row_count - 1] != OVERFLOW_TAG.key and not table.is_whole
+        keys = self._read_first_table(likely).keys
+        return keys[row_count - 1] != OVERFLOW_TAG.key
 
     def _read_first_table(self, row_count: int) -> TableRows:
         base = self._location.tables[0]
