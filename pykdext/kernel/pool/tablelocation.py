@@ -8,6 +8,7 @@ from typing import FrozenSet, List, Optional, Tuple
 from pykdext.errors import MemoryReadError, SymbolNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.pool.inference import MAX_PROCESSORS, ROW_COUNTS, KernelData, is_row_count, is_table_pointer
+from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.units import count_things
 
 _FIRST_BUILD_OF_VISTA = 6000
@@ -127,8 +128,14 @@ class _Locator:
             if used:
                 return run, "inference+code"
             other = self._find_other_array(code)
-            if other is None:
+            if other is None and not any(map(self._is_gone, code)):
                 return run, "inference"
+            if other is None:
+                self._warnings.append(
+                    "variables that nt's pool routines use are not in memory: the processors' tag tables seem to be "
+                    f"listed at 0x{min(runs[run]):x}, which no code confirms: not used"
+                )
+                return None
             self._warnings.append(
                 f"nt's data and nt's code do not agree: the processors' tag tables seem to be listed at "
                 f"0x{min(runs[run]):x}, and the pool routines use the array at 0x{other:x}: neither is used"
@@ -144,6 +151,11 @@ class _Locator:
                 f"{count_things(len(runs), 'array')} in nt's data could list the processors' tag tables: none is used"
             )
         return None
+
+    def _is_gone(self, address: int) -> bool:
+        """Whether a variable's page is not in memory, or nothing but zeros."""
+        page = address - address % PAGE_BYTES
+        return not any(any(data) for _, data in self._kernel.target.read_present(page, PAGE_BYTES))
 
     def _find_other_array(self, code: FrozenSet[int]) -> Optional[int]:
         """Another variable than nt!PoolTrackTable that pool routines use and that holds processor 0's table."""
