@@ -38,6 +38,7 @@ from pykdext.model.owners import (
     UsualUnit,
 )
 from pykdext.model.pool import (
+    POOL_OF_SESSION,
     POOL_UNNAMED,
     PROTECTED_POOL,
     UNUSED,
@@ -69,6 +70,7 @@ from pykdext.model.target import BugCheck, Machine, MachineTable, MemoryImage, M
 from pykdext.model.untagged import UntaggedKind, UntaggedMemory
 
 __all__ = [
+    "POOL_OF_SESSION",
     "POOL_UNNAMED",
     "PROTECTED_POOL",
     "UNUSED",

@@ -16,6 +16,9 @@ PROTECTED_POOL = 0x80000000
 """Bit 31 of a tag: the driver asked for a protected allocation (WDK: PROTECTED_POOL); never part of the tag's name."""
 
 
+POOL_OF_SESSION = "!poolused showed a session pool, not the system's pools"
+"""The warning of a table of ``!poolused 8``: what it counts is neither of the system's pools."""
+
 POOL_UNNAMED = "the table does not say which pool it counts; its numbers are shown as nonpaged"
 """The warning of a snapshot whose rows name no pool."""
 
@@ -284,7 +287,9 @@ class PoolSnapshot:
     passed_over: int = 0
 
     def name_pool(self, pool: PoolKind) -> str:
-        """``nonpaged pool``; where the source's rows name no pool, that."""
+        """``nonpaged pool``; where the source's rows name no pool, or are of a session's pool, that."""
+        if POOL_OF_SESSION in self.warnings:
+            return f"session {pool.value} pool"
         return "pool (which one is not said)" if POOL_UNNAMED in self.warnings else f"{pool.value} pool"
 
     def stated_total(self, pool: PoolKind) -> Optional[PoolUsage]:

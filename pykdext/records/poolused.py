@@ -11,6 +11,7 @@ import re
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.model import (
+    POOL_OF_SESSION,
     PoolKind,
     PoolSnapshot,
     PoolTag,
@@ -187,7 +188,7 @@ def _make_snapshot(path: str, table: _Table, around: str) -> PoolSnapshot:
     memory, alarms, commit = totals[-1] if totals else (SystemMemory(), (), None)
     warnings = [*facts.doubts, *table.unreadable.warnings, *table.rows.warnings, *_check_total(table), *alarms]
     if _SESSION_POOL.search(around):
-        warnings.append("!poolused showed a session pool, not the system's pools")
+        warnings.append(POOL_OF_SESSION)
     else:
         warnings += check_against_memory(table.rows.usages, memory)
     return PoolSnapshot(

@@ -303,3 +303,15 @@ def test_no_text_breaks_the_reader(data):
 def test_nothing_hangs(data):
     parse(data)
     parse_vm_totals(data.decode())
+
+
+def test_a_session_pool_is_called_so(tmp_path):
+    path = tmp_path / "session.txt"
+    path.write_text(
+        "0: kd> !poolused 8\n   Sorting by  Session Tag\n\n               NonPaged                  Paged\n"
+        " Tag     Allocs         Used     Allocs         Used\n\n"
+        " Gh05         0            0       1204       385280\tGDITAG_HMGR , Binary: win32k.sys\n"
+        " TOTAL         0            0      1204       385280\n"
+    )
+    snapshot = load_log(str(path))[-1]
+    assert snapshot.name_pool(PoolKind.PAGED) == "session paged pool"
