@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from pykdext.model import PoolKind, PoolTag, PoolUsage, StatedDriver
@@ -64,6 +65,9 @@ _FACTS = {
     "description": "text",
     "sourcedescription": "text",
 }
+_MOST_TITLE_CHARACTERS = 200
+"""A cell that is longer is no title, but a line of text."""
+
 _SIZE = re.compile(r"\bbytes?\b|\bsize\b|\bused\b|\busage\b")
 _OUTSTANDING = re.compile(
     r"outstanding|\bdiff|\blive\b|\bleaked\b|\bcurrent\b|\bin ?use\b|\bcount\b|\bblocks\b|\bobjects\b|\bout\b"
@@ -260,6 +264,8 @@ def find_columns(titles: Sequence[str]) -> Optional[Columns]:
     facts: Dict[str, int] = {}
     found: List[_Counter] = []
     for index, title in enumerate(titles):
+        if len(title) > _MOST_TITLE_CHARACTERS:
+            continue
         fact = find_fact(title)
         counter = None if fact else _find_counter(index, title)
         if fact:
@@ -277,6 +283,7 @@ def find_columns(titles: Sequence[str]) -> Optional[Columns]:
     return Columns(facts, sorted(counters.values()))
 
 
+@lru_cache(maxsize=1024)
 def find_fact(title: str) -> Optional[str]:
     """What a title other than a counter's announces: ``tag``, ``pool``, ``time``, ``driver`` ...; None: nothing."""
     name = re.sub(r"[\W_]", "", title).lower()

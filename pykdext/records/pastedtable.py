@@ -122,10 +122,12 @@ def _find_split(titles: str, first: str, caption: str) -> Optional[Tuple[Split, 
 
 def _find_sided_columns(titles: Sequence[str], caption: str) -> Optional[Columns]:
     """The columns of titles; where they repeat for each pool, the line above must name both pools in their order."""
+    columns = find_columns(titles) if len(titles) <= _MOST_TITLES else None
+    if columns is None or not columns.has_unnamed_sides_only:
+        return columns
     words = [english_words(title) for title in titles]
     repeated = [word for word in dict.fromkeys(words) if words.count(word) == 2 and not find_fact(word)]
-    columns = find_columns(titles) if len(titles) <= _MOST_TITLES else None
-    if columns is None or not repeated or not columns.has_unnamed_sides_only:
+    if not repeated:
         return columns
     pools = find_pools(caption)
     if len(pools) != 2 or pools[0] is pools[1]:

@@ -39,7 +39,8 @@ def parse_untitled_rows(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         if row:
             rows.append(row)
         elif line.strip().strip("`|-=:+ "):
-            snapshots += _read_block(rows, heading, file.path)
+            if rows:
+                snapshots += _read_block(rows, heading, file.path)
             rows, heading = [], line
     return join_states(snapshots)
 
@@ -54,7 +55,7 @@ def _read_row(line: str) -> Optional[_Row]:
 
 def _read_block(rows: Sequence[_Row], heading: str, path: str) -> List[PoolSnapshot]:
     """The snapshot of neighbouring rows, if they have one meaning."""
-    width = min((len(row.numbers) for row in rows), default=0)
+    width = min(len(row.numbers) for row in rows)
     table = TagTable()
     drivers: List[StatedDriver] = []
     warnings = [NO_TITLES]
@@ -63,7 +64,7 @@ def _read_block(rows: Sequence[_Row], heading: str, path: str) -> List[PoolSnaps
             table.add(row.tag, PoolKind.NONPAGED, _read_side(row.numbers[: width // 2]))
             table.add(row.tag, PoolKind.PAGED, _read_side(row.numbers[width // 2 : width]))
             drivers += find_binary(row.tag, row.description)
-    elif rows and all(map(_is_whole_row, rows)) and (len(rows) >= _FEWEST_ROWS or width >= 5):
+    elif all(map(_is_whole_row, rows)) and (len(rows) >= _FEWEST_ROWS or width >= 5):
         pool = find_captioned_pool(heading)
         warnings += [] if pool else [POOL_UNNAMED]
         for row in rows:
