@@ -64,7 +64,7 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     processes = ObjectSpace(kernel, work).processes if kernel else None
     frames = snapshot.frames
     if kernel is not None and processes is not None:
-        roots = None if sampled else ProcessMemoryReader(kernel).find_roots(processes.processes)
+        roots = ProcessMemoryReader(kernel).find_roots(processes.processes)
         frames = read_page_frames(kernel, work, SAMPLED_CHUNKS if sampled else None, roots)
         sheet = sheet and add_sessions(sheet, read_sessions(kernel, processes.processes))
     untagged = rank_untagged(sheet, frames)

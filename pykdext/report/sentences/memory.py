@@ -51,7 +51,7 @@ def verdict_on_memory(
     if frames is not None and used and used[0].use not in (FrameUse.NONPAGED_POOL, FrameUse.PAGED_POOL):
         share = format_share(used[0].frames / max(1, frames.expected))
         said += (
-            f" Most of what is in use is {used[0].use.value}: "
+            f" The largest use is {used[0].use.value}: "
             f"{format_bytes(used[0].frames * frames.frame_bytes)}, {share} of the machine."
         )
     unexplained = sheet.unexplained_bytes if sheet else None
