@@ -69,10 +69,12 @@ _MOST_TITLE_CHARACTERS = 200
 """A cell that is longer is no title, but a line of text."""
 
 _SIZE = re.compile(r"\bbytes?\b|\bsize\b|\bused\b|\busage\b")
+_SAYS_SIZE = re.compile(r"\bbytes?\b|\bsize\b")
 _OUTSTANDING = re.compile(
     r"outstanding|\bdiff|\blive\b|\bleaked\b|\bcurrent\b|\bin ?use\b|\bcount\b|\bblocks\b|\bobjects\b|\bout\b"
 )
 _CALLS = re.compile(r"alloc|free")
+_FREED = re.compile(r"free|\bdealloc")
 _NO_COUNTER = re.compile(
     r"\b(?:per|each|avg|average|mean|share|percent|peak|max|rate|growth|grew|change|delta|before|after|limit)\b|[/%]"
 )
@@ -321,16 +323,17 @@ def _find_counter(index: int, title: str) -> Optional[_Counter]:
     if field is None:
         return None
     is_outstanding = bool(_OUTSTANDING.search(words) or re.search(r"\bused\b|\busage\b", words))
-    is_weak = field == "bytes" and "alloc" in words and not is_outstanding
+    is_use_alone = unit is None and not _SAYS_SIZE.search(words)  # "Used" beside "Used (KB)" counts blocks
+    is_weak = field == "bytes" and (is_use_alone or ("alloc" in words and not is_outstanding))
     return _Counter(index, field, pool, unit or "bytes", is_weak)
 
 
 def _find_field(words: str, has_unit: bool) -> Optional[str]:
     is_call = _CALLS.search(words)
     if has_unit or _SIZE.search(words):
-        return None if "free" in words else "bytes"
+        return None if _FREED.search(words) else "bytes"
     if is_call and not re.search(r"outstanding|\bdiff|\blive\b|\bcurrent\b|\bleaked\b|\bout\b|\bin ?use\b", words):
-        return "frees" if "free" in words else "allocs"
+        return "frees" if _FREED.search(words) else "allocs"
     return "outstanding" if _OUTSTANDING.search(words) else None
 
 

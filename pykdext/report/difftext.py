@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator, List, Sequence
 
-from pykdext.model import Conclusion, Diff, PoolKind, PoolSnapshot, TagDelta
+from pykdext.model import POOL_UNNAMED, Conclusion, Diff, PoolKind, PoolSnapshot, TagDelta
 from pykdext.report.conclusionlines import conclusion_lines
 from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import format_table, warning_lines, wrap
@@ -64,9 +64,13 @@ def _summary(diff: Diff, shown: int) -> str:
 
 
 def _totals(diff: Diff) -> Iterator[str]:
+    is_named = POOL_UNNAMED not in diff.after.warnings
     for pool in PoolKind:
         total = diff.total_bytes(pool)
+        if not is_named and total is None:
+            continue  # all that is listed is of the one pool that is not named
+        name = pool.value if is_named else diff.after.name_pool(pool)
         if total is None:
-            yield f"{pool.value} not known"
+            yield f"{name} not known"
         else:
-            yield f"{pool.value} {format_change(total)} {choose_form(abs(total), 'byte', 'bytes')}"
+            yield f"{name} {format_change(total)} {choose_form(abs(total), 'byte', 'bytes')}"

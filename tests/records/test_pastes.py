@@ -23,6 +23,11 @@ Scanning large pool allocation table for Tag: Abcd (827d1000 : 827e9000)
 826fa130 size:   c0 previous size:   40  (Allocated) Abcd
 826fa1f0 size:   c0 previous size:   c0  (Free)      Abcd
 """
+TWO_KINDS_OF_USED = """Tag\tType\tAllocs\tFrees\tUsed\tUsed (KB)\tDriver
+xyZk\tNonpaged\t3211234\t12\t3211222\t1079102\tacme.sys
+"""
+DEALLOCATIONS = """{"Tags":[{"Tag":"xyZk","NonPagedUsedBytes":"1105000000","NonPagedAllocations":3211234,
+"NonPagedDeallocations":12,"PagedUsedBytes":0}]}"""
 VERIFIER = """0: kd> !verifier 3 acme.sys
   MODULE: 0xffffb30a2d5ef010 acme.sys (Loaded)
     Pool Allocation Statistics: ( NonPagedPool / PagedPool )
@@ -43,8 +48,10 @@ VERIFIER = """0: kd> !verifier 3 acme.sys
         (OLD_FIND, [("Abcd", P, 1, 0xC0)]),
         (OLD_FIND.replace("Abcd 1", "Abcd -nonpaged"), [("Abcd", NP, 1, 0xC0)]),
         (VERIFIER, [("AcmX", NP, 2, 0x1800)]),
+        (TWO_KINDS_OF_USED, [("xyZk", NP, 3211222, 1079102 << 10)]),
+        (DEALLOCATIONS, [("xyZk", NP, 3211222, 1105000000)]),
     ],
-    ids=["wpa", "wpa-few", "tabs", "poolfind-1", "poolfind-nonpaged", "verifier"],
+    ids=["wpa", "wpa-few", "tabs", "poolfind-1", "poolfind-nonpaged", "verifier", "used", "deallocations"],
 )
 def test_rows_are_read_with_their_pools(text, rows, tmp_path):
     path = tmp_path / "paste.txt"
@@ -95,3 +102,12 @@ def test_a_number_that_cannot_be_is_doubted_where_it_is_said(capsys, tmp_path):
     )
     first = " ".join(say(log, capsys, tmp_path).split("\n\n")[1].split())
     assert first.endswith("exceeds the 7.87 GB of physical memory: the number cannot be right.")
+
+
+def test_a_difference_of_a_pool_that_is_not_named_names_none(capsys, tmp_path):
+    for name, held in (("before", 100_000_000), ("after", 900_000_000)):
+        (tmp_path / f"{name}.txt").write_text(f"Tag  Bytes\nxyZk {held}\nEtwB 80500000\nMmSt 30000000\n")
+    main(["diff", str(tmp_path / "before.txt"), str(tmp_path / "after.txt"), "--width", "120"])
+    text = capsys.readouterr().out
+    assert "all tags: pool (which one is not said) +800,000,000 bytes" in text
+    assert "nonpaged +" not in text and "paged not known" not in text
