@@ -35,7 +35,7 @@ _TITLE = re.compile(r"Allocs|Frees|Diff|Used")
 _TABLE_END = re.compile(r"^\s{0,40}(?:\d{0,4}:? ?l?kd(?::\w{1,8})?>|```|Sorting by\b)")
 _TOTAL = re.compile(r"^\s{0,40}TOTAL(?=\s)", re.IGNORECASE)
 _NO_ROW = re.compile(r"^[\s.=-]*$")
-_SORT = re.compile(r"\s{0,40}Sorting by\s{1,9}([^\n]{1,40}?)\s*$", re.IGNORECASE)
+_SORT = re.compile(r"[\s.]{0,200}Sorting by\s{1,9}([^\n]{1,40}?)\s*$", re.IGNORECASE)
 _SESSION_POOL = re.compile(r"Sorting by[^\n]{0,40}\bSession\b", re.IGNORECASE)
 
 # A number with a zero before it is the number 0 and the first digits of the description.

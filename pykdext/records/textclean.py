@@ -35,6 +35,15 @@ _BOX: Dict[int, str] = {
 _BOX_SIDE = re.compile("[\u2502\u2503\u2551]")
 _STAMP = re.compile(r"^\[(?:\d{4}-\d\d-\d\d[ T])?\d{1,2}:\d\d:\d\d(?:[.,]\d{1,9})?Z?\][ \t]?", re.MULTILINE)
 _STAMPED_SHARE = 0.8
+_LISTED = re.compile(
+    r"^[ \t]{0,8}(?:(\d{1,3})[.)]|[-*\u2022])[ \t]{1,8}"
+    r"(?=(?!Nonp\b|Paged\b)\S(?:[^\n]{0,2}\S)?[ \t]{1,40}(?:(?:Nonp|Paged)[ \t]{1,40})?"
+    r"\d[\d,.]{0,30}[ \t]{1,40}(?:\([^()\n]{1,12}\)[ \t]{1,40})?\d)",
+    re.MULTILINE,
+)
+_LIST_BEGINS = re.compile(rb"^[ \t]{0,8}(?:1[.)]|[-*])[ \t]", re.MULTILINE)
+_FEWEST_LISTED = 2
+_HEAD_BYTES = 1 << 16
 _MOST_CLEANED_BYTES = 64 << 20
 """A larger text is a log that a tool wrote, not one that somebody pasted."""
 
@@ -47,15 +56,17 @@ def clean_text(file: TextFile) -> TextFile:
     """The same text without what mail, web pages and terminals put in; ``file`` itself where there is nothing such.
 
     Only what shows by itself is taken away: a line's ``>`` where several lines bear it, blanks of other kinds where the
-    titles are written with them, full-width letters where there are full-width digits.
+    titles are written with them, full-width letters where there are full-width digits, the marks of a list of rows.
     """
     raw = file.raw
     if len(raw) > _MOST_CLEANED_BYTES or not (
-        not raw.isascii() or any(mark in raw for mark in (b"\x1b", b"</", b"&", b">", b"\\", b"["))
+        not raw.isascii()
+        or any(mark in raw for mark in (b"\x1b", b"</", b"&", b">", b"\\", b"["))
+        or _LIST_BEGINS.search(raw[:_HEAD_BYTES])
     ):
         return file
     text = file.text
-    cleaned = _strip_stamps(_strip_quotes(_strip_markup(_ANSI.sub("", text))))
+    cleaned = _strip_list_marks(_strip_stamps(_strip_quotes(_strip_markup(_ANSI.sub("", text)))))
     if not cleaned.isascii():
         cleaned = _plain_characters(cleaned)
     cleaned = _ESCAPED_STARS.sub(lambda match: match[0].replace("\\", "") if len(match[0]) > 2 else match[0], cleaned)
@@ -75,6 +86,14 @@ def _strip_stamps(text: str) -> str:
         return text
     lines = sum(1 for line in text.split("\n") if line.strip())
     return _STAMP.sub("", text) if len(_STAMP.findall(text)) >= _STAMPED_SHARE * lines else text
+
+
+def _strip_list_marks(text: str) -> str:
+    """Rows of tags without the number or the bullet that makes them a list: every row's own, counted from 1."""
+    marks = _LISTED.findall(text)
+    if len(marks) < _FEWEST_LISTED or (any(marks) and marks != [str(number) for number in range(1, len(marks) + 1)]):
+        return text
+    return _LISTED.sub("", text)
 
 
 def _strip_markup(text: str) -> str:

@@ -65,7 +65,7 @@ _TRANSLATIONS: Tuple[Tuple[str, str], ...] = (
     (
         "tag",
         r"\b(?:pool)?etikett\b|\bkennzeichen\b|\bbalise\b|\betiqu?eta\b|\betiquette\b|\betichetta\b"
-        r"|\brotulo\b|\bт[еэ]г\b|\bметка\b|[标標][记記签籤]|タグ|태그",
+        r"|\brotulo\b|\bmarcas?\b|\bmarcador\b|\bт[еэ]г\b|\bметка\b|[标標][记記签籤]|タグ|태그",
     ),
     (
         "type",

@@ -191,3 +191,50 @@ def test_the_newest_of_a_csv_of_many_samples(tmp_path, monkeypatch):
     path.write_text("Time,Tag,NonPaged Allocs,NonPaged Frees,NonPaged Bytes\n" + "".join(lines))
     assert load_newest(str(path)) == load_log(str(path))[-1]
     assert len(load_log(str(path))) == 8
+
+
+LISTED = [("Zxcv", 412000, 3000, 1_400_000_000), ("MmSt", 90000, 60000, 90_000_000), ("Ntfx", 80000, 79000, 4_000_000)]
+
+
+@pytest.mark.parametrize("mark", ["{}. ", "{}) ", " - ", "* ", "\u2022 "])
+def test_a_list_of_rows_is_a_table(mark):
+    """Rows that somebody numbered, or put into a list, in the text of a mail."""
+    rows = [
+        f"{tag}  Nonp  {allocs} ( 0)  {frees} ( 0)  {allocs - frees}  {used} ( 0)"
+        for tag, allocs, frees, used in LISTED
+    ]
+    text = "The largest:\n" + "".join(f"{mark.format(number)}{line}\n" for number, line in enumerate(rows, 1))
+    (state,) = load_log_stream("x", text.encode())
+    assert {row.tag.text: (row.nonpaged.allocs, row.nonpaged.bytes) for row in state.tags} == {
+        tag: (allocs, used) for tag, allocs, _, used in LISTED
+    }
+
+
+def test_tags_that_look_like_marks_of_a_list_stay():
+    lines = [
+        f"{tag:4}  Nonp  9  1  8  {64 * number}  {8 * number}\n" for number, tag in enumerate(("-", "*", "1.", "2."), 1)
+    ]
+    (state,) = load_log_stream("x", ("Tag  Type  Allocs  Frees  Diff  Bytes  Per Alloc\n" + "".join(lines)).encode())
+    assert sorted(row.tag.text.strip() for row in state.tags) == ["*", "-", "1.", "2."]
+
+
+def test_portuguese_titles_with_blanks_in_the_pool():
+    text = (
+        "Marca   Tipo             Alocações  Liberações  Dif      Bytes\n"
+        "Zxcv    Não paginável    412.000    3.000       409.000  1.400.000.000\n"
+        "MmSt    Paginável        90.000     60.000      30.000   90.000.000\n"
+    )
+    (state,) = load_log_stream("x", text.encode())
+    zxcv, mmst = sorted(state.tags, key=lambda row: row.tag.text, reverse=True)
+    assert (zxcv.nonpaged.outstanding, zxcv.nonpaged.bytes) == (409_000, 1_400_000_000)
+    assert (mmst.paged.outstanding, mmst.paged.bytes) == (30_000, 90_000_000)
+
+
+def test_progress_before_the_sort_does_not_part_two_tables():
+    head = "               NonPaged                  Paged\n Tag     Allocs         Used     Allocs         Used\n"
+    text = (
+        f"..... Sorting by NonPaged Pool Consumed\n\n{head} Zxcv    409000   1400000000          0            0\n\n"
+        f"..\n. Sorting by Paged Pool Consumed\n\n{head} MmSt         0            0      30000     90000000\n"
+    )
+    (state,) = load_log_stream("x", text.encode())
+    assert {row.tag.text for row in state.tags} == {"Zxcv", "MmSt"}
