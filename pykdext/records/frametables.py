@@ -22,6 +22,7 @@ NO_LISTS = "RAMMap's columns cannot be told apart: what is on standby counts as 
 _PAGE_BYTES = 0x1000
 _MOST_BYTES = 1 << 56
 _MOST_ROWS = 200_000
+_MOST_CHARACTERS = 8 << 20
 _LINE_CHARACTERS = 1000
 
 _ROWS: Dict[str, FrameUse] = {
@@ -96,14 +97,15 @@ _BY_KIND: Dict[str, FrameUse] = {
 
 
 class FrameTable(NamedTuple):
-    """Physical memory by use, and what is doubtful about it. ``source`` is the program that counted."""
+    """Physical memory by use, and what is doubtful about it."""
 
     frames: PageFrames
     warnings: Tuple[str, ...]
 
 
 def find_frame_table(text: str) -> Optional[FrameTable]:
-    """The last table of either program in ``text``; None where there is none."""
+    """The last table of either program in the first 8 MB of ``text``; None where there is none."""
+    text = text[:_MOST_CHARACTERS]
     return _read_memusage(text) or _read_rammap(text)
 
 
@@ -136,7 +138,8 @@ def parse_frame_tables(file: TextFile) -> Tuple[PoolSnapshot, ...]:
 
 
 def _read_rammap(text: str) -> Optional[FrameTable]:
-    if "rocess private" not in text and "river locked" not in text.lower() and "apped file" not in text.lower():
+    lowered = text.lower()
+    if sum(name in lowered for name in _OWN_ROWS) < 2:
         return None
     titles: List[str] = []
     rows: Dict[str, Tuple[int, ...]] = {}
