@@ -36,7 +36,9 @@ _TABLE_END = re.compile(r"^\s{0,40}(?:\d{0,4}:? ?l?kd(?::\w{1,8})?>|```|Sorting 
 _TOTAL = re.compile(r"^\s{0,40}TOTAL(?=\s)", re.IGNORECASE)
 _NO_ROW = re.compile(r"^[\s.=-]*$")
 _SORT = re.compile(r"[\s.]{0,200}Sorting by\s{1,9}([^\n]{1,40}?)\s*$", re.IGNORECASE)
-_SESSION_POOL = re.compile(r"Sorting by[^\n]{0,40}\bSession\b", re.IGNORECASE)
+_SESSION_POOL = re.compile(r"Sorting by[^\n]{0,40}\bSession\b|!poolused[ \t]{1,8}(?:0x)?[89a-f](?=\s|$)", re.IGNORECASE)
+"""What is printed above such a table, and the command's flag 8 ("!poolused" in the documentation of the debugger)."""
+
 
 # A number with a zero before it is the number 0 and the first digits of the description.
 _NUMBER = r"\s{1,60}(0|[1-9]\d{0,19})"

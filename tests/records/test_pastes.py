@@ -111,3 +111,15 @@ def test_a_difference_of_a_pool_that_is_not_named_names_none(capsys, tmp_path):
     text = capsys.readouterr().out
     assert "all tags: pool (which one is not said) +800,000,000 bytes" in text
     assert "nonpaged +" not in text and "paged not known" not in text
+
+
+@pytest.mark.parametrize(("flags", "is_of_session"), [("8", True), ("0xc", True), ("2", False), ("4 Gla5", False)])
+def test_the_commands_flags_tell_the_session_pool(flags, is_of_session, tmp_path):
+    path = tmp_path / "paste.txt"
+    path.write_text(
+        f"0: kd> !poolused {flags}\n\n               NonPaged                  Paged\n"
+        " Tag     Allocs         Used     Allocs         Used\n\n"
+        " Gla5      1000       200000       2000     90000000   UNKNOWN\n"
+    )
+    (state,) = load_log(str(path))
+    assert any("session" in warning for warning in state.warnings) is is_of_session
