@@ -184,7 +184,8 @@ class Struct:
             StructSizeError: the size is not known, or smaller than the fields need.
         """
         if not self.size or self.size < self.end:
-            raise StructSizeError(self.name, count_things(self.size, "byte"), f"0x{self.end:x} or more")
+            found = "no known size" if self.size is None else count_things(self.size, "byte")
+            raise StructSizeError(self.name, found, f"0x{self.end:x} or more")
         return self.size
 
     def parse(self, data: _Bytes, start: int = 0) -> Record:

@@ -105,7 +105,7 @@ def test_a_wrong_size_names_both():
         form.parse(bytes(0x39))
     with pytest.raises(StructSizeError, match="expected 0x40 or more"):
         form.iter_unpack(bytes(128), stride=0x20)
-    with pytest.raises(StructSizeError, match="found None bytes"):
+    with pytest.raises(StructSizeError, match="found no known size"):
         Struct("_X", "pdb", None, {"Tail": FieldLayout(0, 4)}).iter_unpack(bytes(64))
 
 
