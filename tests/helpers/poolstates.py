@@ -137,6 +137,10 @@ def _iter_healthy() -> Iterator[KnownState]:
     yield _make_state("healthy, a cache of a driver", KINDS[3], 34, (), extra=caching)
     buffers = (Held("VgpM", 700, 1 * MB, 0.0, "vgpu.sys"),)
     yield _make_state("healthy, large buffers of a driver", KINDS[6], 35, (), extra=buffers)
+    lists = (Held("RqLs", 45_000, 3_600, 0.97, "reqfilter.sys"),)
+    yield _make_state("healthy, a driver's list of spare requests", KINDS[7], 36, (), extra=lists)
+    started = (Held("FwRl", 120_000, 900, 0.0, "firewall.sys", PoolKind.PAGED),)
+    yield _make_state("healthy, rules that a driver keeps from its start", KINDS[8], 37, (), extra=started)
 
 
 _LEAKS: Tuple[Tuple[str, int, Tuple[Held, ...]], ...] = (
@@ -167,6 +171,15 @@ _LEAKS: Tuple[Tuple[str, int, Tuple[Held, ...]], ...] = (
     ("a slow one of a driver, 260 MB", 8, (Held("Slow", 400_000, 680, 0.002, "slow.sys"),)),
     ("threads", 4, (Held("Thre", 700_000, 2_560, 0.5),)),
     ("requests", 7, (Held("Irp ", 4_000_000, 700, 0.8),)),
+    ("a filter on a desktop, never freed", 1, (Held("FltX", 700_000, 640, 0.0, "fltx.sys"),)),
+    (
+        "file objects and the driver that keeps them",
+        3,
+        (
+            Held("File", 6_000_000, 400, 0.9),
+            Held("Keep", 6_000_000, 48, 0.0, "keeper.sys"),
+        ),
+    ),
 )
 
 
