@@ -20,7 +20,7 @@ from pykdext.kernel.objects.pages import PageReader
 from pykdext.kernel.objects.stacks import StackReader
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.structs import iter_row_runs
-from pykdext.model import PROTECTED_POOL, PoolTag
+from pykdext.model import PROTECTED_POOL, Allocation, PoolTag
 from pykdext.model.traces import TrackedCaller
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.units import count_things
@@ -53,15 +53,17 @@ class PoolTraceLog:
     def find_callers(self, tags: Collection[PoolTag]) -> Tuple[TrackedCaller, ...]:
         """The places in drivers that made the last logged call for blocks of ``tags`` in use, most blocks first."""
         keys = {key: tag for tag in tags for key in (tag.key, tag.key | PROTECTED_POOL)}
-        big: Mapping[int, PoolTag] = {}
+        big: Mapping[int, Allocation] = {}
         if tags and any(trace.address % PAGE_BYTES == 0 for trace in self.traces):
             with suppress(TargetError):
                 found = read_big_pages(self._kernel, tags).allocations
-                big = {block.address: block.tag for block in found}
+                big = {block.address: block for block in found}
         blocks: Counter[Tuple[str, int, PoolTag]] = Counter()
         sizes: Counter[Tuple[str, int, PoolTag]] = Counter()
         for trace in self.traces:
-            tag = big.get(trace.address) or keys.get(self._key_of(trace) or 0)
+            block = big.get(trace.address)
+            is_big = block is not None and 0 <= block.size_bytes - trace.size <= PAGE_BYTES
+            tag = block.tag if block is not None and is_big else keys.get(self._key_of(trace) or 0)
             place = None if tag is None else self._stacks.find_driver(trace.stack)
             if tag is not None and place is not None:
                 blocks[(*place, tag)] += 1
@@ -78,7 +80,9 @@ class PoolTraceLog:
         page, offset = trace.address & -PAGE_BYTES, trace.address % PAGE_BYTES
         if offset:
             head = self._number(trace.address - unit)
-            units, in_use = (head >> 16 & 0xFF, head >> 24 & 0xFF) if width == 8 else (head >> 16 & 0x1FF, head >> 25)
+            units, in_use = (
+                (head >> 16 & 0xFF, head >> 24 & 0xFF) if width == 8 else (head >> 16 & 0x1FF, head >> 25 & 0x7F)
+            )
             room = (units - 1) * unit
             if in_use and trace.size <= room <= trace.size + _SLACK_UNITS * unit:
                 return head >> 32

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
 
 import pytest
 
 from dumps.forge import forge
-from pykdext.model import PoolTag
+from pykdext.kernel.objects.pages import PageReader
+from pykdext.kernel.objects.pooltraces import PoolTrace, PoolTraceLog
+from pykdext.model import Machine, Module, PoolTag
 from tests.helpers.objectmachines import open_space
+from tests.helpers.segments import SegmentsTarget
 
 TAG = PoolTag.from_text("VfLk")
 RING, INDEX, LENGTH = 0xD585A8, 0xD5860C, 0xD58518  # nt of 22000
@@ -105,3 +109,15 @@ def test_damage_is_bounded_and_said(tmp_path):
     assert (found, warnings) == ({}, ("Driver Verifier's log: 0 of 256 entries read",))
     set_variable(machine, RING, 0, "Q")
     assert callers(machine, tmp_path) == ({}, ())
+
+
+@pytest.mark.parametrize(("pool_type", "blocks"), [(1, 1), (0, 0)], ids=["in use", "free"])
+def test_a_free_block_of_32_bits_is_none(pool_type, blocks):
+    """9 bits of size, 7 of the pool's type, and the tag behind them: a free block keeps its tag."""
+    page, units = 0x85000000, 5
+    memory = {page: struct.pack("<HH4s", 0, units | pool_type << 9, b"VfLk").ljust(0x1000, b"\0")}
+    modules = (Module("ntoskrnl.exe", 0x82000000, 0x1000), Module("afd.sys", 0x83000000, 0x2000))
+    target = SegmentsTarget(memory, machine=Machine.X86, modules=modules)
+    trace = PoolTrace(page + 8, 8 * (units - 1), struct.pack("<2I", 0x83001000, 0))
+    log = PoolTraceLog(SimpleNamespace(target=target), PageReader(target), [trace], ())
+    assert sum(caller.blocks for caller in log.find_callers([TAG])) == blocks
