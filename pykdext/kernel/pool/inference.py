@@ -31,6 +31,11 @@ _FEWEST_COMMON_TAGS = 8
 MAX_DATA_BYTES = 64 << 20
 """Of nt's data that is searched; real kernels have a few megabytes."""
 
+MAX_ARRAYS = 256
+"""Of different arrays that begin with one table; where data hold more, nothing tells which is the right one."""
+
+MAX_TABLES_COMPARED = 1 << 14
+
 
 class KernelData:
     """The kernel's variables, as far as they are in memory: those around one of them, and all others."""
@@ -43,6 +48,7 @@ class KernelData:
         self._nt = nt
         start = variable - NEIGHBOURHOOD_BYTES
         self._near = list(target.read_present(start, 2 * NEIGHBOURHOOD_BYTES))
+        self._likeness: Dict[Tuple[int, int], Optional[bool]] = {}
 
     def find_processor_arrays(self, first_table: int, processors: Optional[int]) -> Dict[Tuple[int, ...], Set[int]]:
         """The runs of pointers that could be ``ExPoolTagTables``, and where each of them stands.
@@ -55,7 +61,7 @@ class KernelData:
         for address, data in self._iter_data():
             for at in self._find_pointers(address, data, first_table):
                 run = self._confirm(self._table_pointers(data, at), wanted)
-                if len(run) >= wanted:
+                if len(run) >= wanted and (run in runs or len(runs) < MAX_ARRAYS):
                     runs.setdefault(run, set()).add(address + at)
         longest = [run for run in runs if not any(run != other and other[: len(run)] == run for other in runs)]
         return {run: set().union(*(runs[part] for part in runs if run[: len(part)] == part)) for run in longest}
@@ -76,28 +82,35 @@ class KernelData:
             at = data.find(pattern, at + 1)
 
     def _table_pointers(self, data: bytes, at: int) -> List[int]:
-        run: List[int] = []
+        """The pointers from a place on, each once: no two processors have one table."""
+        run: Dict[int, None] = {}
         size = self._pointer_size
         while len(run) < MAX_PROCESSORS:
             word = int.from_bytes(data[at : at + size], "little")
-            if len(data) - at < size or not is_table_pointer(word, self._machine):
+            if len(data) - at < size or not is_table_pointer(word, self._machine) or word in run:
                 break
-            run.append(word)
+            run[word] = None
             at += size
-        return run
+        return list(run)
 
     def _confirm(self, run: List[int], wanted: int) -> Tuple[int, ...]:
         """The run up to the first pointer that leads to no table, or beyond the processors to what none confirms."""
         if not run:  # the pointer that was looked for is none to a table: it is damaged
             return ()
-        first = self._read_head(run[0])
         confirmed = [run[0]]
         for number, table in enumerate(run[1:], 1):
-            likeness = _compare_tables(first, self._read_head(table))
+            likeness = self._compare(run[0], table)
             if likeness is False or (likeness is None and number >= wanted):
                 break
             confirmed.append(table)
         return tuple(confirmed)
+
+    def _compare(self, first: int, table: int) -> Optional[bool]:
+        """Whether two tables are alike; each pair is read once, and of very many nothing is known of the last."""
+        pair = (first, table)
+        if pair not in self._likeness and len(self._likeness) < MAX_TABLES_COMPARED:
+            self._likeness[pair] = _compare_tables(self._read_head(first), self._read_head(table))
+        return self._likeness.get(pair)
 
     def _read_head(self, table: int) -> bytes:
         try:

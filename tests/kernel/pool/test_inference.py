@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from pykdext.kernel.kernel import Kernel, TargetSymbols
+from pykdext.kernel.pool.inference import KernelData
 from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.model import ImageVersion, Machine, PoolKind, TargetFacts
 from pykdext.symbols.chain import SymbolChain
@@ -173,3 +174,14 @@ def test_nothing_is_used_where_data_and_code_do_not_agree():
     snapshot = read_pool_snapshot(kernel)
     assert outcome(snapshot, 513) == "unknown"
     assert any("do not agree" in warning for warning in snapshot.warnings)
+
+
+def test_data_full_of_pointers_to_one_table_end_the_search():
+    """A torn page repeats the pointers of two tables: each is read once, however often it is named."""
+    tables = [TABLES, TABLES + 0x100000]
+    memory = {NT + DATA_RVA: struct.pack("<2Q", *tables) * 0x500, **dict(zip(tables, tables_of(0x38, 513)))}
+    target, reads = SegmentsTarget(memory), []
+    plain = target.read_virtual
+    target.read_virtual = lambda address, size: reads.append(address) or plain(address, size)
+    found = KernelData(target, NT + DATA_RVA, None).find_processor_arrays(TABLES, 2)
+    assert (list(found), sorted(reads)) == ([tuple(tables)], tables)
