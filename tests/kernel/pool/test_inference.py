@@ -48,6 +48,7 @@ def tables_of(row_bytes, row_count):
             at = row * row_bytes
             packed = ROW[row_bytes](int.from_bytes(tag, "little"), 7 + row + 1000 * processor)
             data[at : at + row_bytes] = packed
+        data[-row_bytes : 4 - row_bytes] = b"Ovfl"  # the last row, which no hash leads to
         made.append(bytes(data))
     return made
 
