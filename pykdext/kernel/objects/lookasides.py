@@ -75,7 +75,8 @@ def find_lists_in_images(kernel: Kernel, pages: PageReader, tags: Collection[Poo
             left -= size
             for start, data in kernel.target.read_present(image.module.base + section.rva, size):
                 for address in _iter_places(start, data, keys, form.offset("Tag") or 0, 2 * kernel.target.pointer_size):
-                    item = reader.read(address) if reader.is_list(address) else None
+                    is_list = len(found) < MAX_LISTS and reader.is_list(address)
+                    item = reader.read(address) if is_list else None
                     if item is not None:
                         found[address] = item
     return tuple(found.values())

@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from dumps.forge import forge
+from pykdext.kernel.objects import lookasides
 from pykdext.model import PoolTag
 from tests.helpers.objectmachines import EVERY_KERNEL, SYMBOL_BUILDS, make_machine, open_space
 
@@ -180,6 +181,14 @@ def test_without_symbols_lists_are_found_in_data(arch, build, tmp_path):
     assert {(item.address, item.tag.raw, item.module, item.in_use, item.is_proven) for item in found} == {
         (va, item.tag, item.driver, item.in_use, True) for va, item in told.items()
     }
+
+
+def test_no_more_lists_are_taken_than_a_kernel_can_have(tmp_path, monkeypatch):
+    machine = make_machine("lookaside", 22000, "arm64")
+    tags = [PoolTag(item.tag) for item in machine.truth.objects.lookasides]
+    monkeypatch.setattr(lookasides, "MAX_LISTS", 1)
+    with open_space(machine, tmp_path) as space:
+        assert len(space.find_lookasides(tags)) == 1
 
 
 def test_what_only_looks_like_a_list_is_none(tmp_path):
