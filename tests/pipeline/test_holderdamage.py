@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from dumps.forge import forge
+from pykdext.kernel.objects import handletables
 from pykdext.model import PoolTag
 from pykdext.model.objects import HolderKind
 from pykdext.pipeline.holders import find_holders, list_processes
@@ -69,6 +70,15 @@ def test_counts_that_cannot_be_are_counted_anew(count, tmp_path):
     _, processes = reports(machine, tmp_path)
     first = processes.processes[0]
     assert (first.pid, first.handles) == (HOLDER, machine.truth.objects.process(HOLDER).handles)
+
+
+def test_where_all_counts_are_damaged_not_all_tables_are_walked(tmp_path, monkeypatch):
+    machine = make()
+    machine.write_virtual(table_of(machine) + COUNT, struct.pack("<i", -6_000))
+    monkeypatch.setattr(handletables, "MAX_COUNTED_IN_ALL", 1_024)
+    _, processes = reports(machine, tmp_path)
+    assert {process.pid: process.handles for process in processes.processes}[HOLDER] is None
+    assert processes.warnings == (f"processes: the handles of 1 of {len(processes.processes)} cannot be counted",)
 
 
 def test_ten_million_claimed_handles_are_not_believed_in(tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from dataclasses import dataclass, field
-from typing import Callable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
@@ -30,7 +30,7 @@ _FIRST_WITH_LISTS = 9200
 _FIRST_WITH_SHIFT_16 = 9600
 _LIST_BYTES = 0x40
 _MAX_LISTS = 128
-_MAX_COUNTED = 1 << 17
+_MAX_COUNTED, MAX_COUNTED_IN_ALL = 1 << 17, 1 << 20
 _FEW_HANDLES, _NEARLY_ALL = 64, 0.9
 _MAX_LIST_COUNT = 1 << 24
 _PATHS = ("TableCode", "UniqueProcessId", "NextHandleNeedingPool", "HandleCount", "FreeLists", "QuotaProcess")
@@ -74,6 +74,8 @@ class HandleTableReader:
         self.entries_per_page = PAGE_BYTES // self.entry_bytes
         self._decode = _choose_decoder(kernel, self._build)
         self._list_count = self._read_list_count()
+        self._counted: Dict[int, Optional[int]] = {}
+        self._left_to_count = MAX_COUNTED_IN_ALL
 
     def owner(self, table: int) -> Optional[int]:
         """The number of the process that a table belongs to; None: not in memory."""
@@ -94,11 +96,18 @@ class HandleTableReader:
         return CountedHandles(counted, None if slots is None else min(slots // _HANDLE_STEP, MAX_HANDLES))
 
     def _count_entries(self, table: int, slots: int) -> Optional[int]:
-        """The handles of a table whose own counts are damaged; None: too many, or not all in memory."""
-        if slots // _HANDLE_STEP > _MAX_COUNTED:
-            return None
-        found = self.read(table)
-        return len(found.headers) if found.pages_read == found.pages_expected and not found.warnings else None
+        """The handles of a table whose own counts are damaged; None: too many, or not all in memory.
+
+        Of all such tables ``MAX_COUNTED_IN_ALL`` slots are looked at: counts that are damaged everywhere must not cost
+        a walk through all tables.
+        """
+        room = max(slots // _HANDLE_STEP, self.entries_per_page)
+        if table not in self._counted and room <= min(_MAX_COUNTED, self._left_to_count):
+            self._left_to_count -= room
+            found = self.read(table)
+            is_whole = found.pages_read == found.pages_expected and not found.warnings
+            self._counted[table] = len(found.headers) if is_whole else None
+        return self._counted.get(table)
 
     def list_count(self, table: int, number: int) -> Optional[int]:
         """The handles that one free list of a table counts, less than zero too; None: not in memory, or no lists."""
