@@ -67,6 +67,11 @@ PARSERS: Tuple[_Parse, ...] = (
 """From the form that is told most surely to that which is told least so; the first that finds a snapshot reads all."""
 
 
+_BARE_ROW = re.compile(r"^[ \t]{0,20}\S{3,4}[ \t]{1,20}\d{1,20}[ \t]{1,20}\d{3,20}[ \t]{0,20}$", re.MULTILINE)
+_FEWEST_BARE_ROWS = 2
+_SEARCHED_CHARACTERS = 20_000
+
+
 def load_log(path: str) -> Tuple[PoolSnapshot, ...]:
     """All snapshots of a file, in its order.
 
@@ -250,5 +255,8 @@ def _describe(file: TextFile) -> str:
         return "poolmon's message that pool tagging is off (gflags /r +ptg turns it on)"
     if not is_text_head(file.raw[:HEAD_BYTES]):
         return "binary data"
+    bare = _BARE_ROW.findall(file.text[:_SEARCHED_CHARACTERS])
+    if len(bare) >= _FEWEST_BARE_ROWS:
+        return f"rows of a tag and numbers, but not the titles that say what they count (first: {bare[0].strip()!r})"
     start = file.text.lstrip()[:_SHOWN_CHARACTERS].split("\n")[0].rstrip()
     return f"text that begins {start!r}"

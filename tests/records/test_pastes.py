@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pykdext.cli.main import main
+from pykdext.errors import RecordFormatError
 from pykdext.model import PoolKind
 from pykdext.records.logs import load_log
 
@@ -123,3 +124,10 @@ def test_the_commands_flags_tell_the_session_pool(flags, is_of_session, tmp_path
     )
     (state,) = load_log(str(path))
     assert any("session" in warning for warning in state.warnings) is is_of_session
+
+
+def test_rows_whose_titles_are_missing_are_refused_in_these_words(tmp_path):
+    path = tmp_path / "paste.txt"
+    path.write_text("Top tags (NonPaged):\nxyZk 3211222 1105000000\nEtwB 900 80500000\n")
+    with pytest.raises(RecordFormatError, match="not the titles that say what they count .first: 'xyZk 3211222"):
+        load_log(str(path))
