@@ -273,6 +273,15 @@ def test_one_leak_of_several_drivers_versions_says_where_each_part_is():
     )
 
 
+def test_what_takes_the_memory_may_stand_out_alone_elsewhere():
+    alone = linked("b")
+    alone = replace(alone, verdict=replace(alone.verdict, suspects=alone.verdict.suspects[:1], groups=()))
+    assert verdict_of([linked("a"), alone, row("c", [])]) == (
+        "Toke with Hldr of the paged pool look like one leak on 1 of 3 hosts: holder.sys 7.1 allocates Hldr "
+        "(proven there). Toke stands out without it on 1 more: b."
+    )
+
+
 def test_tags_that_agree_by_chance_on_few_hosts_stay_apart():
     apart = [
         replace(item, host=host, verdict=replace(item.verdict, groups=())) for host in "xyz" for item in (linked(host),)

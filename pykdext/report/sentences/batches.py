@@ -66,9 +66,10 @@ def _verdict_on_group(summary: BatchSummary, first: CommonCause) -> str:
     elif first.module is None or first.confidence is None:
         words = f"{tags} look like one leak on {where}: no driver could be tied to {first.tag}."
     else:
+        proven = "there" if len(hosts) == 1 else f"on {_of_them(len(confident), len(hosts))}"
         words = (
             f"{tags} look like one leak on {where}: {first.module}{_name_versions(same)} allocates {first.tag} "
-            f"({first.confidence.value} on {_of_them(len(confident), len(hosts))})."
+            f"({first.confidence.value} {proven})."
         )
     if first.holders:
         words += f" {_say_most_held(first)}"
