@@ -51,7 +51,12 @@ def _choose_wait() -> Callable[[float], None]:
 
 
 def _save(snapshot: PoolSnapshot, folder: str, number: int) -> str:
+    """Write a sample to a file of its own: a clock that was put back does not replace an earlier recording's."""
     stamp = f"{snapshot.taken_at:%Y%m%d-%H%M%S}" if snapshot.taken_at else f"{time.time():.0f}"
     path = os.path.join(folder, f"poolleak-{stamp}-{number:04}.json.gz")
+    again = 1
+    while os.path.exists(path):
+        again += 1
+        path = os.path.join(folder, f"poolleak-{stamp}-{number:04}-{again}.json.gz")
     write_text(path, render_snapshot_json(snapshot))
     return path

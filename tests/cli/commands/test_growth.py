@@ -157,6 +157,9 @@ def test_samples_are_taken_at_fixed_times_and_whole(monkeypatch, tmp_path):
     assert clock.slept == [53.0, 53.0]
     assert [load_snapshot(path) for path in paths] == taken
     assert all(gzip.open(path).read() for path in paths)
+    clock.now = Clock().now  # put back: the same times once more
+    more = list(record_samples(str(tmp_path / "new"), 60, 3, let_pass=clock.sleep, clock=clock))
+    assert [load_snapshot(path) for path in (*paths, *more)] == taken
 
 
 @pytest.fixture
