@@ -52,6 +52,7 @@ def _count_places(kernel: Kernel, events: Sequence[Optional[Tuple[int, int, byte
     reader = StackReader(kernel)
     decided: Set[int] = set()
     places: Counter[Tuple[Optional[str], int]] = Counter()
+    total = 0
     for event in events:
         if event is None:
             continue
@@ -59,8 +60,10 @@ def _count_places(kernel: Kernel, events: Sequence[Optional[Tuple[int, int, byte
         if kind not in (_OPENED, _CLOSED) or not handle or handle in decided:
             continue
         decided.add(handle)
-        place = reader.find_caller(stack) if kind == _OPENED else None
+        if kind != _OPENED:
+            continue
+        total += 1
+        place = reader.find_caller(stack)
         if place is not None:
             places[place] += 1
-    total = sum(places.values())
     return tuple(OpenedAt(*place, count, total) for place, count in places.most_common(_PLACES_TOLD))

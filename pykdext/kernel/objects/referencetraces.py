@@ -26,6 +26,9 @@ _CHAINS = 401
 _PIECE_STACKS = 1_024
 _MAX_STACKS = 16 * _PIECE_STACKS
 _MAX_ENTRIES = 32_768
+MAX_EVENTS = 1 << 22
+"""References and dereferences of all objects together that are looked at."""
+
 _REFERENCE = 0x8000
 _PATHS = ("ObjectHeader", "NextRef", "NextPos", "StackInfo")
 _Place = Tuple[str, int]
@@ -62,14 +65,18 @@ class ReferenceTraces:
         objects: Counter[str] = Counter()
         alone: Counter[str] = Counter()
         places: Counter[_Place] = Counter()
-        seen = 0
-        for header in headers:
+        seen = events = 0
+        for header in sorted(headers):
             info = self._infos.get(header)
             if info is None:
                 continue
+            if events >= MAX_EVENTS:
+                self.warnings.append(f"references are traced: only {seen:,} objects were looked at, for their length")
+                break
             seen += 1
             counts: Counter[Optional[str]] = Counter()
             for place, step in self._iter_events(info):
+                events += 1
                 counts[None if place is None else place[0]] += step
                 if place is not None and step > 0:
                     places[place] += 1
@@ -78,8 +85,11 @@ class ReferenceTraces:
                     kept[module] += count
                     objects[module] += 1
                     alone[module] += all(other <= 0 for name, other in counts.items() if name != module)
+        most: Dict[str, int] = {}
+        for module, rva in (place for place, _ in places.most_common()):
+            most.setdefault(module, rva)
         return tuple(
-            ReferenceTrace(module, _most(places, module), count, objects[module], alone[module], seen)
+            ReferenceTrace(module, most[module], count, objects[module], alone[module], seen)
             for module, count in kept.most_common()
         )
 
@@ -165,7 +175,3 @@ def read_reference_traces(kernel: Kernel, pages: PageReader) -> Optional[Referen
     if not entry.has("Index") or not entry.size or not stack.size:
         return None
     return ReferenceTraces(kernel, pages, _Layouts(info, entry, stack.size), table, stacks)
-
-
-def _most(places: Counter[_Place], module: str) -> int:
-    return next(rva for (name, rva), _ in places.most_common() if name == module)

@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from dumps.forge import forge
+from pykdext.kernel.objects import referencetraces
 from pykdext.model import PoolTag
 from pykdext.pipeline.holders import find_holders
 from pykdext.pipeline.sources import open_source
@@ -121,3 +122,25 @@ def test_a_trace_of_handles_with_an_absurd_size(tmp_path):
         trace = int.from_bytes(machine.read_virtual(process.handle_table + 0x60, 8), "little")
     machine.write_virtual(trace + 4, struct.pack("<I", 0xFFFFFFF0))
     assert report_of(machine, "Even", tmp_path).opened == ()
+
+
+def test_a_handle_whose_stack_tells_nothing_counts_among_the_open_ones(tmp_path):
+    machine = traced("handles", leaked=4_000)
+    with open_space(machine, tmp_path) as space:
+        process = next(process for process in space.processes.processes if process.pid == 4312)
+        trace = int.from_bytes(machine.read_virtual(process.handle_table + 0x60, 8), "little")
+    at = trace + machine.read_virtual(trace, 0x8000).index(struct.pack("<Q", 0x7FF6A1B2CB4B))
+    machine.write_virtual(at, bytes(8))
+    report = report_of(machine, "Even", tmp_path)
+    assert [(place.handles, place.of) for place in report.opened] == [(224, 256), (31, 256)]
+
+
+def test_very_long_traces_are_looked_at_in_part_and_this_is_told(tmp_path, monkeypatch):
+    machine = traced("references")
+    with open_space(machine, tmp_path) as space:
+        whole = space.reference_traces.find_keepers(space.reference_traces.headers)
+        monkeypatch.setattr(referencetraces, "MAX_EVENTS", 30)
+        part = space.reference_traces.find_keepers(space.reference_traces.headers)
+        (warning,) = space.reference_traces.warnings
+    assert 0 < part[0].of < whole[0].of
+    assert warning == f"references are traced: only {part[0].of} objects were looked at, for their length"
