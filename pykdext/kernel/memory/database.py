@@ -133,7 +133,7 @@ class Columns:
         return words[(self.pte_frame or 0) // 4 :: self.size // 4]
 
     def parents_in_use(self, data: bytes) -> Iterator[int]:
-        """The parents of the frames in use that no prototype entry maps."""
+        """The parents of the frames in use; of one that a prototype entry maps it is the frame of that entry."""
         used = data[self.location :: self.size].translate(_USED)
         return compress(self.parents(data), used)
 
@@ -244,9 +244,10 @@ def _highest_by_runs(kernel: Kernel) -> Optional[int]:
 
 
 def _physical_frames(kernel: Kernel) -> Optional[int]:
-    """How many pages of memory the machine has."""
+    """How many pages of memory the machine has; None: not in memory, or damaged."""
     block = kernel.find_variable("MmPhysicalMemoryBlock")
     try:
-        return int.from_bytes(kernel.target.read_virtual(block + 8, 8), "little") or None if block else None
+        frames = int.from_bytes(kernel.target.read_virtual(block + 8, 8), "little") if block else 0
     except MemoryReadError:
         return None
+    return frames if 0 < frames <= MOST_FRAMES else None

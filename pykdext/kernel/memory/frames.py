@@ -154,7 +154,8 @@ class _Owners:
 
     def add(self, columns: Columns, data: bytes, tables: Sequence[Tuple[int, int, int]]) -> None:
         """Count the frames of records, and remember which of them hold page tables."""
-        self._pages.update(columns.parents_in_use(data))
+        if len(self._pages) <= _MOST_TABLES:
+            self._pages.update(columns.parents_in_use(data))
         if len(self._tables) + len(tables) <= _MOST_TABLES:
             self._tables.update((frame, (entry, parent)) for frame, entry, parent in tables)
 

@@ -197,3 +197,14 @@ class TestPageFrames:
             machine.write_virtual(start, fill * PAGE)
         frames = ask(machine, tmp_path / "m.dmp", lambda kernel: read_page_frames(kernel))
         assert frames.read == 0x4000
+
+
+def test_a_damaged_count_of_physical_pages_is_not_believed(tmp_path):
+    machine = machine_of(19041)
+    place = machine.addresses["nt"] + machine.kernel.variables["MmPhysicalMemoryBlock"]
+    block = int.from_bytes(machine.read_virtual(place, 8), "little")
+    kept = machine.read_virtual(block + 8, 8)
+    machine.write_virtual(block + 8, b"\xff" * 8)
+    frames = ask(machine, tmp_path / "damaged.dmp", lambda kernel: read_page_frames(kernel, chunks=4))
+    machine.write_virtual(block + 8, kept)
+    assert frames.expected == FRAMES
