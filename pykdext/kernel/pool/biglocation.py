@@ -1,9 +1,9 @@
 """Where the big-page table is: by symbols; in kernels that nobody knows by what it holds, and by nt's own code.
 
 A row stands where the hash of its page puts it (public decompilations since Vista: 40543 times the page number, its
-halves exclusive-or'd, modulo the table's rows; before, its bytes exclusive-or'd; linear
-probing). That tells the table from everything else to which nt
-has pointers, and how many rows it has: half of its rows would stand elsewhere in one twice or half as long.
+halves exclusive-or'd, modulo the table's rows; before, its bytes exclusive-or'd; linear probing). That tells the table
+from everything else to which nt has pointers, and how many rows it has: half of its rows would stand elsewhere in one
+twice or half as long.
 """
 
 from __future__ import annotations

@@ -74,7 +74,8 @@ class TriageDump(DumpTarget):
         self._memory = FileSegments(file, self._find_segments())
         if self._memory.lost_bytes:
             self._warn(
-                f"the dump is truncated: {count_things(self._memory.lost_bytes, 'byte')} of its memory not in the file"
+                f"the dump is truncated: {count_things(self._memory.lost_bytes, 'byte')} of its memory "
+                f"{choose_form(self._memory.lost_bytes, 'is', 'are')} not in the file"
             )
         data = self._parse_debugger_data()
         if data is not None:
