@@ -19,6 +19,7 @@ from pykdext.kernel.objects.stacks import StackReader
 from pykdext.model import Struct
 from pykdext.model.traces import ReferenceTrace
 from pykdext.targets.linkedlists import walk_chain
+from pykdext.units import count_things
 
 MAX_OBJECTS = 65_536
 _TRACING = 0x73
@@ -71,7 +72,8 @@ class ReferenceTraces:
             if info is None:
                 continue
             if events >= MAX_EVENTS:
-                self.warnings.append(f"references are traced: only {seen:,} objects were looked at, for their length")
+                told = f"{count_things(seen, 'object')} looked at, the rest left out for their length"
+                self.warnings.append(f"references are traced: {told}")
                 break
             seen += 1
             counts: Counter[Optional[str]] = Counter()

@@ -143,4 +143,4 @@ def test_very_long_traces_are_looked_at_in_part_and_this_is_told(tmp_path, monke
         part = space.reference_traces.find_keepers(space.reference_traces.headers)
         (warning,) = space.reference_traces.warnings
     assert 0 < part[0].of < whole[0].of
-    assert warning == f"references are traced: only {part[0].of} objects were looked at, for their length"
+    assert warning == f"references are traced: {part[0].of} objects looked at, the rest left out for their length"
