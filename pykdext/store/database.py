@@ -123,7 +123,7 @@ def failures_named(path: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise StoreError(f"{path}: store: {error}{_hint(str(error))}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}: store: found damaged contents ({error}), expected what a batch wrote") from error
 
 

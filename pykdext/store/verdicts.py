@@ -18,6 +18,8 @@ from pykdext.model.fleet import (
 MAX_GROUPS, MAX_MEMBERS = 16, 16
 """More of one verdict are not read: each pair of members is kept."""
 
+_COUNTER_LIMIT = 1 << 64
+
 
 def parse_verdict(document: Mapping[str, Any]) -> DumpVerdict:
     """The verdict in a document.
@@ -58,7 +60,7 @@ def _parse_member(member: Mapping[str, Any]) -> GroupMember:
     return GroupMember(
         tag=PoolTag(bytes.fromhex(member["hex"])),
         pool=PoolKind(member["pool"]),
-        blocks=member["blocks"],
+        blocks=_check_count(member["blocks"]),
         is_holder=Role(member["role"]) is Role.CAUSE,
     )
 
@@ -68,7 +70,14 @@ def _parse_suspect(suspect: Mapping[str, Any]) -> DumpSuspect:
         tag=PoolTag(bytes.fromhex(suspect["hex"])),
         pool=PoolKind(suspect["pool"]),
         role=Role(suspect["role"]),
-        bytes=suspect["bytes"],
-        outstanding=suspect["outstanding"],
+        bytes=None if suspect["bytes"] is None else _check_count(suspect["bytes"]),
+        outstanding=None if suspect["outstanding"] is None else _check_count(suspect["outstanding"]),
         owners=tuple(NamedOwner(owner["module"], Confidence(owner["confidence"])) for owner in suspect["owners"]),
     )
+
+
+def _check_count(count: Any) -> int:
+    """What counters of Windows can hold: counts of several dumps are added up and divided."""
+    if not isinstance(count, int) or not 0 <= count < _COUNTER_LIMIT:
+        raise ValueError(f"the count {str(count)[:20]}")
+    return count

@@ -25,6 +25,7 @@ from pykdext.store.batches import open_store
 from pykdext.store.database import VERSION, StoreError, open_database
 from pykdext.store.source import find_stored_source
 from pykdext.store.states import load_history, load_stored_states
+from pykdext.store.verdicts import parse_verdict
 from tests.conftest import PROJECT
 from tests.helpers.fleetdumps import set_time
 
@@ -289,7 +290,7 @@ def test_damaged_contents_are_one_line(weeks, capsys, change, words):
     assert "expected" in captured.err
 
 
-@pytest.mark.parametrize("report", ["{", "[]", "{}", '{"schema": "poolleak.report/9"}'])
+@pytest.mark.parametrize("report", ["{", "[" * 100_000, "[]", "{}", '{"schema": "poolleak.report/9"}'])
 def test_a_damaged_report_is_no_traceback(tmp_path, answer, report):
     path = str(tmp_path / "s.sqlite")
     with open_store(path) as store:
@@ -300,6 +301,16 @@ def test_a_damaged_report_is_no_traceback(tmp_path, answer, report):
     connection.close()
     with open_store(path) as store, pytest.raises(StoreError, match="found damaged contents"):
         list(store.load_rows([dump_of("SRV01")]))
+
+
+@pytest.mark.parametrize("count", ["many", None, -1, 1 << 64, 0.5])
+def test_a_damaged_count_of_a_group_is_a_damaged_report(answer, count):
+    report = json.loads(json.dumps(answer[0].report))
+    parse_verdict(report)
+    member = {"hex": "50697070", "pool": "paged", "role": "cause", "blocks": count}
+    report["groups"] = [{"members": [member, member]}]
+    with pytest.raises(ValueError, match="the count"):
+        parse_verdict(report)
 
 
 def test_a_store_whose_making_was_killed_is_made_by_the_next_batch(tmp_path, answer, capsys):
