@@ -127,13 +127,14 @@ def find_common(rows: Iterable[DumpRow]) -> Tuple[CommonCause, ...]:
             fleet.add(row, row.verdict)
     leads = fleet.meetings.find_leads()
     unowned = _fold_unowned(fleet, leads)
+    told = (fleet.suspected | leads.heads) - leads.followers
     hosts_by_tie: DefaultDict[_Tie, Set[str]] = defaultdict(set)
     for (tie, _), finding in fleet.findings.items():
         hosts_by_tie[tie].update(finding.bytes_by_host)
     found = [
         (-len(hosts_by_tie[tie]), _describe(tie, version, finding, fleet, leads, unowned.get((tie, version), set())))
         for (tie, version), finding in fleet.findings.items()
-        if (tie.tag, tie.pool) not in leads.followers and (tie.tag, tie.pool) in fleet.suspected | leads.heads
+        if (tie.tag, tie.pool) in told
     ]
     return tuple(cause for _, cause in sorted(found, key=lambda item: _rank(item[1], item[0])))
 
@@ -144,9 +145,13 @@ def _fold_unowned(fleet: _Fleet, leads: Leads) -> Dict[Tuple[_Tie, Optional[str]
     Of several versions the one on most hosts takes them in. The hosts that each took.
     """
     taken: Dict[Tuple[_Tie, Optional[str]], Set[str]] = {}
+    tied_to: DefaultDict[Tuple[PoolTag, PoolKind], List[Tuple[_Tie, Optional[str]]]] = defaultdict(list)
+    for key in fleet.findings:
+        if key[0].module is not None:
+            tied_to[key[0].tag, key[0].pool].append(key)
     for tag, pool in leads.heads:
         bare = (_Tie(tag, pool, None), None)
-        tied = [key for key in fleet.findings if key[0][:2] == (tag, pool) and key[0].module is not None]
+        tied = tied_to[tag, pool]
         if bare in fleet.findings and len({tie.module for tie, _ in tied}) == 1:
             most = min(tied, key=lambda key: (-len(fleet.findings[key].bytes_by_host), key[1] or _NO_VERSION))
             owned = {host for key in tied for host in fleet.findings[key].bytes_by_host}
