@@ -66,10 +66,15 @@ def locate_big_table(kernel: Kernel) -> BigTableLocation:
 
 
 def list_big_forms(pointer_size: int) -> Iterator[Struct]:
-    """Every shipped layout of a row, of kernels with pointers of this size."""
+    """The shipped layouts of a row, of kernels with pointers of this size; of those alike in Va and Key the first."""
+    seen: Set[Tuple[int, Optional[int], Optional[int]]] = set()
     for shipped in list_layouts(TYPE_NAME):
         if any(kernels.machine.pointer_size == pointer_size for kernels in shipped.kernels):
-            yield make_struct(TYPE_NAME, SOURCE, shipped.layout, FIELDS, lambda _: None)
+            form = make_struct(TYPE_NAME, SOURCE, shipped.layout, FIELDS, lambda _: None)
+            places = (form.stride, form.offset("Va"), form.offset("Key"))
+            if places not in seen:
+                seen.add(places)
+                yield form
 
 
 def count_plausible_rows(form: Struct, table: bytes, machine: Machine) -> int:
@@ -141,8 +146,10 @@ def _fit_form(kernel: Kernel, base: int, forms: List[Struct]) -> List[Struct]:
     for form in forms:
         rows = list(_iter_used(iter_row_runs(pieces, base, form.stride, _HEAD_BYTES // form.stride), form))
         good = sum(_is_plausible(va, key, kernel.target.machine) for _, va, key in rows)
+        if good < _PLAUSIBLE_SHARE * len(rows):
+            continue
         placed = _count_placed(rows, _SMALLEST_MASK)
-        fits = placed >= max(_FEWEST_ROWS, _PLACED_SHARE * len(rows)) and good >= _PLAUSIBLE_SHARE * len(rows)
+        fits = placed >= max(_FEWEST_ROWS, _PLACED_SHARE * len(rows))
         # Of layouts that read the keys alike the longer one is the newer: the unknown kernel is newer than all.
         if fits and (placed, form.stride) > (most, best[0].stride if best else 0):
             best, most = [form], placed

@@ -10,6 +10,7 @@ import pytest
 
 from pykdext.errors import TargetError
 from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.pool.biglocation import list_big_forms
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.model import ImageVersion, Machine, PoolTag, TargetFacts
 from pykdext.symbols.chain import SymbolChain
@@ -112,3 +113,10 @@ def test_of_a_table_that_is_mostly_not_there_the_code_tells_the_length_at_its_gr
     blocks, found = found_by(kernel)
     assert blocks < addresses and found.rows_read < found.rows_expected == COUNT
     assert "by nt's own code alone" in found.warnings[0]
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_each_layout_of_a_row_is_tried_once(width):
+    places = [(form.stride, form.offset("Va"), form.offset("Key")) for form in list_big_forms(width)]
+    assert places
+    assert len(places) == len(set(places))
