@@ -7,6 +7,7 @@ have been ended, and the verifier counts verified drivers only.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Dict, List, Optional, Tuple
 
 from pykdext.model import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, StatedDriver
@@ -36,8 +37,8 @@ _STATISTICS = re.compile(
 _HELD_BYTES = re.compile(r"Current Pool Bytes:\s*\(\s*(?:0x)?([0-9a-fA-F]{1,16})\s*/\s*(?:0x)?([0-9a-fA-F]{1,16})")
 _MOST_DRIVERS = 16
 _VERIFIED_BLOCK = re.compile(
-    r"^\s{0,12}0x([0-9a-fA-F`]{8,17})\s+0x([0-9a-fA-F]{1,16})(?:\s{1,4}|\s{5,12}(?=\S))(.{4})"
-    r"\s+0x([0-9a-fA-F`]{8,17})(?:[ \t]+(\S{1,200}))?"
+    r"^\s{0,12}0x([0-9a-fA-F][0-9a-fA-F`]{7,16})\s+0x([0-9a-fA-F]{1,16})(?:\s{1,4}|\s{5,12}(?=\S))(.{4})"
+    r"\s+0x([0-9a-fA-F][0-9a-fA-F`]{7,16})(?:[ \t]+(\S{1,200}))?"
 )
 _VERIFIER_TITLES = re.compile(r"Address\s+(?:Length|SizeInBytes)\s+Tag\s+Caller", re.IGNORECASE)
 _PAGE_BYTES = 4096
@@ -98,7 +99,8 @@ def parse_verifier(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         return ()
     blocks: List[Allocation] = []
     drivers: Dict[StatedDriver, None] = {}
-    counted: Dict[str, Tuple[int, int]] = {}
+    counted: Dict[str, Tuple[int, Optional[int]]] = {}
+    listed: Counter[str] = Counter()
     driver, pool = "", None
     for line in file.text.split("\n"):
         match = _VERIFIED_BLOCK.match(line)
@@ -106,6 +108,7 @@ def parse_verifier(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         if match and tag:
             address, size = int(match[1].replace("`", ""), 16), int(match[2], 16)
             blocks.append(Allocation(address, size, tag, pool, is_big=False))
+            listed[driver] += 1
             caller = match[5] or f"0x{match[4]}"
             module = driver or (caller.partition("!")[0] if "!" in caller else "")
             if module:
@@ -120,17 +123,18 @@ def parse_verifier(file: TextFile) -> Tuple[PoolSnapshot, ...]:
             counted[driver] = (counted[driver][0], int(held[1], 16) + int(held[2], 16))
         elif statistics:
             nonpaged, paged = int(statistics[1], 16), int(statistics[2], 16)
-            counted[driver] = (nonpaged + paged, 0)
+            counted[driver] = (nonpaged + paged, None)
             pool = PoolKind.NONPAGED if nonpaged and not paged else PoolKind.PAGED if paged and not nonpaged else None
     if not blocks:
         return ()
     warnings: Tuple[str, ...] = ("the allocations that !verifier lists are summed up: those of verified drivers only",)
-    known = {driver: count for driver, count in counted.items() if driver and count[0]}
-    if sum(count for count, _ in known.values()) > len(blocks):
-        warnings += tuple(
-            f"Driver Verifier counts {count_things(count, 'block')} of {driver} outstanding, {format_bytes(size)}: "
-            "more than are listed"
-            for driver, (count, size) in list(known.items())[:_MOST_DRIVERS]
+    more = [driver for driver, (count, _) in counted.items() if driver and count > listed[driver]]
+    for driver in more[:_MOST_DRIVERS]:
+        count, held_bytes = counted[driver]
+        size_words = "" if held_bytes is None else f", {format_bytes(held_bytes)}"
+        warnings += (
+            f"Driver Verifier counts {count_things(count, 'block')} of {driver} outstanding{size_words}: "
+            "more than are listed",
         )
     return (_sum_blocks(blocks[:_MOST_BLOCKS], "!verifier text", file.path, warnings, tuple(drivers)),)
 

@@ -80,6 +80,38 @@ def test_counters_by_number_are_those_of_memory(tmp_path):
     assert (memory.nonpaged_bytes, memory.paged_bytes, memory.commit_limit_bytes) == (2 * 10**9, 6 * 10**8, 9 * 10**9)
 
 
+VERIFIED_IN_PART = """  One.sys (load: 1)
+  Current Pool Allocations: (00000002 / 00000000)
+  Current Pool Bytes: (00000020 / 00000000)
+  Address     Length      Tag   Caller    Address
+  0x8223a000  0x00000010  TagA  0x9a3bf6ac  One!f
+  0x8223a100  0x00000010  TagA  0x9a3bf6ac  One!f
+  Two.sys (load: 1)
+  Current Pool Allocations: (00000009 / 00000000)
+  Address     Length      Tag   Caller    Address
+  0x8223b000  0x00000010  TagB  0x9a3bf6ac  Two!f
+"""
+
+
+def load_paste(text, tmp_path):
+    path = tmp_path / "verifier.txt"
+    path.write_text(text)
+    (state,) = load_log(str(path))
+    return state
+
+
+def test_the_verifier_counts_more_only_of_drivers_whose_blocks_are_missing(tmp_path):
+    state = load_paste(VERIFIED_IN_PART, tmp_path)
+    told = [warning for warning in state.warnings if warning.endswith("more than are listed")]
+    assert told == ["Driver Verifier counts 9 blocks of Two.sys outstanding: more than are listed"]
+
+
+def test_an_address_without_digits_is_no_block(tmp_path):
+    state = load_paste(VERIFIED_IN_PART.replace("0x8223a000", "0x````````"), tmp_path)
+    assert sorted(usage.tag.text for usage in state.tags) == ["TagA", "TagB"]
+    assert sum((usage.nonpaged.bytes or 0) + (usage.paged.bytes or 0) for usage in state.tags) == 0x20
+
+
 def say(text, capsys, tmp_path, *words):
     path = tmp_path / "paste.txt"
     path.write_text(text)
