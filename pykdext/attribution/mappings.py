@@ -32,6 +32,9 @@ _MAX_POINTERS = 4096
 _MAX_RUN_PAGES = 1 << 22
 """16 GiB: a longer run of entries is not followed."""
 
+MAX_TABLES_READ = 1 << 17
+"""Page tables read for all holders together, which map 256 GiB: what lies behind is not counted."""
+
 _VALID = 1
 _EVERYBODYS = frozenset(("nt", "ntoskrnl.exe", "hal", "hal.dll"))
 
@@ -115,6 +118,7 @@ class _Runs:
         self._target = target
         self._space = space
         self._known: Dict[int, int] = {}
+        self._left_tables = MAX_TABLES_READ
 
     def measure(self, address: int) -> int:
         """Bytes from a page on that valid entries map; 0 where its own is not valid or not in memory."""
@@ -127,7 +131,8 @@ class _Runs:
         mask = (1 << self._space.address_bits) - 1
         entry = self._space.base + ((address & mask) >> 12) * 8
         pages = 0
-        while pages < _MAX_RUN_PAGES:
+        while pages < _MAX_RUN_PAGES and self._left_tables > 0:
+            self._left_tables -= 1
             size = PAGE_BYTES - entry % PAGE_BYTES
             try:
                 data = self._target.read_virtual(entry, size)
