@@ -92,6 +92,7 @@ def open_dask_workers(address: str) -> Iterator[Workers]:
         raise SchedulerError(f"{address}: distributed is not installed. Hint: {hint}") from None
     with ExitStack() as opened:
         opened.enter_context(_silence_client())
+        _check_scheduler(address)
         try:
             client: Any = opened.enter_context(Client(address, timeout=_CONNECT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
@@ -106,6 +107,27 @@ def open_dask_workers(address: str) -> Iterator[Workers]:
             yield workers
         finally:
             workers.stop()
+
+
+def _check_scheduler(address: str) -> None:
+    """Shake hands once: Dask's client waits on and on for whoever takes a connection and is no scheduler.
+
+    Raises:
+        SchedulerError: nobody is there, or somebody else.
+    """
+    from distributed.comm import connect
+
+    async def greet() -> None:
+        comm = await asyncio.wait_for(connect(address, timeout=_CONNECT_SECONDS), _CONNECT_SECONDS + 1)
+        comm.abort()
+
+    try:
+        asyncio.run(greet())
+    except (OSError, ValueError, asyncio.TimeoutError) as error:
+        reason = str(error) or "whoever is there does not say who it is"
+        raise SchedulerError(f"{address}: no Dask scheduler answers: {reason}") from error
+    except Exception as error:  # what a stranger sends may break any part of the protocol's reader
+        raise SchedulerError(f"{address}: found somebody who is no Dask scheduler ({type(error).__name__})") from error
 
 
 @contextmanager

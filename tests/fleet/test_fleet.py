@@ -7,8 +7,11 @@ import os
 import re
 import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from contextlib import suppress
@@ -467,6 +470,33 @@ def test_a_cluster_without_workers_is_one_line(fleet, monkeypatch, capsys):
         assert main(["batch", str(fleet[1][0]), "--scheduler", cluster.scheduler_address]) == 3
     error = capsys.readouterr().err.splitlines()[0]
     assert error.startswith("poolleak: tcp://127.0.0.1:") and "found a scheduler without workers" in error
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "found somebody who is no Dask scheduler"),
+        (struct.pack("<QQ", 24, 1 << 40) + bytes(99), "found somebody who is no Dask scheduler"),
+        (b"", "does not say who it is"),
+    ],
+)
+def test_somebody_else_at_the_scheduler_is_one_line(sent, words, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("pykdext.fleet.workers._CONNECT_SECONDS", 1.0)
+    forge("pipo").save(tmp_path / "SRV01.dmp")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepted = []
+        threading.Thread(target=lambda: accepted.append(answer(server, sent)), daemon=True).start()
+        assert main(["batch", str(tmp_path), "--scheduler", f"tcp://127.0.0.1:{server.getsockname()[1]}"]) == 3
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.err.count("\n") == 1
+
+
+def answer(server, sent):
+    """Send the same to whoever connects first, and keep the connection open."""
+    connection, _ = server.accept()
+    connection.sendall(sent)
+    return connection
 
 
 def test_a_scheduler_that_goes_away_ends_the_batch_in_one_line(fleet, tmp_path):
