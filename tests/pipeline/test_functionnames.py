@@ -18,7 +18,7 @@ from pykdext.images.imagefile import open_image_file
 from pykdext.model import Confidence, Evidence, EvidenceKind, PoolTag
 from pykdext.pipeline.functionnames import ENTRY_POINT, MAX_NAMED, FunctionNames
 from pykdext.targets.session.session import Session
-from pykdext.targets.session.words import parse_nearest
+from pykdext.targets.session.words import parse_debugger_data_address, parse_nearest
 from tests.helpers import idioms
 from tests.helpers.fakepykd import FakePykd
 from tests.helpers.windbgscreens import type_command
@@ -277,3 +277,8 @@ def test_the_words_of_ln(text, offset, expected):
 def test_the_words_of_ln_on_x86():
     text = "(88661080)   pippo!PippoSubmit+0x2a   |  (88661130)   pippo!PippoForget\n"
     assert parse_nearest(text, 0x886610AA) == ("PippoSubmit", 0x2A)
+
+
+def test_numbers_without_digits_are_none_in_what_a_debugger_prints():
+    assert parse_nearest("(fffff800`00000000)   nt!Name+0x`   |  (more)\n", 0xFFFFF80000000000) != ("Name", 0)
+    assert parse_debugger_data_address("KdDebuggerDataBlock ```\n") is None

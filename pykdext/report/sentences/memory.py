@@ -43,7 +43,7 @@ def verdict_on_memory(
     held = ", ".join(f"{format_bytes(size)} of {pool.value} pool" for pool, size in pools.items())
     if not untagged:
         return _describe_totals(sheet, held)
-    largest = f"the largest kind of it are {untagged[0].kind.value}, {format_bytes(untagged[0].bytes)}"
+    largest = f"the largest kind of it is {untagged[0].kind.value}, {format_bytes(untagged[0].bytes)}"
     said = f"No memory that tags miss weighs more than the pools ({held or 'of unknown size'}); {largest}."
     if not held:
         said = f"What the pools hold is not told here; of memory that tags miss {largest}."

@@ -24,13 +24,13 @@ _LOCAL_KERNEL = "Local KD"
 _CONNECTIONS = ("Remote KD", "eXDI KD")
 _DUMP_PATH = re.compile(r"\bkernel (?:\w+ )?dump: (.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 
-_DEBUGGER_DATA = re.compile(r"^KdDebuggerDataBlock\s+([0-9a-f`]+)\s*$", re.M)
+_DEBUGGER_DATA = re.compile(r"^KdDebuggerDataBlock\s+([0-9a-f][0-9a-f`]*)\s*$", re.M)
 
 _UNLOADED_HEADING = "Unloaded modules:"
 _ADDRESS = r"([0-9a-f]{8}(?:`[0-9a-f]{8})?)"
 _UNLOADED = re.compile(rf"^{_ADDRESS} {_ADDRESS}\s+(\S.*?)\s*$", re.M)
 
-_NEAREST = re.compile(rf"^\({_ADDRESS}\) {{3}}\w+!(\S.*?)(?:\+0x([0-9a-f`]+))?(?: {{3}}\||\s*$)", re.M)
+_NEAREST = re.compile(rf"^\({_ADDRESS}\) {{3}}\w+!(\S.*?)(?:\+0x([0-9a-f][0-9a-f`]*))?(?: {{3}}\||\s*$)", re.M)
 
 
 @dataclass(frozen=True)
