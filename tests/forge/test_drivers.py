@@ -46,6 +46,7 @@ IDIOM_ALLOCATORS = {
     "framed": {"WdfVersionBind"},
     "innocent": {"ExAllocatePoolWithTag", "DbgPrint"},
     "byways": {"ExAllocatePoolWithTag", "ExFreePoolWithTag"},
+    "depots": {"ExAllocatePoolWithTag", "ExFreePoolWithTag"},
     "lanes": {"ExInitializeNPagedLookasideList", "MmGetSystemRoutineAddress", "RtlInitUnicodeString"},
 }
 NAMES = (*TAGS, *(f"{name}-{level}" for name in IDIOM_ALLOCATORS for level in build.LEVELS))
