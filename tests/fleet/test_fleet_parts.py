@@ -25,7 +25,7 @@ from pykdext.model.report import Origin
 from pykdext.report.batchdoc import iter_batch_csv, iter_batch_json
 from pykdext.report.batchtext import render_batch_text
 from pykdext.report.html import iter_batch_page
-from pykdext.report.sentences.batches import verdict_on_batch
+from pykdext.report.sentences.batches import describe_companion, verdict_on_batch
 from pykdext.store.verdicts import parse_verdict
 
 
@@ -234,6 +234,13 @@ def test_what_hangs_together_on_several_hosts_is_one_finding():
         "Toke with Hldr of the paged pool look like one leak on 7 of 9 hosts: "
         "holder.sys 7.1 allocates Hldr (proven on 5 of them)."
     )
+
+
+def test_without_blocks_nothing_is_said_of_their_ratio():
+    (cause,) = find_common(LINKED)
+    companion = cause.companions[0]
+    assert ", " in describe_companion(cause, companion).partition(")")[2].partition(":")[0]
+    assert describe_companion(cause, replace(companion, ratio=0.0)).partition(")")[2].startswith(":")
 
 
 def test_one_finding_stands_in_every_format():

@@ -190,12 +190,12 @@ def describe_holder(holder: CommonHolder) -> str:
 
 def describe_companion(cause: CommonCause, companion: CommonCompanion) -> str:
     """What goes along with a cause, and where; whose it is, if a driver is tied to it."""
-    each = f"{say_ratio(companion.ratio)} of the blocks of {cause.tag}" if companion.ratio else "as many blocks"
+    each = f", {say_ratio(companion.ratio)} of the blocks of {cause.tag}" if companion.ratio else ""
     owner = f", used by {name_some(companion.modules)}" if companion.modules else ""
     words = {Role.OBJECT: ", an object of Windows", Role.SHARED: ", a tag that drivers share"}
     owner = owner or words.get(companion.role, "")
     where = f"{count_things(len(companion.hosts), 'host')}: {name_hosts(companion.hosts)}"
-    return f"with {companion.tag} ({companion.pool.value}{owner}), {each}: {format_bytes(companion.bytes)} on {where}"
+    return f"with {companion.tag} ({companion.pool.value}{owner}){each}: {format_bytes(companion.bytes)} on {where}"
 
 
 def describe_other(other: OtherVersion) -> str:
