@@ -45,7 +45,9 @@ def _describe_list(item: LookasideList, module: str) -> Evidence:
 
 
 def _describe_caller(caller: TrackedCaller) -> Evidence:
+    """A record of an allocation is proof; in the log, which holds frees too, another driver may have come after it."""
+    confidence = Confidence.LIKELY if caller.is_logged else Confidence.PROVEN
     detail = f"Driver Verifier tracked {count_things(caller.blocks, 'outstanding allocation')} to this place"
     if caller.is_logged:
         detail = f"in Driver Verifier's log the last call for {count_things(caller.blocks, 'block')} in use is here"
-    return Evidence(caller.tag, caller.module, EvidenceKind.VERIFIER, Confidence.PROVEN, detail, caller.rva)
+    return Evidence(caller.tag, caller.module, EvidenceKind.VERIFIER, confidence, detail, caller.rva)
