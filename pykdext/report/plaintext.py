@@ -60,7 +60,7 @@ def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -
     lines += ["", "Next steps"]
     lines += step_lines(report.next_steps, width, links)
     lines += ["", *wrap(f"Coverage: {describe_coverage(report.snapshot.coverage, report.image_coverage)}", width)]
-    lines += warning_lines(report.warnings, width)
+    lines += warning_lines([line for line in report.warnings if line not in report.verdict], width)
     return render_lines(lines, markup, width)
 
 

@@ -44,7 +44,7 @@ def main() -> None:
                 subprocess.run([*command, "-c", str(HERE / "pooltracker.c"), "-o", str(target)], check=True)
                 compiled.setdefault(family, {})[level] = _read_object(target.read_bytes())
     text = json.dumps(compiled, indent=0, separators=(",", ":"))
-    (HERE / "pooltracker.json").write_text(text + "\n", encoding="ascii", newline="\n")
+    (HERE / "pooltracker.json").write_bytes(f"{text}\n".encode("ascii"))
 
 
 def _read_object(data: bytes) -> Dict[str, Any]:

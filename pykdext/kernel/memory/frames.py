@@ -121,6 +121,8 @@ def read_page_frames(
             tally.add(start, data)
         if not is_whole:
             tally.end_piece()
+    else:
+        work.report(whole, whole, "page frames")
     if is_whole:
         tally.end_piece()
     read = sum(sum(uses.values()) for uses in tally.pieces)
