@@ -23,6 +23,12 @@ hypothesis.settings.load_profile("patient")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of ``-n auto``: one more than processors, as a third of the time tests wait for processes, Wine and browsers."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def no_progress_lines(monkeypatch) -> None:
     """Let no command report its progress by lines: whether one is due depends on the load of the machine."""
