@@ -12,11 +12,13 @@ from array import array
 from collections import Counter
 from typing import Dict, Iterable, Iterator, List, Sequence, Set, Tuple
 
+from pykdext.attribution.pointers import EVERYBODYS
 from pykdext.errors import MemoryReadError
 from pykdext.images.image import Image
 from pykdext.kernel.memory.database import PteSpace
 from pykdext.model import Allocation
 from pykdext.model.memory import MappingHolder
+from pykdext.model.names import canonical_name
 from pykdext.targets.protocol import PAGE_BYTES, Target
 from pykdext.work import Work
 
@@ -36,7 +38,6 @@ MAX_TABLES_READ = 1 << 17
 """Page tables read for all holders together, which map 256 GiB: what lies behind is not counted."""
 
 _VALID = 1
-_EVERYBODYS = frozenset(("nt", "ntoskrnl.exe", "hal", "hal.dll"))
 
 _Range = Tuple[int, int]
 
@@ -55,7 +56,7 @@ def find_holders(
     for image in images:
         if work.is_ended:
             break
-        if image.module.name.lower() in _EVERYBODYS:
+        if canonical_name(image.module.name) in EVERYBODYS:
             continue
         pointers = set(_iter_pointers(_iter_data(image), regions))
         image.release()

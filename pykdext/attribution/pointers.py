@@ -56,7 +56,7 @@ NOTABLE_UNLOADED_SHARE = 0.1
 MIN_BLOCKS = 4
 """With fewer blocks a share says nothing."""
 
-_EVERYBODYS = frozenset({"nt", "hal.dll"})
+EVERYBODYS = frozenset({"nt", "hal.dll"})
 """Modules that blocks of nearly every tag point at: lists, locks, timers and work items are theirs."""
 
 _DEVICE_TYPE, _DRIVER_TYPE = 3, 4
@@ -120,7 +120,7 @@ def describe_witness(witness: ContentsWitness) -> Iterator[Evidence]:
         return
     for driver in witness.drivers:
         least = NOTABLE_UNLOADED_SHARE if driver.unloaded else NOTABLE_SHARE
-        if driver.share_of_blocks < least or canonical_name(driver.module) in _EVERYBODYS:
+        if driver.share_of_blocks < least or canonical_name(driver.module) in EVERYBODYS:
             continue
         text = (
             f"{driver.share_of_blocks:.0%} of {count_things(witness.blocks_sampled, 'sampled block')} "
@@ -224,7 +224,7 @@ def _place(module: Module, image: Optional[Image], address: int, share: float) -
 
 
 def _precedence(driver: DriverPointers) -> Tuple[bool, float, str]:
-    return canonical_name(driver.module) in _EVERYBODYS, -driver.share_of_blocks, driver.module.lower()
+    return canonical_name(driver.module) in EVERYBODYS, -driver.share_of_blocks, driver.module.lower()
 
 
 def _describe_place(place: PointedPlace) -> str:

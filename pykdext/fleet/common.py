@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import DefaultDict, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from pykdext.fleet.together import ROLES, Leads, Meetings
+from pykdext.fleet.together import ROLES, Leads, Meetings, sort_hosts
 from pykdext.model import Confidence, PoolKind, PoolTag, Role
 from pykdext.model.fleet import CommonCause, CommonHolder, DumpRow, DumpStatus, DumpSuspect, DumpVerdict, OtherVersion
 
@@ -178,7 +178,7 @@ def _describe(
     leaking = fleet.leaking[tie.tag, tie.pool]
     by_version: Mapping[Optional[str], Set[str]] = fleet.hosts_by_driver.get(tie.module or "", {})
     others = [
-        OtherVersion(other, _sorted(hosts & leaking | (hosts - leaking) & fleet.whole), _sorted(hosts & leaking))
+        OtherVersion(other, sort_hosts(hosts & leaking | (hosts - leaking) & fleet.whole), sort_hosts(hosts & leaking))
         for other, hosts in by_version.items()
         if other != version
     ]
@@ -189,23 +189,23 @@ def _describe(
         module=finding.module,
         version=version,
         confidence=finding.confidence,
-        hosts=_sorted(finding.bytes_by_host),
+        hosts=sort_hosts(finding.bytes_by_host),
         dumps=finding.dumps,
         bytes=sum(finding.bytes_by_host.values()),
-        quiet_hosts=_sorted((by_version.get(version, set()) - leaking) & fleet.whole),
+        quiet_hosts=sort_hosts((by_version.get(version, set()) - leaking) & fleet.whole),
         other_versions=tuple(
             sorted((other for other in others if other.hosts), key=lambda other: other.version or _NO_VERSION)
         ),
         holders=_rank_holders(fleet.holders.get(tie.tag, {}).values()) if tie.module is None else (),
-        confident_hosts=_sorted(finding.hosts_by_confidence[finding.confidence]) if finding.confidence else (),
-        unowned_hosts=_sorted(unowned),
+        confident_hosts=sort_hosts(finding.hosts_by_confidence[finding.confidence]) if finding.confidence else (),
+        unowned_hosts=sort_hosts(unowned),
         companions=leads.describe((tie.tag, tie.pool), finding.bytes_by_host, fleet.meetings),
     )
 
 
 def _rank_holders(holders: Iterable[_Holder]) -> Tuple[CommonHolder, ...]:
     found = [
-        CommonHolder(holder.image, _sorted(holder.held_by_host), sum(holder.held_by_host.values()))
+        CommonHolder(holder.image, sort_hosts(holder.held_by_host), sum(holder.held_by_host.values()))
         for holder in holders
     ]
     return tuple(sorted(found, key=lambda holder: (-len(holder.hosts), -holder.held, holder.image.lower())))
@@ -214,8 +214,3 @@ def _rank_holders(holders: Iterable[_Holder]) -> Tuple[CommonHolder, ...]:
 def _rank(cause: CommonCause, of_all_versions: int) -> Tuple[bool, int, int, int, str, str, str, str]:
     words = (cause.tag.hex, cause.pool.value, cause.module or "", cause.version or _NO_VERSION)
     return (cause.role.tells_no_caller, of_all_versions, -len(cause.hosts), -cause.bytes, *words)
-
-
-def _sorted(hosts: Iterable[str]) -> Tuple[str, ...]:
-    names: List[str] = sorted(hosts, key=lambda host: (host.lower(), host))
-    return tuple(names)

@@ -99,8 +99,8 @@ class Meetings:
             pool=place[1],
             role=seen.role,
             modules=tuple(name for _, name in sorted(seen.modules.items())),
-            hosts=_sorted(along),
-            alone_hosts=_sorted(alone),
+            hosts=sort_hosts(along),
+            alone_hosts=sort_hosts(alone),
             bytes=sum(seen.bytes_by_host[host] for host in along),
             ratio=following / leading if leading else 0.0,
         )
@@ -136,6 +136,7 @@ class Leads:
         return tuple(sorted(found, key=lambda item: (-item.bytes, item.tag.hex, item.pool.value)))
 
 
-def _sorted(hosts: Iterable[str]) -> Tuple[str, ...]:
+def sort_hosts(hosts: Iterable[str]) -> Tuple[str, ...]:
+    """Hosts by their names, however these are cased."""
     names: List[str] = sorted(hosts, key=lambda host: (host.lower(), host))
     return tuple(names)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pykdext.model import PoolSnapshot, SnapshotSource, SystemMemory, TimeOrigin
+from pykdext.model import PoolSnapshot, SnapshotSource, SystemMemory
 from pykdext.model.memory import FrameUse, PageFrames, PrivateMemory, UseCount
 from pykdext.records.quantities import parse_count, parse_size
 from pykdext.records.textfile import TextFile
 from pykdext.records.windbgtext import parse_session_facts
 
-TOTALS_ONLY = "the text tells physical memory by use, no tags"
+USES_ONLY = "the text tells physical memory by use, no tags"
 NO_LISTS = "RAMMap's columns cannot be told apart: what is on standby counts as in use"
 _PAGE_BYTES = 0x1000
 _MOST_BYTES = 1 << 56
@@ -119,22 +120,8 @@ def parse_frame_tables(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         physical_bytes=frames.expected * frames.frame_bytes,
         nonpaged_bytes=frames.bytes_of(FrameUse.NONPAGED_POOL) or None,
     )
-    return (
-        PoolSnapshot(
-            source=SnapshotSource(f"{frames.source} text", file.path),
-            tags=(),
-            taken_at=facts.taken_at,
-            host=facts.host,
-            build=facts.build,
-            machine=facts.machine,
-            processors=facts.processors,
-            uptime_seconds=facts.uptime_seconds,
-            memory=memory,
-            time_from=TimeOrigin.HEADER if facts.taken_at else None,
-            warnings=(*facts.doubts, TOTALS_ONLY, *table.warnings),
-            frames=frames,
-        ),
-    )
+    source = SnapshotSource(f"{frames.source} text", file.path)
+    return (replace(facts.make_snapshot(source, memory, (), (USES_ONLY, *table.warnings)), frames=frames),)
 
 
 def _read_rammap(text: str) -> Optional[FrameTable]:

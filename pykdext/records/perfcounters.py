@@ -24,6 +24,7 @@ from pykdext.records.samples import ROUNDED
 from pykdext.records.tagtable import LineFaults, TagTable, check_memory, tag_of_text
 from pykdext.records.textfile import TextFile
 from pykdext.records.titlewords import english_words
+from pykdext.records.vmtotals import TOTALS_ONLY
 
 _MEMORY_OBJECT = "4"
 _NUMBERED = {
@@ -34,8 +35,6 @@ _NUMBERED = {
     "58": "Pool Nonpaged Bytes",
 }
 """The numbers of the counters of Memory, the same on every Windows (the registry's ``Perflib\\009``)."""
-
-TOTALS_ONLY = "the text holds totals only, no tags"
 
 _PDH = re.compile(r'^[ \t]{0,8}"?\(PDH-[CT]SV [\d.]{1,9}\)[^"\n]*', re.MULTILINE)
 _BIAS = re.compile(r"\((-?\d{1,4})\)\"?$")
@@ -135,7 +134,7 @@ def find_total(title: str) -> Optional[Tuple[str, str, Optional[str]]]:
     name = number or (path["counter"] if path else title)
     words = english_words(name)
     field = _find_field(words)
-    if field is None or _NOT_CURRENT.search(words.replace("free", "", 0)) or "%" in name or "/" in name:
+    if field is None or _NOT_CURRENT.search(words) or "%" in name or "/" in name:
         return None
     return field, find_unit(name) or "bytes", path["host"] if path else None
 

@@ -11,11 +11,12 @@ from typing import Dict, Sequence, Tuple
 
 from pykdext.model import PoolSnapshot, SnapshotSource, SystemMemory
 from pykdext.records.columns import find_pool
-from pykdext.records.perfcounters import TOTALS_ONLY, find_total
+from pykdext.records.perfcounters import find_total
 from pykdext.records.quantities import parse_size
 from pykdext.records.tagtable import check_memory
 from pykdext.records.textfile import TextFile
 from pykdext.records.titlewords import english_words
+from pykdext.records.vmtotals import TOTALS_ONLY
 
 _SIZE = r"(?P<size>\d[\d.,' \xa0]{0,20}\s?[KMGTКМГТ]?i?[BБo](?:ytes)?)"
 _ABOUT = r"(?:about|approx\.?|roughly|ca\.?|circa|~|≈)?"

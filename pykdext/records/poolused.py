@@ -8,6 +8,7 @@ blank before it. A line ``TOTAL`` ends the table.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.model import (
@@ -19,7 +20,6 @@ from pykdext.model import (
     SnapshotSource,
     StatedDriver,
     SystemMemory,
-    TimeOrigin,
 )
 from pykdext.records.joining import join_sorted_tables
 from pykdext.records.stateddrivers import find_binary
@@ -188,23 +188,14 @@ def _make_snapshot(path: str, table: _Table, around: str) -> PoolSnapshot:
     half = len(table.sums) // 2
     totals = parse_vm_totals(around)
     memory, alarms, commit = totals[-1] if totals else (SystemMemory(), (), None)
-    warnings = [*facts.doubts, *table.unreadable.warnings, *table.rows.warnings, *_check_total(table), *alarms]
+    warnings = [*table.unreadable.warnings, *table.rows.warnings, *_check_total(table), *alarms]
     if _SESSION_POOL.search(around):
         warnings.append(POOL_OF_SESSION)
     else:
         warnings += check_against_memory(table.rows.usages, memory)
-    return PoolSnapshot(
-        source=SnapshotSource("!poolused text", path),
-        tags=table.rows.usages,
-        taken_at=facts.taken_at,
-        host=facts.host,
-        build=facts.build,
-        machine=facts.machine,
-        processors=facts.processors,
-        uptime_seconds=facts.uptime_seconds,
-        memory=memory,
-        time_from=TimeOrigin.HEADER if facts.taken_at else None,
-        warnings=tuple(warnings),
+    source = SnapshotSource("!poolused text", path)
+    return replace(
+        facts.make_snapshot(source, memory, table.rows.usages, tuple(warnings)),
         stated_nonpaged=_read_usage(table.total[:half]) if table.total else None,
         stated_paged=_read_usage(table.total[half:]) if table.total else None,
         stated_drivers=table.drivers,

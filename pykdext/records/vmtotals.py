@@ -7,14 +7,17 @@ stands in two lines, one for the no-execute part; lines of single pools or NUMA 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from pykdext.model import PoolSnapshot, SnapshotSource, SystemMemory, TimeOrigin
+from pykdext.model import PoolSnapshot, SnapshotSource, SystemMemory
 from pykdext.model.memory import CommitSheet
 from pykdext.records.tagtable import check_memory
 from pykdext.records.textfile import TextFile
 from pykdext.records.vmcommit import parse_commit_sheet
 from pykdext.records.windbgtext import parse_session_facts
+
+TOTALS_ONLY = "the text holds totals only, no tags"
 
 _LINE = re.compile(
     r"^[ \t>]*(?P<name>Physical Memory|Available Pages|Committed pages|Commit limit"
@@ -63,22 +66,9 @@ def parse_vm_totals(text: str) -> Tuple[VmTotals, ...]:
 
 def parse_vm_text(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     """Snapshots without tags, of a text that holds ``!vm`` alone; empty if there is none."""
-    facts = parse_session_facts(file.text)
+    facts, source = parse_session_facts(file.text), SnapshotSource("!vm text", file.path)
     return tuple(
-        PoolSnapshot(
-            source=SnapshotSource("!vm text", file.path),
-            tags=(),
-            taken_at=facts.taken_at,
-            host=facts.host,
-            build=facts.build,
-            machine=facts.machine,
-            processors=facts.processors,
-            uptime_seconds=facts.uptime_seconds,
-            memory=totals.memory,
-            time_from=TimeOrigin.HEADER if facts.taken_at else None,
-            commit=totals.commit,
-            warnings=(*facts.doubts, "the text holds totals only, no tags", *totals.warnings),
-        )
+        replace(facts.make_snapshot(source, totals.memory, (), (TOTALS_ONLY, *totals.warnings)), commit=totals.commit)
         for totals in parse_vm_totals(file.text)
     )
 

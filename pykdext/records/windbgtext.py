@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional, Tuple
 
-from pykdext.model import Machine
+from pykdext.model import Machine, PoolSnapshot, SnapshotSource, SystemMemory, TagUsage, TimeOrigin
 from pykdext.records.moments import find_moment
 
 _HOST = re.compile(
@@ -34,6 +34,28 @@ class SessionFacts:
     processors: Optional[int] = None
     uptime_seconds: Optional[float] = None
     doubts: Tuple[str, ...] = ()
+
+    def make_snapshot(
+        self,
+        source: SnapshotSource,
+        memory: SystemMemory,
+        tags: Tuple[TagUsage, ...] = (),
+        warnings: Tuple[str, ...] = (),
+    ) -> PoolSnapshot:
+        """What the target's pools held then: a state of these facts, with their doubts before ``warnings``."""
+        return PoolSnapshot(
+            source=source,
+            tags=tags,
+            taken_at=self.taken_at,
+            host=self.host,
+            build=self.build,
+            machine=self.machine,
+            processors=self.processors,
+            uptime_seconds=self.uptime_seconds,
+            memory=memory,
+            time_from=TimeOrigin.HEADER if self.taken_at else None,
+            warnings=(*self.doubts, *warnings),
+        )
 
 
 def find_host(text: str) -> Optional[str]:

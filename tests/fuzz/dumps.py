@@ -99,17 +99,27 @@ _BITMAP = {2: (0x10, "<I"), 5: (0x30, "<Q"), 6: (0x30, "<Q"), 7: (0x30, "<Q")}
 """Where behind the header, and in what form, a dump with a bitmap counts its bits, by its type."""
 
 
+def _find_map(machine, kind):
+    """Where the header behind the dump's own begins, and the map of pages."""
+    start = 0x1000 if machine.truth.machine == "x86" else 0x2000
+    return start, start + (0x38 if kind != 2 else 0x20 if start == 0x1000 else 0x28)
+
+
+def _read_map(machine, kind, data):
+    """How many bits the map has, and which pages it marks."""
+    (offset, form), (start, place) = _BITMAP[kind], _find_map(machine, kind)
+    (bits,) = struct.unpack_from(form, data, start + offset)
+    return bits, [number for number in machine.memory.pages if data[place + number // 8] >> number % 8 & 1]
+
+
 def bitmaps(chance, folder):
     """One wrong bit, or some near each other, in the map of pages: whatever is read then must be of the right page."""
     machine, kind = choose_machine(chance)
     kind = kind if kind in _BITMAP else _KERNEL_BITMAP
-    start = 0x1000 if machine.truth.machine == "x86" else 0x2000
-    place = start + (0x38 if kind != 2 else 0x20 if start == 0x1000 else 0x28)
+    _, place = _find_map(machine, kind)
 
     def flip(data):
-        offset, form = _BITMAP[kind]
-        (bits,) = struct.unpack_from(form, data, start + offset)
-        marked = [number for number in machine.memory.pages if data[place + number // 8] >> number % 8 & 1]
+        bits, marked = _read_map(machine, kind, data)
         page = chance.choice(marked) if chance.random() < 0.7 else chance.randrange(bits)
         for number in {page, *(page + chance.randrange(8) for _ in range(chance.choice((0, 0, 0, 1, 4))))}:
             if number == page or (number < bits and number in marked):
@@ -124,13 +134,10 @@ def opposite_bits(chance, folder):
     """One page lost from the map and another one gained: its count is right, and all pages between move by one."""
     machine, kind = choose_machine(chance)
     kind = kind if kind in _BITMAP else _KERNEL_BITMAP
-    start = 0x1000 if machine.truth.machine == "x86" else 0x2000
-    place = start + (0x38 if kind != 2 else 0x20 if start == 0x1000 else 0x28)
+    _, place = _find_map(machine, kind)
 
     def flip(data):
-        offset, form = _BITMAP[kind]
-        (bits,) = struct.unpack_from(form, data, start + offset)
-        marked = [number for number in machine.memory.pages if data[place + number // 8] >> number % 8 & 1]
+        bits, marked = _read_map(machine, kind, data)
         lost = gained = chance.choice(marked)
         while data[place + gained // 8] >> gained % 8 & 1:
             is_far = chance.random() < 0.5

@@ -103,10 +103,11 @@ def test_a_lookaside_list_names_its_driver(arch, build, pages_lost, tmp_path):
 @pytest.mark.parametrize("build", [7601, 14393, 19041, 22000])
 def test_driver_verifier_names_the_caller(build, pages_lost, tmp_path):
     report = holders_of(make_machine("verifier", build, leaked=900_000, pages_lost=pages_lost), "VfLk", tmp_path)
-    assert (report.kind, report.grade) == (HolderKind.VERIFIER, "proven")
+    has_records = build < 20348  # newer kernels keep a log alone, which holds calls that free, too
+    assert (report.kind, report.grade) == (HolderKind.VERIFIER, "proven" if has_records else "likely")
     assert report.sentence.endswith(": a leak of that driver.")
     assert "lookas.sys+0x102b" in report.sentence
-    assert ("tracked" in report.sentence) == (build < 20348)
+    assert ("tracked" in report.sentence) == has_records
 
 
 def test_a_few_allocations_under_driver_verifier_are_no_leak(tmp_path):

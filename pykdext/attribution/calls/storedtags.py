@@ -91,7 +91,6 @@ class StoredTags:
     def _search_callee(self, start_rva: int, location: Location, depth: int) -> Tuple[Store, ...]:
         key = (start_rva, location, depth)
         if key not in self._by_parameter:
-            self._by_parameter[key] = ()  # a function that calls itself ends here
             self._by_parameter[key] = tuple(dict.fromkeys(self._iter_stored(start_rva, location, depth)))
         return self._by_parameter[key]
 

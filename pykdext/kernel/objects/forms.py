@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.errors import StructSizeError
 from pykdext.kernel.kernel import Kernel
@@ -37,43 +37,66 @@ def list_forms(kernel: Kernel, type_name: str, paths: Sequence[str], *, nearest_
     For structures that hold nothing of the processor, and readers that believe only what leads to where it must.
     Layouts of the nearest builds come first, or are the only ones; of those alike in these fields there is one.
     """
-    known = kernel.struct(type_name, *paths)
-    if known is not None and known.has(*paths):
+    known = _find_own(kernel, type_name, paths)
+    if known is not None:
         return [known]
-    build, width = kernel.target.facts.build or 0, kernel.target.pointer_size
-    others = [
-        (abs(kernels.last_build - build), number, kernels, shipped.layout)
-        for number, shipped in enumerate(list_layouts(type_name))
-        for kernels in shipped.kernels
-        if kernels.machine.pointer_size == width
-    ]
-    nearest = min((distance for distance, *_ in others), default=0)
+    width = kernel.target.pointer_size
+    others = _list_nearest(kernel, type_name, lambda kernels: kernels.machine.pointer_size == width)
+    nearest = others[0].distance if others else 0
     forms: Dict[Tuple[Optional[int], ...], Struct] = {}
-    for distance, _, kernels, layout in sorted(others, key=lambda other: other[:2]):
-        form = _borrow(type_name, layout, paths, kernels)
-        if form.has(*paths) and (distance == nearest or not nearest_only):
+    for other in others:
+        form = _borrow(type_name, other, paths)
+        if form.has(*paths) and (other.distance == nearest or not nearest_only):
             forms.setdefault(tuple(form.offset(path) for path in paths), form)
     return list(forms.values())
 
 
 def list_build_forms(kernel: Kernel, type_name: str, paths: Sequence[str]) -> List[Struct]:
     """The kernel's own layout of some fields alone, else all that kernels of its build and processor have."""
-    known = kernel.struct(type_name, *paths)
-    if known is not None and known.has(*paths):
+    known = _find_own(kernel, type_name, paths)
+    if known is not None:
         return [known]
-    build, machine = kernel.target.facts.build or 0, kernel.target.machine
-    forms = [
-        _borrow(type_name, shipped.layout, paths, kernels)
-        for shipped in list_layouts(type_name)
-        for kernels in shipped.kernels
-        if kernels.covers(machine, build)
-    ]
+    build, machine = kernel.build, kernel.target.machine
+    others = _list_nearest(kernel, type_name, lambda kernels: kernels.covers(machine, build))
+    forms = (_borrow(type_name, other, paths) for other in others)
     return [form for form in forms if form.has(*paths)]
 
 
-def _borrow(type_name: str, layout: TypeLayout, paths: Sequence[str], kernels: Kernels) -> Struct:
-    source = f"table of build {kernels.last_build}, by calibration"
-    return make_struct(type_name, source, layout, paths, _nested_types(kernels))
+class _Other(NamedTuple):
+    """The layout of other kernels, and how far their builds are from the one at hand."""
+
+    distance: int
+    kernels: Kernels
+    layout: TypeLayout
+
+
+def _find_own(kernel: Kernel, type_name: str, paths: Sequence[str]) -> Optional[Struct]:
+    """The kernel's own layout, if it tells all of ``paths``."""
+    known = kernel.struct(type_name, *paths)
+    return known if known is not None and known.has(*paths) else None
+
+
+def _list_nearest(kernel: Kernel, type_name: str, applies: Callable[[Kernels], bool]) -> List[_Other]:
+    """The shipped layouts of a structure of kernels that apply, those of the nearest builds first."""
+    others = [
+        _Other(abs(kernels.last_build - kernel.build), kernels, shipped.layout)
+        for shipped in list_layouts(type_name)
+        for kernels in shipped.kernels
+        if applies(kernels)
+    ]
+    return sorted(others, key=lambda other: other.distance)
+
+
+def _borrow(
+    type_name: str,
+    other: _Other,
+    paths: Sequence[str],
+    signed: Sequence[str] = (),
+    sizes: Optional[Mapping[str, int]] = None,
+) -> Struct:
+    """The layout of another kernel, with a source that says so; StructSizeError where it has other ``sizes``."""
+    source = f"table of build {other.kernels.last_build}, by calibration"
+    return make_struct(type_name, source, other.layout, paths, _nested_types(other.kernels), signed, sizes)
 
 
 def _iter_forms(
@@ -89,17 +112,10 @@ def _iter_forms(
         known = None
     if known is not None:
         yield known
-    build, machine = kernel.target.facts.build or 0, kernel.target.machine
-    others = [
-        (abs(kernels.last_build - build), number, kernels, shipped.layout)
-        for number, shipped in enumerate(list_layouts(type_name))
-        for kernels in shipped.kernels
-        if kernels.machine is machine
-    ]
-    for _, _, kernels, layout in sorted(others, key=lambda other: other[:2]):
-        source = f"table of build {kernels.last_build}, by calibration"
+    machine = kernel.target.machine
+    for other in _list_nearest(kernel, type_name, lambda kernels: kernels.machine is machine):
         try:
-            yield make_struct(type_name, source, layout, paths, _nested_types(kernels), signed, sizes)
+            yield _borrow(type_name, other, paths, signed, sizes)
         except StructSizeError:
             continue
 

@@ -21,6 +21,9 @@ from pykdext.targets.protocol import PAGE_BYTES
 
 MAX_LISTS = 20_000
 MAX_SECTION_BYTES, MAX_DATA_BYTES = 4 << 20, 128 << 20
+MAX_PLACES_TRIED = 1 << 16
+"""Of a tag in drivers' data, that a list might begin around: data that are full of it are none of lists."""
+
 _HEADS = ("ExNPagedLookasideListHead", "ExPagedLookasideListHead", "ExSystemLookasideListHead")
 _PATHS = (
     "TotalAllocates",
@@ -66,7 +69,7 @@ def find_lists_in_images(kernel: Kernel, pages: PageReader, tags: Collection[Poo
     reader = _ListReader(kernel, pages, form)
     keys = [key.to_bytes(4, "little") for tag in tags for key in (tag.key, tag.key | PROTECTED_POOL)]
     found: Dict[int, LookasideList] = {}
-    left = MAX_DATA_BYTES
+    left, tries_left = MAX_DATA_BYTES, MAX_PLACES_TRIED
     for image in kernel.images[1:]:
         for section in image.sections if image.has_headers else ():
             if not section.writable or section.executable or left <= 0:
@@ -75,7 +78,8 @@ def find_lists_in_images(kernel: Kernel, pages: PageReader, tags: Collection[Poo
             left -= size
             for start, data in kernel.target.read_present(image.module.base + section.rva, size):
                 for address in _iter_places(start, data, keys, form.offset("Tag") or 0, 2 * kernel.target.pointer_size):
-                    is_list = len(found) < MAX_LISTS and reader.is_list(address)
+                    tries_left -= 1
+                    is_list = tries_left >= 0 and len(found) < MAX_LISTS and reader.is_list(address)
                     item = reader.read(address) if is_list else None
                     if item is not None:
                         found[address] = item

@@ -104,10 +104,12 @@ def read_pool_traces(kernel: Kernel, pages: PageReader) -> Optional[PoolTraceLog
     length, newest = pages.number(length_at.address, 4), pages.number(index_at.address, 4)
     if length == 0:
         return None
-    if length is None or length > MAX_TRACES:
-        told = "a length that is not in memory" if length is None else f"a length of {length:,}"
-        warning = f"Driver Verifier's log: found {told}, expected at most {MAX_TRACES:,}: not read"
-        return PoolTraceLog(kernel, pages, (), (warning,))
+    if length is None or newest is None or length > MAX_TRACES:
+        lost = length is None or newest is None
+        told = (
+            "variables that are not in memory" if lost else f"a length of {length:,}, expected at most {MAX_TRACES:,}"
+        )
+        return PoolTraceLog(kernel, pages, (), (f"Driver Verifier's log: found {told}: not read",))
     width, step = kernel.target.pointer_size, form.size
     rows: Dict[int, bytes] = {}
     for number, run in iter_row_runs(kernel.target.read_present(ring, length * step), ring, step, length):
@@ -117,7 +119,7 @@ def read_pool_traces(kernel: Kernel, pages: PageReader) -> Optional[PoolTraceLog
         warnings.append(f"Driver Verifier's log: {len(rows):,} of {count_things(length, 'entry', 'entries')} read")
     latest: Dict[int, PoolTrace] = {}
     for back in range(length):
-        row = rows.get(((newest or 0) - back) % length)
+        row = rows.get((newest - back) % length)
         address = int.from_bytes(row[:width], "little") if row else 0
         if row and address >= kernel.target.machine.kernel_start and address not in latest:
             latest[address] = PoolTrace(address, int.from_bytes(row[width : 2 * width], "little"), row[stack_at:])

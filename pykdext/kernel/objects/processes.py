@@ -254,7 +254,7 @@ class ProcessReader:
         if address not in self._sessions:
             form = self._kernel.struct("_MM_SESSION_SPACE", "SessionId")
             place = None if form is None else form.offset("SessionId")
-            if place is None and (self._target.facts.build or _FIRST_WITH_OTHER_SESSIONS) < _FIRST_WITH_OTHER_SESSIONS:
+            if place is None and (self._kernel.build or _FIRST_WITH_OTHER_SESSIONS) < _FIRST_WITH_OTHER_SESSIONS:
                 place = _SESSION_ID
             number = None if place is None else self._pages.number(address + place, 4)
             self._sessions[address] = number if number is not None and number < _MAX_SESSION else None

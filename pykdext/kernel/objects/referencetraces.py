@@ -10,7 +10,7 @@ public descriptions of the kernel for the tables.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Collection, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Collection, Dict, List, NamedTuple, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
@@ -66,7 +66,7 @@ class ReferenceTraces:
         objects: Counter[str] = Counter()
         alone: Counter[str] = Counter()
         places: Counter[_Place] = Counter()
-        seen = events = 0
+        seen = events = unread = 0
         for header in sorted(headers):
             info = self._infos.get(header)
             if info is None:
@@ -75,9 +75,14 @@ class ReferenceTraces:
                 told = f"{count_things(seen, 'object')} looked at, the rest left out for their length"
                 self.warnings.append(f"references are traced: {told}")
                 break
+            indexes = self._read_events(info)
+            if indexes is None:
+                unread += 1
+                continue
             seen += 1
             counts: Counter[Optional[str]] = Counter()
-            for place, step in self._iter_events(info):
+            for index in indexes:
+                place, step = self._place_of(index & ~_REFERENCE), 1 if index & _REFERENCE else -1
                 events += 1
                 counts[None if place is None else place[0]] += step
                 if place is not None and step > 0:
@@ -87,6 +92,8 @@ class ReferenceTraces:
                     kept[module] += count
                     objects[module] += 1
                     alone[module] += all(other <= 0 for name, other in counts.items() if name != module)
+        if unread:
+            self.warnings.append(f"references are traced: those to {count_things(unread, 'object')} are not in memory")
         most: Dict[str, int] = {}
         for module, rva in (place for place, _ in places.most_common()):
             most.setdefault(module, rva)
@@ -95,16 +102,17 @@ class ReferenceTraces:
             for module, count in kept.most_common()
         )
 
-    def _iter_events(self, info: int) -> Iterator[Tuple[Optional[_Place], int]]:
-        """The place of each reference (+1) or dereference (-1) of an object; None: no driver is on its stack."""
+    def _read_events(self, info: int) -> Optional[List[int]]:
+        """The stack of each reference (with ``_REFERENCE``) or dereference of an object; None: not in memory."""
         entry, start = self._layouts.entry, self._layouts.info.offset("StackInfo") or 0
-        count = self._pages.number(info + (self._layouts.info.offset("NextPos") or 0), 2) or 0
+        count = self._pages.number(info + (self._layouts.info.offset("NextPos") or 0), 2)
+        if count is None:
+            return None
         try:
             data = self._pages.read(info + start, min(count, _MAX_ENTRIES) * entry.stride)
         except MemoryReadError:
-            return
-        for (index,) in entry.iter_unpack(data):
-            yield self._place_of(index & ~_REFERENCE), 1 if index & _REFERENCE else -1
+            return None
+        return [index for (index,) in entry.iter_unpack(data)]
 
     def _place_of(self, number: int) -> Optional[_Place]:
         if number not in self._places:
@@ -140,6 +148,11 @@ class ReferenceTraces:
         infos: Dict[int, int] = {}
         torn = walked = 0
         for number in range(_CHAINS):
+            if walked >= MAX_OBJECTS:
+                self.warnings.append(
+                    f"references are traced: of more than {MAX_OBJECTS:,} objects the rest is left out"
+                )
+                break
             first = self._pages.pointer(table + width * number)
             if not first:
                 torn += first is None

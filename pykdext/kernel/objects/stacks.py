@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from typing import Dict, Optional, Tuple
+from typing import Optional, Tuple
 
 from pykdext.kernel.kernel import Kernel
 
@@ -22,7 +22,6 @@ class StackReader:
         self._code = "Q" if kernel.target.pointer_size == 8 else "I"
         self._width = kernel.target.pointer_size
         self._kernel_start = kernel.target.machine.kernel_start
-        self._found: Dict[int, Optional[Tuple[str, int]]] = {}
 
     def find_driver(self, stack: bytes) -> Optional[Tuple[str, int]]:
         """The module of the first frame outside nt and Driver Verifier, and its place there; None: there is none.
@@ -32,10 +31,9 @@ class StackReader:
         for (address,) in struct.iter_unpack(f"<{self._code}", stack[: len(stack) - len(stack) % self._width]):
             if not address:
                 return None
-            if address not in self._found:
-                self._found[address] = self._locate(address)
-            if self._found[address] is not None:
-                return self._found[address]
+            place = self._locate(address)
+            if place is not None:
+                return place
         return None
 
     def find_caller(self, stack: bytes) -> Optional[Tuple[Optional[str], int]]:

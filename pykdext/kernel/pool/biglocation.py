@@ -8,7 +8,7 @@ twice or half as long.
 
 from __future__ import annotations
 
-from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from pykdext.errors import TargetError
 from pykdext.kernel.kernel import Kernel
@@ -129,10 +129,11 @@ def _infer_rows(kernel: Kernel, base: int, form: Struct, code: FrozenSet[int]) -
         (count,) = sizes
         told = f"the number of rows of the big-page table ({count:,}) is known by nt's own code alone"
         return BigTableLocation(base, count, (told,))
-    numbers = ", ".join(f"{size:,}" for size in sorted(sizes)) or "it is not known"
+    numbers = " or ".join(f"{size:,}" for size in sorted(sizes)) or "none is known"
+    by_place = "no number of rows fits" if placed is None else f"it has {count_things(placed, 'row')}"
     raise TargetError(
-        f"big-page table at 0x{base:x}: by where they stand it has {count_things(placed, 'row')}, by nt's code "
-        f"{numbers}: these do not agree. {_HINT}"
+        f"big-page table at 0x{base:x}: by where its rows stand {by_place}, by nt's code {numbers}: these do not "
+        f"agree. {_HINT}"
     )
 
 
@@ -144,15 +145,11 @@ def _fit_form(kernel: Kernel, base: int, forms: List[Struct]) -> List[Struct]:
     best: List[Struct] = []
     most = 0
     for form in forms:
-        rows = list(_iter_used(iter_row_runs(pieces, base, form.stride, _HEAD_BYTES // form.stride), form))
-        good = sum(_is_plausible(va, key, kernel.target.machine) for _, va, key in rows)
-        if good < _PLAUSIBLE_SHARE * len(rows):
-            continue
-        placed = _count_placed(rows, _SMALLEST_MASK)
-        fits = placed >= max(_FEWEST_ROWS, _PLACED_SHARE * len(rows))
+        runs = iter_row_runs(pieces, base, form.stride, _HEAD_BYTES // form.stride)
+        rows = _weigh_rows(_iter_used(runs, form), _SMALLEST_MASK, kernel.target.machine)
         # Of layouts that read the keys alike the longer one is the newer: the unknown kernel is newer than all.
-        if fits and (placed, form.stride) > (most, best[0].stride if best else 0):
-            best, most = [form], placed
+        if rows.fit and (rows.placed, form.stride) > (most, best[0].stride if best else 0):
+            best, most = [form], rows.placed
     return best
 
 
@@ -164,14 +161,12 @@ def _count_rows(kernel: Kernel, base: int, form: Struct) -> Optional[int]:
         start = base + count // 2 * form.stride
         pieces = kernel.target.read_present(start, count // 2 * form.stride)
         runs = ((count // 2 + first, rows) for first, rows in iter_row_runs(pieces, start, form.stride, count // 2))
-        rows = list(_iter_used(runs, form))
-        placed = _count_placed(rows, count - 1)
-        good = sum(_is_plausible(va, key, kernel.target.machine) for _, va, key in rows)
-        if len(rows) >= _FEWEST_ROWS and placed >= _PLACED_SHARE * len(rows) and good >= _PLAUSIBLE_SHARE * len(rows):
+        rows = _weigh_rows(_iter_used(runs, form), count - 1, kernel.target.machine)
+        if rows.fit:
             best = count
         else:
-            empty += not rows
-            if best is not None or (rows and not good) or empty == _HALVES_MISSED:
+            empty += not rows.total
+            if best is not None or (rows.total and not rows.plausible) or empty == _HALVES_MISSED:
                 break
     return best
 
@@ -184,14 +179,37 @@ def _iter_used(runs: Iterator[Tuple[int, bytes]], form: Struct) -> Iterator[Tupl
                 yield number, va, key
 
 
-def _count_placed(rows: Sequence[Tuple[int, int, int]], mask: int) -> int:
-    """How many rows stand where one and the same hash of their pages puts them, or a little behind."""
-    pages = [(row, va // PAGE_BYTES & 0xFFFFFFFF) for row, va, _ in rows]
-    return max(
-        sum((row - hash_page(page)) & mask <= _FARTHEST_ROWS for row, page in pages)
-        for hash_page in (hash_of_vista, _hash_before_vista)
-    )
+class _Weighed(NamedTuple):
+    """Of rows: how many there are, how many could be ones, and how many of these stand where one hash puts them."""
+
+    total: int
+    plausible: int
+    placed: int
+
+    @property
+    def fit(self) -> bool:
+        """Whether enough of them are what rows of a big-page table are."""
+        is_table = self.plausible >= _PLAUSIBLE_SHARE * self.total
+        return is_table and self.placed >= max(_FEWEST_ROWS, _PLACED_SHARE * self.total)
+
+
+def _weigh_rows(rows: Iterable[Tuple[int, int, int]], mask: int, machine: Machine) -> _Weighed:
+    """Count rows as they come: a table may have millions. ``mask``: of a table's number of rows."""
+    total = plausible = 0
+    placed = [0] * len(_HASHES)
+    for row, va, key in rows:
+        total += 1
+        if not _is_plausible(va, key, machine):
+            continue
+        plausible += 1
+        page = va // PAGE_BYTES & 0xFFFFFFFF
+        for number, hash_page in enumerate(_HASHES):
+            placed[number] += (row - hash_page(page)) & mask <= _FARTHEST_ROWS
+    return _Weighed(total, plausible, max(placed))
 
 
 def _hash_before_vista(page: int) -> int:
     return page ^ page >> 8 ^ page >> 16 ^ page >> 24
+
+
+_HASHES = (hash_of_vista, _hash_before_vista)

@@ -43,14 +43,14 @@ def verdict_on_batch(summary: BatchSummary) -> str:
         words = "Windows allocates the object for somebody who does not let go"
         where = f"{len(first.hosts)} of {count_things(summary.hosts, 'host')}"
         if first.holders:
-            words = _say_most_held(first)[:-1]
-        rest = _say_rest(summary, set(first.hosts), "stand out")
+            words = _say_most_held(first)
+        rest = _say_rest(summary, set(first.hosts), "stand out", with_objects=True)
         return f"Tag {first.tag} of the {first.pool.value} pool stands out on {where}: {words}.{rest}"
     same = [cause for cause in summary.common if _is_one_leak(cause, first)]
     hosts = {host for cause in same for host in cause.hosts}
     driver = f", used by {first.module}{_name_versions(same)}," if first.module else ""
     where = f"{len(hosts)} of {count_things(summary.hosts, 'host')}"
-    rest = _say_rest(summary, hosts, "do")
+    rest = _say_rest(summary, hosts, "do", with_objects=False)
     return f"Tag {first.tag} of the {first.pool.value} pool{driver} looks like a leak on {where}.{rest}"
 
 
@@ -72,13 +72,13 @@ def _verdict_on_group(summary: BatchSummary, first: CommonCause) -> str:
             f"({first.confidence.value} {proven})."
         )
     if first.holders:
-        words += f" {_say_most_held(first)}"
+        words += f" {_say_most_held(first)}."
     for companion in first.companions:
         alone = [host for host in companion.alone_hosts if host not in hosts]
         if alone:
             words += f" {companion.tag} stands out without it on {len(alone)} more: {name_hosts(alone)}."
             hosts.update(alone)
-    return words + _say_rest(summary, hosts, "stand out")
+    return words + _say_rest(summary, hosts, "stand out", with_objects=True)
 
 
 def name_group(cause: CommonCause, same: Sequence[CommonCause] = ()) -> str:
@@ -102,15 +102,15 @@ def name_group(cause: CommonCause, same: Sequence[CommonCause] = ()) -> str:
 
 def _say_most_held(cause: CommonCause) -> str:
     most = cause.holders[0]
-    return f"{most.image} holds the objects on {_of_them(len(most.hosts), len(cause.hosts))}."
+    return f"{most.image} holds the objects on {_of_them(len(most.hosts), len(cause.hosts))}"
 
 
-def _say_rest(summary: BatchSummary, hosts: Collection[str], verb: str) -> str:
-    """The hosts on which other tags stand out: each host with a leak is counted."""
+def _say_rest(summary: BatchSummary, hosts: Collection[str], verb: str, *, with_objects: bool) -> str:
+    """The hosts on which other tags stand out, or look like leaks, which objects never do: each host is counted."""
     others = {
         host
         for cause in summary.common
-        if cause.role is not Role.OBJECT or verb != "do"
+        if with_objects or cause.role is not Role.OBJECT
         for host in (*cause.hosts, *(name for item in cause.companions for name in item.alone_hosts))
         if host not in hosts
     }

@@ -48,7 +48,7 @@ def name_verified(tag: PoolTag, driver: VerifiedDriver) -> Finding:
             "still in use came from "
             f"that driver, most from {first.module}+0x{first.rva:x}{_is_leak(driver)}."
         )
-        return Finding(HolderKind.VERIFIER, sentence, _PROVEN, "!verifier 80")
+        return Finding(HolderKind.VERIFIER, sentence, _LIKELY, "!verifier 80")
     sentence = f"Tag {tag}: {counted} of {driver.name}, as many bytes as this tag has."
     return Finding(HolderKind.VERIFIER, sentence, _LIKELY, f"!verifier 3 {driver.name}")
 
