@@ -19,7 +19,7 @@ from pykdext.kernel.objects.stacks import StackReader
 from pykdext.model import Struct
 from pykdext.model.traces import ReferenceTrace
 from pykdext.targets.linkedlists import walk_chain
-from pykdext.units import count_things
+from pykdext.units import choose_form, count_things
 
 MAX_OBJECTS = 65_536
 _TRACING = 0x73
@@ -171,7 +171,9 @@ class ReferenceTraces:
                 if header:
                     infos[header] = link - link_at
         if torn:
-            self.warnings.append(f"references are traced: {torn} of {_CHAINS} lists of traced objects are torn")
+            self.warnings.append(
+                f"references are traced: {torn} of {_CHAINS} lists of objects {choose_form(torn, 'is', 'are')} torn"
+            )
         return infos
 
 

@@ -189,6 +189,9 @@ def test_no_more_lists_are_taken_than_a_kernel_can_have(tmp_path, monkeypatch):
     monkeypatch.setattr(lookasides, "MAX_LISTS", 1)
     with open_space(machine, tmp_path) as space:
         assert len(space.find_lookasides(tags)) == 1
+    monkeypatch.setattr(lookasides, "MAX_PLACES_TRIED", 0)
+    with open_space(machine, tmp_path) as space:
+        assert space.find_lookasides(tags) == ()
 
 
 def test_what_only_looks_like_a_list_is_none(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from dumps.forge import forge
 from pykdext.kernel.objects.pages import PageReader
-from pykdext.kernel.objects.pooltraces import PoolTrace, PoolTraceLog
+from pykdext.kernel.objects.pooltraces import PoolTrace, PoolTraceLog, read_pool_traces
 from pykdext.model import Machine, Module, PoolTag
 from tests.helpers.objectmachines import open_space
 from tests.helpers.segments import SegmentsTarget
@@ -109,6 +109,27 @@ def test_damage_is_bounded_and_said(tmp_path):
     assert (found, warnings) == ({}, ("Driver Verifier's log: 0 of 256 entries read",))
     set_variable(machine, RING, 0, "Q")
     assert callers(machine, tmp_path) == ({}, ())
+
+
+def test_without_the_place_of_the_newest_entry_no_call_is_the_last(tmp_path):
+    machine = make()
+    with open_space(machine, tmp_path) as space:
+        log = read_pool_traces(space.kernel, Without(space.pages, machine.addresses["nt"] + INDEX))
+    told = "Driver Verifier's log: found variables that are not in memory: not read"
+    assert (log.traces, log.warnings) == ((), (told,))
+
+
+class Without:
+    """Pages as they are, but for one variable."""
+
+    def __init__(self, pages, address):
+        self._pages, self._address = pages, address
+
+    def number(self, address, size):
+        return None if address == self._address else self._pages.number(address, size)
+
+    def __getattr__(self, name):
+        return getattr(self._pages, name)
 
 
 @pytest.mark.parametrize(("pool_type", "blocks"), [(1, 1), (0, 0)], ids=["in use", "free"])

@@ -109,10 +109,10 @@ def test_damaged_traces_end_and_are_told(damage, tmp_path):
         assert keepers == ()
         assert warnings == ["references are traced, but the table of stacks is not one that is known"]
     elif damage == "gone":
-        assert (keepers, warnings) == ((), ["references are traced: 401 of 401 lists of traced objects are torn"])
+        assert (keepers, warnings) == ((), ["references are traced: 401 of 401 lists of objects are torn"])
     else:
         assert told.objects - 4 < keepers[0].objects <= told.objects
-        assert warnings == ["references are traced: 1 of 401 lists of traced objects are torn"]
+        assert warnings == ["references are traced: 1 of 401 lists of objects is torn"]
 
 
 def test_a_trace_of_handles_with_an_absurd_size(tmp_path):
@@ -133,6 +133,20 @@ def test_a_handle_whose_stack_tells_nothing_counts_among_the_open_ones(tmp_path)
     machine.write_virtual(at, bytes(8))
     report = report_of(machine, "Even", tmp_path)
     assert [(place.handles, place.of) for place in report.opened] == [(224, 256), (31, 256)]
+
+
+def test_references_that_are_not_in_memory_and_objects_beyond_the_limit_are_told(tmp_path, monkeypatch):
+    machine = traced("references")
+    with open_space(machine, tmp_path) as space:
+        traces = space.reference_traces
+        headers = list(traces.headers)
+        monkeypatch.setattr(traces, "_read_events", lambda _info: None)
+        assert traces.find_keepers(headers) == ()
+        assert traces.warnings == [f"references are traced: those to {len(headers)} objects are not in memory"]
+    monkeypatch.setattr(referencetraces, "MAX_OBJECTS", 5)
+    with open_space(machine, tmp_path) as space:
+        assert 0 < len(space.reference_traces.headers) <= 5
+        assert "references are traced: of more than 5 objects the rest is left out" in space.reference_traces.warnings
 
 
 def test_very_long_traces_are_looked_at_in_part_and_this_is_told(tmp_path, monkeypatch):
