@@ -251,10 +251,8 @@ def _describe_use(
     """A call that hands the tag to an allocator, itself or through the driver's own functions."""
     meaning = _MEANINGS[allocator.action]
     if use.member_offset is not None:
-        text = (
-            f"tag {tag.text!r} is stored at 0x{use.member_offset:x} of a structure, and {allocator.name} gets what is"
-        )
-        text += " there of such a one"
+        text = f"tag {tag.text!r} is stored at 0x{use.member_offset:x} of a structure, and {allocator.name} gets what "
+        text += "is at that place of one, perhaps of another"
     elif use.wrappers:
         own = module.image.module.name
         way = " and ".join(f"{name if name != own else ''}+0x{rva:x}" for name, rva in use.wrappers)
@@ -272,6 +270,8 @@ def _describe_use(
             text += ", which the driver writes, too: the file has only what is there at first"
     elif use.origin_text:
         text += f"; {use.origin_text} at +0x{use.origin_rva:x}"
+    if use.changer_rva is not None:
+        text += f", unless the call at +0x{use.changer_rva:x}, which gets its address, puts another one there"
     if use.kept_rva is not None:
         text += f", kept at +0x{use.kept_rva:x} until then"
     confidence = Confidence.PROVEN if use.is_proof else Confidence.LIKELY
@@ -296,6 +296,8 @@ def _describe_unproven(
         meaning = "no call was seen that gets it"
     elif all(_is_known_otherwise(use) for use in uses):
         meaning = _describe_other_uses(uses)
+    elif place.encoding.is_local and all(use.callee is None for use in uses):
+        meaning = "a local variable, or an argument of a call through a pointer that is not known"
     return describe_place(tag, module, place, total, Confidence.POSSIBLE if meaning else None, meaning or None)
 
 
@@ -325,7 +327,7 @@ def _describe_other_uses(uses: Sequence[TagUse]) -> str:
     parts = [f"goes to {', '.join(tagless)}, which takes no pool tag"] if tagless else []
     if own:
         parts.append(
-            f"goes to {', '.join(f'+0x{rva:x}' for rva in own)}, behind which no allocator was seen that gets it"
+            f"goes to {', '.join(f'+0x{rva:x}' for rva in own)}, and no way from there to an allocator was seen"
         )
     if unknown:
         parts.append(f"goes to {', '.join(unknown)}, of which nothing is known")

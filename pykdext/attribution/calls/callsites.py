@@ -55,6 +55,7 @@ class TagUse:
         pointer that only the running driver has. kept_rva: the variable of the image in which the tag is kept from its
         source to the call, or None. member_offset: where in a structure it is stored, if all that is known is that the
         call gets what is at the same place of a structure. choices: the tags that the call may get, by an index.
+        changer_rva: a call before it that gets the address at which the tag waits, and may have put another one there.
     """
 
     call_rva: int
@@ -68,11 +69,13 @@ class TagUse:
     kept_rva: Optional[int] = None
     member_offset: Optional[int] = None
     choices: int = 1
+    changer_rva: Optional[int] = None
 
     @property
     def is_proof(self) -> bool:
         """Whether the call shows that blocks with this tag are the image's."""
-        return self.allocator is not None and self.allocator.action.is_proof and self.member_offset is None
+        is_maker = self.allocator is not None and self.allocator.action.is_proof
+        return is_maker and self.member_offset is None and self.changer_rva is None
 
     @property
     def origin_rva(self) -> Optional[int]:
@@ -151,8 +154,9 @@ class CallSites:
                 sights.update((rva, Sight.FOLLOWED if flow.reaches(rva) else Sight.NO_CODE) for rva in places)
             for site in flow.calls:
                 for use in self._iter_uses(site, sought):
-                    text = flow.instruction_text.get(use.origin_rva or 0, "")
-                    calls[use.call_rva, use.source] = replace(use, origin_text=sought.name_in(text, use.source))
+                    text = sought.name_in(flow.instruction_text.get(use.origin_rva or 0, ""), use.source)
+                    changer = self._stored.find_changer(flow, site, use.source) if use.is_proof else None
+                    calls[use.call_rva, use.source] = replace(use, origin_text=text, changer_rva=changer)
             if len({use.call_rva for use in calls.values() if use.is_proof}) >= enough:
                 break
         if is_deep and not any(use.is_proof for use in calls.values()):

@@ -17,6 +17,7 @@ from pykdext.attribution.calls.references import find_references, find_writers
 from pykdext.attribution.calls.wrappers import MAX_STRUCTURE_BYTES, Wrappers
 from pykdext.attribution.flow.calls import CallSite, FunctionFlow
 from pykdext.attribution.flow.values import (
+    UNKNOWN,
     UNKNOWN_ATOM,
     Atom,
     Constant,
@@ -24,6 +25,7 @@ from pykdext.attribution.flow.values import (
     ImageRead,
     Location,
     Parameter,
+    StackAddress,
     Value,
 )
 from pykdext.attribution.places.tagencodings import TAG_BYTES
@@ -87,6 +89,35 @@ class StoredTags:
             return ()
         stores = self._search_callee(callee.rva, location, MAX_CONSTRUCTORS)
         return tuple(dict.fromkeys(store for found in stores for store in self._translate(site, found)))
+
+    def find_changer(self, flow: FunctionFlow, site: CallSite, source: Atom) -> Optional[int]:
+        """A call that may have changed a number that waits in the frame until the call at ``site`` gets it; or None.
+
+        Who gets the address of just that number gets it to change it, unless its code is known not to. Of a structure
+        around it only a function of the image that is seen to store there counts.
+        """
+        for other in flow.calls:
+            if other is site:
+                continue
+            for location in argument_locations(self._image.machine):
+                for atom in other.frame.argument(location, self._image.machine.pointer_size):
+                    if not isinstance(atom, StackAddress):
+                        continue
+                    for offset in range(0, MAX_STRUCTURE_BYTES, TAG_BYTES):
+                        if not _waits(other, site, atom.offset + offset, source):
+                            continue
+                        if self._may_change(other, location, offset, source):
+                            return other.rva
+        return None
+
+    def _may_change(self, site: CallSite, location: Location, offset: int, source: Atom) -> bool:
+        callee = self._resolver.resolve(self._image, site)
+        bounds = self._followed.find_bounds(callee.rva) if callee is not None and callee.rva is not None else None
+        flow = self._follow(bounds) if bounds is not None else None
+        if flow is None or flow.lost is not None:
+            return offset == 0
+        stored = flow.members.get((Parameter(location), offset))
+        return stored is not None and source not in stored
 
     def _search_callee(self, start_rva: int, location: Location, depth: int) -> Tuple[Store, ...]:
         key = (start_rva, location, depth)
@@ -209,3 +240,9 @@ class StoredTags:
                 for atom in self._wrappers.read_tag_argument(site, allocator):
                     if isinstance(atom, FieldRead):
                         yield MemberRead(site.rva, atom.base, atom.offset, allocator)
+
+
+def _waits(before: CallSite, site: CallSite, place: int, source: Atom) -> bool:
+    """Whether a number stands in the frame at a call, and it or anything else when the call at ``site`` comes."""
+    later = site.frame.stack(place, TAG_BYTES)
+    return source in later and later > UNKNOWN and source in before.frame.stack(place, TAG_BYTES)

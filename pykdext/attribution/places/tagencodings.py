@@ -47,8 +47,8 @@ class Position(enum.IntEnum):
 class Encoding:
     """One way in which a tag stands in an image; ``kind`` is that of the evidence, ``form`` has a ``{tag}``.
 
-    A hint is no evidence where the tag is likely somewhere else. Compared by identity: there is one object for each row
-    of the tables.
+    A hint is no evidence where the tag is likely somewhere else. ``is_local``: the instruction stores into the frame,
+    where local variables are, too. Compared by identity: there is one object for each row of the tables.
     """
 
     kind: EvidenceKind
@@ -57,6 +57,7 @@ class Encoding:
     confidence: Confidence
     meaning: str
     is_hint: bool = False
+    is_local: bool = False
 
     @cached_property
     def rank(self) -> Tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from pykdext.attribution.places.intel import (
     NAMES32,
@@ -29,10 +30,9 @@ def _stored_argument(number: int) -> StoreRow:
     """The slot of argument ``number`` (from 2) right before a call: 4 bytes each."""
     slot = 4 * (number - 1)
     form = f"mov dword [esp+{slot:x}h], {{tag}}"
-    row = immediate(
-        form, Position.OTHER_ARGUMENT, Confidence.LIKELY, f"argument {number} of a call, or a local variable"
-    )
-    return rb"\x44\x24" + re.escape(bytes((slot,))), row
+    meaning = f"argument {number} of a call, or a local variable"
+    row = immediate(form, Position.OTHER_ARGUMENT, Confidence.LIKELY, meaning)
+    return rb"\x44\x24" + re.escape(bytes((slot,))), replace(row, is_local=True)
 
 
 X86_CODE = IntelCode(
