@@ -25,6 +25,9 @@ MAX_IMAGE_BYTES = 256 << 20
 """No more of one image is looked at; the largest drivers (display) have about 110 MB."""
 
 _RESOURCE_DIRECTORY, _DEBUG_DIRECTORY = 2, 6
+_LEAST_CODE_BYTES = 0x40
+"""The end of a section of code may be filled with fewer zeros."""
+
 _ZERO_PAGE = bytes(PAGE_BYTES)
 
 _NO_KERNEL_SUBSYSTEMS = frozenset((2, 3, 7, *range(9, 17)))  # windows, console, POSIX, Windows CE, EFI, game console
@@ -295,12 +298,11 @@ class Image:
             yield kept_rva, bytes(kept)
 
     def _is_code(self, rva: int) -> bool:
-        """Whether the whole page at ``rva`` is in one section of code."""
+        """Whether so much of the page at ``rva`` is in a section of code that it cannot be nothing but zeros."""
         return any(
             section.known
             and section.executable
-            and section.rva <= rva
-            and rva + PAGE_BYTES <= section.rva + section.size
+            and min(section.rva + section.size, rva + PAGE_BYTES) - max(section.rva, rva) >= _LEAST_CODE_BYTES
             for section in self.sections
         )
 

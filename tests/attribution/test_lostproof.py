@@ -144,6 +144,25 @@ def test_of_wrappers_that_are_too_deep_nothing_is_said():
     assert "no tag" not in item.detail and "no call" not in item.detail
 
 
+@pytest.mark.parametrize(
+    ("callee", "grade"),
+    [
+        (b"\xc7\x01Chg2\xc3", LIKELY),  # mov dword [rcx], 'Chg2'; ret
+        (b"\x8b\x01\xc3", PROVEN),  # mov eax, [rcx]; ret
+    ],
+    ids=["stores", "reads"],
+)
+def test_a_tag_whose_address_a_function_got_may_be_another(callee, grade):
+    """ULONG tag = 'Chg1'; SetTag(&tag); ExAllocatePoolWithTag(..., tag): proven if SetTag leaves it alone."""
+    code = X64Code()
+    setter = code.add(callee)
+    put, take = b"\xc7\x44\x24\x20Chg1\x48\x8d\x4c\x24\x20", b"\x44\x8b\x44\x24\x20"  # [rsp+20h]; lea rcx; mov r8d
+    code.add(ENTER, put, (CALL, setter), take, (CALL_SLOT, SLOT), LEAVE)
+    (item,) = find(code.bytes, b"Chg1")
+    assert (item.confidence, item.kind) == (grade, "call")
+    assert ("which gets its address" in item.detail) == (grade is LIKELY)
+
+
 def test_a_word_for_a_function_that_only_looks_at_it_is_no_tag():
     """mov ecx, 'BERT'; call find: names of firmware tables."""
     code = X64Code()

@@ -215,6 +215,15 @@ def test_read_is_all_or_nothing():
     assert image.read(0xFFFFF000, 8) is None
 
 
+@pytest.mark.parametrize(("held", "is_missing"), [(0x16C, True), (0x20, False)])
+def test_the_end_of_code_that_reads_as_zeros_is_missing(held, is_missing):
+    """A page that could not be read is written as zeros; a few zeros behind the last function are none."""
+    code = b"\x90" * PAGE + bytes(held)
+    image = open_image(make_image((b".text", code, CODE)))
+    (section,) = image.sections
+    assert sum(len(data) for _, data in image.iter_present(section)) == (PAGE if is_missing else len(code))
+
+
 @needs_drivers
 def test_missing_pages_leave_the_rest():
     pe, memory = map_file(DRIVERS / "x64" / "pippo.sys")
