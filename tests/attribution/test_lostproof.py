@@ -148,9 +148,12 @@ def test_of_wrappers_that_are_too_deep_nothing_is_said():
     ("callee", "grade"),
     [
         (b"\xc7\x01Chg2\xc3", LIKELY),  # mov dword [rcx], 'Chg2'; ret
+        (b"\x89\x11\xc3", LIKELY),  # mov [rcx], edx; ret
+        (b"\x8b\x05\x00\x10\x00\x00\x89\x01\xc3", LIKELY),  # mov eax, [rip+1000h]; mov [rcx], eax; ret
+        (b"\x89\x51\x04\xc3", PROVEN),  # mov [rcx+4], edx; ret
         (b"\x8b\x01\xc3", PROVEN),  # mov eax, [rcx]; ret
     ],
-    ids=["stores", "reads"],
+    ids=["number", "parameter", "variable", "neighbour", "reads"],
 )
 def test_a_tag_whose_address_a_function_got_may_be_another(callee, grade):
     """ULONG tag = 'Chg1'; SetTag(&tag); ExAllocatePoolWithTag(..., tag): proven if SetTag leaves it alone."""

@@ -65,7 +65,8 @@ class FunctionFlow:
         start_rva: its entry. calls: by ascending RVA. instruction_text: by RVA, as a disassembler prints it, of the
         instructions that bring in a constant, and of the calls. constant_bytes: how long the instructions that bring in
         a constant are. kept: by RVA, what the function stores in variables of the image; members: by what the pointer
-        is and the offset, what it stores in structures behind pointers. Numbers, what calls returned, and parameters.
+        is and the offset, what it stores in structures behind pointers. Numbers, what calls returned, and parameters;
+        behind a parameter UNKNOWN for all else.
         variables: the RVAs of what it reads and writes in the image, of arrays where they begin.
         lost: why a part was not followed, or None.
     """

@@ -107,14 +107,18 @@ class Memory:
             state.escape(piece.value)
 
     def _note_store(self, state: State, atom: Atom, offset: int, size: int, value: Value) -> None:
-        """Note what may be of interest where it is read: a variable of the image, or a member behind a pointer."""
+        """Note what may be of interest where it is read: a variable of the image, or a member behind a pointer.
+
+        What a parameter points at is the caller's: that something else is stored there is of interest, too.
+        """
         for start in range(0, min(size, _NOTED_BYTES), _TAG_BYTES):
             taken = part(value, start, min(size - start, 2 * _TAG_BYTES)) if start else value
-            if any(self._is_of_interest(piece) for piece in taken):
+            is_kept = any(self._is_of_interest(piece) for piece in taken)
+            if is_kept or isinstance(atom, Parameter):
                 if isinstance(atom, Constant):
                     _add(state.kept, atom.number + offset + start - self._base, taken)
                 else:
-                    _add(state.members, (atom, offset + start), taken)
+                    _add(state.members, (atom, offset + start), taken if is_kept else UNKNOWN)
 
     def _is_of_interest(self, atom: Atom) -> bool:
         """Other numbers are neither tags nor addresses of the image."""
