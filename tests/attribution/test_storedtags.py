@@ -99,6 +99,15 @@ def test_a_signature_at_another_place_of_a_structure_is_no_tag():
     assert grades(code, b"Sgnr") == [POSSIBLE]
 
 
+def test_a_signature_in_a_block_that_was_just_allocated_is_no_tag():
+    """It stands where a method takes the tag of its object from: that is of another structure."""
+    code, _, _ = object_code()
+    put = b"\xc7\x40\x0cSign"  # mov dword [rax+0ch], 'Sign'
+    code.add(ENTER, R8D + b"Blck", (CALL_SLOT, SLOT), put, LEAVE)
+    assert grades(code, b"Sign") == [POSSIBLE]
+    assert grades(code, b"Blck") == [PROVEN]
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_function_to_which_a_variable_points(depth):
     """mov [pointer], function; ... call [pointer] or call [[table]+8]."""

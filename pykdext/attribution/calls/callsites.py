@@ -249,8 +249,10 @@ class CallSites:
                         is_proven = is_proven or use.is_proof
                         yield replace(use, source=source, origin_text=text, kept_rva=kept_rva)
         for store, (source, text) in stores.items() if not is_proven else ():
-            found = self._stored.find_member_read(store) if isinstance(store, Member) else None
-            if found is not None and isinstance(store, Member):
+            if not isinstance(store, Member) or isinstance(store.base, Returned):
+                continue  # what is written into a block that was just allocated is a signature more often than a tag
+            found = self._stored.find_member_read(store)
+            if found is not None:
                 offset = None if isinstance(store.base, ImageRead) and store.base == found.base else store.offset
                 yield TagUse(found.call_rva, source, None, found.allocator, (), text, member_offset=offset)
 
