@@ -20,7 +20,7 @@ ADDRESS_RCX = b"\x48\x8d\x0d"  # lea rcx, [rip+n]
 
 
 def grades(code, tag, **options):
-    return [item.confidence for item in find(code.bytes, tag, **options)]
+    return [item.confidence for item in find(getattr(code, "bytes", code), tag, **options)]
 
 
 def store(code, rva, tag):
@@ -99,15 +99,6 @@ def test_a_signature_at_another_place_of_a_structure_is_no_tag():
     assert grades(code, b"Sgnr") == [POSSIBLE]
 
 
-def test_a_signature_in_a_block_that_was_just_allocated_is_no_tag():
-    """It stands where a method takes the tag of its object from: that is of another structure."""
-    code, _, _ = object_code()
-    put = b"\xc7\x40\x0cSign"  # mov dword [rax+0ch], 'Sign'
-    code.add(ENTER, R8D + b"Blck", (CALL_SLOT, SLOT), put, LEAVE)
-    assert grades(code, b"Sign") == [POSSIBLE]
-    assert grades(code, b"Blck") == [PROVEN]
-
-
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_function_to_which_a_variable_points(depth):
     """mov [pointer], function; ... call [pointer] or call [[table]+8]."""
@@ -178,6 +169,19 @@ def test_an_argument_in_a_register_that_the_linker_chose():
     assert [item.confidence for item in found] == [PROVEN]
 
 
+def x86_importer():
+    """What lies in the constants of an x86 image that imports ExAllocatePoolWithTag, and the code that calls it."""
+    constants = bytearray(0x200)
+    struct.pack_into("<I8xII", constants, 0, 0x2080, 0x2060, SLOT)
+    struct.pack_into("<I", constants, 0x80, 0x2040)
+    constants[0x40:0x57] = b"\1\0ExAllocatePoolWithTag"
+    constants[0x60:0x6C] = b"ntoskrnl.exe"
+    struct.pack_into("<I", constants, SLOT - 2 * PAGE, 0x2040)
+    call = b"\x6a\x20\x6a\x00\xff\x15" + struct.pack("<I", NARROW_BASES[1] + SLOT)
+    options = {"more_constants": bytes(constants), "directories": {1: (PAGE * 2, 40), 12: (SLOT, 4)}}
+    return call, options
+
+
 @pytest.mark.parametrize(("place", "expected"), [(VARIABLE, PROVEN), (VARIABLE + 4, LIKELY)])
 def test_an_object_that_a_variable_keeps(place, expected):
     """x86: mov [eax+4], tag of a block that was just allocated; mov [variable], eax; elsewhere push [[variable]+4].
@@ -185,20 +189,20 @@ def test_an_object_that_a_variable_keeps(place, expected):
     Of another variable it is not known that the object is the same.
     """
     base = NARROW_BASES[1]
-    constants = bytearray(0x200)
-    struct.pack_into("<I8xII", constants, 0, 0x2080, 0x2060, SLOT)
-    struct.pack_into("<I", constants, 0x80, 0x2040)
-    constants[0x40:0x57] = b"\1\0ExAllocatePoolWithTag"
-    constants[0x60:0x6C] = b"ntoskrnl.exe"
-    struct.pack_into("<I", constants, SLOT - 2 * PAGE, 0x2040)
-    call = b"\x6a\x20\x6a\x00\xff\x15" + struct.pack("<I", base + SLOT)
+    call, options = x86_importer()
     maker = b"\x68Own1" + call + b"\xc7\x40\x04Kept\xa3" + struct.pack("<I", base + VARIABLE) + b"\xc3"
     user = b"\xa1" + struct.pack("<I", base + place) + b"\xff\x70\x04" + call + b"\xc3"
-    found = find(
-        maker.ljust(48, b"\xcc") + user + FILLING,
-        b"Kept",
-        Machine.X86,
-        more_constants=bytes(constants),
-        directories={1: (PAGE * 2, 40), 12: (SLOT, 4)},
-    )
-    assert [item.confidence for item in found] == [expected]
+    assert grades(maker.ljust(48, b"\xcc") + user + FILLING, b"Kept", machine=Machine.X86, **options) == [expected]
+
+
+def test_a_signature_in_a_block_that_was_just_allocated_is_no_tag():
+    """x86: mov [eax+4], signature of a block that was just allocated; elsewhere push [object+4].
+
+    It stands where a method takes the tag of its object from, but the block is another structure.
+    """
+    call, options = x86_importer()
+    maker = b"\x68Blck" + call + b"\xc7\x40\x04Sign\xc3"
+    user = b"\x8b\x44\x24\x04\xff\x70\x04" + call + b"\xc2\x04\x00"  # mov eax, [esp+4]; push [eax+4]
+    code = maker.ljust(48, b"\xcc") + user + FILLING
+    assert grades(code, b"Sign", machine=Machine.X86, **options) == [POSSIBLE]
+    assert grades(code, b"Blck", machine=Machine.X86, **options) == [PROVEN]
