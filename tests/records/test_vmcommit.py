@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from pykdext.cli.main import main
 from pykdext.records.vmcommit import parse_commit_sheet
 
@@ -66,3 +68,33 @@ def test_the_memory_command_reads_it(tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["dominant"] == "pages that drivers allocated for MDLs"
     assert {line["name"] for line in document["commit"]["lines"]} >= {"Total Private", "Session Commit"}
+
+
+@pytest.mark.parametrize("command", ["analyze", "memory"])
+def test_pools_that_are_small_and_the_largest_counters_beside_them(tmp_path, capsys, command):
+    """A Windows 7 whose drivers have committed half of everything: no kind that is known to be outside the tags."""
+    path = tmp_path / "vm.txt"
+    large = "Driver Commit:             160000 (     640000 Kb)"
+    path.write_text(
+        LISTING.replace("Driver Commit:              10370 (      41480 Kb)", large)
+        .replace(
+            "PagedPool Usage:            37079 (     148316 Kb)", "PagedPool Usage:             7079 (      28316 Kb)"
+        )
+        .replace(
+            "Committed pages:           269178 (    1076712 Kb)", "Committed pages:           418808 (    1675232 Kb)"
+        )
+    )
+    main([command, str(path), "--format", "json"])
+    verdict = json.loads(capsys.readouterr().out)["verdict"]
+    assert "Total Private, 632 MB (39%) and Driver Commit, 625 MB (38%)" in verdict
+    if command == "analyze":
+        assert verdict.startswith("The pools hold 4.5% of the 1.60 GB that are committed: little.")
+        assert "The source lists no tags" in verdict
+
+
+def test_pools_that_hold_much_of_what_is_committed_are_not_called_small(tmp_path, capsys):
+    path = tmp_path / "vm.txt"
+    path.write_text(LISTING)
+    main(["analyze", str(path), "--format", "json"])
+    verdict = json.loads(capsys.readouterr().out)["verdict"]
+    assert verdict == "No verdict: the source lists no tags. Only they can tell which driver uses the pools."

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Mapping, Optional, Sequence
 
 from pykdext.model import PoolKind, UntaggedKind, UntaggedMemory
-from pykdext.model.memory import CommitSheet, FrameUse, MappingHolder, PageFrames
+from pykdext.model.memory import CommitPart, CommitSheet, FrameUse, MappingHolder, PageFrames
 from pykdext.units import count_things, format_bytes, format_share
 
 _OF_DRIVERS = (UntaggedKind.MDL, UntaggedKind.LOCKED, UntaggedKind.DRIVER_LOCKED, UntaggedKind.CONTIGUOUS)
+
+_OF_PROCESSES = ("Total Private", "Process Commit")
+"""The lines that count the own memory of all processes."""
+
+SMALL_SHARE = 0.1
+"""Of what is committed: pools that are less are not what fills the machine, a line that is less explains little."""
+
+MAX_LINES_NAMED = 2
 
 NOTABLE_SHARE = 0.25
 """Of the mappings: what leads to less names nobody in the verdict."""
@@ -54,10 +62,14 @@ def verdict_on_memory(
             f" The largest use is {used[0].use.value}: "
             f"{format_bytes(used[0].frames * frames.frame_bytes)}, {share} of the machine."
         )
+    small = describe_small_pools(sheet, sum(pools.values())) if frames is None and len(pools) == len(PoolKind) else ""
+    said += f" {small}" if small else ""
     unexplained = sheet.unexplained_bytes if sheet else None
     if sheet is not None and unexplained is not None and sheet.committed_bytes:
         share = format_share(max(0, unexplained) / sheet.committed_bytes)
-        said += f" {share} of what is committed is in no counter: processes' own memory, and what no kernel tells."
+        told = any(line.name in _OF_PROCESSES for line in sheet.lines)
+        whose = "" if told else ": processes' own memory, and what no kernel tells"
+        said += f" {share} of what is committed is in no counter{whose}."
     return said
 
 
@@ -86,8 +98,29 @@ def _describe_totals(sheet: Optional[CommitSheet], held: str) -> str:
     if sheet is None or unexplained is None or not sheet.committed_bytes or not held:
         return "No verdict: what is outside the pools cannot be read here; the tag tables are all that is told."
     share = format_share(max(0, unexplained) / sheet.committed_bytes)
-    return (
-        f"No verdict on what is outside the pools: of {format_bytes(sheet.committed_bytes)} committed "
-        f"they hold {held}; the other {format_bytes(max(0, unexplained))} ({share}), of processes and of the system, "
-        "are not told apart here."
+    said = f"Of {format_bytes(sheet.committed_bytes)} committed the pools hold {held}."
+    largest = name_largest_lines(sheet)
+    if largest:
+        said += f" The largest counters beside them: {largest}."
+    rest = f"{format_bytes(max(0, unexplained))} ({share})"
+    return f"No verdict on what is outside the pools. {said} {rest} are in no counter of this source."
+
+
+def describe_small_pools(sheet: Optional[CommitSheet], pool_bytes: int) -> str:
+    """That the pools are a small part of what is committed, and what is not; empty where that is not known."""
+    if sheet is None or not sheet.committed_bytes or not 0 < pool_bytes < SMALL_SHARE * sheet.committed_bytes:
+        return ""
+    share = format_share(pool_bytes / sheet.committed_bytes)
+    said = f"The pools hold {share} of the {format_bytes(sheet.committed_bytes)} that are committed: little."
+    largest = name_largest_lines(sheet)
+    return f"{said} The largest counters beside them: {largest}." if largest else said
+
+
+def name_largest_lines(sheet: CommitSheet) -> str:
+    """The largest lines of a commit sheet that are no pool's, with their shares; empty where none is large."""
+    committed = sheet.committed_bytes or 0
+    lines = sorted((line for line in sheet.lines if line.part is not CommitPart.POOL), key=lambda line: -line.bytes)
+    large = [line for line in lines[:MAX_LINES_NAMED] if line.bytes >= SMALL_SHARE * committed > 0]
+    return " and ".join(
+        f"{line.name}, {format_bytes(line.bytes)} ({format_share(line.bytes / committed)})" for line in large
     )

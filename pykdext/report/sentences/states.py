@@ -19,7 +19,7 @@ from pykdext.model import (
 )
 from pykdext.model.bugchecks import name_bugcheck
 from pykdext.model.objects import HolderReport
-from pykdext.report.sentences.memory import describe_untagged
+from pykdext.report.sentences.memory import describe_small_pools, describe_untagged
 from pykdext.report.sentences.owners import name_owners
 from pykdext.units import (
     choose_form,
@@ -159,8 +159,10 @@ def _verdict_without_suspects(report: LeakReport) -> str:
     snapshot = report.snapshot
     if not snapshot.tags:
         lists = "the source lists no tags. Only they can tell which driver uses the pools."
-        no_tags = f"No verdict: {lists}" if report.fills is None else f"T{lists[1:]}"
-        return " ".join((*_say_totals(report), no_tags))
+        totals = list(_say_totals(report))
+        little = [] if totals else list(_say_small_pools(report))
+        no_tags = f"T{lists[1:]}" if report.fills is not None or little else f"No verdict: {lists}"
+        return " ".join((*totals, *little, no_tags))
     if snapshot.blocks:
         tags = name_some(sorted({str(block.tag) for block in snapshot.blocks}))
         owner = next((item for item in report.largest if item.owners and not item.role.tells_no_caller), None)
@@ -178,6 +180,15 @@ def _verdict_without_suspects(report: LeakReport) -> str:
     else:
         plain = "Nothing stands out: no tag is at once large, seldom freed and foreign to Windows."
     return " ".join((*_say_totals(report, full_only=True), plain, _COMPARE))
+
+
+def _say_small_pools(report: LeakReport) -> Iterator[str]:
+    """That both pools hold little, and what holds more, unless that is said already."""
+    pools = [report.snapshot.pool_bytes(pool) for pool in PoolKind]
+    if report.fills is None and None not in pools:
+        said = describe_small_pools(report.snapshot.commit, sum(size or 0 for size in pools))
+        if said:
+            yield said
 
 
 def _say_totals(report: LeakReport, *, full_only: bool = False) -> Iterator[str]:
