@@ -15,20 +15,20 @@ DATE_OF_FILE = "the log names times of day without a date; the date of the file 
 
 _YEARS = range(1990, 2100)
 _MONTHS: Tuple[Tuple[str, ...], ...] = (
-    ("jan", "ene", "gen", "янв"),
-    ("feb", "fev", "фев"),
-    ("mar", "мар"),
-    ("apr", "abr", "avr", "апр"),
-    ("may", "mai", "mag", "май", "мая"),
-    ("jun", "juin", "giu", "июн"),
-    ("jul", "juil", "lug", "июл"),
-    ("aug", "ago", "aou", "авг"),
-    ("sep", "set", "сен"),
-    ("oct", "okt", "ott", "out", "окт"),
-    ("nov", "ноя"),
-    ("dec", "dez", "dic", "дек"),
+    ("jan", "ene", "gen", "янв", "oca", "sty"),
+    ("feb", "fev", "фев", "sub", "lut"),
+    ("mar", "мар", "mrt"),
+    ("apr", "abr", "avr", "апр", "nis", "kwi"),
+    ("may", "mai", "mag", "май", "мая", "maj", "mei"),
+    ("jun", "juin", "giu", "июн", "haz", "cze"),
+    ("jul", "juil", "lug", "июл", "tem", "lip"),
+    ("aug", "ago", "aou", "авг", "agu", "sie"),
+    ("sep", "set", "сен", "eyl", "wrz"),
+    ("oct", "okt", "ott", "out", "окт", "eki", "paz"),
+    ("nov", "ноя", "kas", "lis"),
+    ("dec", "dez", "dic", "дек", "ara", "gru"),
 )
-"""How the names of months begin, without accents: en, de, fr, es, it, pt, ru."""
+"""How the names of months begin, without accents: en, de, fr, es, it, pt, ru, tr, pl, nl."""
 
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _FOREIGN_WEEKDAYS = re.compile(
@@ -58,13 +58,13 @@ _CLOCK = (
 _ZONE = r"(?:\s*(?P<zone>Z\b|GMT\b|\(?UTC(?:\s*[+-]\s*\d{1,2}:\d\d)?\)?|[+-]\d\d:?\d\d(?!\d)))?"
 _YEAR = r"(?P<year>\d{4})"
 _DAY = r"(?P<day>\d{1,2})"
-_MONTH_NAME = r"(?P<month>[^\W\d_]{3,10})\.?"
+_MONTH_NAME = r"(?P<month>[^\W\d_]{3,12})\.?"
 _WEEKDAY = rf"(?:(?P<weekday>[^\W\d_]{{2,13}})[.,]{{0,2}}{_GAP})?"
 _WEEKDAY_BEHIND = (
     r"(?:[\s.,]{0,3}[(（]?(?!上午|下午|午前|午後|오전|오후|[AaPp]\.?[Mm])"
     r"(?:[^\W\d_]{1,3}|[^\W\d_]{1,2}曜日|星期[^\W\d_]|[^\W\d_]요일)\.?[)）]?)?"
 )
-_TWO_NUMBERS = r"(?<![\d.])(?P<first>\d{1,2})(?P<mark>[./-])(?P<other>\d{1,2})(?P=mark)"
+_TWO_NUMBERS = r"(?<![\d.])(?P<first>\d{1,2})(?P<mark>[./-]|\.\s)(?P<other>\d{1,2})(?P=mark)"
 _AT = rf"(?:,?{_GAP}|\s(?:um|at|à|a las|alle|alle ore|às|в)\s)"
 _FORMS = tuple(
     re.compile(form + _ZONE)
@@ -73,14 +73,15 @@ _FORMS = tuple(
         rf"(?<!\d){_YEAR}[-/.]\s?(?P<month>\d{{1,2}})[-/.]\s?{_DAY}(?:T|\.?{_WEEKDAY_BEHIND},?{_GAP}){_CLOCK}",
         # 2026年6月13日 8:00:01, 2026년 6월 13일 토요일 오전 8:00:01
         rf"(?<!\d){_YEAR}\s?[年년]\s?(?P<month>\d{{1,2}})\s?[月월]\s?{_DAY}\s?[日일号]{_WEEKDAY_BEHIND},?\s{{0,3}}{_CLOCK}",
-        # Tue 11/12/2024  3:41:27.53 (%date% %time%), 12.11.2024 03:41
-        rf"{_WEEKDAY}{_TWO_NUMBERS}{_YEAR},?{_GAP}{_CLOCK}",
+        # Tue 11/12/2024  3:41:27.53 (%date% %time%), 12.11.2024 03:41, 12.11.2024 Sal  3:41
+        rf"{_WEEKDAY}{_TWO_NUMBERS}{_YEAR}(?:\sг\.)?{_WEEKDAY_BEHIND},?{_GAP}{_CLOCK}",
         # Tue Nov 12 03:41:27.123 2024 (UTC + 1:00), as WinDbg writes
         rf"{_MONTH_NAME}{_GAP}{_DAY}{_GAP}{_CLOCK}{_GAP}{_YEAR}",
         # Tuesday, November 12, 2024 3:41:27 AM, as Get-Date writes
         rf"{_MONTH_NAME}{_GAP}{_DAY},{_GAP}{_YEAR},?{_GAP}{_CLOCK}",
-        # 12 November 2024 03:41:27; Samstag, 13. Juni 2026 08:00; 13 de junio de 2026 8:00; 13 июня 2026 г. 8:00
-        rf"(?<!\d){_DAY}\.?{_GAP}(?:de{_GAP})?{_MONTH_NAME}{_GAP}(?:del?{_GAP})?{_YEAR}(?:\sг\.)?{_AT}{_CLOCK}",
+        # 12 November 2024 03:41:27; Samstag, 13. Juni 2026 08:00; 13 de junio de 2026 8:00; 13 июня 2026 г. 8:00;
+        # 13 Haziran 2026 Cumartesi 08:00
+        rf"(?<!\d){_DAY}\.?{_GAP}(?:de{_GAP})?{_MONTH_NAME}{_GAP}(?:del?{_GAP})?{_YEAR}(?:\sг\.|{_GAP}[^\W\d_]{{2,13}})?{_AT}{_CLOCK}",
     )
 )
 _TIME_OF_DAY = re.compile(rf"^\s*{_CLOCK}\s*$")
@@ -168,7 +169,7 @@ def _read_hour(parts: Mapping[str, Optional[str]]) -> int:
 def _order_day_and_month(parts: Mapping[str, Optional[str]], year: int) -> Tuple[int, int, Tuple[str, ...]]:
     """Month and day of two numbers: told by a number above 12, the weekday, the mark; else as in the USA."""
     first, other = int(parts["first"] or 0), int(parts["other"] or 0)
-    if first > 12 or parts["mark"] == ".":
+    if first > 12 or (parts["mark"] or "").startswith("."):
         return other, first, ()
     if other > 12:
         return first, other, ()
