@@ -9,7 +9,7 @@ from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import PoolSnapshot
 from pykdext.model.objects import Process
 from pykdext.pipeline.sources import has_memory, open_source
-from pykdext.report.sentences.holders import describe_handle_growth
+from pykdext.report.sentences.processes import describe_handle_growth
 from pykdext.work import Work
 
 NOTABLE_HANDLES = 1_000

@@ -22,7 +22,7 @@ from pykdext.model.traces import OpenedAt, ReferenceTrace, VerifiedDriver
 from pykdext.pipeline.holderverdict import LEAKING_HANDLES, HolderFacts, judge_holders
 from pykdext.pipeline.objectsample import find_references, sample_contents, sample_held, sample_objects
 from pykdext.pipeline.sources import Source
-from pykdext.report.sentences.holders import describe_processes, describe_stuck
+from pykdext.report.sentences.processes import describe_processes, describe_stuck
 from pykdext.work import UNWATCHED, Work
 
 MAX_CENSUSES = 4096

@@ -26,6 +26,12 @@ LEAKING_HANDLES = 3_000
 """Healthy processes have fewer handles to objects of one type, lsass and services among them."""
 
 LEAKING_SHARE = 0.5
+SHARED_HANDLES = 4 * LEAKING_HANDLES
+"""Processes that share a leak have at least so many together, each of them ``LEAKING_HANDLES``."""
+
+NOTABLE_SHARE = 0.1
+"""Of several processes that hold something those are named that hold so much of it."""
+
 MANY_ZOMBIES = 100
 UNHELD_EXCESS = 60_000
 """Objects without a handle are normal for files, sections and threads: a healthy machine has some ten thousand."""
@@ -177,33 +183,55 @@ def _judge_contents(facts: HolderFacts) -> Optional[Finding]:
 
 def _judge_zombies(facts: HolderFacts) -> Optional[Finding]:
     """Exited processes: by whom they are held, else that nobody has a handle."""
-    zombies = facts.zombies
-    if len(zombies) < MANY_ZOMBIES or 2 * len(zombies) < facts.objects:
+    zombies = len(facts.zombies)
+    if zombies < MANY_ZOMBIES or 2 * zombies < facts.objects:
         return None
-    images = Counter(zombie.image for zombie in zombies)
-    holder = max(facts.censuses, key=lambda census: census.zombies, default=None)
-    if holder is not None and 2 * holder.zombies >= len(zombies):
-        opened = facts.openers_of(holder)
-        return say.name_zombie_holder(
-            facts.row.tag, facts.bytes, len(zombies), images.most_common(1)[0], holder, opened
-        )
-    without = sum(zombie.object_handles == 0 for zombie in zombies)
-    if without > MOST_UNHELD * len(zombies):
-        return say.tell_referenced_zombies(facts.row.tag, len(zombies), images.most_common(1)[0], facts.referencing)
-    return say.tell_zombies(facts.row.tag, len(zombies), images.most_common(1)[0], holder)
+    image = Counter(zombie.image for zombie in facts.zombies).most_common(1)[0]
+    ranked = sorted(facts.censuses, key=lambda census: -census.zombies)
+    holders = [census for census in ranked if census.zombies >= NOTABLE_SHARE * zombies]
+    found = sum(census.zombies for census in ranked)
+    if holders and 2 * sum(census.zombies for census in holders) >= zombies:
+        if len(holders) > 1:
+            return say.name_zombie_holders(facts.row.tag, facts.bytes, zombies, image, holders)
+        opened = facts.openers_of(holders[0])
+        return say.name_zombie_holder(facts.row.tag, facts.bytes, zombies, image, holders[0], opened)
+    without = sum(zombie.object_handles == 0 for zombie in facts.zombies)
+    if without > MOST_UNHELD * zombies:
+        return say.tell_referenced_zombies(facts.row.tag, zombies, image, facts.referencing)
+    first = ranked[0] if ranked else None
+    if first is not None and first.zombies >= max(FEW_CONTENTS, MOST_UNHELD * found, zombies / 2 - _unread(first)):
+        return say.tell_unread_holder(facts.row.tag, zombies, image, first)
+    is_whole = not facts.processes.warnings and all(census.is_whole for census in facts.censuses)
+    return say.tell_zombies(facts.row.tag, zombies, image, first, is_whole=is_whole)
+
+
+def _unread(census: HandleCensus) -> int:
+    """Handles that a table counts, but that are not in the dump."""
+    return max(0, (census.counted or 0) - census.read)
 
 
 def _judge_handles(facts: HolderFacts) -> Optional[Finding]:
-    """One process has most of the handles to these objects, and more than any healthy one."""
-    first = max(facts.censuses, key=lambda census: census.handles_of(facts.names), default=None)
-    if first is None or not facts.types:
+    """One process has most of the handles to these objects, and more than any healthy one; or several have."""
+    if not facts.censuses or not facts.types:
         return None
-    held = first.handles_of(facts.names)
-    if held < LEAKING_HANDLES or held < LEAKING_SHARE * min(facts.handles, max(facts.objects, 1)):
-        return None
-    opened = facts.openers_of(first)
-    made = facts.sample if facts.censuses and first is facts.censuses[0] else None
-    return say.name_handle_holder(facts.row.tag, facts.names, held, facts.handles, first, opened, made)
+    names = facts.names
+    wanted = LEAKING_SHARE * min(facts.handles, max(facts.objects, 1))
+    ranked = sorted(facts.censuses, key=lambda census: -census.handles_of(names))
+    many = [census for census in ranked if census.handles_of(names) >= LEAKING_HANDLES]
+    notable = [census for census in many if census.handles_of(names) >= NOTABLE_SHARE * facts.handles]
+    if many and many[0].handles_of(names) >= wanted:
+        first, held = many[0], many[0].handles_of(names)
+        opened = facts.openers_of(first)
+        made = facts.sample if first is facts.censuses[0] else None
+        others = [census for census in notable if census is not first]
+        return say.name_handle_holder(facts.row.tag, names, held, facts.handles, first, opened, made, others)
+    programs = Counter(census.process.image for census in many).most_common(1)
+    same = [census for census in many if census.process.image == programs[0][0]] if programs else []
+    for together, image in ((same, programs[0][0] if programs else None), (notable, None)):
+        held = sum(census.handles_of(names) for census in together)
+        if len(together) > 1 and held >= max(wanted, SHARED_HANDLES):
+            return say.name_handle_holders(facts.row.tag, names, facts.handles, together, image)
+    return None
 
 
 def _judge_references(facts: HolderFacts) -> Optional[Finding]:

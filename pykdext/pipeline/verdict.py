@@ -27,7 +27,7 @@ from pykdext.pipeline.objectevidence import find_object_evidence
 from pykdext.pipeline.pointers import MAX_TAGS, search_contents
 from pykdext.pipeline.sources import Source
 from pykdext.pipeline.weighing import FoundOwners, weigh_owners
-from pykdext.report.sentences.holders import describe_unusual
+from pykdext.report.sentences.processes import describe_unusual
 from pykdext.report.sentences.states import verdict_on
 from pykdext.work import UNWATCHED, Work
 

@@ -8,7 +8,7 @@ from pykdext.model.objects import HandleCensus, HolderReport, Process, ProcessRe
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines
-from pykdext.report.sentences.holders import describe_numbers
+from pykdext.report.sentences.processes import describe_numbers
 from pykdext.report.sentences.states import subject_lines
 from pykdext.units import choose_form, count_things, format_bytes, format_count, say_rest
 

@@ -7,7 +7,8 @@ from typing import Optional
 from pykdext.model import Origin
 from pykdext.model.objects import HolderReport, NumberCensus, ProcessReport
 from pykdext.report.html.page import iter_page
-from pykdext.report.sentences.holders import describe_numbers, name_made
+from pykdext.report.sentences.holders import name_made
+from pykdext.report.sentences.processes import describe_numbers
 from pykdext.report.sentences.states import machine_lines
 from pykdext.report.tone import Tone
 

@@ -10,19 +10,15 @@ from pykdext.model.objects import (
     HandleCensus,
     HolderKind,
     LookasideList,
-    NumberCensus,
     ObjectSample,
     Process,
-    ProcessList,
     ReferencingDriver,
-    StuckProcess,
 )
 from pykdext.model.traces import OpenedAt, ReferenceTrace, VerifiedDriver
-from pykdext.units import choose_form, count_things, format_bytes, format_count, format_share
+from pykdext.units import choose_form, count_things, format_bytes, format_count, format_share, name_some
 
 _VERBS = ("opened", "registered", "owned", "starts", "maps")
-_NAMED, _FEW_TRACED, _FEW_HANDLES = 4, 16, 1_000
-_MANY_ZOMBIES, _MANY_HANDLES, _MANY_ALLOCATIONS = 1_000, 100_000, 1_000
+_NAMED, _FEW_TRACED, _FEW_HANDLES, _MANY_ALLOCATIONS = 4, 16, 1_000, 1_000
 _PROVEN, _LIKELY, _POSSIBLE, _UNKNOWN = "proven", "likely", "possible", "unknown"
 
 
@@ -115,8 +111,7 @@ def name_zombie_holder(
     opened: Sequence[OpenedAt] = (),
 ) -> Finding:
     """One process has handles to the exited ones."""
-    of_them = "" if image[1] == zombies else f", {format_count(image[1])} of them {image[0]},"
-    who = _count_zombies(zombies) + (of_them or f", all {image[0]},")
+    who = _count_zombies(zombies, image) + ","
     part = "" if holder.zombies >= zombies else f"; it has handles to {format_count(holder.zombies)} of them"
     sentence = (
         f"Tag {tag}{_size(size)}: {who} {choose_form(zombies, 'is', 'are')} held by {holder.process.label}: a handle "
@@ -126,25 +121,56 @@ def name_zombie_holder(
     return Finding(HolderKind.ZOMBIES, sentence, _PROVEN, step, holder.process, holder.zombies)
 
 
+def name_zombie_holders(
+    tag: PoolTag, size: Optional[int], zombies: int, image: Tuple[str, int], holders: Sequence[HandleCensus]
+) -> Finding:
+    """Several processes have handles to the exited ones; that of one alone keeps a process."""
+    first = holders[0]
+    others = [f"{census.process.label} to {format_count(census.zombies)}" for census in holders[1:]]
+    sentence = (
+        f"Tag {tag}{_size(size)}: {_count_zombies(zombies, image)}, are held by "
+        f"{count_things(len(holders), 'process', 'processes')}: {first.process.label} has handles to "
+        f"{format_count(first.zombies)} of them, {name_some(others, _NAMED)}: a handle leak of each of these."
+    )
+    step = _look_at_handles(first.process)
+    return Finding(HolderKind.ZOMBIES, sentence, _PROVEN, step, first.process, first.zombies)
+
+
 def tell_referenced_zombies(
     tag: PoolTag, zombies: int, image: Tuple[str, int], referencing: Sequence[ReferencingDriver]
 ) -> Finding:
     """Nobody has a handle to the exited processes."""
     sentence = (
-        f"Tag {tag}: {_count_zombies(zombies)}, {format_count(image[1])} of them {image[0]}, and nobody "
+        f"Tag {tag}: {_count_zombies(zombies, image)}, and nobody "
         f"has a handle to them: something in the kernel keeps references{_candidates(referencing)}."
     )
     return Finding(HolderKind.REFERENCES, sentence, _LIKELY, "!process 0 0")
 
 
-def tell_zombies(tag: PoolTag, zombies: int, image: Tuple[str, int], holder: Optional[HandleCensus]) -> Finding:
-    """Exited processes whose holder is not known."""
+def tell_unread_holder(tag: PoolTag, zombies: int, image: Tuple[str, int], holder: HandleCensus) -> Finding:
+    """Nearly all handles to exited processes that were read are those of a process that has more, which were not."""
+    unread = (holder.counted or 0) - holder.read
+    sentence = (
+        f"Tag {tag}: {_count_zombies(zombies, image)}, {choose_form(zombies, 'is', 'are')} still held. Of the handles "
+        f"to them that were read nearly all, {format_count(holder.zombies)}, are those of {holder.process.label}, "
+        f"{format_count(unread)} of whose {count_things(holder.counted, 'handle')} could not be read: a handle leak "
+        "of that process."
+    )
+    step = _look_at_handles(holder.process)
+    return Finding(HolderKind.ZOMBIES, sentence, _LIKELY, step, holder.process, holder.zombies)
+
+
+def tell_zombies(
+    tag: PoolTag, zombies: int, image: Tuple[str, int], holder: Optional[HandleCensus], *, is_whole: bool
+) -> Finding:
+    """Exited processes whose holder is not known; ``is_whole``: all handles of all processes were read."""
+    whom = "by no process that has handles to many of them" if is_whole else "by whom cannot be read"
     most = ""
     if holder is not None and holder.zombies:
-        most = f"; most handles that were read are those of {holder.process.label}: {format_count(holder.zombies)}"
+        read = "" if is_whole else " that were read"
+        most = f"; most handles{read} are those of {holder.process.label}: {format_count(holder.zombies)}"
     sentence = (
-        f"Tag {tag}: {_count_zombies(zombies)}, {format_count(image[1])} of them {image[0]}, "
-        f"{choose_form(zombies, 'is', 'are')} still held, by whom cannot be read{most}."
+        f"Tag {tag}: {_count_zombies(zombies, image)}, {choose_form(zombies, 'is', 'are')} still held, {whom}{most}."
     )
     return Finding(HolderKind.ZOMBIES, sentence, _UNKNOWN, "!process 0 0")
 
@@ -157,8 +183,12 @@ def name_handle_holder(
     census: HandleCensus,
     opened: Sequence[OpenedAt] = (),
     made: Optional[ObjectSample] = None,
+    others: Sequence[HandleCensus] = (),
 ) -> Finding:
-    """One process has most of the handles; ``made``: what its objects tell of who made them."""
+    """One process has most of the handles; ``made``: what its objects tell of who made them.
+
+    ``others`` have many of the handles, too.
+    """
     sampled = census.sampled < census.read
     about = "about " if sampled else ""
     target = census.common_target
@@ -167,13 +197,39 @@ def name_handle_holder(
         where = f", {format_share(target.handles / target.of)} of them to {target.name}"
     elif made is not None and made.blocks == 0 and made.creators and 2 * made.creators[0][1] > made.objects:
         where = f"; most of those looked at: {name_made(made.creators[0][0])}"
+    too = ""
+    if others:
+        shown = [f"{census.process.label} {format_count(census.handles_of(tuple(names)))}" for census in others]
+        too = f"; more than usual have, too: {name_some(shown, _NAMED)}"
     share = f" ({format_share(held / handles)})" if handles else ""
     sentence = (
         f"Tag {tag}: {census.process.label} holds {about}{format_count(held)} of the {count_things(handles, 'handle')} "
         f"to {_kinds(names)} objects{share}{where}: a handle leak of that process{_opened(opened)}"
-        f"{_coverage(census)}."
+        f"{too}{_coverage(census)}."
     )
     return Finding(HolderKind.HANDLES, sentence, _PROVEN, _look_at_handles(census.process), census.process, held)
+
+
+def name_handle_holders(
+    tag: PoolTag, names: Sequence[str], handles: int, holders: Sequence[HandleCensus], image: Optional[str]
+) -> Finding:
+    """Several processes have most of the handles together; ``image``: the program that all of them run."""
+    first = holders[0]
+    counts = [census.handles_of(tuple(names)) for census in holders]
+    about = "about " if any(census.sampled < census.read for census in holders) else ""
+    share = f" ({format_share(min(1.0, sum(counts) / handles))})" if handles else ""
+    have = (
+        f"{about}{format_count(sum(counts))} of the {count_things(handles, 'handle')} to {_kinds(names)} objects{share}"
+    )
+    of_image = "" if image is None else f" of {image}"
+    shown = [f"{census.process.label} {format_count(count)}" for census, count in zip(holders, counts)]
+    of_each = name_some(shown, _NAMED) if image is None else f"{shown[0]} the most"
+    whose = "each of these" if image is None else "that program"
+    sentence = (
+        f"Tag {tag}: {count_things(len(holders), 'process', 'processes')}{of_image} hold {have}, {of_each}: "
+        f"a handle leak of {whose}{_coverage_of(holders)}."
+    )
+    return Finding(HolderKind.HANDLES, sentence, _LIKELY, _look_at_handles(first.process), first.process, counts[0])
 
 
 def tell_references(
@@ -255,91 +311,12 @@ def tell_usual(
     return Finding(HolderKind.UNKNOWN, f"{sentence}: who has the others is not known.", _UNKNOWN, step)
 
 
-def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Sequence[Process], handles: int) -> str:
-    """The sentence on all processes of a machine."""
-    if not found.processes:
-        return "No process could be read."
-    most = max(alive, key=lambda process: process.handles or 0, default=None)
-    untold = sum(process.handles is None for process in alive)
-    words = f"{count_things(len(alive), 'process', 'processes')} with {count_things(handles, 'handle')}"
-    if untold:
-        whose = "whose handles" if untold == len(alive) else f"with {count_things(handles, 'handle')}; those of"
-        more = "" if untold == len(alive) else f" {format_count(untold)}"
-        words = f"{count_things(len(alive), 'process', 'processes')} {whose}{more} cannot be counted"
-    if most is not None and most.handles:
-        share = f" ({format_share(most.handles / handles)})" if handles else ""
-        words += f", most of them those of {most.label}: {format_count(most.handles)}{share}"
-    if zombies:
-        images = sorted({zombie.image for zombie in zombies})
-        counts = {image: sum(zombie.image == image for zombie in zombies) for image in images[:64]}
-        first = max(counts, key=lambda image: counts[image])
-        words += (
-            f". {format_count(len(zombies))} more have exited and are still held, {format_count(counts[first])} of "
-            f"them {first}"
-        )
-    if found.unlisted and found.lost == 0:
-        labels = ", ".join(process.label for process in found.unlisted[:_NAMED])
-        rest = f" and {format_count(len(found.unlisted) - _NAMED)} more" if len(found.unlisted) > _NAMED else ""
-        words += f". Not on the kernel's list of processes, but numbered as one: {labels}{rest}"
-    return words + "."
-
-
-def describe_stuck(stuck: StuckProcess) -> str:
-    """A process that cannot exit, and the driver that it waits for."""
-    threads = stuck.process.active_threads or 0
-    words = (
-        f"{stuck.process.label} is exiting, but {format_count(threads)} of its threads still "
-        f"{choose_form(threads, 'runs', 'run')}"
-    )
-    if stuck.drivers:
-        who, count = stuck.drivers[0]
-        return f"{words}: {count_things(count, 'request')} of theirs {choose_form(count, 'is', 'are')} {who}."
-    return f"{words}." if stuck.pending is None else f"{words}; no request of theirs is pending in a driver."
-
-
-def describe_numbers(numbers: NumberCensus) -> str:
-    """The sentence on the table of process and thread numbers."""
-    about = "about " if numbers.is_sampled else ""
-    words = (
-        f"{about}{count_things(numbers.processes, 'process', 'processes')}, {count_things(numbers.threads, 'thread')}"
-    )
-    if numbers.exited_threads:
-        words += f", {format_count(numbers.exited_threads)} of them exited and still held"
-    if numbers.unnumbered:
-        words += (
-            f"; {count_things(numbers.unnumbered, 'process of the list is', 'processes of the list are')} not in it"
-        )
-    if numbers.pages_read < numbers.pages_expected:
-        words += f"; {numbers.pages_read:,} of {count_things(numbers.pages_expected, 'page')} read"
-    return f"In the table of numbers: {words}."
-
-
-def describe_unusual(processes: Sequence[Process]) -> str:
-    """A sentence on a process with far more handles than usual, or on many exited processes; empty: there are none."""
-    zombies = [process for process in processes if process.is_zombie]
-    most = max(processes, key=lambda process: process.handles or 0, default=None)
-    words = []
-    if len(zombies) >= _MANY_ZOMBIES:
-        exited = format_count(len(zombies))
-        words.append(f"{exited} processes have exited and are still held: 'poolleak holders Proc' tells by whom.")
-    if most is not None and (most.handles or 0) >= _MANY_HANDLES:
-        words.append(f"{most.label} has {count_things(most.handles, 'handle')}: 'poolleak processes' shows all.")
-    return " ".join(words)
-
-
-def describe_handle_growth(process: Optional[Process], grown: int, exited: int) -> str:
-    """A sentence on the process whose handles grew most between two states, and on processes that exited and stay."""
-    words = []
-    if process is not None:
-        now = format_count(process.handles)
-        words.append(f"The handles of {process.label} grew most, by {format_count(grown)} to {now}.")
-    if exited >= _MANY_ZOMBIES // 10:
-        words.append(f"{count_things(exited, 'more exited process is', 'more exited processes are')} held.")
-    return " ".join(words)
-
-
-def _count_zombies(zombies: int) -> str:
-    return count_things(zombies, "exited process", "exited processes")
+def _count_zombies(zombies: int, image: Tuple[str, int]) -> str:
+    """How many have exited, and of which program most of them are."""
+    words = count_things(zombies, "exited process", "exited processes")
+    if image[1] < zombies:
+        return f"{words}, {format_count(image[1])} of them {image[0]}"
+    return f"{words}, {choose_form(zombies, '', 'all ')}{image[0]}"
 
 
 def _kinds(names: Sequence[str]) -> str:
@@ -367,6 +344,15 @@ def _coverage(census: HandleCensus, *, is_count: bool = False) -> str:
     if census.sampled < census.read and not is_count:
         words.append(f"a sample of {count_things(census.sampled, 'handle')}")
     return f" ({', '.join(words)})" if words else ""
+
+
+def _coverage_of(censuses: Sequence[HandleCensus]) -> str:
+    """How many of the handles of several processes were read, where that was not all."""
+    if all(census.is_whole for census in censuses):
+        return ""
+    counted = sum(census.read if census.counted is None else census.counted for census in censuses)
+    read = sum(census.read for census in censuses)
+    return f" ({format_count(read)} of their {count_things(counted, 'handle')} read)"
 
 
 def _candidates(referencing: Sequence[ReferencingDriver]) -> str:
