@@ -138,12 +138,15 @@ def summarize_batch(run: BatchRun, found: FoundInputs, store: Store) -> BatchSum
     """What a batch came to, from what is stored of its dumps."""
     by_status = dict.fromkeys(DumpStatus, 0)
     hosts: Set[str] = set()
+    uncounted: Set[str] = set()
 
     def count(rows: Iterator[DumpRow]) -> Iterator[DumpRow]:
         for row in rows:
             by_status[row.status] += 1
             if row.status.has_report:
                 hosts.add(row.host)
+            if row.verdict is not None and row.verdict.lacks_counts:
+                uncounted.add(row.path)
             yield row
 
     common = find_common(count(store.load_rows(run.dumps)))
@@ -158,4 +161,5 @@ def summarize_batch(run: BatchRun, found: FoundInputs, store: Store) -> BatchSum
         unfinished=len(run.dumps) - sum(by_status.values()),
         common=common,
         warnings=tuple(warnings),
+        uncounted=len(uncounted),
     )

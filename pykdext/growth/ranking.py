@@ -12,8 +12,10 @@ from pykdext.model import (
     PoolKind,
     PoolSnapshot,
     PoolTag,
+    PoolUsage,
     Role,
     Suspect,
+    TableCoverage,
     TagClass,
     TagOwners,
     TagUsage,
@@ -31,6 +33,9 @@ COMPANION_BLOCKS = 100_000
 
 LARGEST_SHOWN = 3
 """Of each pool, whatever they look like."""
+
+_FREES_SKEW = 8
+"""One processor may free so many times as much as another without wonder: interrupts are steered to few of them."""
 
 _STATIC_LIBRARY = ".lib"
 
@@ -66,8 +71,28 @@ def rank_suspects(snapshot: PoolSnapshot, owners: Mapping[PoolTag, TagOwners]) -
         for row in view.rows
         if _is_notable(row, view)
         and (suspect := _judge(snapshot, row, view, owners.get(row.tag))).score >= SUSPICIOUS_SCORE
+        and not may_be_missing_frees(snapshot.coverage, suspect.usage, suspect.role)
     ]
     return tuple(sorted(suspects, key=lambda suspect: (-suspect.score, -(suspect.usage.bytes or 0))))
+
+
+def may_be_missing_frees(coverage: TableCoverage, usage: PoolUsage, role: Role) -> bool:
+    """Whether what a tag seems to hold may be what a missing processor's table counts as freed.
+
+    A tag is beyond that if a driver that is not part of Windows is likely to allocate it, and the processors whose
+    tables were read freed so little that the others would have to free far more than they do.
+    """
+    if not coverage.lacks_counts:
+        return False
+    if role is not Role.CAUSE or usage.outstanding is None or usage.frees is None:
+        return True
+    tables, rows = coverage.processor_tables_expected, coverage.rows_expected
+    if tables == 1:
+        return False  # the row of the tag was read, and no other counts it
+    if not tables or not rows:
+        return True
+    lost = max(1.0, (rows - (coverage.rows_read or 0)) * tables / rows)
+    return lost >= tables or _FREES_SKEW * usage.frees * lost / (tables - lost) >= usage.outstanding
 
 
 def find_largest(snapshot: PoolSnapshot, owners: Mapping[PoolTag, TagOwners]) -> Tuple[Suspect, ...]:
@@ -82,11 +107,16 @@ def find_largest(snapshot: PoolSnapshot, owners: Mapping[PoolTag, TagOwners]) ->
 def find_companions(
     snapshot: PoolSnapshot, suspects: Sequence[Suspect], owners: Mapping[PoolTag, TagOwners]
 ) -> Tuple[LockstepGroup, ...]:
-    """Groups of tags whose outstanding blocks agree in number, those with a suspect among them, numbered from 1."""
+    """Groups of tags whose outstanding blocks agree in number, those with a suspect among them, numbered from 1.
+
+    There are none where processors' tables are missing.
+    """
 
     def is_object(tag: PoolTag) -> bool:
         return find_role(owners.get(tag)) is Role.OBJECT
 
+    if snapshot.coverage.lacks_counts:  # counts that agree in a part do not agree for that
+        return ()
     suspicious = {(suspect.tag, suspect.pool) for suspect in suspects}
     found: List[LockstepGroup] = []
     for group in find_lockstep(_iter_many_blocks(snapshot), is_object):
@@ -154,12 +184,12 @@ def _is_notable(row: TagUsage, view: PoolView) -> bool:
 def _judge(snapshot: PoolSnapshot, row: TagUsage, view: PoolView, known: Optional[TagOwners]) -> Suspect:
     usage = row.usage(view.pool)
     traits = list(iter_traits(row, view, known))
-    hours = (snapshot.uptime_seconds or 0) / 3600
+    hours = (snapshot.uptime_seconds or 0) / 3600 if view.is_counted else 0
     return Suspect(
         tag=row.tag,
         pool=view.pool,
         usage=usage,
-        share=(usage.bytes or 0) / view.bytes,
+        share=(usage.bytes or 0) / view.bytes if view.is_counted else None,
         score=add_up(traits),
         reasons=tuple(trait.words for trait in traits),
         role=find_role(known),

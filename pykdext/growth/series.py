@@ -56,7 +56,8 @@ def arrange_series(
         raise MixedMachinesError(mixed)
     if mixed:
         warnings.append(f"{mixed}; taken for one series as told")
-    order = order_samples(snapshots, keep_all=every_seconds is not None)
+    counted = _leave_out_uncounted(snapshots, warnings)
+    order = order_samples(counted, keep_all=every_seconds is not None)
     warnings += order.warnings
     kept = _drop_doubles(order.samples, warnings)
     order = Ordered(tuple(kept), order.has_times, ())
@@ -92,6 +93,17 @@ def _describe_mixture(snapshots: Sequence[PoolSnapshot]) -> Optional[str]:
     if len(builds) > 1:
         return f"the samples are of different Windows builds: {name_some([str(build) for build in builds])}"
     return None
+
+
+def _leave_out_uncounted(snapshots: Sequence[PoolSnapshot], warnings: List[str]) -> Sequence[PoolSnapshot]:
+    """The samples without those that lack processors' tables: their tags seem to hold more or less than they do."""
+    lacking = [snapshot.source.path or "a sample" for snapshot in snapshots if snapshot.coverage.lacks_counts]
+    if not lacking:
+        return snapshots
+    warnings.append(
+        f"left out, for rows of the tag tables are missing and what tags hold is not known: {name_some(lacking)}"
+    )
+    return [snapshot for snapshot in snapshots if not snapshot.coverage.lacks_counts]
 
 
 def _drop_doubles(ordered: Sequence[PoolSnapshot], warnings: List[str]) -> List[PoolSnapshot]:

@@ -60,6 +60,8 @@ class Trait(NamedTuple):
 class PoolView:
     """One pool of a state, as its tags are compared in it.
 
+    ``is_counted`` is false where processors' tables are missing: ``bytes`` and what tags hold is then what the others
+    count, and no share means anything.
     ``bytes`` is what it holds. ``is_whole``: that is the whole pool, not the rows that somebody chose to list.
     ``rows`` are its tags, the largest first. ``backing_bytes``: the memory of the machine or, where that is less or
     alone known, its commit limit; ``backing`` says which. ``filled`` is how much of the pool's limit it
@@ -76,11 +78,13 @@ class PoolView:
     backing: str
     filled: float
     name: str
+    is_counted: bool = True
 
     @classmethod
     def of(cls, snapshot: PoolSnapshot, pool: PoolKind) -> Optional[PoolView]:
         """The pool in ``snapshot``; None where nothing of it is known."""
-        total = snapshot.pool_bytes(pool)
+        is_counted = not snapshot.coverage.lacks_counts
+        total = snapshot.pool_bytes(pool) or snapshot.counted_bytes(pool)
         if not total:
             return None
         rows = sorted(
@@ -111,6 +115,7 @@ class PoolView:
             backing,
             filled,
             snapshot.name_pool(pool),
+            is_counted,
         )
 
     def find_others(self, row: TagUsage) -> List[int]:
@@ -126,12 +131,15 @@ class PoolView:
 def iter_traits(row: TagUsage, view: PoolView, known: Optional[TagOwners]) -> Iterator[Trait]:
     """All that the numbers of a tag in a pool, and what is known of the tag, say for or against a leak."""
     usage = row.usage(view.pool)
-    share = (usage.bytes or 0) / view.bytes
+    share = (usage.bytes or 0) / view.bytes if view.is_counted else 0.0
+    if not view.is_counted:
+        yield Trait(0, "counted in the tables that were read alone")
     yield from _share_traits(view, share)
     if view.filled >= NEARLY_FULL and share >= LARGE_SHARE:
         yield Trait(3 if view.filled >= FULL else 2, f"the pool is filled to {format_share(view.filled)} of its limit")
     yield from _size_traits(view, usage)
-    yield from _prominence_traits(view, row)
+    if view.is_counted:
+        yield from _prominence_traits(view, row)
     yield from _count_traits(usage)
     yield from _lifetime_traits(usage)
     yield from _owner_traits(known)

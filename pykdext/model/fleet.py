@@ -151,6 +151,7 @@ class DumpVerdict:
         warnings: what is missing or doubtful, one line each.
         document: ``poolleak.report/1``, from which all this was read, for those who are handed all of it.
         groups: tags whose blocks agree in number; companions: those of them that are no suspects themselves.
+        lacks_counts: processors' tables are missing, so that what tags hold is not known.
     """
 
     sentence: str
@@ -163,6 +164,7 @@ class DumpVerdict:
     holders: Tuple[DumpHolder, ...] = ()
     groups: Tuple[Tuple[GroupMember, ...], ...] = ()
     companions: Tuple[DumpSuspect, ...] = ()
+    lacks_counts: bool = False
 
     @property
     def judged(self) -> Tuple[DumpSuspect, ...]:
@@ -281,6 +283,7 @@ class BatchSummary:
         by_status: how many became what. hosts: how many gave a verdict.
         seconds: how long it took. fetched_bytes: over a network, by this run.
         unfinished: dumps that were not begun or not ended. warnings: what ended it early, or could not be listed.
+        uncounted: dumps that lack processors' tables, so that what their tags hold is not known.
     """
 
     dumps: int
@@ -292,6 +295,7 @@ class BatchSummary:
     unfinished: int
     common: Tuple[CommonCause, ...]
     warnings: Tuple[str, ...]
+    uncounted: int = 0
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,15 @@ class Diff:
     restart: Optional[str]
     warnings: Tuple[str, ...]
 
+    @property
+    def lacks_counts(self) -> bool:
+        """Processors' tables of a state are missing, so that what grew may be what is not counted in one of them."""
+        return self.before.coverage.lacks_counts or self.after.coverage.lacks_counts
+
     def total_bytes(self, pool: PoolKind) -> Optional[int]:
         """By how many bytes the tags of ``pool`` grew together; None where a state does not tell them."""
+        if self.lacks_counts:
+            return None
         known = [delta.bytes for delta in self.deltas if delta.pool is pool and delta.bytes is not None]
         if known:
             return sum(known)

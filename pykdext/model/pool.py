@@ -159,6 +159,10 @@ class TimeOrigin(enum.Enum):
     """The place in the series, and the interval that the user gave."""
 
 
+SPOILED_ROWS = 32
+"""Up to so many missing rows are single ones that damage spoiled, each of one tag; a lost page of a table has more."""
+
+
 class ExpansionState(enum.Enum):
     """What became of the expansion table of the tag tables; the value is the word in JSON."""
 
@@ -188,6 +192,20 @@ class TableCoverage:
             and self.rows_read == self.rows_expected
             and self.expansion_table in (ExpansionState.READ, ExpansionState.ABSENT)
         )
+
+    @property
+    def lacks_counts(self) -> bool:
+        """So much is missing that what tags hold is not known: a processor's table, or pages of one.
+
+        A block that is allocated on one processor may be freed on another: a sum without one of them may be far too
+        high or too low.
+        """
+        read, expected = self.processor_tables_read, self.processor_tables_expected
+        if read is not None and expected is not None and read < expected:
+            return True
+        if self.rows_read is None or self.rows_expected is None:
+            return False
+        return self.rows_expected - self.rows_read > SPOILED_ROWS
 
 
 @dataclass(frozen=True)
@@ -297,7 +315,11 @@ class PoolSnapshot:
         return self.stated_nonpaged if pool is PoolKind.NONPAGED else self.stated_paged
 
     def total_bytes(self, pool: PoolKind) -> Optional[int]:
-        """Bytes outstanding of all tags in ``pool``; None where no tag says."""
+        """Bytes outstanding of all tags in ``pool``; None where no tag says, or where tables are missing."""
+        return None if self.coverage.lacks_counts else self.counted_bytes(pool)
+
+    def counted_bytes(self, pool: PoolKind) -> Optional[int]:
+        """The sum of what was read of the tags in ``pool``, which is no total where tables are missing."""
         known = [used for row in self.tags if (used := row.usage(pool).bytes) is not None]
         return sum(known) if known else None
 

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 class Suspect:
     """A tag that looks like a leak in one pool, with the reasons in words.
 
-    ``share`` is of the pool's bytes, 0.0 to 1.0; ``bytes_per_hour`` the average since boot (not growth).
+    ``share`` is of the pool's bytes, 0.0 to 1.0; ``bytes_per_hour`` the average since boot (not growth). Both are None
+    where processors' tables are missing, so that what tags hold is not known.
     """
 
     tag: PoolTag
     pool: PoolKind
     usage: PoolUsage
-    share: float
+    share: Optional[float]
     score: int
     reasons: Tuple[str, ...]
     role: Role = Role.UNKNOWN
@@ -57,6 +58,13 @@ class PoolTotal:
         by_tags = stated.bytes if stated and stated.bytes is not None else snapshot.total_bytes(pool)
         total = by_tags if used is None else used
         return cls(pool, total, snapshot.memory.limit_bytes(pool), by_tags=used is None)
+
+    @property
+    def source(self) -> str:
+        """Who counts what it holds, in words."""
+        if self.used_bytes is None:
+            return "not known"
+        return "the sum of the tags" if self.by_tags else "the memory manager's count"
 
     @property
     def filled_share(self) -> Optional[float]:

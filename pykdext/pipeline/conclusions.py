@@ -62,6 +62,8 @@ def conclude_diff(
     chosen = _add_members(grown, groups)
     found, has_images, warnings = _find_owners(diff.after, [item.tag for item in chosen], lists, work, symbol_path)
     known = tuple(_know(item, found) for item in chosen)
+    if diff.lacks_counts:
+        groups, known = (), tuple(item for item in known if _is_told_by_a_part(diff, item))
     conclusion = Conclusion(
         verdict="",
         grown=known,
@@ -154,6 +156,17 @@ def _find_owners(
             contents = search_contents(kernel, unique, work)
         found = weigh_owners(searches, contents, unique, lists, snapshot)
         return found, kernel is not None, (*failed, *found.warnings)
+
+
+def _is_told_by_a_part(diff: Diff, grown: GrownTag) -> bool:
+    """Whether the growth of a tag is more than a table that one of the states lacks can explain.
+
+    A table that the earlier state lacks explains any growth: what it counted is new in the later one.
+    """
+    if diff.before.coverage.lacks_counts:
+        return False
+    usage = next((row.usage(grown.pool) for row in diff.after.tags if row.tag == grown.tag), None)
+    return usage is not None and not growth.may_be_missing_frees(diff.after.coverage, usage, grown.role)
 
 
 def _is_same_state(kept: PoolSnapshot, found: PoolSnapshot) -> bool:

@@ -178,6 +178,8 @@ def weigh_untagged(report: LeakReport, kernel: Optional[Kernel], work: Work) -> 
             frames = read_page_frames(kernel, work, chunks=VERDICT_CHUNKS)
     untagged = rank_untagged(sheet, frames)
     pools = sum(_pool_bytes(snapshot, frames).values())
+    if snapshot.coverage.lacks_counts:  # what is counted is at least no less than nothing
+        pools = max(pools, sum(snapshot.counted_bytes(pool) or 0 for pool in PoolKind))
     fills = find_dominant(untagged, _physical_bytes(snapshot, sheet, frames), pools)
     if not untagged:
         return report

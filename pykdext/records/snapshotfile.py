@@ -136,7 +136,6 @@ def _parse_image(document: Optional[Mapping[str, Any]]) -> Optional[MemoryImage]
 
 def _parse(document: Mapping[str, Any]) -> PoolSnapshot:
     system = document["os"]
-    coverage = document["coverage"]
     bugcheck = document.get("bugcheck")
     source = document["source"]
     return PoolSnapshot(
@@ -151,13 +150,7 @@ def _parse(document: Mapping[str, Any]) -> PoolSnapshot:
         bugcheck=BugCheck(int(bugcheck["code"]), tuple(map(int, bugcheck["parameters"]))) if bugcheck else None,
         memory=SystemMemory(**{name: _count(value) for name, value in (document.get("memory") or {}).items()}),
         time_from=TimeOrigin(document["time_from"]) if document.get("time_from") else None,
-        coverage=TableCoverage(
-            processor_tables_read=_count(coverage["processor_tables"]["read"]),
-            processor_tables_expected=_count(coverage["processor_tables"]["expected"]),
-            rows_read=_count(coverage["rows"]["read"]),
-            rows_expected=_count(coverage["rows"]["expected"]),
-            expansion_table=ExpansionState(coverage["expansion_table"]),
-        ),
+        coverage=parse_coverage(document["coverage"]),
         warnings=tuple(map(_text, document["warnings"])),
         stated_nonpaged=_parse_stated(document, PoolKind.NONPAGED),
         stated_paged=_parse_stated(document, PoolKind.PAGED),
@@ -198,6 +191,22 @@ def _parse_block(item: Mapping[str, Any]) -> Allocation:
     tag = PoolTag(bytes.fromhex(item["hex"]))
     return Allocation(
         int(item["address"]), int(item["size_bytes"]), tag, pool, bool(item["big"]), bool(item["certain"])
+    )
+
+
+def parse_coverage(document: Mapping[str, Any]) -> TableCoverage:
+    """How much of the tag tables was read, as documents have it.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is damaged.
+    """
+    tables, rows = document["processor_tables"], document["rows"]
+    return TableCoverage(
+        processor_tables_read=_count(tables["read"]),
+        processor_tables_expected=_count(tables["expected"]),
+        rows_read=_count(rows["read"]),
+        rows_expected=_count(rows["expected"]),
+        expansion_table=ExpansionState(document["expansion_table"]),
     )
 
 

@@ -64,6 +64,7 @@ def iter_batch_json(summary: BatchSummary, rows: Iterable[DumpRow]) -> Iterator[
             "hosts": summary.hosts,
             **{status.value: count for status, count in summary.by_status.items()},
             "unfinished": summary.unfinished,
+            "uncounted": summary.uncounted,
         },
         "common": [_cause_document(cause) for cause in summary.common],
         "warnings": list(summary.warnings),

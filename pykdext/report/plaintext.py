@@ -29,7 +29,7 @@ from pykdext.report.sentences.owners import (
     find_address,
     name_use,
 )
-from pykdext.report.sentences.states import describe_coverage, describe_images, subject_lines
+from pykdext.report.sentences.states import describe_coverage, describe_images, head_largest, subject_lines
 from pykdext.report.sentences.tones import tone_of_report, tone_of_role
 from pykdext.report.steps import step_lines
 from pykdext.units import count_things, format_bytes, format_count, format_share, say_rest
@@ -56,7 +56,7 @@ def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -
     if report.untagged:
         lines += ["", "Outside the tags", *untagged_table(report.untagged, width)]
     if report.largest:
-        lines += ["", "Largest tags of each pool", *_largest_table(report.largest, width, links)]
+        lines += ["", head_largest(report.snapshot.coverage), *_largest_table(report.largest, width, links)]
     lines += ["", "Next steps"]
     lines += step_lines(report.next_steps, width, links)
     lines += ["", *wrap(f"Coverage: {describe_coverage(report.snapshot.coverage, report.image_coverage)}", width)]
@@ -91,7 +91,7 @@ def _pool_table(pools: Sequence[PoolTotal]) -> List[str]:
             format_bytes(total.used_bytes),
             format_bytes(total.limit_bytes) if total.limit_bytes is not None else "not known",
             format_share(total.filled_share),
-            "the sum of the tags" if total.by_tags else "the memory manager's count",
+            total.source,
         )
         for total in pools
     ]

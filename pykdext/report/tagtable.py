@@ -9,7 +9,7 @@ from pykdext.report.layout import format_table, leave_out_columns, warning_lines
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, render_lines
 from pykdext.report.sentences.owners import describe
-from pykdext.report.sentences.states import subject_lines
+from pykdext.report.sentences.states import say_lacking_counts, subject_lines
 from pykdext.units import count_things, format_count
 
 MIN_DESCRIPTION_COLUMNS = 20
@@ -66,6 +66,9 @@ def render_poolused_text(
     total = ["TOTAL"]
     for pool in PoolKind:
         usages = [row.usage(pool) for row in snapshot.tags]
+        if snapshot.coverage.lacks_counts:
+            total += [format_count(None)] * 2
+            continue
         total += [format_count(sum(usage.outstanding or 0 for usage in usages))]
         total += [format_count(sum(usage.bytes or 0 for usage in usages))]
     headers = ("Tag", "NonPaged Allocs", "Used", "Paged Allocs", "Used")
@@ -106,9 +109,13 @@ def _described_table(
 
 def _page_lines(snapshot: PoolSnapshot, table: Sequence[Line], shown: int, width: int) -> List[Line]:
     totals = ", ".join(f"{pool.value} {count_things(snapshot.total_bytes(pool), 'byte')}" for pool in PoolKind)
+    lacking = say_lacking_counts(snapshot.coverage)
+    if lacking:
+        totals = "not known"
     lines: List[Line] = [*subject_lines(snapshot), "", *table, ""]
     lines += wrap(
         f"{count_things(shown, 'row')} shown, {count_things(len(snapshot.tags), 'tag')} in use; all tags: {totals}",
         width,
     )
+    lines += wrap(lacking, width) if lacking else []
     return [*lines, *warning_lines(snapshot.warnings, width)]

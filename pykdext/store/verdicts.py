@@ -14,6 +14,7 @@ from pykdext.model.fleet import (
     GroupMember,
     NamedOwner,
 )
+from pykdext.records.snapshotfile import parse_coverage
 
 MAX_GROUPS, MAX_MEMBERS = 16, 16
 """More of one verdict are not read: each pair of members is kept."""
@@ -45,6 +46,7 @@ def parse_verdict(document: Mapping[str, Any]) -> DumpVerdict:
             for group in (document.get("groups") or ())[:MAX_GROUPS]
         ),
         companions=tuple(map(_parse_suspect, document.get("companions") or ())),
+        lacks_counts="coverage" in document and parse_coverage(document["coverage"]).lacks_counts,
     )
 
 

@@ -101,6 +101,7 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
     from pykdext.report.csvtext import render_owners_csv
     from pykdext.report.jsondoc import render_owners_json
     from pykdext.report.plaintext import render_owners_text
+    from pykdext.report.sentences.states import say_lacking_counts
     from pykdext.targets.session.debugger import is_in_debugger
 
     lists = pipeline.TagLists.load(options.pooltags)
@@ -111,11 +112,13 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
     with ExitStack() as opened:
         kernel, subject = None, SnapshotSource("driver files", ", ".join(options.images))
         rows: Tuple[TagUsage, ...] = ()
+        lacking = ""
         if options.source is not None or in_debugger or not options.images:
             source = opened.enter_context(open_source(options, call))
             kernel, subject, rows = source.kernel, source.snapshot.source, source.snapshot.tags
+            lacking = say_lacking_counts(source.snapshot.coverage)
         answer = pipeline.find_owners(kernel, options.images, options.tags, lists, jobs, call.work, options.symbols)
-    warnings = (*describe_misspelt_tags(options.tags, rows), *answer.warnings)
+    warnings = (*describe_misspelt_tags(options.tags, rows), *((lacking,) if lacking else ()), *answer.warnings)
     return Outcome(
         text=lambda look: render_owners_text(subject, answer.tags, warnings, look.width, look.markup, rows),
         document=lambda: render_owners_json(answer.tags, warnings),

@@ -116,6 +116,7 @@ class _TableReader:
         self._rows_read = 0
         self._expansion_state = ExpansionState.UNKNOWN
         self._has_free_row = False
+        self._negative: List[str] = []
         self.warnings = list(location.warnings)
         self._heads = self._read_heads()
         self._layout = self._find_layout()
@@ -287,7 +288,11 @@ class _TableReader:
 
     def tag_usages(self) -> Tuple[TagUsage, ...]:
         """The sums as values, without tags that were never used, in the order of the tags."""
-        usages = (self._tag_usage(PoolTag.from_key(key), counters) for key, counters in self._sums.items())
+        lacks_counts = self.coverage().lacks_counts
+        usages = (
+            self._tag_usage(PoolTag.from_key(key), counters, lacks_counts=lacks_counts)
+            for key, counters in self._sums.items()
+        )
         used = tuple(
             sorted(
                 (usage for usage in usages if not (usage.nonpaged.is_idle and usage.paged.is_idle)),
@@ -295,12 +300,22 @@ class _TableReader:
             )
         )
         clamped = [row.tag.text for row in used if row.nonpaged.clamped or row.paged.clamped]
-        if clamped:
-            names = ", ".join(clamped[:8]) + (" ..." if len(clamped) > 8 else "")
-            self.warnings.append(
-                f"{count_things(len(clamped), 'tag')} with more frees than allocations, shown as 0: {names}"
-            )
+        self._note_negative(clamped, "with more frees than allocations, shown as 0")
+        self._note_negative(
+            sorted(set(self._negative)),
+            "with more freed than allocated in the tables that were read, "
+            + ("what they hold is not known" if lacks_counts else "doubtful and left out"),
+        )
+        if not lacks_counts:  # the tables are whole, so that the row of each is wrong
+            self._rows_read -= len(set(self._negative))
         return used
+
+    def _note_negative(self, names: List[str], what: str) -> None:
+        """Name tags whose sums are below zero."""
+        if names:
+            more = " ..." if len(names) > _MAX_DOUBTFUL_TOLD else ""
+            shown = ", ".join(names[:_MAX_DOUBTFUL_TOLD])
+            self.warnings.append(f"{count_things(len(names), 'tag')} {what}: {shown}{more}")
 
     def weigh_counters(self, tags: Tuple[TagUsage, ...]) -> Tuple[Tuple[TagUsage, ...], SystemMemory]:
         """The rows without what their counters cannot be, and what the memory manager says of the pools.
@@ -327,13 +342,16 @@ class _TableReader:
         if len(weighed.warnings) > _MAX_DOUBTFUL_TOLD:
             self.warnings.append(say_rest(len(weighed.warnings), _MAX_DOUBTFUL_TOLD, "doubtful counter"))
 
-    def _tag_usage(self, tag: PoolTag, counters: List[int]) -> TagUsage:
+    def _tag_usage(self, tag: PoolTag, counters: List[int], *, lacks_counts: bool) -> TagUsage:
         values = dict(zip(self._layout.columns, counters))
-        nonpaged, paged = (
-            _sum_usage(values[f"{side}Allocs"], values[f"{side}Frees"], values[f"{side}Bytes"], self._layout)
-            for side in ("NonPaged", "Paged")
-        )
-        return TagUsage(tag, nonpaged, paged)
+        sides = []
+        for side in ("NonPaged", "Paged"):
+            allocs, frees, used = (values[f"{side}{counter}"] for counter in ("Allocs", "Frees", "Bytes"))
+            usage = _sum_usage(allocs, frees, used, self._layout, lacks_counts=lacks_counts)
+            if usage.outstanding is None or usage.bytes is None:
+                self._negative.append(tag.text)
+            sides.append(usage)
+        return TagUsage(tag, *sides)
 
 
 def _sum_pools(tags: Tuple[TagUsage, ...], *, but_largest: bool = False) -> Tuple[int, int]:
@@ -345,17 +363,18 @@ def _sum_pools(tags: Tuple[TagUsage, ...], *, but_largest: bool = False) -> Tupl
     return sums[0], sums[1]
 
 
-def _sum_usage(allocs: int, frees: int, used_bytes: int, layout: TrackerLayout) -> PoolUsage:
+def _sum_usage(allocs: int, frees: int, used_bytes: int, layout: TrackerLayout, *, lacks_counts: bool) -> PoolUsage:
+    """One side of a tag. A sum below zero is 0 only if counters that were read while they changed explain it."""
     outstanding = _signed(allocs - frees, layout.count_bits)
     used = _signed(used_bytes, layout.bytes_bits)
-    if used < -_LARGEST_DRIFT_BYTES:
-        used %= 1 << layout.bytes_bits  # no counter that was read while it changed: too large to be true, as it stands
+    is_below = outstanding < 0 or used < 0
+    is_unknown = is_below and lacks_counts
     return PoolUsage(
         allocs=allocs % (1 << layout.count_bits),
         frees=frees % (1 << layout.count_bits),
-        outstanding=max(0, outstanding),
-        bytes=max(0, used),
-        clamped=outstanding < 0 or used < 0,
+        outstanding=None if is_unknown else max(0, outstanding),
+        bytes=None if is_unknown or used < -_LARGEST_DRIFT_BYTES else max(0, used),
+        clamped=is_below and not is_unknown,
     )
 
 

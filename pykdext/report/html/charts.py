@@ -63,6 +63,8 @@ class _Amount(NamedTuple):
 
 def draw_composition(snapshot: PoolSnapshot, suspects: AbstractSet[_Held]) -> List[BarChart]:
     """A chart of each pool whose tags are known: the largest ones and the rest, suspects standing out."""
+    if snapshot.coverage.lacks_counts:  # bars compare what tags hold, which is not known
+        return []
     return [
         _draw_pool(pool, held, {tag for tag, held_in in suspects if held_in is pool})
         for pool in PoolKind

@@ -41,7 +41,7 @@ from pykdext.report.sentences.series import (
     format_deadline,
     is_worth_a_row,
 )
-from pykdext.report.sentences.states import describe_coverage, machine_lines
+from pykdext.report.sentences.states import describe_coverage, head_largest, machine_lines
 from pykdext.report.sentences.tones import tone_of_batch, tone_of_diff, tone_of_report, tone_of_series
 from pykdext.report.tone import Tone
 
@@ -62,6 +62,7 @@ def render_report_page(report: LeakReport, origin: Origin) -> str:
             machine=list(machine_lines(snapshot)),
             usages=_rank_usages(snapshot),
             coverage=describe_coverage(snapshot.coverage, report.image_coverage),
+            largest_heading=head_largest(snapshot.coverage),
         )
     )
 

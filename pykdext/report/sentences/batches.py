@@ -31,7 +31,15 @@ def describe_counts(summary: BatchSummary) -> str:
 
 
 def verdict_on_batch(summary: BatchSummary) -> str:
-    """One sentence: what leaks on how many hosts."""
+    """One sentence: what leaks on how many hosts; before it, how many dumps could not be counted."""
+    if not summary.uncounted:
+        return _verdict_on_counted(summary)
+    lack, its = choose_form(summary.uncounted, "lacks", "lack"), choose_form(summary.uncounted, "its", "their")
+    lacking = f"{summary.uncounted} of {count_things(summary.dumps, 'dump')} {lack} rows of the tag tables"
+    return f"{lacking}: what {its} tags hold is not known. {_verdict_on_counted(summary)}"
+
+
+def _verdict_on_counted(summary: BatchSummary) -> str:
     if not summary.hosts:
         return "No dump gave a verdict."
     if not summary.common:

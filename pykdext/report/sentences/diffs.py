@@ -6,18 +6,45 @@ from typing import Sequence
 
 from pykdext.model import Conclusion, Diff, GrownTag, TagDelta
 from pykdext.report.sentences.grown import say_holder, say_owner
+from pykdext.report.sentences.states import COUNTS_NOT_KNOWN, count_read_tables, say_lacking_counts
 from pykdext.units import format_bytes, format_duration
 
 
 def verdict_on_diff(diff: Diff, asked: Sequence[TagDelta], conclusion: Conclusion) -> str:
     """What grew most, how fast, who owns it, or what holds it; that nothing did. ``asked``: the rows asked for."""
+    if diff.lacks_counts:
+        return f"{_say_lacking(diff)} {_verdict_on_part(diff, conclusion)}"
     if not diff.deltas:
         return "No tag differs."
     if not conclusion.grown:
         return _say_nothing_grew(diff, asked)
+    return _say_restart(diff) + _say_most_grown(diff, conclusion)
+
+
+def _say_lacking(diff: Diff) -> str:
+    """Which of the two states lacks tables, and what that means."""
+    before, after = diff.before.coverage, diff.after.coverage
+    if before.lacks_counts and after.lacks_counts:
+        sides = f"Of the earlier state {count_read_tables(before)}, of the later one {count_read_tables(after)}"
+        return f"{sides} could be read: {COUNTS_NOT_KNOWN}"
+    name, lacking = ("earlier", before) if before.lacks_counts else ("later", after)
+    return f"Of the {name} state {say_lacking_counts(lacking)}"
+
+
+def _verdict_on_part(diff: Diff, conclusion: Conclusion) -> str:
+    """What can be said all the same: a tag that grew by more than the missing tables explain."""
+    if not conclusion.grown:
+        return f"{_say_restart(diff)}No tag is said to have grown, and none not to have."
+    return f"{_say_restart(diff)}By the tables that were read: {_say_most_grown(diff, conclusion)}"
+
+
+def _say_restart(diff: Diff) -> str:
+    return "The machine was restarted in between. " if diff.restart else ""
+
+
+def _say_most_grown(diff: Diff, conclusion: Conclusion) -> str:
     first = conclusion.grown[0]
-    sentence = f"{_say_growth(diff, first)}{say_owner(first, conclusion)}{say_holder(first, conclusion)}"
-    return f"The machine was restarted in between. {sentence}" if diff.restart else sentence
+    return f"{_say_growth(diff, first)}{say_owner(first, conclusion)}{say_holder(first, conclusion)}"
 
 
 def _say_nothing_grew(diff: Diff, asked: Sequence[TagDelta]) -> str:

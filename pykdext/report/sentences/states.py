@@ -42,6 +42,8 @@ LITTLE_BYTES = 16 << 20
 FULL, MUCH_MEMORY, MUCH_BYTES = 0.8, 0.2, 2 << 30
 """Of a pool's limit, of the machine's memory, and in bytes where neither is known: totals that are worth a word."""
 
+COUNTS_NOT_KNOWN = "what tags hold is not known, for any processor may free what another allocates."
+
 _COMPARE = "One state shows no growth; compare two states of this machine to see a slow leak."
 
 
@@ -50,14 +52,40 @@ def verdict_on(report: LeakReport) -> str:
 
     What is unusual of processes follows, where it is not who holds the suspect's objects.
     """
+    lacking = say_lacking_counts(report.snapshot.coverage)
     said = _verdict_on_pools(report)
     if report.unusual and _holder_of(report, report.suspects[:1]) is None:
         said = f"{said} {report.unusual}"
     said += "".join(f" But {words}." for words in _iter_doubts(report))
-    if report.fills is None:
-        return said
-    pools_known = any(report.snapshot.pool_bytes(pool) is not None for pool in PoolKind)
-    return f"{describe_untagged(report.fills, pools_known)} {said}"
+    fills = ""
+    if report.fills is not None:
+        pools_known = any(report.snapshot.pool_bytes(pool) is not None for pool in PoolKind)
+        fills = describe_untagged(report.fills, pools_known)
+    return " ".join(filter(None, (lacking, fills, said)))
+
+
+def say_lacking_counts(coverage: TableCoverage) -> str:
+    """That so much of the tag tables is missing that what tags hold is not known; empty where it is."""
+    if not coverage.lacks_counts:
+        return ""
+    if coverage.processor_tables_expected == 1:
+        return f"{count_read_tables(coverage)} could be read: what the tags of the others hold is not known."
+    return f"{count_read_tables(coverage)} could be read: {COUNTS_NOT_KNOWN}"
+
+
+def count_read_tables(coverage: TableCoverage) -> str:
+    """How many of the processors' tables were read or, where something of each was, of their rows."""
+    read, expected = coverage.processor_tables_read, coverage.processor_tables_expected
+    if read is not None and expected is not None and read < expected:
+        return f"{read} of {count_things(expected, 'processor table')}"
+    rows = count_things(coverage.rows_expected, "row")
+    return f"{format_count(coverage.rows_read)} of {rows} of the tag tables"
+
+
+def head_largest(coverage: TableCoverage) -> str:
+    """The heading of the largest tags: of a part of the tables they are the largest by that part alone."""
+    largest = "Largest tags of each pool"
+    return f"{largest}, by the tables that were read" if coverage.lacks_counts else largest
 
 
 def _iter_doubts(report: LeakReport) -> Iterator[str]:
@@ -95,10 +123,11 @@ def _verdict_on_pools(report: LeakReport) -> str:
 
 def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
     images, holder = report.image_coverage, _holder_of(report, (first,))
-    size = (
-        f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of the "
-        f"{report.snapshot.name_pool(first.pool)}"
-    )
+    pool = report.snapshot.name_pool(first.pool)
+    if first.share is None:
+        size = f"By the tables that were read, tag {first.tag} holds {format_bytes(first.usage.bytes)} of the {pool}"
+    else:
+        size = f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of the {pool}"
     if first.usage.outstanding is not None:
         size += f", in {count_things(first.usage.outstanding, 'block')}"
     if holder is not None:
@@ -119,7 +148,8 @@ def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
         unknown = "No driver in memory could be tied to it." if images else "Only a dump can tell which driver it is."
         listed = f"A tag list says: {first.descriptions[0].text}. " if first.descriptions else ""
         return f"{size}, and looks like a leak. {listed}{unknown}"
-    return f"{size}, and looks like a leak of {name_owners(first.owners)}."
+    unless = ", unless what is missing counts its frees" if first.share is None else ""
+    return f"{size}, and looks like a leak of {name_owners(first.owners)}{unless}."
 
 
 def _say_sharing(suspect: Suspect) -> str:
@@ -168,7 +198,9 @@ def _verdict_without_suspects(report: LeakReport) -> str:
         owner = next((item for item in report.largest if item.owners and not item.role.tells_no_caller), None)
         named = f" {name_owners(owner.owners)} allocates {owner.tag}." if owner else ""
         return f"No verdict: the source lists single blocks of {tags.strip()}, not what the pools hold.{named}"
-    most = [item for item in report.largest if item.share >= MOST]
+    if snapshot.coverage.lacks_counts:
+        return "No tag is called a leak by the rest, and none is cleared."
+    most = [item for item in report.largest if (item.share or 0) >= MOST]
     first = max(most, key=lambda item: item.usage.bytes or 0, default=None)
     if first is not None:
         return f"{_verdict_on_most(report, first)} {_COMPARE}"

@@ -25,9 +25,10 @@ def tone_of_report(report: LeakReport) -> Tone:
 
 def tone_of_diff(diff: Diff, first: Optional[TagDelta]) -> Tone:
     """The tone of a verdict on two states; ``first`` is the row that grew most."""
+    is_known = bool(diff.before.tags and diff.after.tags) and not diff.restart and not diff.lacks_counts
     return Tone.of(
-        alarming=first is not None and (first.bytes or 0) > 0,
-        known=bool(diff.before.tags and diff.after.tags) and not diff.restart,
+        alarming=first is not None and (first.bytes or 0) > 0 and not diff.lacks_counts,
+        known=is_known,
     )
 
 
