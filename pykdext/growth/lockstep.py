@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from typing import Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from pykdext.model import (
@@ -73,36 +74,52 @@ def find_lockstep(counts: Iterable[BlockCount], is_object: IsObject = no_objects
     left = sorted(
         (count for count in counts if count.blocks > 0), key=lambda count: (count.blocks, count.tag, count.pool.value)
     )
-    groups: List[LockstepGroup] = []
-    while left:
-        members = _largest_group(left)
-        if len(members) < 2:
-            break
-        groups.append(LockstepGroup(len(groups) + 1, _rank_members(members, is_object)))
-        taken = {(member.tag, member.pool) for member in members}
-        left = [count for count in left if (count.tag, count.pool) not in taken]
-    return tuple(groups)
+    return tuple(
+        LockstepGroup(number, _rank_members(members, is_object)) for number, members in enumerate(_iter_groups(left), 1)
+    )
 
 
-def _largest_group(counts: Sequence[BlockCount]) -> List[BlockCount]:
-    """The counts that go with the reference that has the most followers; ``counts`` ascend."""
-    blocks = [count.blocks for count in counts]
-    return max((_followers(counts, blocks, reference) for reference in blocks), key=len)
+def _iter_groups(left: List[BlockCount]) -> Iterator[List[BlockCount]]:
+    """Takes group after group out of ``left``, which ascends, the largest first; of equal ones that of fewer blocks.
+
+    A group only shrinks while others are taken, so its last known size bounds it, and only the one that is the largest
+    by these bounds has to be counted anew. Else thousands of counts close to each other would cost their square.
+    """
+    blocks = [count.blocks for count in left]
+    bounds = [(-_count_followers(blocks, reference), reference) for reference in dict.fromkeys(blocks)]
+    heapify(bounds)
+    while bounds and bounds[0][0] <= -2:
+        bound, reference = heappop(bounds)
+        place = bisect_left(blocks, reference)
+        if place == len(blocks) or blocks[place] != reference:
+            continue  # it went with another group
+        size = -_count_followers(blocks, reference)
+        if size > bound:
+            heappush(bounds, (size, reference))
+            continue
+        ranges = list(_iter_ranges(blocks, reference))
+        yield [count for first, end in ranges for count in left[first:end]]
+        for first, end in reversed(ranges):
+            del blocks[first:end], left[first:end]
 
 
-def _followers(counts: Sequence[BlockCount], blocks: Sequence[int], reference: int) -> List[BlockCount]:
-    found: List[BlockCount] = []
+def _count_followers(blocks: Sequence[int], reference: int) -> int:
+    return sum(end - first for first, end in _iter_ranges(blocks, reference))
+
+
+def _iter_ranges(blocks: Sequence[int], reference: int) -> Iterator[Tuple[int, int]]:
+    """The indices, first and end, of the ``blocks`` that go with ``reference``, for each ratio; they ascend."""
     for ratio in range(1, MAX_RATIO + 1):
         tolerance = EQUAL_TOLERANCE if ratio == 1 else MULTIPLE_TOLERANCE
         first = bisect_left(blocks, reference * ratio * (1 - tolerance))
-        found += counts[first : bisect_right(blocks, reference * ratio * (1 + tolerance))]
-    return found
+        yield first, bisect_right(blocks, reference * ratio * (1 + tolerance), first)
 
 
 def _rank_members(counts: Sequence[BlockCount], is_object: IsObject) -> Tuple[LockstepMember, ...]:
     """The members with their roles, the likeliest cause first."""
     shares = [share for count in counts if not is_object(count.tag) and (share := count.usage.freed_share) is not None]
-    members = [_judge_member(count, is_object(count.tag), shares) for count in counts]
+    extremes = (min(shares), max(shares)) if shares else (0.0, 0.0)
+    members = [_judge_member(count, is_object(count.tag), extremes) for count in counts]
     order = [Role.CAUSE, Role.UNKNOWN, Role.VICTIM, Role.OBJECT]
     members.sort(
         key=lambda member: (
@@ -116,19 +133,18 @@ def _rank_members(counts: Sequence[BlockCount], is_object: IsObject) -> Tuple[Lo
     return tuple(replace(member, ratio=member.blocks / members[0].blocks) for member in members)
 
 
-def _judge_member(count: BlockCount, is_object: bool, shares: Sequence[float]) -> LockstepMember:
-    """The role by the share ever freed, compared with ``shares``, those of all members that are no objects."""
+def _judge_member(count: BlockCount, is_object: bool, extremes: Tuple[float, float]) -> LockstepMember:
+    """The role by the share ever freed, compared with the least and the most of all members that are no objects."""
     share = count.usage.freed_share
-    role, reason = _find_role(share, is_object, shares)
+    role, reason = _find_role(share, is_object, *extremes)
     return LockstepMember(count.tag, count.pool, count.blocks, 1.0, share, role, reason)
 
 
-def _find_role(share: Optional[float], is_object: bool, shares: Sequence[float]) -> Tuple[Role, str]:
+def _find_role(share: Optional[float], is_object: bool, least: float, most: float) -> Tuple[Role, str]:
     if is_object:
         return Role.OBJECT, "made for somebody: ask for whom"
     if share is None:
         return Role.UNKNOWN, "its frees are not known"
-    least, most = min(shares), max(shares)
     if share > least + ALIKE_SHARE:
         return Role.VICTIM, "freed when the cause lets go"
     if least > SELDOM_FREED and most <= least + ALIKE_SHARE:

@@ -46,7 +46,7 @@ def find_notable(snapshot: PoolSnapshot) -> Tuple[PoolTag, ...]:
     They are those large enough to be judged, those that go along with them, and the largest of each pool.
     """
     judged = {row.tag for view in _iter_views(snapshot) for row in view.rows if _is_notable(row, view)}
-    groups = find_lockstep(_iter_many_blocks(snapshot))
+    groups = find_lockstep(_iter_many_blocks(snapshot)) if judged else ()
     followers = {
         member.tag
         for group in groups
@@ -118,6 +118,8 @@ def find_companions(
     if snapshot.coverage.lacks_counts:  # counts that agree in a part do not agree for that
         return ()
     suspicious = {(suspect.tag, suspect.pool) for suspect in suspects}
+    if not suspicious:
+        return ()
     found: List[LockstepGroup] = []
     for group in find_lockstep(_iter_many_blocks(snapshot), is_object):
         if any((member.tag, member.pool) in suspicious for member in group.members):

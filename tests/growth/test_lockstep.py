@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from hypothesis import given
@@ -160,3 +161,45 @@ def test_no_tag_is_in_two_groups_and_members_keep_the_proportion(blocks):
         smallest = min(member.blocks for member in group.members)
         assert largest / smallest <= 4 * 1.005 / 0.975 + 0.001
         assert group.members[0].ratio == 1.0
+
+
+def take_largest(left):
+    """The greedy rule in plain words: count the followers of every reference, take the most, begin anew."""
+
+    def followers(reference):
+        return [
+            blocks
+            for blocks in left
+            if 0.975 * reference <= blocks <= 1.025 * reference
+            or any(0.995 * n * reference <= blocks <= 1.005 * n * reference for n in (2, 3, 4))
+        ]
+
+    while left:
+        group = max(map(followers, left), key=len)
+        if len(group) < 2:
+            return
+        yield group
+        left = [blocks for blocks in left if blocks not in group]
+
+
+@given(st.lists(st.integers(1, 400).map(lambda n: n * 7), max_size=40))
+def test_groups_are_those_of_counting_every_reference_anew(blocks):
+    counts = [outstanding(f"{number:04d}", count) for number, count in enumerate(blocks)]
+    groups = find_lockstep(counts_of(snapshot(*counts)))
+    found = [sorted(member.blocks for member in group.members) for group in groups]
+    assert found == [sorted(group) for group in take_largest(sorted(blocks))]
+
+
+def test_many_counts_close_to_each_other_are_grouped_without_their_square():
+    """Of 20,000 counts each goes with 5,000 others, but few are counted more than once."""
+    usage = PoolUsage(10, 5, 5, 80)
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    names = ["".join(name) for name in itertools.islice(itertools.product(letters, repeat=4), 20_000)]
+    counts = [
+        BlockCount(PoolTag.from_text(name), PoolKind.NONPAGED, 100_000 + number, usage)
+        for number, name in enumerate(names)
+    ]
+    groups = find_lockstep(counts)
+    members = [member.tag for group in groups for member in group.members]
+    assert 19_990 <= len(members) == len(set(members))
+    assert all(member.blocks <= 1.0515 * group.members[-1].blocks for group in groups for member in group.members)
