@@ -283,6 +283,7 @@ class ObjectSample:
         blocks: blocks of the tag that were found; objects: those in which an object's header was found.
         without_handles: of these, objects that no handle leads to.
         creators: what the objects' own fields tell of who made them, most first: ``NtLmSsp``, ``pid 2428``, a driver.
+        unheld_creators: the same of those without a handle.
         accounts: the people among them, as they are named there.
     """
 
@@ -290,6 +291,7 @@ class ObjectSample:
     objects: int = 0
     without_handles: int = 0
     creators: Tuple[Tuple[str, int], ...] = ()
+    unheld_creators: Tuple[Tuple[str, int], ...] = ()
     accounts: Tuple[str, ...] = ()
 
 

@@ -33,8 +33,13 @@ NOTABLE_SHARE = 0.1
 """Of several processes that hold something those are named that hold so much of it."""
 
 MANY_ZOMBIES = 100
-UNHELD_EXCESS = 60_000
-"""Objects without a handle are normal for files, sections and threads: a healthy machine has some ten thousand."""
+UNHELD_EXCESS, UNHELD_FILES = 20_000, 60_000
+"""Objects without a handle are normal for system threads, and for files and sections by the ten thousand."""
+
+UNHELD_SEEN = 10_000
+"""So many are too many where data or blocks of a driver point at most of those that were looked at."""
+
+_USUALLY_UNHELD = frozenset(("File", "Section"))
 
 NOT_THE_OBJECTS = 2.0
 """Blocks of a tag for each object of its types: with more, the tag is used for something else."""
@@ -237,9 +242,13 @@ def _judge_handles(facts: HolderFacts) -> Optional[Finding]:
 def _judge_references(facts: HolderFacts) -> Optional[Finding]:
     """Far more objects than handles: the others have none, whatever the objects are that could be looked at."""
     unheld = facts.objects - facts.handles
-    if unheld < UNHELD_EXCESS or unheld < facts.handles:
-        return None
     seen = facts.sample if facts.sample is not None and facts.sample.without_handles else None
+    enough = UNHELD_FILES if _USUALLY_UNHELD.intersection(facts.names) else UNHELD_EXCESS
+    pointing = facts.referencing[0] if facts.referencing else None
+    if pointing is not None and pointing.of >= FEW_CONTENTS and pointing.objects >= LEAKING_SHARE * pointing.of:
+        enough = min(enough, UNHELD_SEEN)
+    if unheld < max(enough, facts.handles):
+        return None
     return say.tell_references(facts.row.tag, facts.names, unheld, seen, facts.referencing, facts.traced)
 
 

@@ -11,7 +11,7 @@ from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequen
 from pykdext.attribution.taglists import TagLists
 from pykdext.errors import MemoryReadError, TargetError
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.objects.contents import count_descriptions
+from pykdext.kernel.objects.contents import KEY_VERB, PROCESS_VERBS, count_descriptions
 from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.pool.heapchunks import read_heap_keys
@@ -26,7 +26,7 @@ from pykdext.targets.session.wholememory import open_whole_memory
 from pykdext.work import UNWATCHED, Work
 
 MAX_BLOCKS = 4_096
-MAX_HELD, MAX_HANDLES_READ = 1_024, 200_000
+MAX_HELD, MAX_HANDLES_READ, MAX_CREATORS = 1_024, 200_000, 8
 WALK_BYTES = 2 << 30
 MAX_PARTS_BYTES = 0x90
 MAX_TAGS_COMPARED = 4
@@ -52,17 +52,23 @@ def sample_objects(space: ObjectSpace, tag: PoolTag, work: Work = UNWATCHED) -> 
     blocks = _find_blocks(space.kernel, tag, work)
     types = {kind.address: kind for kind in space.types.of_tag(tag)}
     unheld: List[int] = []
-    found = 0
     described: List[Optional[str]] = []
+    of_unheld: List[Optional[str]] = []
     for header, address in _find_headers(space, blocks, frozenset(types)):
-        found += 1
         body = header + space.headers.body_offset
         described.append(space.contents.describe(types[address].name or "", body))
         read = space.headers.read(header)
         if read is not None and read.handle_count == 0:
             unheld.append(body)
-    accounts = tuple(sorted(space.contents.accounts))
-    sample = ObjectSample(len(blocks), found, len(unheld), count_descriptions(described)[:8], accounts)
+            of_unheld.append(described[-1])
+    sample = ObjectSample(
+        blocks=len(blocks),
+        objects=len(described),
+        without_handles=len(unheld),
+        creators=_count_creators(space, described),
+        unheld_creators=_count_creators(space, of_unheld),
+        accounts=tuple(sorted(space.contents.accounts)),
+    )
     return SampledObjects(sample, frozenset(unheld))
 
 
@@ -81,7 +87,7 @@ def sample_held(space: ObjectSpace, census: HandleCensus, types: Sequence[Object
         if kind is not None and kind.address in wanted:
             described.append(space.contents.describe(kind.name or "", address + space.headers.body_offset))
     accounts = tuple(sorted(space.contents.accounts))
-    return ObjectSample(0, len(described), 0, count_descriptions(described)[:8], accounts)
+    return ObjectSample(0, len(described), 0, _count_creators(space, described), accounts=accounts)
 
 
 def sample_contents(space: ObjectSpace, tag: PoolTag, work: Work = UNWATCHED) -> ObjectSample:
@@ -91,7 +97,26 @@ def sample_contents(space: ObjectSpace, tag: PoolTag, work: Work = UNWATCHED) ->
     bodies = (block.address if block.is_big else block.address + header_bytes for block in blocks)
     described = [space.requests.describe(tag, body) for body in bodies]
     found = [description for description in described if description is not None]
-    return ObjectSample(len(blocks), len(found), 0, count_descriptions(described)[:8])
+    return ObjectSample(len(blocks), len(found), 0, _count_creators(space, described))
+
+
+def _count_creators(space: ObjectSpace, described: List[Optional[str]]) -> Tuple[Tuple[str, int], ...]:
+    """How often each description was found, most first, with the names of the processes that they number.
+
+    A key keeps the number of its opener only, which another process may bear by now.
+    """
+    images = {str(process.pid): process for process in space.processes.processes}
+    creators: List[Tuple[str, int]] = []
+    for description, count in count_descriptions(described)[:MAX_CREATORS]:
+        verb, mark, number = description.rpartition(" pid ")
+        process = images.get(number) if mark and verb in PROCESS_VERBS else None
+        if process is None:
+            creators.append((description, count))
+        elif verb == KEY_VERB:
+            creators.append((f"{description}, now {process.image}", count))
+        else:
+            creators.append((f"{verb} {process.label}", count))
+    return tuple(creators)
 
 
 def find_references(

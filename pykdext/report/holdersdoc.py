@@ -125,6 +125,7 @@ def holders_document(report: HolderReport) -> Dict[str, Any]:
             "objects": sample.objects,
             "without_handles": sample.without_handles,
             "creators": [{"name": name, "objects": count} for name, count in sample.creators],
+            "unheld_creators": [{"name": name, "objects": count} for name, count in sample.unheld_creators],
         },
         "referencing": [
             {"module": driver.module, "objects": driver.objects, "of": driver.of, "place": driver.place}

@@ -8,6 +8,7 @@ from pykdext.model.objects import HandleCensus, HolderReport, Process, ProcessRe
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines
+from pykdext.report.sentences.holders import describe_sample, list_creators
 from pykdext.report.sentences.processes import describe_numbers
 from pykdext.report.sentences.states import subject_lines
 from pykdext.units import choose_form, count_things, format_bytes, format_count, say_rest
@@ -148,18 +149,13 @@ def _types_of(census: HandleCensus) -> str:
 
 
 def _sample_lines(report: HolderReport, width: int) -> List[Line]:
-    sample = report.sample
-    if sample is None:
+    if report.sample is None:
         return []
-    words = f"{count_things(sample.blocks, 'block')} of the tag looked at: {format_count(sample.objects)} "
-    if report.types:
-        words += f"objects, {format_count(sample.without_handles)} of them without a handle"
-    else:
-        words += "could be read"
-    lines: List[Line] = [*wrap(words, width, "", "  ")]
-    if sample.creators:
-        made = ", ".join(f"{name} ({format_count(count)})" for name, count in sample.creators[:_TYPES_SHOWN])
-        lines += wrap(f"Of them: {made}", width, "", "  ")
+    lines: List[Line] = [*wrap(describe_sample(report), width, "", "  ")]
+    whose, creators = list_creators(report)
+    if creators:
+        made = ", ".join(f"{name} ({format_count(count)})" for name, count in creators[:_TYPES_SHOWN])
+        lines += wrap(f"{whose}: {made}", width, "", "  ")
     for driver in report.referencing:
         points = f"{format_count(driver.objects)} of {count_things(driver.of, 'object')}"
         lines += wrap(f"{driver.module}: {driver.place} points at {points}", width, "", "  ")

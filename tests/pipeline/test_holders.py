@@ -247,11 +247,11 @@ def test_who_made_registrations_ports_and_threads(arch, build, caller, tmp_path)
         for tag in ("EtwR", "ALPC", "Thre", "Key "):
             sample = sample_objects(space, PoolTag.from_text(tag)).sample
             told[tag] = {name for name, _ in sample.creators}
-    assert {f"registered by {caller}", "registered by pid 4"} <= told["EtwR"]
+    assert {f"registered by {caller}", "registered by System (pid 4)"} <= told["EtwR"]
     assert all("registered by" in name for name in told["EtwR"])
-    assert "owned by pid 4" in told["ALPC"]
+    assert "owned by System (pid 4)" in told["ALPC"]
     assert told["Thre"] == {"starts at ntoskrnl.exe+0x1000"}
-    assert "opened by pid 5120" in told["Key "]
+    assert "opened by pid 5120, now policysvc.exe" in told["Key "]
 
 
 def test_redaction_takes_out_the_names_of_people(tmp_path, capsys):
@@ -282,7 +282,7 @@ def test_files_are_counted_by_volume_folder_and_driver(arch, build, tmp_path):
     ("type_name", "tag", "told"),
     [
         ("Thread", "Thre", "most of those looked at: starts at ntoskrnl.exe+0x1000"),
-        ("EtwRegistration", "EtwR", "most of those looked at: registered by pid 4312"),
+        ("EtwRegistration", "EtwR", "most of those looked at: registered by printmon.exe (pid 4312)"),
         ("Section", "Sect", "most of those looked at: maps HarddiskVolume2\\Windows\\System32\\ntdll.dll (Ntfs.sys)"),
         ("File", "File", "handles to File objects (99%): a handle leak"),
     ],

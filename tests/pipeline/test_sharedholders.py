@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from dumps.forge import forge, scenarios
-from dumps.forge.objects.population import HeldObjects, Population
+from dumps.forge.objects.population import HeldObjects, Population, ReferencedObjects
 from pykdext.model import PoolTag
 from pykdext.model.objects import HolderKind
+from pykdext.model.report import Origin
 from pykdext.pipeline.holders import find_holders
 from pykdext.pipeline.sources import open_source
+from pykdext.report.holderstext import render_holders_text
+from pykdext.report.html.holderpages import render_holders_page
 
 
 @pytest.fixture
@@ -78,3 +82,40 @@ def test_the_part_that_can_be_read_of_a_table_makes_its_process_likely(holders_o
     assert (report.kind, report.grade, report.holder.pid) == (HolderKind.ZOMBIES, "likely", 6004)
     assert "are still held. Of the handles to them that were read nearly all, " in report.sentence
     assert "could not be read: a handle leak of that process." in report.sentence
+
+
+@pytest.mark.parametrize(("type_name", "tag", "count"), [("Token", "Toke", 12_000), ("Thread", "Thre", 25_000)])
+def test_fewer_objects_are_a_leak_of_references_where_that_is_not_usual(holders_of, type_name, tag, count):
+    """A driver's blocks point at most of those without a handle; of 25,000 it would be said without them, too."""
+    kept = ReferencedObjects("holder.sys", b"Hldr", 0x40, type_name, count, 64)
+    report = holders_of(tag, drivers=("holder.sys",), referenced=kept, build=20348)
+    assert (report.kind, report.grade) == (HolderKind.REFERENCES, "likely")
+    assert f"Tag {tag}: at least {report.types[0].objects - report.types[0].handles:,} {type_name}" in report.sentence
+    assert "of holder.sys points at 64 of" in report.sentence
+
+
+@pytest.mark.parametrize(("type_name", "tag"), [("File", "File"), ("Section", "Sect")])
+def test_files_and_sections_are_often_without_a_handle(holders_of, type_name, tag):
+    kept = ReferencedObjects("holder.sys", b"Hldr", 0x40, type_name, 30_000, 8)
+    report = holders_of(tag, referenced=kept, drivers=("holder.sys",))
+    assert report.kind is HolderKind.NORMAL
+
+
+def test_what_most_objects_tell_is_told_of_those_without_a_handle_only(holders_of):
+    """Of these files no folder has most; those that a process has open are in one."""
+    kept = ReferencedObjects("holder.sys", b"Hldr", 0x40, "File", 90_000, 300)
+    report = holders_of("File", drivers=("holder.sys",), referenced=kept)
+    told = sum(count for _, count in report.sample.unheld_creators)
+    assert told <= report.sample.without_handles < report.sample.objects
+    assert "most of these" not in report.sentence
+    assert "made by HarddiskVolume2" not in report.sentence
+
+
+def test_the_text_tells_where_objects_that_were_looked_at_came_from(holders_of):
+    report = holders_of("ALPC", HeldObjects("one.exe", 6004, "ALPC Port", 3_100))
+    text = render_holders_text(report, 80)
+    looked = f"{report.sample.objects:,} objects looked at that one.exe (pid 6004) has handles to"
+    assert looked in text
+    assert "Of them: owned by one.exe (pid 6004)" in text
+    assert "without a handle" not in text
+    assert looked in render_holders_page(report, Origin("holders", "0", datetime(2026, 1, 1)))

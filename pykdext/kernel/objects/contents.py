@@ -22,6 +22,10 @@ _FILE_TYPE, _DEVICE_TYPE, _DRIVER_TYPE, _BLOCK_TYPE = 5, 3, 4, 0xA
 _KEY_MARK = 0x6B793032
 _FIRST_WITH_PLAIN_SECTIONS = 14393
 
+KEY_VERB, _REGISTRATION_VERB, _PORT_VERB, LIST_VERB = "opened by", "registered by", "owned by", "pages of"
+PROCESS_VERBS = (KEY_VERB, _REGISTRATION_VERB, _PORT_VERB, LIST_VERB)
+"""What descriptions begin with that end in the number of a process."""
+
 
 class ContentsReader:
     """Reads bodies of objects of one kernel; ``accounts`` are the people that descriptions of tokens named."""
@@ -127,7 +131,7 @@ class ContentsReader:
     def _describe_key(self, body: int) -> Optional[str]:
         """The opener of a key, whose number stays even when the handle is closed."""
         opener = self._key_field(body, "ProcessID")
-        return f"opened by pid {opener}" if opener else None
+        return f"{KEY_VERB} pid {opener}" if opener else None
 
     def _describe_token(self, body: int) -> Optional[str]:
         try:
@@ -203,8 +207,8 @@ class ContentsReader:
             for address in (self._caller_of(body, form), self._bodies.field(form, body, "Callback")):
                 module = self._bodies.find_module(address)
                 if module is not None and address:
-                    return f"registered by {module.name}+0x{address - module.base:x}"
-            described = self.describe_process(self._bodies.field(form, body, "Process"), "registered by")
+                    return f"{_REGISTRATION_VERB} {module.name}+0x{address - module.base:x}"
+            described = self.describe_process(self._bodies.field(form, body, "Process"), _REGISTRATION_VERB)
             if described is not None:
                 return described
         return None
@@ -222,7 +226,7 @@ class ContentsReader:
     def _describe_port(self, body: int) -> Optional[str]:
         for form in self._bodies.near_forms("_ALPC_PORT", "OwnerProcess"):
             owner = self._bodies.field(form, body, "OwnerProcess")
-            described = self.describe_process(owner & ~7, "owned by") if owner else None
+            described = self.describe_process(owner & ~7, _PORT_VERB) if owner else None
             if described is not None:
                 return described
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.errors import MemoryReadError
-from pykdext.kernel.objects.contents import ContentsReader
+from pykdext.kernel.objects.contents import LIST_VERB, ContentsReader
 from pykdext.kernel.objects.pages import PageReader
 from pykdext.model import PoolTag
 
@@ -141,4 +141,4 @@ class RequestReader:
             return None
         if not process:
             return "of no process"
-        return self._contents.describe_process(process, "pages of")
+        return self._contents.describe_process(process, LIST_VERB)

@@ -7,7 +7,7 @@ from typing import Optional
 from pykdext.model import Origin
 from pykdext.model.objects import HolderReport, NumberCensus, ProcessReport
 from pykdext.report.html.page import iter_page
-from pykdext.report.sentences.holders import name_made
+from pykdext.report.sentences.holders import describe_sample, list_creators, name_made
 from pykdext.report.sentences.processes import describe_numbers
 from pykdext.report.sentences.states import machine_lines
 from pykdext.report.tone import Tone
@@ -30,6 +30,8 @@ def render_holders_page(report: HolderReport, origin: Origin) -> str:
             machine=machine,
             numbers=_describe_numbers(report.numbers),
             name_made=name_made,
+            looked_at=describe_sample(report),
+            creators=list_creators(report),
         )
     )
 

@@ -9,6 +9,7 @@ from pykdext.model.objects import (
     Finding,
     HandleCensus,
     HolderKind,
+    HolderReport,
     LookasideList,
     ObjectSample,
     Process,
@@ -196,7 +197,7 @@ def name_handle_holder(
     if target is not None and target.type_name in names and 2 * target.handles >= target.of:
         where = f", {format_share(target.handles / target.of)} of them to {target.name}"
     elif made is not None and made.blocks == 0 and made.creators and 2 * made.creators[0][1] > made.objects:
-        where = f"; most of those looked at: {name_made(made.creators[0][0])}"
+        where = f"; most of those looked at: {name_made(made.creators[0][0], names)}"
     too = ""
     if others:
         shown = [f"{census.process.label} {format_count(census.handles_of(tuple(names)))}" for census in others]
@@ -245,9 +246,9 @@ def tell_references(
     if sample is not None:
         none = format_count(sample.without_handles)
         seen = f"; of {format_count(sample.objects)} that were looked at {none} have none"
-        if sample.creators:
-            seen += f", most {name_made(sample.creators[0][0])}"
-    start = f"Tag {tag}: {count_things(unheld, f'{_kinds(names)} object')} without a handle{seen}"
+        if sample.unheld_creators and 2 * sample.unheld_creators[0][1] > sample.without_handles:
+            seen += f", most of these {name_made(sample.unheld_creators[0][0], names)}"
+    start = f"Tag {tag}: at least {count_things(unheld, f'{_kinds(names)} object')} without a handle{seen}"
     if traced:
         first = traced[0]
         sentence = (
@@ -256,14 +257,40 @@ def tell_references(
         )
         is_proven = first.of >= _FEW_TRACED and 2 * first.alone > first.of
         return Finding(HolderKind.REFERENCES, sentence, _PROVEN if is_proven else _LIKELY, "!obtrace OBJECT")
-    sentence = f"{start}: a driver keeps references to them{_candidates(referencing)}."
+    sentence = f"{start}: the kernel or a driver keeps references to them{_candidates(referencing)}."
     grade = _LIKELY if sample is not None else _POSSIBLE
     return Finding(HolderKind.REFERENCES, sentence, grade, "!obtrace, or gflags: object reference tracing")
 
 
-def name_made(description: str) -> str:
+def name_made(description: str, names: Sequence[str]) -> str:
     """What an object's fields tell, as a part of a sentence: ``made by NtLmSsp``, ``opened by pid 4``."""
+    if "File" in names:
+        return f"in {description}"
     return description if description.split(" ", 1)[0] in _VERBS else f"made by {description}"
+
+
+def describe_sample(report: HolderReport) -> str:
+    """How many objects were looked at, and where they were found: by handles of the first process, or in blocks."""
+    sample = report.sample or ObjectSample()
+    if sample.objects and not sample.blocks and report.holders:
+        return (
+            f"{count_things(sample.objects, 'object')} looked at that {report.holders[0].process.label} has handles to"
+        )
+    words = f"{count_things(sample.blocks, 'block')} of the tag looked at: "
+    if not report.types:
+        return f"{words}{format_count(sample.objects)} could be read"
+    return (
+        f"{words}{count_things(sample.objects, 'object')}, {format_count(sample.without_handles)} of them without a "
+        "handle"
+    )
+
+
+def list_creators(report: HolderReport) -> Tuple[str, Tuple[Tuple[str, int], ...]]:
+    """Whose descriptions matter, those of all objects or of those without a handle, and these."""
+    sample = report.sample or ObjectSample()
+    if report.kind is HolderKind.REFERENCES and sample.unheld_creators:
+        return "Of those without a handle", sample.unheld_creators
+    return "Of them", sample.creators
 
 
 def tell_no_objects(tag: PoolTag, lookasides: Sequence[LookasideList], *, has_types: bool) -> Finding:
