@@ -252,9 +252,10 @@ class Columns:
         text = _plain(text)
         if text in _NOTHING:
             return None
-        number = parse_count(text) if counter.unit == "bytes" else None
+        mark = self._marks.get(counter.cell)
+        number = parse_count(text) if counter.unit == "bytes" and not (mark and mark in text) else None
         if number is None and counter.field == "bytes":
-            number = parse_size(text, counter.unit, self._marks.get(counter.cell))
+            number = parse_size(text, counter.unit, mark)
             self.has_rounded_sizes = True
         if number is None:
             raise ValueError(text)

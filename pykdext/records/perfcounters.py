@@ -19,7 +19,7 @@ from pykdext.errors import RecordFormatError
 from pykdext.model import POOL_UNNAMED, PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory, TimeOrigin
 from pykdext.records.columns import find_fact, find_pool, find_unit
 from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, Moment, find_moment, find_time_of_day
-from pykdext.records.quantities import find_decimal_mark, parse_size
+from pykdext.records.quantities import find_program_mark, parse_size
 from pykdext.records.samples import ROUNDED
 from pykdext.records.tagtable import LineFaults, TagTable, check_memory, tag_of_text
 from pykdext.records.textfile import TextFile
@@ -54,6 +54,10 @@ _HEAD_CHARACTERS = 20_000
 _PATH_AND_VALUE = re.compile(r"(\\\\[^\n]{1,600}?\\[^\\\n]{1,255}?)\s{2,80}(\d[\d.,]{0,30})\s*$")
 _MOST_RULES = 3
 """Lines between the titles of a table and its first row."""
+
+
+_Key = Tuple[Optional[str], str]
+"""The host, and the field of ``SystemMemory``."""
 
 
 class _Total(NamedTuple):
@@ -160,7 +164,7 @@ def _make_snapshots(
     if not any(total.field in ("nonpaged_bytes", "paged_bytes") for total in totals):
         return ()
     marks = {
-        total.cell: find_decimal_mark(cells[total.cell] for _, cells in samples if total.cell < len(cells))
+        total.cell: find_program_mark(cells[total.cell] for _, cells in samples if total.cell < len(cells))
         for total in totals
     }
     hosts = dict.fromkeys(total.host for total in totals)
@@ -201,18 +205,10 @@ def _parse_listing(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     """The text of ``Get-Counter``, with a path and its value in lines of their own, and lists of objects of CIM."""
     if "\\" not in file.text and "ool" not in file.text:
         return ()
-    values: Dict[Tuple[Optional[str], str], int] = {}
-    snapshots: List[PoolSnapshot] = []
+    samples: List[Tuple[Optional[Moment], Dict[_Key, Tuple[str, str]]]] = []
     moment: Optional[Moment] = None
     pending: Optional[Tuple[str, str, Optional[str]]] = None
-
-    def flush() -> None:
-        for host in dict.fromkeys(host for host, _ in values):
-            memory = SystemMemory(**{field: value for (owner, field), value in values.items() if owner == host})
-            if any(memory.used_bytes(pool) is not None for pool in PoolKind):
-                snapshots.append(_make_snapshot(file.path, moment, host, memory, ()))
-        values.clear()
-
+    values: Dict[_Key, Tuple[str, str]] = {}
     for line in file.text.split("\n"):
         found = find_moment(line)
         path = _LISTED_PATH.search(line)
@@ -220,25 +216,40 @@ def _parse_listing(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         beside = _PATH_AND_VALUE.search(line)
         if found and not (path and path.start() < 12):
             if moment is None or found.at != moment.at:
-                flush()
+                samples.append((moment, values))
+                values = {}
             moment = found
         if beside:
             total = find_total(beside[1])
             if total:
-                values[total[2], total[0]] = parse_size(beside[2], total[1]) or 0
+                values[total[2], total[0]] = beside[2], total[1]
         elif path:
             pending = find_total(path[1])
         elif pending and _VALUE.match(line):
-            values[pending[2], pending[0]] = parse_size(line.strip(), pending[1]) or 0
+            values[pending[2], pending[0]] = line.strip(), pending[1]
             pending = None
         elif pair and pair[1].replace(" ", "").lower() in _KEYED:
             key = find_total(" ".join(re.findall(r"[A-Z][a-z]+", pair[1])) or pair[1])
-            size = parse_size(pair[2].strip(), key[1]) if key else None
-            if key and size is not None:
+            if key and parse_size(pair[2].strip(), key[1], ".") is not None:
                 if (None, key[0]) in values:
-                    flush()
-                values[None, key[0]] = size
-    flush()
+                    samples.append((moment, values))
+                    values = {}
+                values[None, key[0]] = pair[2].strip(), key[1]
+    return _settle_listing(file.path, [*samples, (moment, values)])
+
+
+def _settle_listing(
+    path: str, samples: Sequence[Tuple[Optional[Moment], Dict[_Key, Tuple[str, str]]]]
+) -> Tuple[PoolSnapshot, ...]:
+    """A snapshot for each sample and host; all numbers together tell the decimal mark of the console."""
+    mark = find_program_mark(text for _, values in samples for text, _ in values.values())
+    snapshots = []
+    for moment, values in samples:
+        for host in dict.fromkeys(host for host, _ in values):
+            sizes = {field: parse_size(*value, mark) for (owner, field), value in values.items() if owner == host}
+            memory = SystemMemory(**sizes)
+            if any(memory.used_bytes(pool) is not None for pool in PoolKind):
+                snapshots.append(_make_snapshot(path, moment, host, memory, ()))
     return tuple(snapshots)
 
 
@@ -287,7 +298,7 @@ def _read_timeline(
         rows.append((moment, cells))
         for cell, seen in texts.items():
             seen.append(cells[cell])
-    marks = {cell: find_decimal_mark(seen) for cell, seen in texts.items()}
+    marks = {cell: find_program_mark(seen) for cell, seen in texts.items()}
     pools = [pool for pool in PoolKind if any(total.field == f"{pool.value}_bytes" for total in totals)]
     unnamed = [] if len(pools) == 1 else [POOL_UNNAMED]  # beside one pool's total stand tags of that pool
     snapshots = []

@@ -15,6 +15,8 @@ _SIZE = re.compile(
 )
 _MARKS = re.compile(r"[.,' \xa0\xff]")
 _NUMBER = re.compile(r"\d[\d.,' \xa0\xff]{0,40}")
+_UNGROUPED = re.compile(r"[+-]?\d{4,24}")
+_TWICE_GROUPED = re.compile(r"[.,]\d{3}[.,]")
 _SHIFTS = {"k": 10, "m": 20, "g": 30, "t": 40, "к": 10, "м": 20, "г": 30, "т": 40}
 
 
@@ -29,9 +31,9 @@ def parse_count(text: str) -> Optional[int]:
 def parse_size(text: str, unit: str = "bytes", decimal: Optional[str] = None) -> Optional[int]:
     """Bytes of a size such as ``7,695.3 MB``; ``unit`` is meant where the text names none; None if it is no size.
 
-    1 KB is 1024 bytes. ``decimal`` is the decimal mark of the column (``find_decimal_mark``). Without it a single mark
-    before three digits is a decimal point only if it is a dot and the unit is not the byte; where two different marks
-    stand, the last one is the decimal point.
+    1 KB is 1024 bytes. ``decimal`` is the decimal mark of the column (``find_decimal_mark``), which bytes may have too:
+    tools print means of samples. Without it a single mark before three digits is a decimal point only if it is a dot
+    and the unit is not the byte; where two different marks stand, the last one is the decimal point.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -45,6 +47,19 @@ def find_decimal_mark(texts: Iterable[str]) -> Optional[str]:
     """The decimal mark of a column, ``.`` or ``,``; None where its numbers do not tell, or contradict each other."""
     votes = {vote for text in texts if (vote := _tell_decimal_mark(text))}
     return votes.pop() if len(votes) == 1 else None
+
+
+def find_program_mark(texts: Iterable[str]) -> Optional[str]:
+    """The same of numbers that one program wrote: if it groups no large number, a mark before three digits is decimal.
+
+    ``123456`` beside ``987.654`` tells that; of what people type it would not.
+    """
+    seen = [text.strip() for text in texts]
+    mark = find_decimal_mark(seen)
+    if mark is not None or not any(_UNGROUPED.fullmatch(text) for text in seen):
+        return mark
+    marks = {mark for text in seen for mark in text if mark in ".,"}
+    return marks.pop() if len(marks) == 1 and not any(_TWICE_GROUPED.search(text) for text in seen) else None
 
 
 def _tell_decimal_mark(text: str) -> Optional[str]:
@@ -70,14 +85,14 @@ def _read_decimal(text: str, *, has_fraction: bool, decimal: Optional[str]) -> O
     if not marks:
         return Fraction(int(text))
     whole, _, fraction = text.rpartition(marks[-1])
-    if decimal is None or not has_fraction:
+    if decimal is None:
         is_decimal = (
             marks[-1] in ".,"
             and marks.count(marks[-1]) == 1
             and (len(set(marks)) > 1 or len(fraction) != 3 or (has_fraction and marks[-1] == "."))
         )
     else:
-        is_decimal = marks[-1] == decimal
+        is_decimal = marks[-1] == decimal and marks.count(decimal) == 1
     if not is_decimal:
         grouped = parse_count(text)
         return None if grouped is None else Fraction(grouped)

@@ -119,3 +119,44 @@ def test_binary_logs_are_refused_with_what_makes_them_text(suffix, hint, tmp_pat
     path.write_bytes(bytes(range(256)) * 40)
     with pytest.raises(PykdextError, match=hint), open_source(str(path)):
         pass
+
+
+HEADER = r'"(PDH-CSV 4.0) (UTC)(0)","\\SRV\Memory\Pool Nonpaged Bytes","\\SRV\Memory\Available MBytes"'
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("123456789.123", "123456790.500"), (123456789, 123456790)),
+        (("123456789,123", "987,654"), (123456789, 988)),
+        (("123456789.123", "987.654"), (123456789, 988)),
+        (("123456789", "987.654"), (123456789, 988)),
+        (("123456789", "987,654"), (123456789, 988)),
+        (("123,456,789", "987,654"), (123456789, 987654)),
+        (("123.456.789", "987.654"), (123456789, 987654)),
+        (("123,456,789.123", "987,654.321"), (123456789, 987654)),
+        (("123.456.789,123", "987.654,321"), (123456789, 987654)),
+        (("987,654", "123,456"), (987654, 123456)),
+        (("987.654", "123.456"), (987654, 123456)),
+    ],
+)
+def test_a_column_of_counters_tells_as_a_whole_whether_three_digits_are_decimals(tmp_path, texts, expected):
+    rows = [f'"09/25/2026 10:0{number}:00.000","{text}","4096"' for number, text in enumerate(texts)]
+    path = tmp_path / "pool.csv"
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    assert tuple(snapshot.memory.nonpaged_bytes for snapshot in load_log(str(path))) == expected
+
+
+@pytest.mark.parametrize("mark", [".", ","])
+def test_a_listing_of_counters_with_three_decimals_is_read_and_nothing_counts_as_zero(tmp_path, mark):
+    samples = "\n".join(
+        f"9/25/2026 10:0{number}:00 AM      \\\\srv\\memory\\pool nonpaged bytes :\n"
+        f"                          {value}\n\n"
+        f"                          \\\\srv\\memory\\pool paged bytes :\n"
+        f"                          987{mark}654\n"
+        for number, value in enumerate((f"123456789{mark}123", f"98765{mark}432"))
+    )
+    path = tmp_path / "counters.txt"
+    path.write_text(f"Timestamp                 CounterSamples\n---------                 --------------\n{samples}")
+    found = [(snapshot.memory.nonpaged_bytes, snapshot.memory.paged_bytes) for snapshot in load_log(str(path))]
+    assert found == [(123456789, 988), (98765, 988)]
