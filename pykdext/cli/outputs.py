@@ -32,9 +32,9 @@ def describe_lacks(coverages: Sequence[TableCoverage], warnings: Sequence[str]) 
     return (*partial, *warnings[:_LINES_SHOWN], *([f"and {count_things(more, 'more warning')}"] if more > 0 else []))
 
 
-def describe_lacks_of(snapshot: PoolSnapshot) -> Tuple[str, ...]:
-    """What was not read of a state, if anything was not."""
-    return () if snapshot.coverage.is_complete else describe_lacks([snapshot.coverage], snapshot.warnings)
+def describe_lacks_of(snapshot: PoolSnapshot, *, is_whole: bool) -> Tuple[str, ...]:
+    """What was not read of a state, unless all of it was."""
+    return () if is_whole else describe_lacks([snapshot.coverage], snapshot.warnings)
 
 
 def _iter_inputs(options: SharedOptions) -> Iterator[str]:

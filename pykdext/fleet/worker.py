@@ -34,12 +34,12 @@ def analyze_dump(task: Task) -> Answer:
         with pipeline.open_source(task.path, symbol_path=task.symbols) as source:
             report = pipeline.analyze(source, lists, top=task.top)
             drivers = _read_drivers(source.kernel)
+            status = DumpStatus.DONE if source.is_whole else DumpStatus.PARTIAL
             traffic = source.traffic
     except (PykdextError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         message = f"{task.shown_path}: {reason}" if reason else str(error)
         return Answer(DumpStatus.UNUSABLE.value, time.monotonic() - started, error=message)
-    status = DumpStatus.DONE if report.snapshot.coverage.is_complete else DumpStatus.PARTIAL
     return Answer(
         status.value,
         time.monotonic() - started,

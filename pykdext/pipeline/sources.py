@@ -51,6 +51,12 @@ class Source:
     kernel: Optional[Kernel]
 
     @property
+    def is_whole(self) -> bool:
+        """Neither rows of the tag tables are missing nor pages that the file announces."""
+        lost = self.kernel.target.facts.lost_pages if self.kernel else None
+        return self.snapshot.coverage.is_complete and not lost
+
+    @property
     def traffic(self) -> Optional[Traffic]:
         """What reading it over a network has cost until now; None for a source of this machine."""
         if self.kernel is None:

@@ -112,10 +112,11 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
     with ExitStack() as opened:
         kernel, subject = None, SnapshotSource("driver files", ", ".join(options.images))
         rows: Tuple[TagUsage, ...] = ()
-        lacking = ""
+        lacking, is_whole = "", True
         if options.source is not None or in_debugger or not options.images:
             source = opened.enter_context(open_source(options, call))
             kernel, subject, rows = source.kernel, source.snapshot.source, source.snapshot.tags
+            is_whole = source.is_whole
             lacking = say_lacking_counts(source.snapshot.coverage)
         answer = pipeline.find_owners(kernel, options.images, options.tags, lists, jobs, call.work, options.symbols)
     warnings = (*describe_misspelt_tags(options.tags, rows), *((lacking,) if lacking else ()), *answer.warnings)
@@ -123,7 +124,7 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
         text=lambda look: render_owners_text(subject, answer.tags, warnings, look.width, look.markup, rows),
         document=lambda: render_owners_json(answer.tags, warnings),
         rows=lambda: render_owners_csv(answer.tags),
-        is_complete=answer.complete and not call.work.is_ended,
+        is_complete=answer.complete and is_whole and not call.work.is_ended,
         lacks=describe_lacks((), answer.warnings),
     )
 

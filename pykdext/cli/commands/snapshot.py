@@ -20,12 +20,12 @@ def _keep(options: SourceOptions, call: Invocation) -> Outcome:
     from pykdext.records.snapshotfile import render_snapshot_json
 
     with call.work.hold(), open_source(options, call, call.work.whole()) as source:
-        state = source.snapshot
+        state, is_whole = source.snapshot, source.is_whole
     if call.work.cause is not None:
         call.screen.write_error(f"poolleak: interrupted before the state was read: {options.output} is not written")
         raise call.work.cause
-    lacks = describe_lacks_of(state)
-    return Outcome.of_text(render_snapshot_json(state), is_complete=state.coverage.is_complete, lacks=lacks)
+    lacks = describe_lacks_of(state, is_whole=is_whole)
+    return Outcome.of_text(render_snapshot_json(state), is_complete=is_whole, lacks=lacks)
 
 
 COMMAND = Command(

@@ -63,7 +63,7 @@ def _show_usage(options: UsedOptions, call: Invocation) -> Outcome:
     pools = (PoolKind(options.pool),) if options.pool else tuple(PoolKind)
     selection = Selection(pools, options.tag, options.sort, options.top)
     with open_source(options, call) as source:
-        snapshot = source.snapshot
+        snapshot, is_whole = source.snapshot, source.is_whole
     return Outcome(
         text=lambda look: _render_text(snapshot, selection, options, look, shown_at_once),
         document=lambda: _render_json(snapshot, selection),
@@ -72,8 +72,8 @@ def _show_usage(options: UsedOptions, call: Invocation) -> Outcome:
             if options.view == _POOLUSED
             else render_usages_csv(select_usages(snapshot, selection))
         ),
-        is_complete=snapshot.coverage.is_complete,
-        lacks=describe_lacks_of(snapshot),
+        is_complete=is_whole,
+        lacks=describe_lacks_of(snapshot, is_whole=is_whole),
     )
 
 

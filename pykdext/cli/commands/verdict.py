@@ -42,6 +42,7 @@ def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:
     try:
         with open_source(options, call) as source:
             found = pipeline.analyze(source, lists, call.work, options.top)
+            is_whole = source.is_whole
     except pipeline.NoTagTablesError as error:
         return _answer_without_tables(options, call, error.summary)
     report, origin = choose_redaction(options)((found, describe_origin(call.words)))
@@ -68,8 +69,8 @@ def _analyze(options: AnalyzeOptions, call: Invocation) -> Outcome:
         page=render_page,
         verdict=report.verdict,
         tone=tone_of_report(report),
-        is_complete=report.snapshot.coverage.is_complete,
-        lacks=describe_lacks_of(report.snapshot),
+        is_complete=is_whole,
+        lacks=describe_lacks_of(report.snapshot, is_whole=is_whole),
     )
 
 
