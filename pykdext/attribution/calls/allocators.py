@@ -133,6 +133,7 @@ def other_locations(machine: Machine) -> Tuple[Location, ...]:
     return tuple(map(Location, _CONVENTIONS[machine].other_registers))
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def find_allocator(name: str) -> Optional[Allocator]:
     """The function of this name, also in x86's decoration (``_ExAllocatePoolWithTag@12``) or with ``__imp_``."""
     match = _DECORATION.match(name)

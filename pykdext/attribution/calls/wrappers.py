@@ -26,6 +26,7 @@ from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.flow.calls import CallSite, FunctionFlow
 from pykdext.attribution.flow.values import (
     UNKNOWN,
+    Atom,
     Constant,
     FieldRead,
     ImageRead,
@@ -68,6 +69,14 @@ class HandedOn:
     is_chosen: bool = False
 
 
+class _Places(NamedTuple):
+    """In which arguments the call at ``site``, kept so that no other frame takes its key, hands over what."""
+
+    site: CallSite
+    of_tags: Dict[Atom, List[Location]]
+    of_pointers: Dict[Atom, List[Location]]
+
+
 class Wrappers:
     """The functions of one image that hand tags on. ``open_others``: those of the images whose functions it calls."""
 
@@ -83,6 +92,7 @@ class Wrappers:
         self._resolver = resolver
         self._open_others = open_others
         self._members: Dict[int, Tuple[CallSite, Tuple[Tuple[FieldRead, Value], ...]]] = {}
+        self._places: Dict[int, _Places] = {}
         self._handed_on: Dict[Tuple[int, Handed, int], Optional[HandedOn]] = {}
         self._dead_ends: Dict[Tuple[int, Location, int], bool] = {}
 
@@ -211,18 +221,29 @@ class Wrappers:
 
     def _iter_further(self, site: CallSite, callee: Optional[Callee], handed: Handed, depth: int) -> Iterator[HandedOn]:
         """What becomes of ``handed`` behind a call: handed over itself, by its structure, or in a new one."""
-        ways: List[Handed] = []
-        for argument in (*argument_locations(self._machine), *other_locations(self._machine)):
-            if handed in site.frame.argument(argument, TAG_BYTES):
-                ways.append(Parameter(argument))
-            pointers = site.frame.argument(argument, self._machine.pointer_size)
-            if isinstance(handed, FieldRead) and handed.base in pointers:
-                ways.append(FieldRead(Parameter(argument), handed.offset, TAG_BYTES))
+        places = self._find_places(site)
+        ways: List[Handed] = [Parameter(argument) for argument in places.of_tags.get(handed, ())]
+        if isinstance(handed, FieldRead):
+            pointers = places.of_pointers.get(handed.base, ())
+            ways += [FieldRead(Parameter(argument), handed.offset, TAG_BYTES) for argument in pointers]
         ways += [member for member, value in self.find_members(site, callee) if handed in value]
         for way in ways:
             further = self.follow(callee, way, depth)
             if further is not None:
                 yield further
+
+    def _find_places(self, site: CallSite) -> _Places:
+        """In which arguments a call hands what over."""
+        key = id(site.frame)
+        if key not in self._places:
+            places = _Places(site, {}, {})
+            pointer_bytes = self._machine.pointer_size
+            for argument in (*argument_locations(self._machine), *other_locations(self._machine)):
+                for of_atoms, size in ((places.of_tags, TAG_BYTES), (places.of_pointers, pointer_bytes)):
+                    for atom in site.frame.argument(argument, size):
+                        of_atoms.setdefault(atom, []).append(argument)
+            self._places[key] = places
+        return self._places[key]
 
     def _follow_callbacks(self, handed: Handed) -> Optional[HandedOn]:
         """The function that a pointer may lead to and that hands on the member of a structure."""

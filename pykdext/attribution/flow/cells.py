@@ -53,10 +53,18 @@ class Cells:
         """The same content, to be changed apart."""
         return Cells(dict(self._cells))
 
+    def is_same_as(self, other: Cells) -> bool:
+        """Whether both have the same content in the same pieces."""
+        return self._cells == other._cells
+
     def differing_from(self, other: Cells) -> List[Cell]:
         """The cells that ``other`` has not got, or not with the very same content."""
-        others = other._cells
-        return [cell for offset, cell in self._cells.items() if others.get(offset) is not cell]
+        cells = self._cells
+        return [cell for cell, its in zip(cells.values(), map(other._cells.get, cells)) if its is not cell]
+
+    def missing_in(self, other: Cells) -> List[Cell]:
+        """The cells at whose offsets ``other`` has none that begins."""
+        return [self._cells[offset] for offset in self._cells.keys() - other._cells.keys()]
 
     def read(self, offset: int, size: int) -> Optional[Value]:
         """The ``size`` bytes at ``offset``; None if none of them was ever written."""
@@ -111,8 +119,10 @@ class Cells:
                 self._cells[start] = Cell(start, size, value | UNKNOWN)
 
     def _overlapping(self, offset: int, size: int) -> List[Cell]:
-        starts = range(offset - MAX_CELL_BYTES + 1, offset + size)
         cells = self._cells
+        if not cells:
+            return []
+        starts = range(offset - MAX_CELL_BYTES + 1, offset + size)
         if cells.keys().isdisjoint(starts):
             return []
         found = [cells[start] for start in starts if start in cells]
@@ -135,6 +145,8 @@ def part(value: Value, skipped: int, size: int) -> Value:
 
     The low four bytes or more of a parameter or a stack address count as it: a pool tag has 32 bits.
     """
+    if value is UNKNOWN:
+        return value
     if len(value) == 1:
         (atom,) = value
         taken = _part_of_atom(atom, skipped, size)

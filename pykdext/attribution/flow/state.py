@@ -120,13 +120,13 @@ class State:
     def _merge_registers(self, other: State, widen: bool) -> bool:
         changed = False
         mine, theirs = self.registers, other.registers
-        for name in [name for name, value in theirs.items() if mine.get(name) is not value]:
+        for name in [name for name, its, own in zip(theirs, theirs.values(), map(mine.get, theirs)) if own is not its]:
             before = mine.get(name, UNKNOWN)
             joined = _join(before, theirs[name], widen)
             if joined is not before:
                 mine[name] = joined
                 changed = True
-        for name in [name for name in mine if name not in theirs]:
+        for name in mine.keys() - theirs.keys():
             joined = _join(mine[name], UNKNOWN, widen)
             if joined is not mine[name]:
                 mine[name] = joined
@@ -146,13 +146,15 @@ def _merge_cells(
     widen: bool,
 ) -> bool:
     """Join ``theirs`` into ``mine``; the functions also tell what cells hold that were never written."""
+    if mine.is_same_as(theirs):
+        return False
     changed = False
     for cell in mine.differing_from(theirs):
         joined = _join(cell.value, read_theirs(cell.offset, cell.size), widen)
         if joined is not cell.value:
             mine.write(cell.offset, cell.size, joined)
             changed = True
-    for cell in theirs.differing_from(mine):
+    for cell in theirs.missing_in(mine):
         if not mine.overlaps(cell.offset, cell.size):
             before = read_mine(cell.offset, cell.size)
             joined = _join(before, cell.value, widen)

@@ -11,8 +11,11 @@ from typing import Callable, FrozenSet, NamedTuple, Optional, Set, Union
 
 from pykdext.images.image import Image
 
-MAX_ATOMS = 32
-"""Possibilities kept of one value; more of them are UNKNOWN."""
+MAX_ATOMS, MAX_TAGS = 8, 32
+"""Possibilities kept of one value, and those of one that may be tags; more of them are UNKNOWN.
+
+What a loop counts or steps through ends soon this way, while a call may get one of many tags.
+"""
 
 MAX_DEREFERENCES = 3
 """Nested reads through unknown pointers that are told apart."""
@@ -152,4 +155,14 @@ def combine(left: Value, right: Value, operation: Callable[[int, int], int], bit
 
 
 def _bounded(value: Value) -> Value:
-    return value if 0 < len(value) <= MAX_ATOMS else UNKNOWN
+    if 0 < len(value) <= MAX_ATOMS:
+        return value
+    if not 0 < len(value) <= MAX_TAGS:
+        return UNKNOWN
+    tags = [atom for atom in value if isinstance(atom, Constant) and _may_be_tag(atom.number)]
+    return value if len(value) - len(tags) <= MAX_ATOMS else UNKNOWN
+
+
+def _may_be_tag(number: int) -> bool:
+    """Whether each of its four bytes may be a character: 0x20 to 0x7f, with the highest bit set or not."""
+    return number < 1 << 32 and (number | number << 1) & 0x40404040 == 0x40404040

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import List, NamedTuple
 
 from pykdext.attribution.flow.arithmetic import add, displace, signed
@@ -85,6 +86,8 @@ class Operands:
     def read_register(self, state: State, register: GeneralRegister) -> Value:
         """A register or the part of one. A low byte is known even where the rest of its register is not."""
         value = state.read_register(register.name)
+        if register.size == self.pointer_bytes:
+            return value
         if register.size >= 4:
             return part(value, 0, register.size)
         if register.size == 1 and not register.high:
@@ -99,7 +102,8 @@ class Operands:
             state.vectors.paste(register.number * VECTOR_BYTES, max(register.size, 32), [])
         elif isinstance(register, GeneralRegister):
             if register.size >= 4:
-                self.set_register(state, register.name, part(value, 0, register.size))
+                whole = value if register.size == self.pointer_bytes else part(value, 0, register.size)
+                self.set_register(state, register.name, whole)
                 return
             shift = 8 if register.high else 0
             kept = ~(((1 << 8 * register.size) - 1) << shift)
@@ -198,5 +202,6 @@ class Operands:
             )
 
 
+@functools.cache
 def _low_byte(name: str) -> str:
     return f"low byte of {name}"
