@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolUsage
+from pykdext.model import POOL_OF_SESSION, PoolKind, PoolSnapshot, PoolUsage
 from pykdext.records.tagtable import UNSAID, TagTable
 
 
@@ -40,7 +40,8 @@ def _join(snapshots: Iterable[PoolSnapshot], sorts: Sequence[str]) -> Tuple[Pool
 
 
 def _is_same_moment(one: PoolSnapshot, other: PoolSnapshot) -> bool:
-    return one.taken_at == other.taken_at and one.host == other.host and one.source == other.source
+    are_alike = (POOL_OF_SESSION in one.warnings) is (POOL_OF_SESSION in other.warnings)
+    return are_alike and one.taken_at == other.taken_at and one.host == other.host and one.source == other.source
 
 
 def _told_pools(snapshot: PoolSnapshot) -> Set[PoolKind]:
@@ -67,8 +68,8 @@ def _unite(one: PoolSnapshot, other: PoolSnapshot) -> PoolSnapshot:
         tags=table.usages,
         memory=other.memory if _is_empty(one) else one.memory,
         warnings=tuple(dict.fromkeys((*one.warnings, *other.warnings))),
-        stated_nonpaged=_either(one.stated_nonpaged, other.stated_nonpaged),
-        stated_paged=_either(one.stated_paged, other.stated_paged),
+        stated_nonpaged=_settle_total(one.stated_nonpaged, other.stated_nonpaged, sides[PoolKind.NONPAGED]),
+        stated_paged=_settle_total(one.stated_paged, other.stated_paged, sides[PoolKind.PAGED]),
         stated_drivers=tuple(dict.fromkeys((*one.stated_drivers, *other.stated_drivers))),
         blocks=(*one.blocks, *other.blocks),
     )
@@ -78,5 +79,9 @@ def _is_empty(snapshot: PoolSnapshot) -> bool:
     return all(snapshot.memory.used_bytes(pool) is None for pool in PoolKind)
 
 
-def _either(one: Optional[PoolUsage], other: Optional[PoolUsage]) -> Optional[PoolUsage]:
-    return other if one is None else one
+def _settle_total(
+    one: Optional[PoolUsage], other: Optional[PoolUsage], rows: Dict[bytes, PoolUsage]
+) -> Optional[PoolUsage]:
+    """The first total that is not less than what all rows hold; None if neither is one."""
+    held = sum(usage.bytes or 0 for usage in rows.values())
+    return next((total for total in (one, other) if total is not None and (total.bytes or 0) >= held), None)

@@ -36,6 +36,10 @@ _TABLE_END = re.compile(r"^\s{0,40}(?:\d{0,4}:? ?l?kd(?::\w{1,8})?>|```|Sorting 
 _TOTAL = re.compile(r"^\s{0,40}TOTAL(?=\s)", re.IGNORECASE)
 _NO_ROW = re.compile(r"^[\s.=-]*$")
 _SORT = re.compile(r"[\s.]{0,200}Sorting by\s{1,9}([^\n]{1,40}?)\s*$", re.IGNORECASE)
+_COMMAND = re.compile(r"!poolused(?:[ \t]{1,8}/\S{1,20})*[ \t]{1,8}(?:0x)?([0-9a-f]{1,2})(?=\s|$)", re.IGNORECASE)
+_SORTS = {2: "nonpaged pool consumed", 4: "paged pool consumed"}
+"""Flags of the command, and the debugger's words for them."""
+
 _SESSION_POOL = re.compile(r"Sorting by[^\n]{0,40}\bSession\b|!poolused[ \t]{1,8}(?:0x)?[89a-f](?=\s|$)", re.IGNORECASE)
 """What is printed above such a table, and the command's flag 8 ("!poolused" in the documentation of the debugger)."""
 
@@ -122,14 +126,32 @@ def parse_poolused(file: TextFile) -> Tuple[PoolSnapshot, ...]:
         is_last = end == len(lines)
         around = [*lines[start : table.titles], *(lines[table.end : end] if is_last else ())]
         snapshots.append(_make_snapshot(file.path, table, "\n".join(around)))
-        sorts.append(_find_sort(lines[start : table.titles]))
+        sorts.append(_find_sort(lines[start : table.titles], table.rows))
     return join_sorted_tables(snapshots, sorts)
 
 
-def _find_sort(above: Sequence[str]) -> str:
-    """By what a table is sorted, as the line above it says; empty if none does."""
-    found = [sort[1].lower() for line in above if (sort := _SORT.match(line))]
-    return found[-1] if found else ""
+def _find_sort(above: Sequence[str], rows: TagTable) -> str:
+    """By what a table is sorted, as the line above it says, the command, or the rows; empty if nothing does."""
+    said = [sort[1].lower() for line in above if (sort := _SORT.match(line))]
+    if said:
+        return said[-1]
+    commands = [int(command[1], 16) for line in above if (command := _COMMAND.search(line))]
+    sorts = [kind for flag, kind in _SORTS.items() if commands and commands[-1] & flag]
+    return sorts[0] if sorts else _tell_sort(rows)
+
+
+def _tell_sort(rows: TagTable) -> str:
+    """The pool whose bytes descend from row to row, if those of the other do not, or are none."""
+    descending = [
+        kind
+        for kind, pool in zip(_SORTS.values(), (PoolKind.NONPAGED, PoolKind.PAGED))
+        if _descends([row.usage(pool).bytes or 0 for row in rows.usages])
+    ]
+    return descending[0] if len(descending) == 1 else ""
+
+
+def _descends(numbers: Sequence[int]) -> bool:
+    return any(numbers) and all(one >= other for one, other in zip(numbers, numbers[1:]))
 
 
 def _iter_tables(lines: Sequence[str]) -> Iterator[_Table]:

@@ -238,3 +238,42 @@ def test_progress_before_the_sort_does_not_part_two_tables():
     )
     (state,) = load_log_stream("x", text.encode())
     assert {row.tag.text for row in state.tags} == {"Zxcv", "MmSt"}
+
+
+DEBUGGER_TITLES = (
+    "               NonPaged                  Paged\n Tag     Allocs         Used     Allocs         Used\n"
+)
+BOTH = " Both       100        20000          7         7000\n"
+BY_NONPAGED = f"{DEBUGGER_TITLES} Zxcv    409000   1400000000          0            0\n{BOTH}"
+BY_PAGED = f"{DEBUGGER_TITLES} MmSt         0            0      30000     90000000\n{BOTH}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"0: kd> !poolused 2\n{BY_NONPAGED}0: kd> !poolused 4\n{BY_PAGED}",
+        f"!poolused 0x4\n...\n{BY_PAGED}\n!poolused 0x2\n{BY_NONPAGED}",
+        f"lkd> !poolused /t50 3 \n{BY_NONPAGED}lkd> !poolused /t50 5\n{BY_PAGED}",
+        f"lkd> !poolused 2\n{BY_NONPAGED}\n. Sorting by Paged Pool Consumed\n\n{BY_PAGED}",
+        f"{BY_NONPAGED}\n{BY_PAGED}",
+        f"by nonpaged\n{BY_NONPAGED}TOTAL    409100   1400020000          7         7000\n\n{BY_PAGED}",
+    ],
+)
+def test_two_tables_sorted_in_two_ways_are_one_state_without_the_line_that_tells_the_sort(text):
+    (state,) = load_log_stream("x", text.encode())
+    assert {row.tag.text for row in state.tags} == {"Zxcv", "MmSt", "Both"}
+    assert state.pool_bytes(PoolKind.NONPAGED) == 1_400_020_000
+    assert state.pool_bytes(PoolKind.PAGED) == 90_007_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"0: kd> !poolused 2\n{BY_NONPAGED}0: kd> !poolused 2\n{BY_NONPAGED}",
+        f"0: kd> !poolused 2\n{BY_NONPAGED}0: kd> !poolused 4\n{BY_PAGED.replace(' 20000 ', ' 30000 ')}",
+        f"{BY_NONPAGED}\n{BY_NONPAGED.replace('1400000000', '1500000000')}",
+        f"0: kd> !poolused 2\n{BY_NONPAGED}0: kd> !poolused a\n{BY_PAGED}",
+    ],
+)
+def test_tables_of_one_sort_or_that_differ_or_of_a_session_stay_two_states(text):
+    assert len(load_log_stream("x", text.encode())) == 2
