@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dumps.forge import forge
+from pykdext.cli.main import main
 from pykdext.fleet.common import find_common
 from pykdext.fleet.hosts import find_host, is_rule
 from pykdext.fleet.inputs import find_inputs
@@ -25,7 +27,7 @@ from pykdext.model.report import Origin
 from pykdext.report.batchdoc import iter_batch_csv, iter_batch_json
 from pykdext.report.batchtext import render_batch_text
 from pykdext.report.html import iter_batch_page
-from pykdext.report.sentences.batches import describe_companion, verdict_on_batch
+from pykdext.report.sentences.batches import describe_companion, name_suspect, verdict_on_batch
 from pykdext.store.verdicts import parse_verdict
 
 
@@ -475,9 +477,62 @@ def test_the_headline_counts_every_host_that_leaks():
         row("j", []),
     ]
     assert verdict_of(rows) == (
-        "Tag Pipo of the nonpaged pool, used by pippo.sys 1.0 and 2.0, looks like a leak on 6 of 10 hosts."
-        " Other tags do on 3 more: g, h, i."
+        "Tag Pipo of the nonpaged pool looks like a leak on 6 of 10 hosts: pippo.sys 1.0 and 2.0 uses it on 5 of them; "
+        "no driver could be tied to it on 1. Other tags do on 3 more: g, h, i."
     )
+
+
+def test_the_headline_counts_hosts_whose_driver_is_not_known_and_names_it_for_no_other():
+    """Whichever is on more hosts, and where nothing is known of any."""
+    lead = "Tag Pipo of the nonpaged pool"
+    few = [row("a", LEAK), *(row(host, NOT_OWNED) for host in "bcd")]
+    assert verdict_of(few) == (
+        f"{lead} looks like a leak on 4 of 4 hosts: pippo.sys 1.0 uses it on 1 of them; "
+        "no driver could be tied to it on 3."
+    )
+    assert verdict_of(few[1:]) == f"{lead} looks like a leak on 3 of 3 hosts."
+    assert verdict_of(few[:1]) == f"{lead}, used by pippo.sys 1.0, looks like a leak on 1 of 1 host."
+    seen_twice = [row("a", LEAK), row("a", NOT_OWNED)]  # of one dump it is known
+    assert verdict_of(seen_twice) == f"{lead}, used by pippo.sys 1.0, looks like a leak on 1 of 1 host."
+
+
+TWINS = [("twinone.sys", "proven"), ("twintwo.sys", "proven")]
+
+
+def test_drivers_that_share_a_tag_are_named_together_or_each_with_its_hosts():
+    lead = "Tag Dupl of the nonpaged pool"
+
+    def dump(host, owners):
+        return row(host, [(b"Dupl", 70, owners)], [(name, "1.0") for name, _ in owners])
+
+    both = dump("a", TWINS)
+    assert verdict_of([both]) == (
+        f"{lead}, used by twinone.sys 1.0 or twintwo.sys 1.0, looks like a leak on 1 of 1 host."
+    )
+    assert name_suspect(both.verdict) == ("Dupl", "twinone.sys or twintwo.sys")
+    assert verdict_of([both, dump("b", TWINS[1:]), dump("c", TWINS[:1]), dump("d", TWINS[1:])]) == (
+        f"{lead} looks like a leak on 4 of 4 hosts: twintwo.sys 1.0 uses it on 3 of them; "
+        "twinone.sys 1.0 uses it on 2 of them."
+    )
+    many = [(f"twin{number}.sys", "proven") for number in range(5)]
+    assert name_suspect(dump("a", many).verdict)[1] == "twin0.sys or twin1.sys or 3 more"
+    assert verdict_of([dump("a", many)]) == (
+        f"{lead}, used by twin0.sys 1.0 or twin1.sys 1.0 or 3 more, looks like a leak on 1 of 1 host."
+    )
+    assert verdict_of([dump(host, [owner]) for host, owner in zip("abcde", many)]) == (
+        f"{lead} looks like a leak on 5 of 5 hosts: twin0.sys 1.0 uses it on 1 of them; "
+        "twin1.sys 1.0 uses it on 1 of them; 3 other drivers on 3."
+    )
+    unlike = dump("a", [("twinone.sys", "proven"), ("twintwo.sys", "likely")])
+    assert name_suspect(unlike.verdict) == ("Dupl", "twinone.sys")
+
+
+def test_a_batch_of_two_drivers_with_one_tag_names_both(tmp_path, capsys):
+    forge("twins").save(tmp_path / "HOST.dmp")
+    assert main(["batch", str(tmp_path), "--jobs", "1", "--width", "80"]) == 0
+    text = capsys.readouterr().out
+    assert "used by twinone.sys 2.9.4.0 or twintwo.sys 4.1.0.0, looks like a leak" in " ".join(text.split())
+    assert next(line for line in text.splitlines() if line.startswith("HOST")).endswith("twinone.sys or twintwo.sys")
 
 
 def test_dumps_that_say_little_do_not_make_their_hosts_healthy():

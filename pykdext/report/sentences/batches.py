@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Collection, Dict, Optional, Sequence, Tuple
+from typing import Collection, Dict, List, Optional, Sequence, Set, Tuple
 
 from pykdext.model import PoolKind, PoolTag, Role
 from pykdext.model.fleet import (
@@ -19,6 +19,7 @@ from pykdext.units import choose_form, count_things, format_bytes, format_durati
 
 NAMES_SHOWN = 8
 _VERSIONS_NAMED = 3
+_DRIVERS_NAMED = 2
 
 
 def describe_counts(summary: BatchSummary) -> str:
@@ -54,12 +55,41 @@ def _verdict_on_counted(summary: BatchSummary) -> str:
             words = _say_most_held(first)
         rest = _say_rest(summary, set(first.hosts), "stand out", with_objects=True)
         return f"Tag {first.tag} of the {first.pool.value} pool stands out on {where}: {words}.{rest}"
-    same = [cause for cause in summary.common if _is_one_leak(cause, first)]
+    return _verdict_on_tag(summary, first)
+
+
+def _verdict_on_tag(summary: BatchSummary, first: CommonCause) -> str:
+    """On how many hosts the tag leaks, whoever uses it there, and which drivers do on how many of them."""
+    same = [cause for cause in summary.common if (cause.tag, cause.pool) == (first.tag, first.pool)]
     hosts = {host for cause in same for host in cause.hosts}
-    driver = f", used by {first.module}{_name_versions(same)}," if first.module else ""
-    where = f"{len(hosts)} of {count_things(summary.hosts, 'host')}"
+    users = _find_users(same)
+    lead = f"Tag {first.tag} of the {first.pool.value} pool"
+    where = f"looks like a leak on {len(hosts)} of {count_things(summary.hosts, 'host')}"
     rest = _say_rest(summary, hosts, "do", with_objects=False)
-    return f"Tag {first.tag} of the {first.pool.value} pool{driver} looks like a leak on {where}.{rest}"
+    if all(found == hosts for _, found in users):
+        driver = f", used by {_name_any([name for name, _ in users])}," if users else ""
+        return f"{lead}{driver} {where}.{rest}"
+    shares = [f"{name} uses it on {_of_them(len(found), len(hosts))}" for name, found in users[:_DRIVERS_NAMED]]
+    if len(users) > _DRIVERS_NAMED:
+        others = {host for _, found in users[_DRIVERS_NAMED:] for host in found}
+        shares.append(f"{count_things(len(users) - _DRIVERS_NAMED, 'other driver')} on {len(others)}")
+    bare = hosts.difference(*(found for _, found in users))
+    if bare:
+        shares.append(f"no driver could be tied to it on {len(bare)}")
+    return f"{lead} {where}: {'; '.join(shares)}.{rest}"
+
+
+def _find_users(same: Sequence[CommonCause]) -> List[Tuple[str, Set[str]]]:
+    """The drivers that are tied to one tag, with their versions, and where each is: that on the most hosts first."""
+    by_module: Dict[str, List[CommonCause]] = {}
+    for cause in same:
+        if cause.module is not None:
+            by_module.setdefault(cause.module.lower(), []).append(cause)
+    users = [
+        (f"{causes[0].module}{_name_versions(causes)}", {host for cause in causes for host in cause.hosts})
+        for causes in by_module.values()
+    ]
+    return sorted(users, key=lambda user: (-len(user[1]), user[0].lower()))
 
 
 def _verdict_on_group(summary: BatchSummary, first: CommonCause) -> str:
@@ -148,8 +178,19 @@ def name_suspect(verdict: DumpVerdict) -> Tuple[str, str]:
     first = verdict.suspects[0]
     holder = find_lead(verdict, first)
     if holder is None:
-        return first.tag.text, first.owners[0].module if first.owners else ""
-    return f"{first.tag.text} with {holder.tag.text}", holder.owners[0].module if holder.owners else ""
+        return first.tag.text, _name_likeliest(first)
+    return f"{first.tag.text} with {holder.tag.text}", _name_likeliest(holder)
+
+
+def _name_likeliest(suspect: DumpSuspect) -> str:
+    """All drivers that are as likely as the first; of many how many more there are."""
+    return _name_any([owner.module for owner in suspect.owners if owner.confidence is suspect.owners[0].confidence])
+
+
+def _name_any(drivers: Sequence[str]) -> str:
+    """One of these drivers; of many how many more there are."""
+    more = f" or {len(drivers) - _DRIVERS_NAMED} more" if len(drivers) > _DRIVERS_NAMED else ""
+    return " or ".join(drivers[:_DRIVERS_NAMED]) + more
 
 
 def find_lead(verdict: DumpVerdict, suspect: DumpSuspect) -> Optional[DumpSuspect]:
