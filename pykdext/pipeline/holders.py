@@ -35,8 +35,7 @@ _CENSUS_SHARE = 0.01
 _EQUAL_BYTES = 0.02
 _STUCK_TOLD = 4
 PROCESS_ORDERS = ("handles", "pool", "commit", "zombies")
-_NUMBERED = frozenset(("Process", "Thread"))
-_TABLE_TAG = PoolTag.from_text("Obtb")
+_TABLE_TAG, _PROCESS_TAG = PoolTag.from_text("Obtb"), PoolTag.from_text("Proc")
 
 
 def find_holders(source: Source, tag: PoolTag, work: Work = UNWATCHED) -> HolderReport:
@@ -61,7 +60,8 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
     referencing: Tuple[ReferencingDriver, ...] = ()
     traced: Tuple[ReferenceTrace, ...] = ()
     opened: Tuple[OpenedAt, ...] = ()
-    if types or row.tag == _TABLE_TAG:
+    of_processes = "Process" in names or (row.tag == _PROCESS_TAG and not space.types.complete)
+    if types or of_processes or row.tag == _TABLE_TAG:
         censuses = _take_censuses(space, names)
         opened = space.find_openers(censuses[0].process) if censuses else ()
     unheld = _unheld(types)
@@ -79,8 +79,10 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
         snapshot=source.snapshot,
         row=row,
         types=types,
+        types_read=len(space.types.types),
+        types_complete=space.types.complete,
         processes=space.processes,
-        zombies=tuple(space.zombies.values()) if "Process" in names else (),
+        zombies=tuple(space.zombies.values()) if of_processes else (),
         censuses=censuses,
         sample=sample,
         referencing=referencing,
@@ -88,7 +90,7 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
         verified=verified,
         traced=traced,
         opened=opened,
-        numbers=space.numbers if _NUMBERED.intersection(names) else None,
+        numbers=space.numbers if of_processes or "Thread" in names else None,
     )
     warnings = [*space.types.warnings, *space.processes.warnings]
     warnings += [warning for census in censuses for warning in census.warnings]

@@ -55,7 +55,10 @@ _TABLE_TAG = b"Obtb"
 
 @dataclass(frozen=True)
 class HolderFacts:
-    """What is known of one tag. ``zombies``: the exited processes, for the tag of processes only."""
+    """What is known of one tag. ``zombies``: the exited processes, for the tag of processes only.
+
+    ``types_read`` of the kernel's object types were read, which were all if ``types_complete``.
+    """
 
     snapshot: PoolSnapshot
     row: TagUsage
@@ -70,6 +73,8 @@ class HolderFacts:
     traced: Tuple[ReferenceTrace, ...] = ()
     opened: Tuple[OpenedAt, ...] = ()
     numbers: Optional[NumberCensus] = None
+    types_read: int = 0
+    types_complete: bool = False
 
     @property
     def outstanding(self) -> Optional[int]:
@@ -254,7 +259,8 @@ def _judge_references(facts: HolderFacts) -> Optional[Finding]:
 
 def _judge_nothing(facts: HolderFacts) -> Finding:
     if not facts.types:
-        return say.tell_no_objects(facts.row.tag, facts.lookasides, has_types=bool(facts.processes.processes))
+        read, complete = facts.types_read, facts.types_complete
+        return say.tell_no_objects(facts.row.tag, facts.lookasides, types_read=read, types_complete=complete)
     return say.tell_usual(facts.row.tag, facts.names, facts.objects, facts.handles, facts.censuses)
 
 

@@ -22,7 +22,8 @@ from pykdext.targets.linkedlists import walk_list
 
 TYPE_TAG = b"ObjT"
 _MAX_TYPES = 256
-_FIRST_INDEX = 2
+_FIRST_INDEX = 2  # that of the type of types
+_FEW_TYPES = 8
 _MAX_NAME_BYTES = 0x200
 _PATHS = (
     "TypeList",
@@ -37,6 +38,18 @@ _PATHS = (
 )
 _SIZES = {"Key": 4}
 _PAGED = 1
+_NAMES_BY_TAG = {
+    b"Proc": "Process",
+    b"Thre": "Thread",
+    b"Toke": "Token",
+    b"Even": "Event",
+    b"File": "File",
+    b"Key ": "Key",
+    b"Sect": "Section",
+    b"EtwR": "EtwRegistration",
+    b"ALPC": "ALPC Port",
+}
+"""Names that are told by their first letters, a type's tag, where they are paged out themselves."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,7 @@ class TypeReader:
         self._headers = headers
         self._form: Optional[Struct] = None
         self._warnings: List[str] = []
+        self._unnamed = 0
 
     def read(self) -> TypeTable:
         """The table; empty with a reason where nothing leads to it. The headers' cookie is known afterwards."""
@@ -90,6 +104,8 @@ class TypeReader:
         self._form = find_form(
             self._kernel, "_OBJECT_TYPE", _PATHS, lambda form: self._is_type_of_types(form, type_of_types), _SIZES
         )
+        if self._form is None:
+            self._form = find_form(self._kernel, "_OBJECT_TYPE", _PATHS, self._fits_index_table, _SIZES)
         if self._form is None:
             reason = f"object types: the type of types at 0x{type_of_types:x} is not in memory or fits no known layout"
             return TypeTable(warnings=(reason,))
@@ -103,9 +119,8 @@ class TypeReader:
             self._warnings.append(f"object types: {len(addresses) - len(types)} of {len(addresses)} are not in memory")
             complete = False
         self._find_cookie(types)
-        unnamed = sum(kind.name is None for kind in types)
-        if unnamed:
-            self._warnings.append(f"object types: the names of {unnamed} of {len(types)} are paged out")
+        if self._unnamed:
+            self._warnings.append(f"object types: the names of {self._unnamed} of {len(types)} are paged out")
         return TypeTable.of(types, source, complete, self._headers.cookie, self._warnings)
 
     def read_type(self, address: int) -> Optional[ObjectType]:
@@ -118,11 +133,13 @@ class TypeReader:
             return None
         key: int = record["Key"]
         pool_type = record["TypeInfo.PoolType"]
+        tag, name = PoolTag.from_key(key), self.read_string(record["Name"])
+        self._unnamed += name is None
         return ObjectType(
             address=address,
-            name=self.read_string(record["Name"]),
+            name=name or _NAMES_BY_TAG.get(tag.raw),
             index=int(record["Index"]) & 0xFF,
-            tag=PoolTag.from_key(key),
+            tag=tag,
             pool=PoolKind.PAGED if (pool_type or 0) & _PAGED else PoolKind.NONPAGED,
             objects=record["TotalNumberOfObjects"],
             handles=record["TotalNumberOfHandles"],
@@ -150,6 +167,17 @@ class TypeReader:
         key = form.offset("Key")
         assert key is not None
         return self._pages.number(address + key, 4) == int.from_bytes(TYPE_TAG, "little")
+
+    def _fits_index_table(self, form: Struct) -> bool:
+        """Where the type of types is missing others tell: each bears the number at which the kernel's table has it."""
+        table = self._kernel.find_symbol("ObTypeIndexTable")
+        place = form.offset("Index") if form.has(*_PATHS) else None
+        if table is None or place is None:
+            return False
+        numbered = enumerate(self._read_index_table(table.address), _FIRST_INDEX)
+        told = [(index, self._pages.number(address + place, 1)) for index, address in numbered]
+        fitting = sum(index == number for index, number in told)
+        return fitting >= _FEW_TYPES and all(number in (index, None) for index, number in told)
 
     def _find_addresses(self, type_of_types: int) -> Tuple[List[int], str, bool]:
         table = self._kernel.find_symbol("ObTypeIndexTable")
@@ -194,11 +222,11 @@ class TypeReader:
         headers = self._headers
         if not headers.is_encoded:
             return
-        index = next((kind.index for kind in types if kind.tag.raw == TYPE_TAG), None)
+        index = next((kind.index for kind in types if kind.tag.raw == TYPE_TAG), _FIRST_INDEX)
         votes = Counter(
             byte ^ index
             for byte in (headers.index_byte(kind.address - headers.body_offset) for kind in types)
-            if byte is not None and index is not None
+            if byte is not None
         )
         symbol = self._kernel.find_symbol("ObHeaderCookie")
         told = None if symbol is None else self._pages.number(symbol.address, 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
@@ -35,6 +35,7 @@ _MAX_SESSION = 1 << 20
 _FIRST_WITH_OTHER_SESSIONS = 26_000
 _NAME_BYTES = 15
 _MAX_PID = 1 << 26
+_TRIED = 64  # processes from either end of the list, where System is not in memory
 _FILETIME_ORIGIN = datetime(1601, 1, 1, tzinfo=timezone.utc)
 _MAX_FILETIME = 0x0300_0000_0000_0000
 _LETTERS = bytes(byte if 0x20 <= byte < 0x7F else ord("?") for byte in range(256))
@@ -94,8 +95,9 @@ class ProcessReader:
         if first == head.address:
             return ProcessList(warnings=("processes: the kernel's list is empty",))
         self._form = self._find_form(first)
-        if self._form is None:  # the head may be torn: its other end leads there, too
-            self._form = self._find_form(self._find_first(head.address))
+        if self._form is None:  # the head may be torn, or System not in memory: the other end leads to the others
+            ends = self._walk_back(head.address)
+            self._form = self._find_form(ends[-1] if ends else 0) or self._find_form_of_any(ends)
         if self._form is None:
             known = "the structure of this kernel's processes fits no known layout"
             if not self._pages.pointer(first):
@@ -113,29 +115,50 @@ class ProcessReader:
         parsed = (self._parse(address, data, start, form) for address, data in found if data is not None)
         return tuple(process for process in parsed if 0 < process.pid < _MAX_PID)
 
-    def _find_first(self, head: int) -> int:
-        """The first process's link by the links back from the list's end; 0: they do not lead to it."""
-        link, before = self._pages.pointer(head + self._width), 0
+    def _walk_back(self, head: int) -> List[int]:
+        """The links of the processes from the list's end on, as far as they lead."""
+        link, found = self._pages.pointer(head + self._width), []
         seen: Set[int] = set()
         while link and link != head and link not in seen and len(seen) < MAX_PROCESSES:
             seen.add(link)
-            before, link = link, self._pages.pointer(link + self._width)
-        return before if link == head else 0
+            found.append(link)
+            link = self._pages.pointer(link + self._width)
+        return found
 
     def _find_form(self, first_link: int) -> Optional[_Form]:
-        struct = find_form(
-            self._kernel,
-            "_EPROCESS",
-            _PATHS,
-            lambda form: self._fits(form, first_link),
-            {name: size for name, size in _SIZES.items() if name != "ImageFileName"},
-        )
+        return self._find_form_by(lambda form: self._fits(form, first_link))
+
+    def _find_form_of_any(self, links: Sequence[int]) -> Optional[_Form]:
+        """The layout by any of the last and first processes of the list, where System cannot be read."""
+        tried = dict.fromkeys([*links[:_TRIED], *links[-_TRIED:]])
+        return self._find_form_by(lambda form: any(self._fits_other(form, link) for link in tried))
+
+    def _find_form_by(self, fits: Callable[[Struct], bool]) -> Optional[_Form]:
+        sizes = {name: size for name, size in _SIZES.items() if name != "ImageFileName"}
+        struct = find_form(self._kernel, "_EPROCESS", _PATHS, fits, sizes)
         if struct is None:
             return None
         links = struct.offset("ActiveProcessLinks")
         assert links is not None
         quota = None if struct.has("ProcessQuotaUsage[0]") else struct.offset(_OLD_QUOTA)
         return _Form(struct, links, quota)
+
+    def _fits_other(self, form: Struct, link: int) -> bool:
+        """Whether a process bears the number that stands in its handle table, too, and a name."""
+        offsets = [form.offset(name) for name in ("ActiveProcessLinks", "UniqueProcessId", "ImageFileName")]
+        links, pid_at, name_at = (-1 if offset is None else offset for offset in offsets)
+        table = form.offset("ObjectTable")
+        if min(links, pid_at, name_at) < 0 or table is None:
+            return False
+        body = link - links
+        pid, address = self._pages.pointer(body + pid_at), self._pages.pointer(body + table)
+        if self._pages.number(body, 1) != _PROCESS_OBJECT or not pid or not address or pid % 4 or pid >= _MAX_PID:
+            return False
+        try:
+            name = self._pages.read(body + name_at, _NAME_BYTES).split(b"\0", 1)[0]
+        except MemoryReadError:
+            return False
+        return len(name) > 1 and name.isascii() and name.decode().isprintable() and self._tables.owner(address) == pid
 
     def _fits(self, form: Struct, first_link: int) -> bool:
         """Whether the first process is System: its number, its name, and the number in its handle table."""

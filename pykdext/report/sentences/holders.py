@@ -293,10 +293,18 @@ def list_creators(report: HolderReport) -> Tuple[str, Tuple[Tuple[str, int], ...
     return "Of them", sample.creators
 
 
-def tell_no_objects(tag: PoolTag, lookasides: Sequence[LookasideList], *, has_types: bool) -> Finding:
-    """No type of objects bears the tag."""
-    if not has_types:
+def tell_no_objects(
+    tag: PoolTag, lookasides: Sequence[LookasideList], *, types_read: int, types_complete: bool
+) -> Finding:
+    """No type of objects bears the tag, as far as the types could be read."""
+    if not types_read:
         sentence = f"Tag {tag}: this source does not tell its objects; who holds them is not known."
+        return Finding(HolderKind.UNKNOWN, sentence, _UNKNOWN, f"poolleak find {tag}")
+    if not types_complete:
+        sentence = (
+            f"Tag {tag}: none of the {count_things(types_read, 'type')} of objects that could be read bears it, but "
+            "not all could; who holds its blocks is not known."
+        )
         return Finding(HolderKind.UNKNOWN, sentence, _UNKNOWN, f"poolleak find {tag}")
     sentence = f"Tag {tag}: no type of objects bears it; its owner is the driver that allocates it."
     if lookasides:
@@ -327,6 +335,9 @@ def tell_usual(
     )
     step = "poolleak processes: all processes by handles"
     found = sum(census.handles_of(tuple(names)) for census in censuses)
+    if not censuses:
+        sentence = f"{start} No handle table could be read: who has them is not known."
+        return Finding(HolderKind.UNKNOWN, sentence, _UNKNOWN, step)
     if handles < _FEW_HANDLES or 2 * found >= handles:
         return Finding(HolderKind.NORMAL, f"{start} Nobody stands out.", _UNKNOWN, step)
     share = f"Only {format_count(found)} of them were" if found else "None of them was"

@@ -22,7 +22,7 @@ def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Se
         words = f"{count_things(len(alive), 'process', 'processes')} whose handles cannot be counted"
     if most is not None and most.handles:
         share = f" ({format_share(most.handles / handles)})" if handles else ""
-        words += f", most of them those of {most.label}: {format_count(most.handles)}{share}"
+        words += f"; {most.label} has most: {format_count(most.handles)}{share}"
     if 0 < untold < len(alive):
         words += f"; those of {count_things(untold, 'process', 'processes')} cannot be counted"
     if zombies:

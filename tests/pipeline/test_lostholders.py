@@ -1,0 +1,88 @@
+"""What is still told of holders where the objects that all else hangs on are not in the dump."""
+
+from __future__ import annotations
+
+import pytest
+
+from dumps.forge import forge
+from pykdext.kernel.objects.objecttypes import TypeReader
+from pykdext.model import PoolTag
+from pykdext.model.objects import HolderKind
+from pykdext.pipeline.holders import find_holders, list_processes
+from pykdext.pipeline.sources import open_source
+
+KERNELS = [("x64", 3790), ("x64", 19041), ("arm64", 22000), ("x86pae", 9600)]
+HELD = "120 exited processes, all cmd.exe, are held by watchman.exe (pid 2428): a handle leak of that process."
+
+
+def machine_of(arch, build):
+    return forge("zombies", build=build, arch=arch, leaked=120, healthy_share=64)
+
+
+def type_named(machine, name):
+    return next(kind for kind in machine.truth.objects.types if kind.name == name)
+
+
+def ask(machine, folder, *tags):
+    machine.save(folder / "lost.dmp")
+    with open_source(str(folder / "lost.dmp")) as source:
+        return [find_holders(source, PoolTag.from_text(tag)) for tag in tags], list_processes(source, "handles", None)
+
+
+@pytest.mark.parametrize(("arch", "build"), KERNELS, ids=str)
+def test_without_the_system_process_the_others_are_read(arch, build, tmp_path):
+    """Their layout is told by one whose number stands in its handle table, too."""
+    machine = machine_of(arch, build)
+    system = machine.truth.objects.process(4)
+    machine.omit(system.va, 8)
+    (report,), listed = ask(machine, tmp_path, "Proc")
+    gone = [item for item in machine.truth.objects.processes if item.va >> 12 == system.va >> 12]
+    assert listed.found == len(machine.truth.objects.processes) - len(gone)
+    assert {item.pid for item in listed.processes}.isdisjoint(item.pid for item in gone)
+    assert HELD in report.sentence
+    assert any("their list is torn" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(("arch", "build"), KERNELS, ids=str)
+def test_exited_processes_need_no_type(arch, build, tmp_path):
+    machine = machine_of(arch, build)
+    system = machine.truth.objects.process(4)
+    for kind in machine.truth.objects.types:
+        if kind.va >> 12 != system.va >> 12:
+            machine.omit(kind.va, 1)
+    (processes, events), _ = ask(machine, tmp_path, "Proc", "Even")
+    assert processes.types == ()
+    assert HELD in processes.sentence
+    assert (events.kind, events.types) == (HolderKind.UNKNOWN, ())
+    assert "no type of objects bears it" not in events.sentence
+
+
+def test_without_the_type_of_types_the_kernels_table_leads_to_the_others(tmp_path):
+    machine = machine_of("x64", 19041)
+    machine.omit(type_named(machine, "Type").va, 1)
+    page = type_named(machine, "Type").va >> 12
+    left = [kind for kind in machine.truth.objects.types if kind.va >> 12 != page]
+    tag, lost = left[-1].key.decode(), type_named(machine, "Token")
+    (found, gone), _ = ask(machine, tmp_path, tag, lost.key.decode())
+    assert found.types[0].objects == left[-1].objects
+    assert lost not in left
+    assert gone.kind is HolderKind.UNKNOWN
+    assert f"none of the {len(left)} types of objects that could be read bears it" in gone.sentence
+
+
+def test_names_that_are_paged_out_are_told_by_the_tag(tmp_path, monkeypatch):
+    monkeypatch.setattr(TypeReader, "read_string", lambda *_: None)
+    (report,), _ = ask(machine_of("x64", 22000), tmp_path, "Proc")
+    assert HELD in report.sentence
+    assert [kind.name for kind in report.types] == ["Process"]
+    assert any("the names of 37 of 37 are paged out" in warning for warning in report.warnings)
+
+
+def test_where_no_handle_table_is_read_nobody_is_said_not_to_stand_out(tmp_path):
+    machine = machine_of("x64", 19041)
+    for process in machine.truth.objects.processes:
+        machine.omit(process.va, 1)
+    (report,), listed = ask(machine, tmp_path, "Toke")
+    assert listed.found == 0
+    assert report.kind is HolderKind.UNKNOWN
+    assert report.sentence.endswith("No handle table could be read: who has them is not known.")
