@@ -10,6 +10,19 @@ from typing import Optional, Tuple
 from pykdext.model.pool import PoolKind, PoolSnapshot, PoolTag
 from pykdext.model.traces import OpenedAt, ReferenceTrace, VerifiedDriver
 
+_NAMES_BY_TAG = {
+    b"Proc": "Process",
+    b"Thre": "Thread",
+    b"Toke": "Token",
+    b"Even": "Event",
+    b"File": "File",
+    b"Key ": "Key",
+    b"Sect": "Section",
+    b"EtwR": "EtwRegistration",
+    b"ALPC": "ALPC Port",
+}
+"""Names that are told by their first letters, a type's tag, where they are paged out themselves."""
+
 
 @dataclass(frozen=True)
 class ObjectType:
@@ -33,6 +46,11 @@ class ObjectType:
     handles: int
     most_objects: int
     most_handles: int
+
+    @property
+    def label(self) -> str:
+        """The name; where that is not in memory the one that the tag begins, or ``type 21``."""
+        return self.name or _NAMES_BY_TAG.get(self.tag.raw) or f"type {self.index}"
 
 
 @dataclass(frozen=True)

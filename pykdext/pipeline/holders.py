@@ -52,7 +52,7 @@ def find_holders(source: Source, tag: PoolTag, work: Work = UNWATCHED) -> Holder
 def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work = UNWATCHED) -> HolderReport:
     """The same for one row of the tag table, with what was read of the kernel's objects before."""
     types = space.types.of_tag(row.tag)
-    names = tuple(kind.name or f"type {kind.index}" for kind in types)
+    names = tuple(kind.label for kind in types)
     lookasides = space.find_lookasides((row.tag,))
     verified = find_verified(space, row)
     censuses: Tuple[HandleCensus, ...] = ()

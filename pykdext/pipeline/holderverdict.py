@@ -95,7 +95,7 @@ class HolderFacts:
     @property
     def names(self) -> Tuple[str, ...]:
         """The types' names."""
-        return tuple(kind.name or f"type {kind.index}" for kind in self.types)
+        return tuple(kind.label for kind in self.types)
 
     @property
     def objects(self) -> int:

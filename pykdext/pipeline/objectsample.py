@@ -56,7 +56,7 @@ def sample_objects(space: ObjectSpace, tag: PoolTag, work: Work = UNWATCHED) -> 
     of_unheld: List[Optional[str]] = []
     for header, address in _find_headers(space, blocks, frozenset(types)):
         body = header + space.headers.body_offset
-        described.append(space.contents.describe(types[address].name or "", body))
+        described.append(space.contents.describe(types[address].label, body))
         read = space.headers.read(header)
         if read is not None and read.handle_count == 0:
             unheld.append(body)
@@ -85,7 +85,7 @@ def sample_held(space: ObjectSpace, census: HandleCensus, types: Sequence[Object
         header = space.headers.read(address)
         kind = None if header is None else space.types.of_header(header.type_index, header.type_address)
         if kind is not None and kind.address in wanted:
-            described.append(space.contents.describe(kind.name or "", address + space.headers.body_offset))
+            described.append(space.contents.describe(kind.label, address + space.headers.body_offset))
     accounts = tuple(sorted(space.contents.accounts))
     return ObjectSample(0, len(described), 0, _count_creators(space, described), accounts=accounts)
 

@@ -90,7 +90,7 @@ def _type_lines(report: HolderReport) -> List[Line]:
         return []
     rows = [
         (
-            kind.name or f"type {kind.index}",
+            kind.label,
             format_count(kind.objects),
             format_count(kind.handles),
             format_count(kind.most_objects),
@@ -112,7 +112,7 @@ def _zombie_lines(report: HolderReport, encoding: str) -> List[Line]:
 def _holder_lines(report: HolderReport, links: Links, width: int, encoding: str) -> List[Line]:
     if not report.holders:
         return []
-    names = tuple(kind.name or "" for kind in report.types)
+    names = tuple(kind.label for kind in report.types)
     shown = report.holders[:HOLDERS_SHOWN]
     rows = [
         (

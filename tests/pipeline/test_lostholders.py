@@ -10,6 +10,7 @@ from pykdext.model import PoolTag
 from pykdext.model.objects import HolderKind
 from pykdext.pipeline.holders import find_holders, list_processes
 from pykdext.pipeline.sources import open_source
+from pykdext.report.holderstext import render_holders_text
 
 KERNELS = [("x64", 3790), ("x64", 19041), ("arm64", 22000), ("x86pae", 9600)]
 HELD = "120 exited processes, all cmd.exe, are held by watchman.exe (pid 2428): a handle leak of that process."
@@ -74,7 +75,8 @@ def test_names_that_are_paged_out_are_told_by_the_tag(tmp_path, monkeypatch):
     monkeypatch.setattr(TypeReader, "read_string", lambda *_: None)
     (report,), _ = ask(machine_of("x64", 22000), tmp_path, "Proc")
     assert HELD in report.sentence
-    assert [kind.name for kind in report.types] == ["Process"]
+    assert [(kind.name, kind.label) for kind in report.types] == [(None, "Process")]
+    assert next(line for line in render_holders_text(report, 80).splitlines() if line.startswith("Process  "))
     assert any("the names of 37 of 37 are paged out" in warning for warning in report.warnings)
 
 

@@ -78,7 +78,7 @@ class CensusTaker:
             if kind is None:
                 unknown += 1
                 continue
-            groups.setdefault(kind.name or f"type {kind.index}", []).append(header)
+            groups.setdefault(kind.label, []).append(header)
         return groups, unknown
 
     def _find_common(self, groups: Mapping[str, List[int]]) -> Optional[CommonTarget]:

@@ -38,18 +38,6 @@ _PATHS = (
 )
 _SIZES = {"Key": 4}
 _PAGED = 1
-_NAMES_BY_TAG = {
-    b"Proc": "Process",
-    b"Thre": "Thread",
-    b"Toke": "Token",
-    b"Even": "Event",
-    b"File": "File",
-    b"Key ": "Key",
-    b"Sect": "Section",
-    b"EtwR": "EtwRegistration",
-    b"ALPC": "ALPC Port",
-}
-"""Names that are told by their first letters, a type's tag, where they are paged out themselves."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,6 @@ class TypeReader:
         self._headers = headers
         self._form: Optional[Struct] = None
         self._warnings: List[str] = []
-        self._unnamed = 0
 
     def read(self) -> TypeTable:
         """The table; empty with a reason where nothing leads to it. The headers' cookie is known afterwards."""
@@ -119,8 +106,9 @@ class TypeReader:
             self._warnings.append(f"object types: {len(addresses) - len(types)} of {len(addresses)} are not in memory")
             complete = False
         self._find_cookie(types)
-        if self._unnamed:
-            self._warnings.append(f"object types: the names of {self._unnamed} of {len(types)} are paged out")
+        unnamed = sum(kind.name is None for kind in types)
+        if unnamed:
+            self._warnings.append(f"object types: the names of {unnamed} of {len(types)} are paged out")
         return TypeTable.of(types, source, complete, self._headers.cookie, self._warnings)
 
     def read_type(self, address: int) -> Optional[ObjectType]:
@@ -133,13 +121,11 @@ class TypeReader:
             return None
         key: int = record["Key"]
         pool_type = record["TypeInfo.PoolType"]
-        tag, name = PoolTag.from_key(key), self.read_string(record["Name"])
-        self._unnamed += name is None
         return ObjectType(
             address=address,
-            name=name or _NAMES_BY_TAG.get(tag.raw),
+            name=self.read_string(record["Name"]),
             index=int(record["Index"]) & 0xFF,
-            tag=tag,
+            tag=PoolTag.from_key(key),
             pool=PoolKind.PAGED if (pool_type or 0) & _PAGED else PoolKind.NONPAGED,
             objects=record["TotalNumberOfObjects"],
             handles=record["TotalNumberOfHandles"],

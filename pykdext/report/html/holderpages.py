@@ -17,7 +17,7 @@ _PAGE_BYTES = 0x1000
 
 def render_holders_page(report: HolderReport, origin: Origin) -> str:
     """Who holds the objects of a tag."""
-    names = tuple(kind.name or "" for kind in report.types)
+    names = tuple(kind.label for kind in report.types)
     machine = list(machine_lines(report.snapshot))
     tone = Tone.of(alarming=report.grade != "unknown", known=False)
     return "".join(
