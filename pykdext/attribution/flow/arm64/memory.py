@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Dict, List, NamedTuple, Optional
 
 from pykdext.attribution.flow.arithmetic import add, displace, sign_extend
@@ -28,21 +29,28 @@ class _Access(NamedTuple):
 
 
 _LOADS: Dict[str, _Access] = {
-    **dict.fromkeys(("ldr", "ldur", "ldp", "ldnp", "ldar", "ldapr", "ldxr", "ldaxr"), _Access()),
-    **dict.fromkeys(("ldrb", "ldurb", "ldarb", "ldaprb", "ldxrb", "ldaxrb"), _Access(1)),
-    **dict.fromkeys(("ldrh", "ldurh", "ldarh", "ldaprh", "ldxrh", "ldaxrh"), _Access(2)),
+    **dict.fromkeys(("ldr", "ldur", "ldp", "ldnp", "ldar", "ldapr", "ldapur", "ldlar", "ldtr"), _Access()),
+    **dict.fromkeys(("ldxr", "ldaxr", "ldxp", "ldaxp"), _Access()),
+    **dict.fromkeys(("ldrb", "ldurb", "ldarb", "ldaprb", "ldapurb", "ldxrb", "ldaxrb"), _Access(1)),
+    **dict.fromkeys(("ldrh", "ldurh", "ldarh", "ldaprh", "ldapurh", "ldxrh", "ldaxrh"), _Access(2)),
     **dict.fromkeys(("ldrsb", "ldursb"), _Access(1, is_signed=True)),
     **dict.fromkeys(("ldrsh", "ldursh"), _Access(2, is_signed=True)),
     **dict.fromkeys(("ldrsw", "ldursw", "ldpsw"), _Access(4, is_signed=True)),
 }
 _STORES: Dict[str, _Access] = {
-    **dict.fromkeys(("str", "stur", "stp", "stnp", "stlr"), _Access()),
-    **dict.fromkeys(("strb", "sturb", "stlrb"), _Access(1)),
-    **dict.fromkeys(("strh", "sturh", "stlrh"), _Access(2)),
+    **dict.fromkeys(("str", "stur", "stp", "stnp", "stlr", "stlur", "stllr", "sttr"), _Access()),
+    **dict.fromkeys(("strb", "sturb", "stlrb", "stlurb", "sttrb"), _Access(1)),
+    **dict.fromkeys(("strh", "sturh", "stlrh", "stlurh", "sttrh"), _Access(2)),
 }
 
 _UNMODELLED_STORE_BYTES = 64
 """What a store may hit that is not modelled; the longest has four vector registers."""
+
+_ZEROED_BYTES = 2048
+"""The largest block that one instruction clears, around the address that it gets."""
+
+_EIGHT_REGISTERS = re.compile(r"ld64b x(\d+)")
+"""A load of as many registers, of which the disassembler tells the first one in the text only."""
 
 
 class _Place(NamedTuple):
@@ -79,15 +87,29 @@ class Arm64Memory:
 
     def forget_access(self, state: State, instruction: Arm64Instruction) -> None:
         """The place and the registers of a load or store that is not understood hold anything from now on."""
+        for match in _EIGHT_REGISTERS.finditer(instruction.text):
+            for number in range(int(match.group(1)), int(match.group(1)) + 8):
+                write_general(state, GeneralRegister(f"x{number}", 8), UNKNOWN)
         operand = instruction.memory_operand
-        place = self._find_place(state, instruction) if operand is not None else None
-        if operand is None or place is None:
+        if instruction.mnemonic == "dc" or operand is None:
+            self._forget_block(state, instruction)
             return
+        place = self._find_place(state, instruction)
+        if place is None:
+            return
+        if place.is_indexed:
+            _forget_from(state, place.pointer, 0)
         self._memory.store_cells(state, place.pointer, place.offset, _UNMODELLED_STORE_BYTES, [])
         base = operand.base if instruction.writes_back else None
-        for register in (*_transferred(instruction), base):
+        for register in (*(one.register for one in instruction.operands), base):
             if register is not None:
                 forget_register(state, register)
+
+    def _forget_block(self, state: State, instruction: Arm64Instruction) -> None:
+        """``dc zva`` and its kin clear a block whose size only the processor knows, around an address."""
+        for operand in instruction.operands if instruction.mnemonic == "dc" else ():
+            if isinstance(operand.register, GeneralRegister):
+                _forget_from(state, read_general(state, operand.register), -_ZEROED_BYTES)
 
     def _find_place(self, state: State, instruction: Arm64Instruction) -> Optional[_Place]:
         operand = instruction.memory_operand
@@ -119,14 +141,19 @@ class Arm64Memory:
 
     def _store(self, state: State, register: Register, place: _Place, size: int) -> None:
         if place.is_indexed:
-            for atom in place.pointer:
-                if isinstance(atom, StackAddress):
-                    state.frame.forget_from(atom.offset)
+            _forget_from(state, place.pointer, 0)
         elif isinstance(register, GeneralRegister):
             self._memory.store(state, place.pointer, place.offset, size, read_general(state, register))
         else:
             pieces = state.vectors.cut(register.offset, size)
             self._memory.store_cells(state, place.pointer, place.offset, size, pieces)
+
+
+def _forget_from(state: State, pointer: Value, offset: int) -> None:
+    """What is in the frame from there on can be anything, too."""
+    for atom in pointer:
+        if isinstance(atom, StackAddress):
+            state.frame.forget_from(atom.offset + offset)
 
 
 def _transferred(instruction: Arm64Instruction) -> List[Register]:

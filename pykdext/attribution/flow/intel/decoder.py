@@ -144,6 +144,9 @@ class IntelDecoder:
 
     def _written(self, detailed: Any) -> Tuple[Operand, ...]:
         _, written = detailed.regs_access()
+        unsure = [operand.reg for operand in detailed.operands if operand.type == x86_const.X86_OP_REG]
+        if not written and not any(operand.access for operand in detailed.operands):
+            written = unsure  # nothing is known of what it does
         return tuple(self._registers[register] for register in written if register in self._registers)
 
     def _operand(self, operand: Any) -> Operand:

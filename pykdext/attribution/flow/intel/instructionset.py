@@ -16,6 +16,7 @@ from pykdext.attribution.flow.intel.decoder import (
     MemoryOperand,
 )
 from pykdext.attribution.flow.intel.operands import COMPARED, INDEX_LIMIT, RESTING_STACK, Operands
+from pykdext.attribution.flow.intel.rare import RARE_HANDLERS
 from pykdext.attribution.flow.intel.scalars import CONDITIONS, NOTHING, SCALAR_HANDLERS, Handler
 from pykdext.attribution.flow.intel.vectors import VECTOR_HANDLERS
 from pykdext.attribution.flow.state import (
@@ -56,9 +57,10 @@ _BY_RETPOLINE: Tuple[str, ...] = ("rax", "r10", "r11")
 """Registers that hold the real target where a call goes to a stub: of control-flow guard, through a pointer that only
 the loader writes, or of retpolines."""
 
-_CONDITIONAL_JUMPS = frozenset(
-    [f"j{condition}" for condition in CONDITIONS] + ["jcxz", "jecxz", "jrcxz", "loop", "loope", "loopne"]
-)
+_LOOPS = ("loop", "loope", "loopne")
+"""Jumps that count down."""
+
+_CONDITIONAL_JUMPS = frozenset([*(f"j{condition}" for condition in CONDITIONS), "jcxz", "jecxz", "jrcxz", *_LOOPS])
 _LARGEST_PASSED = {"ja": 0, "jbe": 0, "jae": -1, "jb": -1}
 """Jumps that guard a jump table: the largest index that is let pass, as seen from the number compared with."""
 
@@ -127,6 +129,8 @@ class IntelInstructionSet:
             handler(self._operands, state, instruction)
         elif name in _CONTROL_FLOW:
             return self._branch(state, instruction)
+        elif name in RARE_HANDLERS:
+            RARE_HANDLERS[name](self._operands, state, instruction)
         elif name not in NOTHING:
             self._forget(state, instruction)
         return BRINGS_CONSTANT if instruction.has_number else NOTHING_TO_TELL
@@ -145,6 +149,8 @@ class IntelInstructionSet:
             return Step(call=Call(target, self._dispatched(state, target)))
         if name == "jmp" and not isinstance(instruction.operands[0], Immediate):
             return self._jump(state, instruction)
+        if name in _LOOPS:
+            self._operands.set_register(state, self._operands.counter, UNKNOWN)
         if name in _LARGEST_PASSED:
             state.registers[INDEX_LIMIT] = displace(
                 state.read_register(COMPARED), _LARGEST_PASSED[name] + 1, self._pointer_bytes

@@ -7,7 +7,13 @@ from typing import Callable, Dict, Optional
 
 from pykdext.attribution.flow.arithmetic import add, sign_extend, signed, subtract
 from pykdext.attribution.flow.cells import MAX_CELL_BYTES
-from pykdext.attribution.flow.intel.decoder import GeneralRegister, IntelInstruction, MemoryOperand
+from pykdext.attribution.flow.intel.decoder import (
+    GeneralRegister,
+    IntelInstruction,
+    MemoryOperand,
+    Operand,
+    OtherRegister,
+)
 from pykdext.attribution.flow.intel.operands import COMPARED, RESTING_STACK, Operands
 from pykdext.attribution.flow.state import State
 from pykdext.attribution.flow.values import (
@@ -239,7 +245,7 @@ def _extend_into_data(size: int) -> Handler:
 def _push(operands: Operands, state: State, instruction: IntelInstruction) -> None:
     pushed = instruction.operands[0]
     value = operands.read(state, instruction, 0)
-    operands.push(state, pushed.size if pushed.size == 2 else operands.pointer_bytes, value)
+    operands.push(state, _stacked_bytes(operands, pushed), value)
     if isinstance(pushed, GeneralRegister) and value == {Parameter(Location(pushed.name))}:
         # what the caller had in it: the register is saved, this is no argument
         state.registers[RESTING_STACK] = state.read_register(operands.stack_pointer)
@@ -250,8 +256,13 @@ def _push_flags(operands: Operands, state: State, instruction: IntelInstruction)
 
 
 def _pop(operands: Operands, state: State, instruction: IntelInstruction) -> None:
-    size = instruction.operands[0].size if instruction.operands[0].size == 2 else operands.pointer_bytes
-    operands.write(state, instruction, 0, operands.pop(state, size))
+    operands.write(state, instruction, 0, operands.pop(state, _stacked_bytes(operands, instruction.operands[0])))
+
+
+def _stacked_bytes(operands: Operands, operand: Operand) -> int:
+    """What an operand takes on the stack: a segment register as much as a pointer, whatever its size."""
+    is_short = operand.size == 2 and not isinstance(operand, OtherRegister)
+    return 2 if is_short else operands.pointer_bytes
 
 
 def _pop_flags(operands: Operands, state: State, instruction: IntelInstruction) -> None:
