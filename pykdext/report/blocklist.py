@@ -23,6 +23,7 @@ def render_blocks_text(report: BlockReport, width: int, markup: Markup = PLAIN) 
         ("Type", "Diff", "Bytes", "Found", "Bytes", "Of Diff"),
         [_found_row(report, pool) for pool in PoolKind],
         ("left", "right", "right", "right", "right", "right"),
+        width,
     )
     likely = sum(block.is_likely for block in report.found)
     if likely:
@@ -36,7 +37,7 @@ def render_blocks_text(report: BlockReport, width: int, markup: Markup = PLAIN) 
         bear = "bears the tag but is free" if report.freed == 1 else "bear the tag but are free"
         lines += wrap(f"{count_things(report.freed, 'more block')} {bear}.", width)
     if report.found:
-        lines += ["", *_size_table(report), "", *_sample_table(report.sample, links)]
+        lines += ["", *_size_table(report), "", *_sample_table(report.sample, width, links)]
     if report.witness is not None and report.witness.drivers:
         lines += ["", *_pointer_table(report.witness, width, links)]
     warnings = link_words(warning_lines(report.warnings, width), "!poolfind", links.blocks(report.tag))
@@ -71,19 +72,22 @@ def _size_table(report: BlockReport) -> List[str]:
     return lines
 
 
-def _sample_table(sample: Tuple[BlockView, ...], links: Links) -> List[Line]:
-    rows = [
+def _sample_table(sample: Tuple[BlockView, ...], width: int, links: Links) -> List[Line]:
+    """The blocks, each with as many of its first bytes as the line has room for whole."""
+    places = [
         (
             format_address(view.block.address),
             f"{view.block.size_bytes:x}h",
             view.block.pool.label if view.block.pool else "-",
             _kind(view.block),
-            " ".join(_hex_words(view.head)),
         )
         for view in sample
     ]
-    headers = ("Address", "Size", "Type", "Kind", "First bytes")
-    table = format_table(headers, rows, ("left", "right", "left", "left", "left"))
+    headers, align = ("Address", "Size", "Type", "Kind"), ("left", "right", "left", "left")
+    room = width - len(format_table(headers, places, align)[1]) - 2
+    shown = max(1, (room + 1) // len("00 "))
+    rows = [(*place, " ".join(_hex_words(view.head[:shown]))) for place, view in zip(places, sample)]
+    table = format_table((*headers, "First bytes"), rows, (*align, "left"), width)
     return link_cells(table, 0, [links.block(view.block.address) for view in sample])
 
 
