@@ -19,7 +19,7 @@ PROTECTED_POOL = 0x80000000
 POOL_OF_SESSION = "!poolused showed a session pool, not the system's pools"
 """The warning of a table of ``!poolused 8``: what it counts is neither of the system's pools."""
 
-POOL_UNNAMED = "the table does not say which pool it counts; its numbers are shown as nonpaged"
+POOL_UNNAMED = "the table does not say which pool it counts; its numbers are counted as nonpaged"
 """The warning of a snapshot whose rows name no pool."""
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Iterator, List, Sequence
 
-from pykdext.model import POOL_UNNAMED, Conclusion, Diff, PoolKind, PoolSnapshot, TagDelta
+from pykdext.model import Conclusion, Diff, PoolKind, PoolSnapshot, TagDelta
 from pykdext.report.conclusionlines import conclusion_lines
 from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines
+from pykdext.report.poolnames import is_pool_named, label_pool, name_pool
 from pykdext.report.sentences.states import describe_taken
 from pykdext.report.sentences.tones import tone_of_diff
 from pykdext.units import choose_form, count_things, format_change, format_duration, format_rate
@@ -22,11 +23,14 @@ def render_diff_text(
     links = Links(diff.after.source)
     lines: List[Line] = [*_state_lines("Before", diff.before, width), *_state_lines("After", diff.after, width)]
     lines += ["", *emphasize(wrap(conclusion.verdict, width), tone_of_diff(diff, next(iter(rows), None)))]
-    lines += ["", *_table(rows, links)] if rows else []
+    lines += ["", *_table(rows, diff.after, links)] if rows else []
     lines += ["", *wrap(_summary(diff, len(rows)), width)]
     for group in conclusion.groups:
-        lines += ["", *group_lines(group, "blocks grew in lockstep, so one cause holds them all", width, links)]
-    lines += conclusion_lines(conclusion, width, links)
+        lines += [
+            "",
+            *group_lines(group, "blocks grew in lockstep, so one cause holds them all", width, links, diff.after),
+        ]
+    lines += conclusion_lines(conclusion, width, links, diff.after)
     warnings = warning_lines(diff.warnings, width)
     lines += ["", *warnings] if warnings else []
     return render_lines(lines, markup, width)
@@ -38,11 +42,11 @@ def _state_lines(word: str, snapshot: PoolSnapshot, width: int) -> List[str]:
     return wrap(f"{word + ':':8}{snapshot.source.path or 'session'}: {taken}{host}", width, "", " " * 8)
 
 
-def _table(rows: Sequence[TagDelta], links: Links) -> List[Line]:
+def _table(rows: Sequence[TagDelta], after: PoolSnapshot, links: Links) -> List[Line]:
     cells = [
         [
             delta.tag.text,
-            delta.pool.label,
+            label_pool(delta.pool, after),
             format_change(delta.allocs),
             format_change(delta.frees),
             format_change(delta.outstanding),
@@ -64,12 +68,12 @@ def _summary(diff: Diff, shown: int) -> str:
 
 
 def _totals(diff: Diff) -> Iterator[str]:
-    is_named = POOL_UNNAMED not in diff.after.warnings
+    is_named = is_pool_named(diff.after)
     for pool in PoolKind:
         total = diff.total_bytes(pool)
         if not is_named and total is None:
             continue  # all that is listed is of the one pool that is not named
-        name = pool.value if is_named else diff.after.name_pool(pool)
+        name = pool.value if is_named else name_pool(pool, diff.after)
         if total is None:
             yield f"{name} not known"
         else:

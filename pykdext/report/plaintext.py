@@ -10,7 +10,7 @@ from pykdext.model import (
     LeakReport,
     Owner,
     PoolKind,
-    PoolTotal,
+    PoolSnapshot,
     SnapshotSource,
     Suspect,
     TagOwners,
@@ -21,6 +21,7 @@ from pykdext.report.layout import cut, format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, link_words, render_lines, tint_cells
 from pykdext.report.memorytext import untagged_table
+from pykdext.report.poolnames import is_pool_named, label_pool, label_total, list_totals, name_pool
 from pykdext.report.sentences.owners import (
     describe,
     describe_gap,
@@ -46,17 +47,23 @@ def render_report_text(report: LeakReport, width: int, markup: Markup = PLAIN) -
     links = Links(report.snapshot.source)
     verdict = emphasize(wrap(report.verdict, width), tone_of_report(report))
     lines: List[Line] = [*subject_lines(report.snapshot), "", *verdict, ""]
-    lines += _pool_table(report.pools)
+    lines += _pool_table(report)
     if report.suspects:
-        lines += ["", *_suspect_table(report.suspects, width, links)]
+        lines += ["", *_suspect_table(report.suspects, report.snapshot, width, links)]
         for number, suspect in enumerate(report.suspects, 1):
             lines += ["", *_suspect_lines(number, suspect, report, width, links)]
     for group in report.groups:
-        lines += ["", *group_lines(group, "as many blocks of each are outstanding", width, links, have_grown=False)]
+        lines += [
+            "",
+            *group_lines(
+                group, "as many blocks of each are outstanding", width, links, report.snapshot, have_grown=False
+            ),
+        ]
     if report.untagged:
         lines += ["", "Outside the tags", *untagged_table(report.untagged, width)]
     if report.largest:
-        lines += ["", head_largest(report.snapshot.coverage), *_largest_table(report.largest, width, links)]
+        heading = head_largest(report.snapshot.coverage)
+        lines += ["", heading, *_largest_table(report.largest, report.snapshot, width, links)]
     lines += ["", "Next steps"]
     lines += step_lines(report.next_steps, width, links)
     lines += ["", *wrap(f"Coverage: {describe_coverage(report.snapshot.coverage, report.image_coverage)}", width)]
@@ -70,39 +77,39 @@ def render_owners_text(
     warnings: Sequence[str],
     width: int,
     markup: Markup = PLAIN,
-    rows: Sequence[TagUsage] = (),
+    state: Optional[PoolSnapshot] = None,
 ) -> str:
-    """Each tag with its owners and their evidence; ``source`` is where they were looked for, ``rows`` its tag table."""
+    """Each tag with its owners and their evidence; ``source``: where they were looked for, ``state``: what it tells."""
     links = Links(source)
     lines: List[Line] = []
-    held = {row.tag: row for row in rows}
+    held = {row.tag: _held_lines(row, state) for row in state.tags} if state else {}
     for owners in found:
-        lines += [*_tag_heading(owners, links), *_held_lines(held.get(owners.tag))]
+        lines += [*_tag_heading(owners, links), *held.get(owners.tag, ())]
         lines += [*owner_lines(owners.owners, owners.coverage, width, links)]
         lines += [*note_lines(owners.notes, width), ""]
     lines += [f"Coverage: {describe_images(found[0].coverage)}"] if found else []
     return render_lines([*lines, *warning_lines(warnings, width)], markup, width)
 
 
-def _pool_table(pools: Sequence[PoolTotal]) -> List[str]:
+def _pool_table(report: LeakReport) -> List[str]:
     rows = [
         (
-            total.pool.label,
+            label_total(total, report.snapshot),
             format_bytes(total.used_bytes),
             format_bytes(total.limit_bytes) if total.limit_bytes is not None else "not known",
             format_share(total.filled_share),
             total.source,
         )
-        for total in pools
+        for total in list_totals(report.pools, report.snapshot)
     ]
     return format_table(
         ("Pool", "Used", "Limit", "Filled", "Used is"), rows, ("left", "right", "right", "right", "left")
     )
 
 
-def _suspect_table(suspects: Sequence[Suspect], width: int, links: Links) -> List[Line]:
+def _suspect_table(suspects: Sequence[Suspect], snapshot: PoolSnapshot, width: int, links: Links) -> List[Line]:
     rows = [
-        (str(number), *_cells(suspect), suspect.owners[0].module if suspect.owners else "unknown")
+        (str(number), *_cells(suspect, snapshot), suspect.owners[0].module if suspect.owners else "unknown")
         for number, suspect in enumerate(suspects, 1)
     ]
     headers, align = ("#", *_COLUMNS, "Owner"), ("right", *_ALIGN, "left")
@@ -112,9 +119,9 @@ def _suspect_table(suspects: Sequence[Suspect], width: int, links: Links) -> Lis
     return tint_cells(link_cells(table, len(headers) - 1, owners), len(headers) - 2, tones)
 
 
-def _largest_table(largest: Sequence[Suspect], width: int, links: Links) -> List[Line]:
+def _largest_table(largest: Sequence[Suspect], snapshot: PoolSnapshot, width: int, links: Links) -> List[Line]:
     """The numbers, and what is left of the line for who owns or uses a tag."""
-    cells = [_cells(item) for item in largest]
+    cells = [_cells(item, snapshot) for item in largest]
     room = width - len(format_table(_COLUMNS, cells, _ALIGN)[1]) - 2
     rows = [(*numbers, cut(name_use(item), room)) for numbers, item in zip(cells, largest)]
     table = format_table((*_COLUMNS, cut("Owner or use", room)), rows, (*_ALIGN, "left"), width)
@@ -122,10 +129,10 @@ def _largest_table(largest: Sequence[Suspect], width: int, links: Links) -> List
     return tint_cells(link_cells(table, 0, [links.tag(item.tag) for item in largest]), len(_COLUMNS) - 1, tones)
 
 
-def _cells(suspect: Suspect) -> Tuple[str, ...]:
+def _cells(suspect: Suspect, snapshot: PoolSnapshot) -> Tuple[str, ...]:
     return (
         suspect.tag.text,
-        suspect.pool.label,
+        label_pool(suspect.pool, snapshot),
         format_count(suspect.usage.outstanding),
         format_bytes(suspect.usage.bytes),
         format_share(suspect.share),
@@ -142,7 +149,7 @@ def _suspect_lines(
     width: int,
     links: Links,
 ) -> Iterator[Line]:
-    yield from emphasize([f"{number}. {suspect.tag} in {report.snapshot.name_pool(suspect.pool)}"])
+    yield from emphasize([f"{number}. {suspect.tag} in {name_pool(suspect.pool, report.snapshot)}"])
     for item in suspect.descriptions[:1]:
         yield from wrap(f"{describe(item)} ({item.source})", width, "   ")
     yield from wrap(f"Why: {'; '.join(suspect.reasons)}", width, "   ", "     ")
@@ -159,12 +166,12 @@ def _tag_heading(owners: TagOwners, links: Links) -> Iterator[Line]:
         yield f"  {describe(item)} ({item.source})"
 
 
-def _held_lines(row: Optional[TagUsage]) -> Iterator[str]:
+def _held_lines(row: TagUsage, state: PoolSnapshot) -> Iterator[str]:
     """What the tag holds of each pool in which it holds anything."""
-    sides = [(pool, row.usage(pool)) for pool in PoolKind] if row else []
+    sides = [(f"{pool.value} " if is_pool_named(state) else "", row.usage(pool)) for pool in PoolKind]
     held = [
-        f"{pool.value} {count_things(usage.bytes, 'byte')} in {_blocks(usage.outstanding)}"
-        for pool, usage in sides
+        f"{of_pool}{count_things(usage.bytes, 'byte')} in {_blocks(usage.outstanding)}"
+        for of_pool, usage in sides
         if usage.bytes or usage.outstanding
     ]
     if held:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import List, Mapping, Optional, Sequence
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolTag, TagDescription, TagUsage, UsageRow
+from pykdext.model import PoolSnapshot, PoolTag, TagDescription, TagUsage, UsageRow
 from pykdext.report.layout import format_table, leave_out_columns, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, render_lines
+from pykdext.report.poolnames import is_pool_named, label_pool, list_pools, name_pool
 from pykdext.report.sentences.owners import describe
 from pykdext.report.sentences.states import say_lacking_counts, subject_lines
 from pykdext.units import count_things, format_count
@@ -31,7 +32,7 @@ def render_poolmon_text(
     cells = [
         [
             row.tag.text,
-            row.pool.label,
+            label_pool(row.pool, snapshot),
             format_count(row.usage.allocs),
             format_count(row.usage.frees),
             format_count(row.usage.outstanding),
@@ -58,25 +59,35 @@ def render_poolused_text(
     markup: Markup = PLAIN,
 ) -> str:
     """``Tag``, and ``Allocs`` (outstanding) and ``Used`` (bytes) of both pools, with a TOTAL line."""
+    pools = list_pools(snapshot)
     cells = [
         [row.tag.text]
-        + [format_count(count) for pool in PoolKind for count in (row.usage(pool).outstanding, row.usage(pool).bytes)]
+        + [format_count(count) for pool in pools for count in (row.usage(pool).outstanding, row.usage(pool).bytes)]
         for row in rows
     ]
     total = ["TOTAL"]
-    for pool in PoolKind:
+    for pool in pools:
         usages = [row.usage(pool) for row in snapshot.tags]
         if snapshot.coverage.lacks_counts:
             total += [format_count(None)] * 2
             continue
-        total += [format_count(sum(usage.outstanding or 0 for usage in usages))]
-        total += [format_count(sum(usage.bytes or 0 for usage in usages))]
-    headers = ("Tag", "NonPaged Allocs", "Used", "Paged Allocs", "Used")
-    align = ("left", "right", "right", "right", "right")
+        total += [_sum_known([usage.outstanding for usage in usages]), _sum_known([usage.bytes for usage in usages])]
+    sides = (
+        ("NonPaged Allocs", "Used", "Paged Allocs", "Used")
+        if is_pool_named(snapshot)
+        else ("Allocs", "Used") * len(pools)
+    )
+    headers, align = ("Tag", *sides), ("left", *("right",) * len(sides))
     tags = [row.tag for row in rows]
     table = _described_table(headers, [*cells, total], align, [*tags, None], descriptions, width)
     lines = link_cells(table, 0, [Links(snapshot.source).tag(tag) for tag in tags])
     return render_lines(_page_lines(snapshot, lines, len(rows), width), markup, width)
+
+
+def _sum_known(counts: Sequence[Optional[int]]) -> str:
+    """The sum of those that are known; of none it is not known either."""
+    known = [count for count in counts if count is not None]
+    return format_count(sum(known) if known or not counts else None)
 
 
 def _described_table(
@@ -108,7 +119,11 @@ def _described_table(
 
 
 def _page_lines(snapshot: PoolSnapshot, table: Sequence[Line], shown: int, width: int) -> List[Line]:
-    totals = ", ".join(f"{pool.value} {count_things(snapshot.total_bytes(pool), 'byte')}" for pool in PoolKind)
+    is_named = is_pool_named(snapshot)
+    totals = ", ".join(
+        f"{pool.value if is_named else name_pool(pool, snapshot)} {count_things(snapshot.total_bytes(pool), 'byte')}"
+        for pool in list_pools(snapshot)
+    )
     lacking = say_lacking_counts(snapshot.coverage)
     if lacking:
         totals = "not known"

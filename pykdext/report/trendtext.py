@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Iterator, List, Mapping, Optional, Sequence
 
-from pykdext.model import Conclusion, PoolTag, Role, SnapshotSource, Trend, TrendReport, Verdict
+from pykdext.model import Conclusion, PoolSnapshot, PoolTag, Role, SnapshotSource, Trend, TrendReport, Verdict
 from pykdext.printable import pad_columns
 from pykdext.report.conclusionlines import conclusion_lines
 from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, link_cells, render_lines, tint_cells
+from pykdext.report.poolnames import label_pool, name_tag
 from pykdext.report.sentences.series import (
     capture_steps,
     describe_series,
@@ -49,7 +50,7 @@ def render_trend_text(
     verdict = emphasize(wrap(conclusion.verdict, width), tone_of_series(report))
     lines: List[Line] = [*wrap(describe_series(report), width), "", *verdict]
     if shown:
-        lines += ["", *_trend_table(shown[:ROWS_SHOWN], width, unicode)]
+        lines += ["", *_trend_table(shown[:ROWS_SHOWN], report.newest, width, unicode)]
         if len(shown) > ROWS_SHOWN:
             lines.append(say_rest(len(shown), ROWS_SHOWN))
     growing = [total for total in report.totals if total.verdict in (Verdict.LEAK, Verdict.GROWTH)]
@@ -59,19 +60,19 @@ def render_trend_text(
         lines += ["", *wrap(step, width, "", "   ")] if step[0].isalpha() else wrap(step, width, "", "   ")
     for group in report.groups:
         heading = "blocks grow in lockstep, so one cause holds them all"
-        lines += ["", *group_lines(group, heading, width, _AT_HAND)]
+        lines += ["", *group_lines(group, heading, width, _AT_HAND, report.newest)]
     lines += _object_lines(shown, questions or {}, width)
-    lines += conclusion_lines(conclusion, width, _AT_HAND)
+    lines += conclusion_lines(conclusion, width, _AT_HAND, report.newest)
     lines += ["", *wrap(describe_verdicts(report.trends), width), *warning_lines(report.warnings, width)]
     return render_lines(lines, markup, width)
 
 
-def _trend_table(trends: Sequence[Trend], width: int, unicode: bool) -> List[Line]:
+def _trend_table(trends: Sequence[Trend], newest: Optional[PoolSnapshot], width: int, unicode: bool) -> List[Line]:
     """Poolmon's first columns, the verdict and its numbers, a sparkline in what is left of the line, and notes."""
     cells = [
         [
             trend.tag.text,
-            trend.pool.label,
+            label_pool(trend.pool, newest),
             "too few" if trend.verdict is Verdict.TOO_FEW_SAMPLES else trend.verdict.value,
             format_rate(trend.slope.bytes_per_hour if trend.slope else None),
             format_bytes(trend.last_bytes),
@@ -87,7 +88,9 @@ def _trend_table(trends: Sequence[Trend], width: int, unicode: bool) -> List[Lin
     if columns >= SPARKLINE_MIN_COLUMNS:
         drawings = ["Bytes", "-" * columns, *(render_sparkline(trend.bytes, columns, unicode) for trend in trends)]
         lines = [(pad_columns(line, left) + drawing).rstrip() for line, drawing in zip(lines, drawings)]
-    notes = [wrap(f"{trend.tag} {trend.pool.label}: {trend.note}", width) for trend in trends if trend.note]
+    notes = [
+        wrap(f"{name_tag(str(trend.tag), trend.pool, newest)}: {trend.note}", width) for trend in trends if trend.note
+    ]
     linked = link_cells(lines, 0, [_AT_HAND.tag(trend.tag) for trend in trends])
     return [*tint_cells(linked, 2, [tone_of_trend(trend.verdict) for trend in trends]), *itertools.chain(*notes)]
 

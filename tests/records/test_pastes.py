@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from pykdext.cli.main import main
@@ -146,6 +149,40 @@ def test_a_difference_of_a_pool_that_is_not_named_names_none(capsys, tmp_path):
     assert "nonpaged +" not in text and "paged not known" not in text
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["analyze", "2"],
+        ["diff", "1", "2"],
+        ["trend", "1", "2"],
+        ["used", "2"],
+        ["used", "2", "--view", "poolused"],
+        ["find", "xyZk", "2"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("form", ["text", "html"])
+@pytest.mark.parametrize("is_named", [False, True])
+def test_no_answer_names_a_pool_that_the_source_does_not(words, form, is_named, capsys, tmp_path, monkeypatch):
+    if form == "html" and words[0] in ("used", "find"):
+        pytest.skip("has no page")
+    monkeypatch.chdir(tmp_path)
+    kind = ("Type", "Nonp") if is_named else ("", "")
+    for name, held in (("1", 100_000_000), ("2", 900_000_000)):
+        Path(name).write_text(
+            f"Tag {kind[0]} Bytes\nxyZk {kind[1]} {held}\nEtwB {kind[1]} 80500000\nMmSt {kind[1]} 30000000\n"
+        )
+    main([*words, "--format", form])
+    text = capsys.readouterr().out
+    if form == "html":
+        text = text[text.index("<main") :]
+    said = text.replace("its numbers are counted as nonpaged", "")
+    found = re.findall("nonp|paged", said, re.IGNORECASE)
+    assert bool(found) is is_named, found
+    assert "xyZk" in said
+    assert words[0] == "find" or ("which one is not said" in said) is not is_named
+
+
 @pytest.mark.parametrize(("flags", "is_of_session"), [("8", True), ("0xc", True), ("2", False), ("4 Gla5", False)])
 def test_the_commands_flags_tell_the_session_pool(flags, is_of_session, tmp_path):
     path = tmp_path / "paste.txt"
@@ -163,3 +200,11 @@ def test_rows_whose_titles_are_missing_are_refused_in_these_words(tmp_path):
     path.write_text("Top tags (NonPaged):\nxyZk 3211222 1105000000\nEtwB 900 80500000\n")
     with pytest.raises(RecordFormatError, match="but not the titles that say what they count"):
         load_log(str(path))
+
+
+def test_a_total_of_counts_that_no_row_has_is_not_known(capsys, tmp_path):
+    path = tmp_path / "paste.txt"
+    path.write_text("Tag Bytes\nxyZk 900000000\nEtwB 80500000\nMmSt 30000000\n")
+    assert main(["used", str(path), "--view", "poolused"]) == 0
+    total = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("TOTAL"))
+    assert total.split() == ["TOTAL", "-", "1,010,500,000"]

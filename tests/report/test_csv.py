@@ -130,6 +130,18 @@ def test_text_that_looks_like_a_formula_is_text():
     assert [bytes.fromhex(row["hex"]) for row in rows] == list(tags)
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "\n=", "\uff1d"])
+def test_names_of_every_column_are_text_and_numbers_stay_numbers(start):
+    """Whatever the column: a tag, a host, a path, a driver, alone or the first of several."""
+    columns = ("tag", "host", "path", "modules", "bytes")
+    name = f"{start}cmd|' /C calc'!A0"
+    values = {"tag": name, "host": name, "path": name, "modules": [name, "b.sys"], "bytes": -7}
+    (row,) = rows_of("".join(iter_csv(columns, [values])))
+    assert row.pop("bytes") == "-7"
+    for cell in row.values():
+        assert cell[0] in "'\\" and "calc" in cell, cell
+
+
 def test_numbers_below_zero_stay_numbers():
     assert "".join(iter_csv(["bytes"], [{"bytes": -5}, {"bytes": -0.5}, {"bytes": None}])) == (
         'bytes\r\n-5\r\n-0.5\r\n""\r\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -13,16 +14,18 @@ from hypothesis import strategies as st
 
 from pykdext.attribution.taglists import TagLists
 from pykdext.growth import compare_snapshots, follow_series
-from pykdext.model import POOL_UNNAMED, PoolKind, PoolTag, PoolUsage, SystemMemory, TimeOrigin
+from pykdext.model import POOL_UNNAMED, Origin, PoolKind, PoolTag, PoolUsage, SystemMemory, TimeOrigin
 from pykdext.pipeline import conclude_diff, conclude_series
 from pykdext.report.difftext import render_diff_text
 from pykdext.report.growthdoc import render_diff_json, render_trend_json
+from pykdext.report.html.pages import render_trend_page
 from pykdext.report.sparkline import ASCII_RAMP, BLOCKS, render_sparkline
 from pykdext.report.trendtext import render_trend_text
 from tests.helpers.builders import row, snapshot, snapshots, usage
 from tests.helpers.poolseries import GB, KB, MB, quiet_columns, quiet_series, snapshots_of, tag_names
 
 START = datetime(2024, 11, 12, 3, 41, tzinfo=timezone.utc)
+ORIGIN = Origin("poolleak --format html", "0.0", START)
 
 
 def diff_text(diff, rows, width):
@@ -362,3 +365,31 @@ def test_no_pool_is_named_where_the_samples_name_none(hours):
     assert conclude_series(follow_series(named), TagLists({})).verdict.startswith(
         "Tag Leak of the nonpaged pool grows "
     )
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_the_pool_that_is_full_is_named_as_its_rows_are(is_named):
+    samples = [
+        snapshot(
+            row("Leak", usage(number * 1000, 0, number * MB)),
+            path=f"log-{number}.txt",
+            taken_at=START + timedelta(hours=number),
+            time_from=TimeOrigin.HEADER,
+            memory=SystemMemory(nonpaged_limit_bytes=200 * MB),
+            warnings=() if is_named else (POOL_UNNAMED,),
+        )
+        for number in range(1, 11)
+    ]
+    report = follow_series(samples)
+    assert report.trends[0].limit == "nonpaged pool"  # as the schema says
+    text = " ".join(trend_text(report, 120).split())
+    page = render_trend_page(report, conclude_series(report, TagLists({})), {}, ORIGIN)
+    page = page[page.index("<main") : page.index("All tags (")]
+    if is_named:
+        assert "the nonpaged pool is full in" in text and "Leak Nonp" in text
+        assert "the limit (nonpaged pool)" in page and "Leak Nonp" in page
+    else:
+        assert "the pool (which one is not said) is full in" in text and "Leak - " in text
+        assert "the limit (pool (which one is not said))" in page and "<td>-</td>" in page
+        for shown in (text, page):
+            assert not re.search("Nonp|nonpaged pool", shown.split("Limit Filled")[0])

@@ -20,7 +20,7 @@ from pykdext.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from pykdext.model import PoolTag, TagUsage
+    from pykdext.model import PoolSnapshot, PoolTag
     from pykdext.pipeline import TagLists
 
 
@@ -111,17 +111,21 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
     jobs = 1 if in_debugger else options.jobs  # there this Python has no program file to start again
     with ExitStack() as opened:
         kernel, subject = None, SnapshotSource("driver files", ", ".join(options.images))
-        rows: Tuple[TagUsage, ...] = ()
-        lacking, is_whole = "", True
+        state: Optional[PoolSnapshot] = None
+        is_whole = True
         if options.source is not None or in_debugger or not options.images:
             source = opened.enter_context(open_source(options, call))
-            kernel, subject, rows = source.kernel, source.snapshot.source, source.snapshot.tags
-            is_whole = source.is_whole
-            lacking = say_lacking_counts(source.snapshot.coverage)
+            kernel, state, is_whole = source.kernel, source.snapshot, source.is_whole
+            subject = state.source
         answer = pipeline.find_owners(kernel, options.images, options.tags, lists, jobs, call.work, options.symbols)
-    warnings = (*describe_misspelt_tags(options.tags, rows), *((lacking,) if lacking else ()), *answer.warnings)
+    lacking = say_lacking_counts(state.coverage) if state else ""
+    warnings = (
+        *describe_misspelt_tags(options.tags, state.tags if state else ()),
+        *([lacking] if lacking else []),
+        *answer.warnings,
+    )
     return Outcome(
-        text=lambda look: render_owners_text(subject, answer.tags, warnings, look.width, look.markup, rows),
+        text=lambda look: render_owners_text(subject, answer.tags, warnings, look.width, look.markup, state),
         document=lambda: render_owners_json(answer.tags, warnings),
         rows=lambda: render_owners_csv(answer.tags),
         is_complete=answer.complete and is_whole and not call.work.is_ended,

@@ -11,6 +11,7 @@ from typing import AbstractSet, Dict, List, NamedTuple, Optional, Sequence, Tupl
 from pykdext.model import PoolKind, PoolSnapshot, PoolTag, Role, TagDelta
 from pykdext.model.fleet import BatchSummary, CommonCause
 from pykdext.model.memory import PageFrames
+from pykdext.report.poolnames import name_pool, name_tag
 from pykdext.report.sentences.batches import name_driver, name_group
 from pykdext.units import choose_form, count_things, format_bytes, format_rate
 
@@ -66,17 +67,15 @@ def draw_composition(snapshot: PoolSnapshot, suspects: AbstractSet[_Held]) -> Li
     if snapshot.coverage.lacks_counts:  # bars compare what tags hold, which is not known
         return []
     return [
-        _draw_pool(pool, held, {tag for tag, held_in in suspects if held_in is pool})
+        _draw_pool(name_pool(pool, snapshot), held, {tag for tag, held_in in suspects if held_in is pool})
         for pool in PoolKind
         if (held := _largest_tags(snapshot, pool))
     ]
 
 
-def _draw_pool(
-    pool: PoolKind, held: Sequence[Tuple[Optional[PoolTag], int]], suspects: AbstractSet[PoolTag]
-) -> BarChart:
+def _draw_pool(name: str, held: Sequence[Tuple[Optional[PoolTag], int]], suspects: AbstractSet[PoolTag]) -> BarChart:
     return BarChart(
-        f"{pool.value.capitalize()} pool",
+        f"{name[0].upper()}{name[1:]}",
         f"Tags by what they hold; those after the {TAGS_SHOWN} largest together, suspects in red.",
         _lay_out(
             [
@@ -92,12 +91,17 @@ def _draw_pool(
     )
 
 
-def draw_changes(rows: Sequence[TagDelta]) -> List[BarChart]:
+def draw_changes(rows: Sequence[TagDelta], after: PoolSnapshot) -> List[BarChart]:
     """A chart of the largest changes among the rows, in bytes; empty if no bytes changed."""
     changed = [(delta, delta.bytes) for delta in rows if delta.bytes]
     largest = sorted(changed, key=lambda item: abs(item[1]), reverse=True)[:CHANGES_SHOWN]
     amounts = [
-        _Amount(f"{delta.tag} {delta.pool.label}", change, format_rate(change), "leak" if change > 0 else "plain")
+        _Amount(
+            name_tag(str(delta.tag), delta.pool, after),
+            change,
+            format_rate(change),
+            "leak" if change > 0 else "plain",
+        )
         for delta, change in largest
     ]
     change = choose_form(len(amounts), "change", count_things(len(amounts), "largest change"))

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from pykdext.model import TotalTrend, Trend, TrendReport, Verdict
+from pykdext.report.poolnames import name_limit, name_tag
 from pykdext.units import count_things, format_bytes, format_moment
 
 CURVES_SHOWN = 8
@@ -119,7 +120,7 @@ def draw_growth(report: TrendReport, shown: Sequence[Trend]) -> List[CurveChart]
         CurveChart(
             "How they grow",
             f"Bytes held {when}, by {of if report.trends else 'each pool as a whole'}.",
-            [_draw_curve(trend, hours, scale, number) for number, trend in enumerate(trends)],
+            [_draw_curve(trend, _name(trend, report), hours, scale, number) for number, trend in enumerate(trends)],
             [Tick(scale.top(held), words) for held, words in heights],
             [Tick(scale.left(at), words) for at, words in _iter_time_ticks(report, end)],
             list(_iter_tooltips(report, trends, hours, scale)),
@@ -144,15 +145,16 @@ def _look_ahead(report: TrendReport, trends: Sequence[_Line], span: float) -> Op
     held = _last_held(first) if first else None
     if not report.moments or first is None or held is None or first.slope is None or first.slope.bytes_per_hour <= 0:
         return None
-    rate, left, name = first.slope.bytes_per_hour, first.hours_to_limit, _name(first)
+    rate, left, name = first.slope.bytes_per_hour, first.hours_to_limit, _name(first, report)
+    limit = name_limit(first.limit, report.newest) if isinstance(first, Trend) else first.limit
     if left is None:
         return _Forecast(held, span / 3, rate, None, f"Dashed to the right: {name} at this rate; no limit is known.")
     if left > _FORECAST_SPANS * span:
         when = format_moment(_add_hours(report.moments[-1], left), seconds=False)
-        words = f"Dashed to the right: {name} at this rate. It reaches the limit ({first.limit}) about {when}."
+        words = f"Dashed to the right: {name} at this rate. It reaches the limit ({limit}) about {when}."
         return _Forecast(held, span / 3, rate, None, words)
     when = format_moment(_add_hours(report.moments[-1], left), seconds=False)
-    words = f"Dashed to the right: {name} at this rate, until the limit ({first.limit}) is reached about {when}."
+    words = f"Dashed to the right: {name} at this rate, until the limit ({limit}) is reached about {when}."
     return _Forecast(held, max(left, 0.0), rate, held + max(left, 0.0) * rate, words)
 
 
@@ -163,18 +165,20 @@ def _add_hours(moment: datetime, hours: float) -> Optional[datetime]:
         return None
 
 
-def _draw_curve(trend: _Line, hours: Sequence[float], scale: _Scale, number: int) -> Curve:
+def _draw_curve(trend: _Line, name: str, hours: Sequence[float], scale: _Scale, number: int) -> Curve:
     runs = itertools.groupby(zip(hours, trend.bytes), key=lambda sample: sample[1] is not None)
     parts = []
     for known, samples in runs:
         if known:
             points = _thin([(at, held) for at, held in samples if held is not None])
             parts.append(" ".join(scale.point(at, held) for at, held in points))
-    return Curve(_name(trend), format_bytes(_last_held(trend)), parts, number)
+    return Curve(name, format_bytes(_last_held(trend)), parts, number)
 
 
-def _name(trend: _Line) -> str:
-    return f"{trend.tag.text} {trend.pool.label}" if isinstance(trend, Trend) else f"{trend.pool.value} pool"
+def _name(trend: _Line, report: TrendReport) -> str:
+    if isinstance(trend, Trend):
+        return name_tag(trend.tag.text, trend.pool, report.newest)
+    return f"{trend.pool.value} pool"
 
 
 def _last_held(trend: _Line) -> Optional[int]:
@@ -271,6 +275,10 @@ def _iter_tooltips(
             if len(report.moments) == len(hours)
             else f"sample {number + 1}"
         )
-        held = [f"{_name(trend)}: {format_bytes(trend.bytes[number])}" for trend in trends if number < len(trend.bytes)]
+        held = [
+            f"{_name(trend, report)}: {format_bytes(trend.bytes[number])}"
+            for trend in trends
+            if number < len(trend.bytes)
+        ]
         left = scale.left(start)
         yield Tooltip(left, round(scale.left(end) - left, 3), "\n".join([when, *held]))

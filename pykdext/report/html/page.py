@@ -18,6 +18,7 @@ import markupsafe
 
 from pykdext.model import Origin
 from pykdext.printable import make_visible
+from pykdext.report.poolnames import label_pool, label_total, list_totals, name_pool
 from pykdext.report.sentences.owners import (
     GRADES,
     describe,
@@ -90,7 +91,11 @@ def _open_environment() -> jinja2.Environment:
         describe_place=describe_place,
         describe_vendor=describe_vendor,
         find_address=find_address,
+        label_pool=label_pool,
+        label_total=label_total,
         list_identity=list_identity,
+        list_totals=list_totals,
+        name_pool=name_pool,
         name_use=name_use,
     )
     return environment

@@ -24,6 +24,7 @@ from pykdext.report.html.charts import draw_causes, draw_changes, draw_compositi
 from pykdext.report.html.curves import draw_growth
 from pykdext.report.html.page import iter_page
 from pykdext.report.memorytext import PROCESSES_SHOWN
+from pykdext.report.poolnames import list_pools
 from pykdext.report.sentences.batches import (
     describe_companion,
     describe_counts,
@@ -91,12 +92,12 @@ def render_diff_page(diff: Diff, rows: Sequence[TagDelta], conclusion: Conclusio
             "diff.html",
             origin,
             tone=tone_of_diff(diff, next(iter(rows), None)),
-            changes=draw_changes(rows),
+            changes=draw_changes(rows, diff.after),
             composition=draw_composition(diff.after, grown),
             diff=diff,
             rows=rows,
             conclusion=conclusion,
-            pools=list(PoolKind),
+            pools=list_pools(diff.after),
         )
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Sequence
 
 from pykdext.model import Conclusion, Diff, GrownTag, TagDelta
+from pykdext.report.poolnames import name_pool
 from pykdext.report.sentences.grown import say_holder, say_owner
 from pykdext.report.sentences.states import COUNTS_NOT_KNOWN, count_read_tables, say_lacking_counts
 from pykdext.units import format_bytes, format_duration
@@ -58,5 +59,5 @@ def _say_nothing_grew(diff: Diff, asked: Sequence[TagDelta]) -> str:
 def _say_growth(diff: Diff, grown: GrownTag) -> str:
     interval = f" in {format_duration(diff.interval_seconds)}" if (diff.interval_seconds or 0) > 0 else ""
     rate = f", {format_bytes(grown.bytes_per_hour)} an hour" if grown.bytes_per_hour is not None else ""
-    pool = diff.after.name_pool(grown.pool)
+    pool = name_pool(grown.pool, diff.after)
     return f"Tag {grown.tag} of the {pool} grew most: by {format_bytes(grown.bytes)}{interval}{rate}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Optional, Sequence, Tuple, Union
 
-from pykdext.model import Conclusion, PoolKind, Role, TotalTrend, Trend, TrendReport, Verdict
+from pykdext.model import Conclusion, PoolKind, PoolSnapshot, Role, TotalTrend, Trend, TrendReport, Verdict
+from pykdext.report.poolnames import name_limit, name_pool
 from pykdext.report.sentences.grown import say_holder, say_owner
 from pykdext.units import count_things, format_bytes, format_duration, format_moment
 
@@ -24,7 +25,7 @@ def verdict_on_series(report: TrendReport, conclusion: Optional[Conclusion] = No
     first = report.trends[0]
     if first.verdict not in (Verdict.LEAK, Verdict.GROWTH, Verdict.TOO_FEW_SAMPLES):
         return "No tag grows beyond its noise."
-    return _verdict_on_tag(first, report.newest.name_pool(first.pool), report.has_times, conclusion)
+    return _verdict_on_tag(first, report.newest, report.has_times, conclusion)
 
 
 def _verdict_without_trends(report: TrendReport) -> str:
@@ -41,16 +42,18 @@ def _tells_tags(report: TrendReport) -> bool:
     return any(row.usage(pool).bytes for row in rows for pool in PoolKind)
 
 
-def _verdict_on_tag(first: Trend, pool: str, has_times: bool, conclusion: Optional[Conclusion]) -> str:
+def _verdict_on_tag(first: Trend, newest: PoolSnapshot, has_times: bool, conclusion: Optional[Conclusion]) -> str:
     if not is_growing(first):
         return "The samples are too few for a verdict, and no tag grew among them."
+    pool = name_pool(first.pool, newest)
     few = "The samples are too few for a verdict. " if first.verdict is Verdict.TOO_FEW_SAMPLES else ""
     if not has_times:
         return f"{few}{_untimed_text(first, pool)}{_cause_text(first, conclusion)}"
     if few:
         return f"{few}{_growth_text(first, pool)} among them{_cause_text(first, conclusion)}"
+    limit = _limit_text(first, name_limit(first.limit, newest))
     note = f". No leak for certain: {first.note}" if first.verdict is Verdict.GROWTH else ""
-    growth = f"{_growth_text(first, pool)}{_interval_text(first)}{_limit_text(first)}{note}"
+    growth = f"{_growth_text(first, pool)}{_interval_text(first)}{limit}{note}"
     return f"{growth}{_cause_text(first, conclusion)}"
 
 
@@ -84,7 +87,7 @@ def describe_total(total: TotalTrend) -> str:
         surely = "" if total.verdict is not Verdict.TOO_FEW_SAMPLES else ", by too few samples for a verdict"
         return (
             f"{name} grows by {format_bytes(rate)} an hour, {format_bytes(24 * rate)} a day{surely}, and holds "
-            f"{format_bytes(known[-1])} now{_limit_text(total)}."
+            f"{format_bytes(known[-1])} now{_limit_text(total, total.limit or '')}."
         )
     if total.verdict in (Verdict.LEAK, Verdict.GROWTH):
         return f"{name} grows, from {format_bytes(known[0])} to {format_bytes(known[-1])}; how fast is not known."
@@ -125,14 +128,14 @@ def _interval_text(trend: Trend) -> str:
     return f" (95 %: {format_bytes(trend.slope.low)} to {format_bytes(trend.slope.high)} an hour{chance})"
 
 
-def _limit_text(trend: Union[Trend, TotalTrend]) -> str:
+def _limit_text(trend: Union[Trend, TotalTrend], limit: str) -> str:
     if trend.hours_to_limit is None or trend.hours_to_limit > DEADLINE_HOURS:
         return ""
     if trend.hours_to_limit <= 0:
-        return f"; the {trend.limit} is reached already"
+        return f"; the {limit} is reached already"
     left = format_duration(3600 * trend.hours_to_limit)
     ends = {"commit limit": "reached", "available memory": "used up"}
-    return f"; the {trend.limit} is {ends.get(trend.limit or '', 'full')} in {left}"
+    return f"; the {limit} is {ends.get(limit, 'full')} in {left}"
 
 
 def _role_text(trend: Trend) -> str:

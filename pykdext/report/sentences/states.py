@@ -19,6 +19,7 @@ from pykdext.model import (
 )
 from pykdext.model.bugchecks import name_bugcheck
 from pykdext.model.objects import HolderReport
+from pykdext.report.poolnames import name_pool, name_total
 from pykdext.report.sentences.memory import describe_small_pools, describe_untagged
 from pykdext.report.sentences.owners import name_owners
 from pykdext.units import (
@@ -113,7 +114,7 @@ def _verdict_on_pools(report: LeakReport) -> str:
     consumer = max(members, key=lambda item: item.usage.bytes or 0)
     holder = _find_holder(group, members)
     if holder is not None and holder is not consumer:
-        return _verdict_on_pair(consumer, holder)
+        return _verdict_on_pair(report, consumer, holder)
     others = [str(item.tag) for item in members if item is not consumer]
     if not others:  # what goes along was left out as doubtful
         return _verdict_on_one(report, consumer)
@@ -123,7 +124,7 @@ def _verdict_on_pools(report: LeakReport) -> str:
 
 def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
     images, holder = report.image_coverage, _holder_of(report, (first,))
-    pool = report.snapshot.name_pool(first.pool)
+    pool = name_pool(first.pool, report.snapshot)
     if first.share is None:
         size = f"By the tables that were read, tag {first.tag} holds {format_bytes(first.usage.bytes)} of the {pool}"
     else:
@@ -159,14 +160,15 @@ def _say_sharing(suspect: Suspect) -> str:
     return f"{words}; here {name_owners(seen)} uses it" if seen else words
 
 
-def _verdict_on_pair(consumer: Suspect, holder: Suspect) -> str:
+def _verdict_on_pair(report: LeakReport, consumer: Suspect, holder: Suspect) -> str:
     """What takes the memory, and what holds it, in one sentence."""
     held, holding = consumer.usage.outstanding or 0, holder.usage.outstanding or 1
     each = say_ratio(held / holding) if held else "one for each"
     owner = f"which {name_owners(holder.owners)} allocates" if holder.owners else "whose driver is not known"
+    pool = name_pool(consumer.pool, report.snapshot)
     return (
         f"{format_bytes(consumer.usage.bytes)} of {consumer.tag}, {format_share(consumer.share)} of the "
-        f"{consumer.pool.value} pool: {each} of {count_things(holding, 'block')} of {holder.tag}, {owner}. "
+        f"{pool}: {each} of {count_things(holding, 'block')} of {holder.tag}, {owner}. "
         f"{holder.tag} holds the others, and looks like the leak."
     )
 
@@ -230,18 +232,16 @@ def _say_totals(report: LeakReport, *, full_only: bool = False) -> Iterator[str]
         used, filled = total.used_bytes, total.filled_share
         if used is None or (physical and used > physical and total.pool is PoolKind.NONPAGED):
             continue
+        name = name_total(total, report.snapshot)
         of_memory = used / physical if physical else 0.0
         if filled is not None and FULL <= filled <= 1:
-            yield f"The {total.pool.value} pool holds {format_bytes(used)}, {format_share(filled)} of its limit."
+            yield f"The {name} holds {format_bytes(used)}, {format_share(filled)} of its limit."
         elif full_only:
             continue
         elif of_memory >= MUCH_MEMORY:
-            yield (
-                f"The {total.pool.value} pool holds {format_bytes(used)}, {format_share(of_memory)} of the machine's "
-                "memory."
-            )
+            yield (f"The {name} holds {format_bytes(used)}, {format_share(of_memory)} of the machine's memory.")
         elif physical is None and used >= MUCH_BYTES:
-            yield f"The {total.pool.value} pool holds {format_bytes(used)}."
+            yield f"The {name} holds {format_bytes(used)}."
 
 
 def _verdict_on_counts(snapshot: PoolSnapshot) -> str:
@@ -265,11 +265,11 @@ def _verdict_on_most(report: LeakReport, first: Suspect) -> str:
     """A pool that is mostly one tag, and why that is no leak by its looks."""
     listed = next(
         (
-            f"what is listed of the {report.snapshot.name_pool(first.pool)}"
+            f"what is listed of the {name_pool(first.pool, report.snapshot)}"
             for total in report.pools
             if total.pool is first.pool and total.by_tags and report.snapshot.source.symbols is None
         ),
-        f"the {report.snapshot.name_pool(first.pool)}",
+        f"the {name_pool(first.pool, report.snapshot)}",
     )
     size = f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of {listed}"
     if (first.usage.bytes or 0) < LITTLE_BYTES:
