@@ -237,12 +237,19 @@ def choose_redaction(options: RedactOptions, paths: Iterable[str] = ()) -> Calla
 
 
 @contextmanager
-def open_source(options: SourceOptions, call: Invocation, work: Optional[Work] = None) -> Iterator[Source]:
-    """The source of the options; at the end a line tells what it cost over a network. ``work``: the invocation's."""
+def open_source(
+    options: SourceOptions, call: Invocation, work: Optional[Work] = None, *, needs_tags: bool = True
+) -> Iterator[Source]:
+    """The source of the options; at the end a line tells what it cost over a network. ``work``: the invocation's.
+
+    Without ``needs_tags`` a dump is opened whose tag tables cannot be read, too.
+    """
     from pykdext import pipeline
     from pykdext.units import format_bytes
 
-    with pipeline.open_source(options.source, work or call.work, options.symbols, options.meta) as source:
+    with pipeline.open_source(
+        options.source, work or call.work, options.symbols, options.meta, needs_tags=needs_tags
+    ) as source:
         yield source
         if source.traffic:
             size = format_bytes(source.traffic.dump_bytes)

@@ -92,7 +92,7 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
         opened=opened,
         numbers=space.numbers if of_processes or "Thread" in names else None,
     )
-    warnings = [*space.types.warnings, *space.processes.warnings]
+    warnings = [*_tell_lack(source), *space.types.warnings, *space.processes.warnings]
     warnings += [warning for census in censuses for warning in census.warnings]
     warnings += [*space.lookasides.warnings, *space.verifier.warnings]
     warnings += [] if space.pool_traces is None else space.pool_traces.warnings
@@ -144,8 +144,13 @@ def list_processes(source: Source, order: str, top: Optional[int], work: Work = 
         stuck=space.stuck_exits,
         lost=found.lost,
         layout=found.layout,
-        warnings=(*found.warnings, *_tell_uncounted(alive)),
+        warnings=(*_tell_lack(source), *found.warnings, *_tell_uncounted(alive)),
     )
+
+
+def _tell_lack(source: Source) -> Tuple[str, ...]:
+    """A warning where the tags of a dump cannot be read, but its objects may be."""
+    return (f"tag tables: {source.lacks}",) if source.lacks else ()
 
 
 def _tell_uncounted(processes: Sequence[Process]) -> Tuple[str, ...]:

@@ -45,10 +45,14 @@ _SESSION_HINT = ". In the debugger type .symfix, then .reload /f nt to load the 
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source: its snapshot, and its kernel if it has memory to search (a log has none)."""
+    """An opened source: its snapshot, and its kernel if it has memory to search (a log has none).
+
+    ``lacks`` says why the snapshot of a dump has no tags; empty: it has them.
+    """
 
     snapshot: PoolSnapshot
     kernel: Optional[Kernel]
+    lacks: str = ""
 
     @property
     def is_whole(self) -> bool:
@@ -81,16 +85,19 @@ def open_source(
     work: Work = UNWATCHED,
     symbol_path: Optional[str] = None,
     metadata_path: Optional[str] = None,
+    *,
+    needs_tags: bool = True,
 ) -> Iterator[Source]:
     """Recognise ``path`` by its content and read its pools; of a log with several snapshots the last one.
 
     Without a path it is the debugger's session, or else the live machine. ``symbol_path`` is where a dump's PDB is
     looked for; None: along the environment's ``_NT_SYMBOL_PATH``. ``metadata_path`` is the file that describes a memory
     file (VMware's .vmsn); None: it is looked for beside it. An end by the user while the tag tables are read leaves
-    what was read of them.
+    what was read of them. Without ``needs_tags`` a dump whose tag tables cannot be read is opened without tags, and
+    ``lacks`` of the source says why.
 
     Raises:
-        NoTagTablesError: the dump can be read, but not its tag tables.
+        NoTagTablesError: the dump can be read, but not its tag tables, which are needed.
         PykdextError: one line that says what is wrong.
         OSError: the file cannot be opened.
     """
@@ -101,7 +108,7 @@ def open_source(
         return
     stored = None if path is None else find_stored_source(path)
     if path is None:
-        yield _open_machine(work, symbol_path)
+        yield _open_machine(work, symbol_path, needs_tags)
     elif stored is not None:
         yield Source(_load_stored(stored)[-1], None)
     elif _is_log(path):
@@ -114,7 +121,7 @@ def open_source(
         with open_crashdump(
             path, lambda done, total: work.report(-(-done >> 20), -(-total >> 20), "MB read"), metadata_path
         ) as target:
-            yield _read_target(target, hide_secrets(path), work, symbol_path)
+            yield _read_target(target, hide_secrets(path), work, symbol_path, needs_tags)
 
 
 def has_memory(snapshot: PoolSnapshot) -> bool:
@@ -192,12 +199,12 @@ def _is_log(path: str) -> bool:
     return is_log
 
 
-def _open_machine(work: Work, symbol_path: Optional[str]) -> Source:
+def _open_machine(work: Work, symbol_path: Optional[str], needs_tags: bool) -> Source:
     """The debugger's session if there is one around us, else this machine."""
     if is_in_debugger():
         from pykdext.targets.session.session import open_session
 
-        return _read_target(open_session(), "", work, symbol_path)
+        return _read_target(open_session(), "", work, symbol_path, needs_tags)
     if sys.platform != "win32":
         raise TargetError("SOURCE: found none, expected a dump, log or snapshot; only Windows has live pools")
     from pykdext.records.live import read_live_snapshot
@@ -217,13 +224,16 @@ def _read_target(
     path: str,
     work: Work,
     symbol_path: Optional[str],
+    needs_tags: bool,
 ) -> Source:
     from pykdext.kernel.kernel import open_kernel
-    from pykdext.kernel.pool.tagtables import read_pool_snapshot
+    from pykdext.kernel.pool.tagtables import read_pool_snapshot, state_without_tags
 
     kernel = open_kernel(target, choose_symbol_path(symbol_path), _follow_pool_code)
     try:
         return Source(read_pool_snapshot(kernel, path, work), kernel)
     except (TargetError, LayoutNotFoundError) as error:
+        if not needs_tags:
+            return Source(state_without_tags(kernel, path), kernel, f"{error}".split(" Hint: ", 1)[0])
         hint = _SESSION_HINT if not path and isinstance(error, (SymbolNotFoundError, LayoutNotFoundError)) else ""
         raise NoTagTablesError(DumpSummary(path, target.facts, target.modules(), f"{error}{hint}")) from error

@@ -9,7 +9,7 @@ from typing import List, Tuple
 from pykdext.model import DumpSummary, Module
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.markup import PLAIN, Line, Markup, render_lines
-from pykdext.report.sentences.states import machine_lines
+from pykdext.report.sentences.states import narrow_machine_lines
 from pykdext.units import format_address
 
 SUMMARY_SCHEMA = "poolleak.summary/1"
@@ -19,7 +19,7 @@ def render_summary_text(summary: DumpSummary, width: int, markup: Markup = PLAIN
     """Facts first, then the reason, then the images as ``lm`` lists them."""
     loaded = [module for module in summary.modules if not module.unloaded]
     unloaded = [module for module in summary.modules if module.unloaded]
-    lines: List[Line] = [f"{summary.path or 'session'}: {summary.facts.kind}", *machine_lines(summary.facts), ""]
+    lines: List[Line] = [f"{summary.path or 'session'}: {summary.facts.kind}", *narrow_machine_lines(summary.facts), ""]
     lines += wrap(f"No verdict: {summary.reason}", width)
     for title, modules in (("Loaded images", loaded), ("Unloaded images", unloaded)):
         if modules:

@@ -18,8 +18,8 @@ def run(capsys, *arguments):
 @pytest.mark.parametrize(
     ("name", "modules", "build", "machine", "bugcheck", "line"),
     [
-        ("triage_x64.dmp", 151, 19041, "x64", 0x1000007E, "Bugcheck 1000007E SYSTEM_THREAD_EXCEPTION_NOT_HANDLED_M ("),
-        ("triage_arm64.dmp", 245, 22000, "arm64", 0x1C8, "Bugcheck 000001C8 MANUALLY_INITIATED_POWER_BUTTON_HOLD ("),
+        ("triage_x64.dmp", 151, 19041, "x64", 0x1000007E, "Bugcheck 1000007E SYSTEM_THREAD_EXCEPTION_NOT_HANDLED_M"),
+        ("triage_arm64.dmp", 245, 22000, "arm64", 0x1C8, "Bugcheck 000001C8 MANUALLY_INITIATED_POWER_BUTTON_HOLD"),
     ],
 )
 def test_a_small_memory_dump_tells_what_it_has(evidence, capsys, name, modules, build, machine, bugcheck, line):

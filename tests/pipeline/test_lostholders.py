@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dumps.forge import forge
+from pykdext.cli.main import main
 from pykdext.kernel.objects.objecttypes import TypeReader
 from pykdext.model import PoolTag
 from pykdext.model.objects import HolderKind
@@ -68,7 +71,7 @@ def test_without_the_type_of_types_the_kernels_table_leads_to_the_others(tmp_pat
     assert found.types[0].objects == left[-1].objects
     assert lost not in left
     assert gone.kind is HolderKind.UNKNOWN
-    assert f"none of the {len(left)} types of objects that could be read bears it" in gone.sentence
+    assert f"only {len(left)} types of objects could be read, none that bears it" in gone.sentence
 
 
 def test_names_that_are_paged_out_are_told_by_the_tag(tmp_path, monkeypatch):
@@ -88,3 +91,37 @@ def test_where_no_handle_table_is_read_nobody_is_said_not_to_stand_out(tmp_path)
     assert listed.found == 0
     assert report.kind is HolderKind.UNKNOWN
     assert report.sentence.endswith("No handle table could be read: who has them is not known.")
+
+
+@pytest.mark.parametrize(
+    ("name", "handles", "threads", "charged"),
+    [("triage_x64.dmp", 225, 147, (272, 0)), ("triage_arm64.dmp", 1_301, 291, (136, 0))],
+)
+def test_a_small_dump_has_no_tags_but_processes(evidence, name, handles, threads, charged, capsys):
+    """The process System of two real machines; its tags are not in small dumps, which is said."""
+    path = str(evidence / "dumps" / name)
+    assert main(["processes", path, "--format", "json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    (system,) = document["processes"]
+    assert (system["image"], system["pid"], system["handles"], system["active_threads"]) == (
+        "System",
+        4,
+        handles,
+        threads,
+    )
+    assert (system["nonpaged_charge_bytes"], system["paged_charge_bytes"]) == charged
+    assert document["warnings"][0].startswith("tag tables: a small memory dump holds no pool tag tables")
+    assert main(["holders", "Toke", path, "--width", "80"]) == 1
+    shown = capsys.readouterr().out
+    assert "is not known. [unknown]" in " ".join(shown.split())
+    assert max(map(len, shown.splitlines()[1:])) <= 80
+
+
+def test_a_kernel_without_tag_tables_tells_its_processes(tmp_path, capsys):
+    machine = machine_of("x64", 19041)
+    for number in range(4):
+        machine.omit(machine.addresses[f"table:{number}"], 4_097 * 0x60)
+    machine.save(tmp_path / "lost.dmp")
+    assert main(["processes", str(tmp_path / "lost.dmp"), "--sort", "zombies"]) == 1
+    assert "120 more have exited and are still held, all cmd.exe" in " ".join(capsys.readouterr().out.split())
+    assert main(["used", str(tmp_path / "lost.dmp")]) == 3

@@ -38,7 +38,7 @@ def _find_holders(options: HoldersOptions, call: Invocation) -> Outcome:
     from pykdext.report.holdersdoc import render_holders_csv, render_holders_json
     from pykdext.report.holderstext import render_holders_text
 
-    with open_source(options, call) as source:
+    with open_source(options, call, needs_tags=False) as source:
         found = find_holders(source, options.tag, call.work)
         guesses = describe_misspelt_tags([options.tag], source.snapshot.tags)
     found = replace(found, warnings=(*guesses, *found.warnings))

@@ -40,7 +40,7 @@ def _list_processes(options: ProcessesOptions, call: Invocation) -> Outcome:
     from pykdext.report.holdersdoc import render_processes_csv, render_processes_json
     from pykdext.report.holderstext import render_processes_text
 
-    with open_source(options, call) as source:
+    with open_source(options, call, needs_tags=False) as source:
         found = list_processes(source, options.sort, options.top, call.work)
     report, origin = choose_redaction(options)((found, describe_origin(call.words)))
 

@@ -7,6 +7,7 @@ taken modulo the counter's width and then read as signed, as the kernel itself d
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Dict, Iterable, List, Tuple
 
 from pykdext.errors import TargetError
@@ -36,6 +37,7 @@ from pykdext.model import (
     SystemMemory,
     TableCoverage,
     TagUsage,
+    TargetFacts,
     TimeOrigin,
 )
 from pykdext.targets.protocol import PAGE_BYTES
@@ -85,21 +87,32 @@ def read_pool_snapshot(
     coverage = reader.coverage()
     if facts.is_live and not coverage.is_complete:
         reader.warnings.append(f"{_LIVE_TABLES}; {facts.why_missing}")
+    warnings = (*facts.warnings, *kernel.notes, *kernel.symbols.notes, *reader.warnings)
+    state = _state_of(facts, SnapshotSource(facts.kind, path, location.located_by), warnings)
+    return replace(state, tags=tags, memory=memory, coverage=coverage)
+
+
+def state_without_tags(kernel: Kernel, path: str = "") -> PoolSnapshot:
+    """What ``kernel`` tells of its machine where its tag tables cannot be read: no tags, and no totals."""
+    facts = kernel.target.facts
+    warnings = (*facts.warnings, *kernel.notes, *kernel.symbols.notes)
+    return _state_of(facts, SnapshotSource(facts.kind, path), warnings)
+
+
+def _state_of(facts: TargetFacts, source: SnapshotSource, warnings: Tuple[str, ...]) -> PoolSnapshot:
     return PoolSnapshot(
-        source=SnapshotSource(facts.kind, path, location.located_by),
-        tags=tags,
+        source=source,
+        tags=(),
         taken_at=facts.taken_at,
         build=facts.build,
         machine=facts.machine,
         processors=facts.processors,
         uptime_seconds=facts.uptime_seconds,
         bugcheck=facts.bugcheck,
-        memory=memory,
         time_from=None if facts.taken_at is None else TimeOrigin.CLOCK_TICK if facts.image else TimeOrigin.HEADER,
         image=facts.image,
         boot_id=facts.boot_id,
-        coverage=coverage,
-        warnings=(*facts.warnings, *kernel.notes, *kernel.symbols.notes, *reader.warnings),
+        warnings=warnings,
     )
 
 

@@ -302,8 +302,8 @@ def tell_no_objects(
         return Finding(HolderKind.UNKNOWN, sentence, _UNKNOWN, f"poolleak find {tag}")
     if not types_complete:
         sentence = (
-            f"Tag {tag}: none of the {count_things(types_read, 'type')} of objects that could be read bears it, but "
-            "not all could; who holds its blocks is not known."
+            f"Tag {tag}: only {count_things(types_read, 'type')} of objects could be read, none that bears it; who "
+            "holds its blocks is not known."
         )
         return Finding(HolderKind.UNKNOWN, sentence, _UNKNOWN, f"poolleak find {tag}")
     sentence = f"Tag {tag}: no type of objects bears it; its owner is the driver that allocates it."

@@ -34,6 +34,8 @@ from pykdext.units import (
     say_ratio,
 )
 
+_NARROWEST = 80  # columns of a screen
+
 MOST = 0.5
 """From this share on a tag holds most of a pool."""
 
@@ -286,7 +288,7 @@ def _verdict_on_most(report: LeakReport, first: Suspect) -> str:
 def subject_lines(snapshot: PoolSnapshot) -> Iterator[str]:
     """What was read: file, system, time."""
     yield f"{snapshot.source.path or 'session'}: {snapshot.source.kind}"
-    yield from machine_lines(snapshot)
+    yield from narrow_machine_lines(snapshot)
     if snapshot.source.symbols is not None:
         yield f"Tag tables located by: {snapshot.source.symbols}"
 
@@ -311,6 +313,16 @@ def machine_lines(facts: Union[PoolSnapshot, TargetFacts]) -> Iterator[str]:
         parameters = ", ".join(f"{value:x}" for value in facts.bugcheck.parameters)
         name = name_bugcheck(facts.bugcheck.code)
         yield f"Bugcheck {facts.bugcheck.code:08X} {f'{name} ' if name else ''}({parameters})"
+
+
+def narrow_machine_lines(facts: Union[PoolSnapshot, TargetFacts]) -> Iterator[str]:
+    """The same for a screen: a bugcheck's parameters stand below its name where they do not fit beside it."""
+    for line in machine_lines(facts):
+        words, mark, rest = line.partition(" (")
+        if len(line) > _NARROWEST and mark:
+            yield from (words, f"  ({rest}")
+        else:
+            yield line
 
 
 _TIMES_FROM = {
