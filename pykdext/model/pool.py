@@ -176,7 +176,10 @@ class ExpansionState(enum.Enum):
 
 @dataclass(frozen=True)
 class TableCoverage:
-    """How much of the kernel's pool tag tables was read. None: unknown, or the source has no such part."""
+    """How much of the kernel's pool tag tables was read. None: unknown, or the source has no such part.
+
+    Of a text that has rows which could not be read it is how many could (``rows_read``); otherwise nothing is said.
+    """
 
     processor_tables_read: Optional[int] = None
     processor_tables_expected: Optional[int] = None
@@ -186,11 +189,10 @@ class TableCoverage:
 
     @property
     def is_complete(self) -> bool:
-        """Nothing that counts allocations is known to be missing; a source without tables misses none."""
-        return self == TableCoverage() or (
-            self.processor_tables_read == self.processor_tables_expected
-            and self.rows_read == self.rows_expected
-            and self.expansion_table in (ExpansionState.READ, ExpansionState.ABSENT)
+        """Nothing that counts allocations is known to be missing; a text misses none but rows that are spoilt."""
+        has_all = self.processor_tables_read == self.processor_tables_expected and self.rows_read == self.rows_expected
+        return has_all and (
+            self.processor_tables_read is None or self.expansion_table in (ExpansionState.READ, ExpansionState.ABSENT)
         )
 
     @property
@@ -198,8 +200,10 @@ class TableCoverage:
         """So much is missing that what tags hold is not known: a processor's table, or pages of one.
 
         A block that is allocated on one processor may be freed on another: a sum without one of them may be far too
-        high or too low.
+        high or too low. A text has each tag whole, or not at all.
         """
+        if self.processor_tables_read is None:
+            return False
         read, expected = self.processor_tables_read, self.processor_tables_expected
         if read is not None and expected is not None and read < expected:
             return True

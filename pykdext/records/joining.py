@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from pykdext.model import POOL_OF_SESSION, PoolKind, PoolSnapshot, PoolUsage
-from pykdext.records.tagtable import UNSAID, TagTable
+from pykdext.model import POOL_OF_SESSION, PoolKind, PoolSnapshot, PoolUsage, TableCoverage
+from pykdext.records.tagtable import UNSAID, TagTable, count_rows
 
 
 def join_states(snapshots: Iterable[PoolSnapshot]) -> Tuple[PoolSnapshot, ...]:
@@ -72,7 +72,19 @@ def _unite(one: PoolSnapshot, other: PoolSnapshot) -> PoolSnapshot:
         stated_paged=_settle_total(one.stated_paged, other.stated_paged, sides[PoolKind.PAGED]),
         stated_drivers=tuple(dict.fromkeys((*one.stated_drivers, *other.stated_drivers))),
         blocks=(*one.blocks, *other.blocks),
+        coverage=_add_coverages(one, other),
     )
+
+
+def _add_coverages(one: PoolSnapshot, other: PoolSnapshot) -> TableCoverage:
+    """The rows of both tables; nothing is said where none of either is lost."""
+    parts = [
+        (len(part.tags), len(part.tags)) if rows.rows_expected is None else (rows.rows_read or 0, rows.rows_expected)
+        for part in (one, other)
+        for rows in (part.coverage,)
+    ]
+    read, expected = map(sum, zip(*parts))
+    return count_rows(read, expected - read)
 
 
 def _is_empty(snapshot: PoolSnapshot) -> bool:

@@ -19,7 +19,7 @@ from pykdext.records.keyedrecords import parse_format_list, parse_json_records
 from pykdext.records.moments import DAY_FIRST, MONTH_FIRST, find_name_moment, swap_day_and_month
 from pykdext.records.notes import parse_notes
 from pykdext.records.packed import Unpacked, peek_packed, unpack
-from pykdext.records.pastedtable import parse_pasted_tables
+from pykdext.records.pastedtable import find_unread_table, parse_pasted_tables
 from pykdext.records.perfcounters import parse_counter_log, parse_perf_counters
 from pykdext.records.plaintotals import parse_plain_totals
 from pykdext.records.poolmon import parse_newest_screen, parse_poolmon
@@ -176,6 +176,9 @@ def _load(file: TextFile) -> Tuple[PoolSnapshot, ...]:
             snapshots = parse(text)
             if snapshots:
                 return settle_day_order(_date_snapshots(_add_frames(snapshots, text), text))
+    unread = find_unread_table(text)
+    if unread is not None:
+        raise RecordFormatError(file.path, *unread, "a tag, and a number in each column that counts")
     raise RecordFormatError(file.path, None, _describe(text), _EXPECTED)
 
 

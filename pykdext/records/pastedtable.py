@@ -22,6 +22,8 @@ _COLUMN_BORDER = re.compile(r"\s{2,}|\t")
 _RULE = re.compile(r"^[\s|:=+-]*$")
 _LINE_CHARACTERS = 1000
 _MOST_TITLES = 40
+_SHOWN_CHARACTERS = 60
+_MOST_SEARCHED_LINES = 2000
 _SORTING = re.compile(r"\bsorting by\b", re.IGNORECASE)
 _TAG_WORD = re.compile(r"\btag\b|\bhex\b|\btag (?:name|hex)\b")
 
@@ -167,6 +169,21 @@ def _read_transposed(lines: Sequence[str], start: int) -> Optional[_Table]:
     if columns is None or not all(columns.read_row(cells) for cells in turned):
         return None
     return _Table(start, end, columns, [_Row(start + 1, " ".join(cells), cells) for cells in turned], ())
+
+
+def find_unread_table(file: TextFile) -> Optional[Tuple[int, str]]:
+    """Of a text of which no table could be read: the line, and what was found there. None without titles of tags."""
+    lines = [line[:_LINE_CHARACTERS] for line in file.text.split("\n", _MOST_SEARCHED_LINES)[:_MOST_SEARCHED_LINES]]
+    for index, line in enumerate(lines):
+        below = next((number for number in range(index + 1, len(lines)) if not _RULE.match(lines[number])), None)
+        if below is None or not is_tag_titles(line):
+            continue
+        for split in (_split_markdown, *(partial(_split_delimited, mark) for mark in ";,\t"), _split_wide, str.split):
+            titles, cells = split(line), split(lines[below])
+            if len(titles) > 1 and abs(len(cells) - len(titles)) < 2 and _find_sided_columns(titles, "nonpaged paged"):
+                shown = lines[below].strip()[:_SHOWN_CHARACTERS]
+                return below + 1, f"below the titles of a table of tags a line that is no row: {shown!r}"
+    return None
 
 
 def is_tag_titles(line: str) -> bool:

@@ -21,7 +21,7 @@ from pykdext.records.columns import find_fact, find_pool, find_unit
 from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, Moment, find_moment, find_time_of_day
 from pykdext.records.quantities import find_program_mark, parse_size
 from pykdext.records.samples import ROUNDED
-from pykdext.records.tagtable import LineFaults, TagTable, check_memory, tag_of_text
+from pykdext.records.tagtable import LineFaults, TagTable, check_memory, count_rows, tag_of_text
 from pykdext.records.textfile import TextFile
 from pykdext.records.titlewords import english_words
 from pykdext.records.vmtotals import TOTALS_ONLY
@@ -107,7 +107,7 @@ def parse_counter_log(file: TextFile) -> Tuple[PoolSnapshot, ...]:
             unreadable.add(number, line)
             continue
         samples.append((_settle_zone(moment, bias), cells))
-    return _make_snapshots(file.path, totals, samples, unreadable.warnings)
+    return _make_snapshots(file.path, totals, samples, unreadable)
 
 
 def _settle_zone(moment: Moment, bias: Optional[re.Match[str]]) -> Moment:
@@ -158,7 +158,7 @@ def _make_snapshots(
     path: str,
     totals: Sequence[_Total],
     samples: Sequence[Tuple[Moment, Sequence[str]]],
-    warnings: Tuple[str, ...],
+    unreadable: LineFaults,
 ) -> Tuple[PoolSnapshot, ...]:
     """A snapshot for each row and host in which a pool's total stands."""
     if not any(total.field in ("nonpaged_bytes", "paged_bytes") for total in totals):
@@ -173,7 +173,8 @@ def _make_snapshots(
         for host in hosts:
             memory = SystemMemory(**_read_totals(totals, cells, host, marks))
             if memory != SystemMemory():
-                snapshots.append(_make_snapshot(path, moment, host, memory, warnings))
+                snapshot = _make_snapshot(path, moment, host, memory, unreadable.warnings)
+                snapshots.append(replace(snapshot, coverage=count_rows(len(samples), unreadable.rows)))
     return tuple(snapshots)
 
 

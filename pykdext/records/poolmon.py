@@ -28,6 +28,7 @@ from pykdext.records.tagtable import (
     LineFaults,
     TagTable,
     check_against_memory,
+    count_rows,
     join_sides,
     tag_of_bytes,
     unwrap_counts,
@@ -173,9 +174,10 @@ def _read_screen(file: TextFile, screen: _Screen, preamble_start: int, first_lin
     """The snapshot of a screen; ``first_line`` is the number of its first row's line."""
     data = file.data
     rows = data[screen.rows : screen.rows_end]
-    tags, faults = _read_rows(rows, first_line)
+    tags, faults, lost = _read_rows(rows, first_line)
     rest = data[screen.rows_end : screen.rows_end + _PREAMBLE_BYTES]
-    faults += _find_cut_line(rest, first_line + rows.count(b"\n") + 1)
+    cut = _find_cut_line(rest, first_line + rows.count(b"\n") + 1)
+    faults += cut
     memory = _read_memory(data[screen.head : screen.rows])
     session = _SESSION_POOL.search(data, screen.head, screen.rows)
     if session:
@@ -193,6 +195,7 @@ def _read_screen(file: TextFile, screen: _Screen, preamble_start: int, first_lin
         time_from=TimeOrigin.HEADER if moment else None,
         warnings=(*(moment.doubts if moment else ()), *faults),
         stated_drivers=_find_mapped_drivers(rows),
+        coverage=count_rows(len(tags), lost + len(cut)),
     )
 
 
@@ -216,10 +219,10 @@ def _read_memory(head: bytes) -> SystemMemory:
     return SystemMemory(**fields)
 
 
-def _read_rows(rows: bytes, first_line: int) -> Tuple[Tuple[TagUsage, ...], Tuple[str, ...]]:
-    """The rows of a table, and what is wrong with them."""
+def _read_rows(rows: bytes, first_line: int) -> Tuple[Tuple[TagUsage, ...], Tuple[str, ...], int]:
+    """The rows of a table, what is wrong with them, and how many could not be read."""
     tags = _read_regular_rows(rows)
-    return _read_odd_rows(rows, first_line) if tags is None else (tags, ())
+    return _read_odd_rows(rows, first_line) if tags is None else (tags, (), 0)
 
 
 def _read_regular_rows(rows: bytes) -> Optional[Tuple[TagUsage, ...]]:
@@ -252,8 +255,8 @@ def _read_usage(allocs: bytes, frees: bytes, diff: bytes, used: bytes) -> Option
     return PoolUsage(allocated, freed, outstanding, max(bytes_used, 0), clamped or bytes_used < 0)
 
 
-def _read_odd_rows(rows: bytes, first_line: int) -> Tuple[Tuple[TagUsage, ...], Tuple[str, ...]]:
-    """The rows looked at one by one."""
+def _read_odd_rows(rows: bytes, first_line: int) -> Tuple[Tuple[TagUsage, ...], Tuple[str, ...], int]:
+    """The same of rows that are looked at one by one."""
     table = TagTable()
     unreadable = LineFaults("cannot be read and is left out")
     contradictory = LineFaults("says a Diff that is not Allocs - Frees, and is left out")
@@ -269,7 +272,8 @@ def _read_odd_rows(rows: bytes, first_line: int) -> Tuple[Tuple[TagUsage, ...], 
             contradictory.add(number, line.decode("latin-1"))
         else:
             table.add(tag_of_bytes(row[0]), _POOLS[row[1]], usage)
-    return table.usages, (*unreadable.warnings, *contradictory.warnings, *table.warnings)
+    warnings = (*unreadable.warnings, *contradictory.warnings, *table.warnings)
+    return table.usages, warnings, unreadable.rows + contradictory.rows
 
 
 def _read_odd_row(line: bytes) -> Optional[_Row]:

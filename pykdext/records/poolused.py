@@ -23,7 +23,7 @@ from pykdext.model import (
 )
 from pykdext.records.joining import join_sorted_tables
 from pykdext.records.stateddrivers import find_binary
-from pykdext.records.tagtable import LineFaults, TagTable, check_against_memory, tag_of_text
+from pykdext.records.tagtable import LineFaults, TagTable, check_against_memory, count_rows, tag_of_text
 from pykdext.records.textfile import TextFile
 from pykdext.records.vmtotals import parse_vm_totals
 from pykdext.records.windbgtext import parse_session_facts
@@ -222,6 +222,7 @@ def _make_snapshot(path: str, table: _Table, around: str) -> PoolSnapshot:
         stated_paged=_read_usage(table.total[half:]) if table.total else None,
         stated_drivers=table.drivers,
         commit=commit,
+        coverage=count_rows(len(table.rows.usages), table.unreadable.rows),
     )
 
 

@@ -8,7 +8,7 @@ from pykdext.model import POOL_UNNAMED, PoolKind, PoolSnapshot, SnapshotSource, 
 from pykdext.records.columns import MEMORY_FIELDS, SESSION_POOL, Columns, TaggedUsage
 from pykdext.records.moments import ZONE_UNKNOWN, Moment, find_moment
 from pykdext.records.quantities import parse_count, parse_size
-from pykdext.records.tagtable import LineFaults, TagTable, check_against_memory
+from pykdext.records.tagtable import LineFaults, TagTable, check_against_memory, count_rows
 
 ROUNDED = "sizes are only as exact as the table shows them"
 
@@ -27,10 +27,13 @@ class _Sample:
         sizes = {field: parse_size(columns.read_fact(field, first)) for field in MEMORY_FIELDS.values()}
         self.memory = SystemMemory(**sizes)
         self.pool_is_named = True
+        self.rows = 0
+        self.lost_rows = 0
         self.drivers: Dict[StatedDriver, None] = {}
 
     def add(self, usages: Sequence[TaggedUsage], caption: Optional[PoolKind]) -> None:
         """Take in what a row tells; ``caption``: the pool that stands above the table."""
+        self.rows += 1
         for tag, pool, usage in usages:
             self.pool_is_named = self.pool_is_named and (pool or caption) is not None
             self.table.add(tag, pool or caption or PoolKind.NONPAGED, usage)
@@ -59,12 +62,13 @@ class SampleCollector:
         self._unreadable = LineFaults("cannot be read and is left out")
         self._key: Tuple[str, ...] = ()
         self._sample: Optional[_Sample] = None
+        self._lost_above = 0
 
     def add(self, number: int, line: str, cells: Sequence[str], part: str = "") -> bool:
         """Take in a row, the line ``number`` of the file; ``part`` parts samples that have no time."""
         usages = self.columns.read_row(cells)
         if not usages:
-            self._unreadable.add(number, line)
+            self.refuse(number, line, is_row=len(cells) > 1)
             return False
         key = self.find_key(cells, part)
         if key != self._key or self._sample is None:
@@ -72,6 +76,7 @@ class SampleCollector:
             sample = self._samples.get(key)
             if sample is None:
                 sample = self._samples[key] = _Sample(self.columns, cells)
+                sample.lost_rows, self._lost_above = self._lost_above, 0
             self._sample = sample
         sample = self._sample
         sample.add(usages, self._caption)
@@ -79,9 +84,14 @@ class SampleCollector:
             sample.drivers.update(dict.fromkeys(self.columns.read_drivers(cells)))
         return True
 
-    def refuse(self, number: int, line: str) -> None:
-        """Count a line within the table that is no row."""
-        self._unreadable.add(number, line)
+    def refuse(self, number: int, line: str, *, is_row: bool = False) -> None:
+        """Count a line within the table that cannot be read."""
+        before = self._unreadable.rows
+        self._unreadable.add(number, line, is_row=is_row)
+        if self._sample is None:
+            self._lost_above += self._unreadable.rows - before
+        else:
+            self._sample.lost_rows += self._unreadable.rows - before
 
     def snapshots(self) -> Tuple[PoolSnapshot, ...]:
         """What was collected, in the order of first rows."""
@@ -116,6 +126,7 @@ class SampleCollector:
             time_from=TimeOrigin.HEADER if moment else None,
             warnings=tuple(warnings),
             stated_drivers=tuple(sample.drivers),
+            coverage=count_rows(sample.rows, sample.lost_rows),
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from pykdext.model import UNUSED, PoolKind, PoolTag, PoolUsage, SystemMemory, TagUsage
+from pykdext.model import UNUSED, PoolKind, PoolTag, PoolUsage, SystemMemory, TableCoverage, TagUsage
 from pykdext.units import count_things, format_bytes
 
 UNSAID = PoolUsage(None, None, None, None)
@@ -20,6 +21,9 @@ _MISSING_SHARE = 0.2
 _EXCESS_SHARE = 0.02
 
 _COUNTER_RANGE = 1 << 32
+
+_LOOKS_LIKE_ROW = re.compile(r"[\s,;|\"'][-+]?\d")
+"""A tag and then a number; what debuggers print among the rows has none in this place."""
 
 
 @lru_cache(maxsize=1 << 14)
@@ -107,20 +111,28 @@ class LineFaults:
         self._fault = fault
         self._count = 0
         self._first = ""
+        self.rows = 0
+        """So many of the lines are rows, by their looks."""
 
-    def add(self, number: int, line: str) -> None:
-        """Count a line; ``number`` is its 1-based number in the file."""
+    def add(self, number: int, line: str, *, is_row: bool = False) -> None:
+        """Count a line; ``number`` is its 1-based number in the file. ``is_row``: it is one whatever it looks like."""
         if not self._count:
             shown = line.strip()
             shown = shown if len(shown) <= _LINE_CHARACTERS else f"{shown[:_LINE_CHARACTERS]}..."
             self._first = f"line {number} {self._fault}: {shown!r}"
         self._count += 1
+        self.rows += is_row or bool(_LOOKS_LIKE_ROW.search(line))
 
     @property
     def warnings(self) -> Tuple[str, ...]:
         """One sentence, or nothing."""
         more = f"; {self._count - 1} more such" if self._count > 1 else ""
         return (self._first + more,) if self._count else ()
+
+
+def count_rows(read: int, lost: int) -> TableCoverage:
+    """How much of a text's table was read, where a row is lost; nothing is said of a table without a fault."""
+    return TableCoverage(rows_read=read, rows_expected=read + lost) if lost else TableCoverage()
 
 
 def check_memory(memory: SystemMemory) -> Iterator[str]:

@@ -348,6 +348,8 @@ def describe_coverage(tables: TableCoverage, images: Optional[ImageCoverage]) ->
         parts.append(f"{tables.processor_tables_read} of {_tables(expected)}")
         parts.append(f"{format_count(tables.rows_read)} of {_rows(tables.rows_expected)}")
         parts.append(f"expansion table {tables.expansion_table.value}")
+    elif tables.rows_expected is not None:
+        parts.append(f"{format_count(tables.rows_read)} of {_rows(tables.rows_expected)} of the text could be read")
     if images is not None:
         parts.append(describe_images(images))
     return "; ".join(parts) or "all rows of the file"
