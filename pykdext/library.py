@@ -63,7 +63,13 @@ class OpenSource:
         """
         files = [os.fspath(path) for path in images]
         return pipeline.find_owners(
-            self._source.kernel, files, _parse_tags(tags), self._lists, jobs, symbol_path=self._symbols
+            self._source.kernel,
+            files,
+            _parse_tags(tags),
+            self._lists,
+            jobs,
+            symbol_path=self._symbols,
+            snapshot=self.snapshot,
         )
 
     def blocks(self, tag: Tag, sample: int = 10) -> BlockReport:

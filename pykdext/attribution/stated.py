@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Mapping
 
-from pykdext.model import Confidence, Evidence, EvidenceKind, PoolSnapshot, PoolTag, StatedDriver
+from pykdext.model import (
+    Confidence,
+    Evidence,
+    EvidenceKind,
+    PoolSnapshot,
+    PoolTag,
+    StatedDriver,
+    TagClass,
+    TagDescription,
+)
+
+
+def describe_stated(
+    snapshot: PoolSnapshot, described: Mapping[PoolTag, TagDescription]
+) -> Dict[PoolTag, TagDescription]:
+    """``described``, and of tags for which no list names a driver the one that the source itself states.
+
+    The tag of an object is nobody's own, whatever is printed beside it.
+    """
+    found = dict(described)
+    for item in snapshot.stated_drivers:
+        known = described.get(item.tag)
+        if item.tag in found and (known is None or known.module or known.tag_class is TagClass.OBJECT):
+            continue
+        text = f"{Confidence.POSSIBLE.value} ({item.told_by})" + (f"; {known.text}" if known else "")
+        found[item.tag] = TagDescription(item.tag.text, item.module, text, item.told_by)
+    return found
 
 
 class StatedAttributor:

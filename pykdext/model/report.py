@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Optional, Tuple
 
 from pykdext.model.growth import LockstepGroup
 from pykdext.model.owners import ContentsWitness, ImageCoverage, Owner, Role, TagDescription
-from pykdext.model.pool import Allocation, PoolKind, PoolSnapshot, PoolTag, PoolUsage, SnapshotSource, TagUsage
+from pykdext.model.pool import (
+    Allocation,
+    PoolKind,
+    PoolSnapshot,
+    PoolTag,
+    PoolUsage,
+    SnapshotSource,
+    StatedDriver,
+    TagUsage,
+)
 from pykdext.model.target import Module, TargetFacts
 from pykdext.model.untagged import UntaggedMemory
 
@@ -88,7 +97,8 @@ class BlockReport:
 
     ``sizes`` counts blocks by size in bytes, the size that holds the most bytes first. ``freed`` counts small blocks
     that bear the tag but are not in use. ``witness``: what they point at, None if that was not looked at.
-    ``is_complete``: neither the tables that count the blocks nor those that list them lack anything.
+    ``is_complete``: neither the tables that count the blocks nor those that list them lack anything. ``stated``: the
+    drivers that the source itself names for the tag, which are possible.
     """
 
     tag: PoolTag
@@ -101,6 +111,7 @@ class BlockReport:
     warnings: Tuple[str, ...]
     witness: Optional[ContentsWitness] = None
     is_complete: bool = True
+    stated: Tuple[StatedDriver, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Dict
 
 if TYPE_CHECKING:
+    from pykdext.attribution.stated import describe_stated
     from pykdext.attribution.taglists import TagLists
     from pykdext.pipeline.blocks import find_blocks
     from pykdext.pipeline.conclusions import conclude_diff, conclude_series
@@ -28,6 +29,7 @@ __all__ = [
     "analyze",
     "conclude_diff",
     "conclude_series",
+    "describe_stated",
     "find_blocks",
     "find_logs",
     "find_owners",
@@ -43,6 +45,7 @@ _MODULES: Dict[str, str] = {
     "find_blocks": "pykdext.pipeline.blocks",
     "conclude_diff": "pykdext.pipeline.conclusions",
     "conclude_series": "pykdext.pipeline.conclusions",
+    "describe_stated": "pykdext.attribution.stated",
     "FoundOwners": "pykdext.pipeline.weighing",
     "find_owners": "pykdext.pipeline.ownership",
     "record_samples": "pykdext.pipeline.recording",

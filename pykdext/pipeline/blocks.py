@@ -10,9 +10,10 @@ from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.pool.heapchunks import read_heap_keys
 from pykdext.kernel.pool.smallblocks import SmallBlocks, find_small_blocks
-from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolSnapshot, PoolTag, TagUsage
+from pykdext.model import UNUSED, Allocation, BlockReport, BlockView, PoolSnapshot, PoolTag, StatedDriver, TagUsage
 from pykdext.model.selection import count_sizes
 from pykdext.pipeline.sources import Source
+from pykdext.report.sentences.tags import say_stated
 from pykdext.targets.session.wholememory import open_whole_memory
 from pykdext.units import choose_form, count_things, format_bytes
 from pykdext.work import UNWATCHED, Work
@@ -38,8 +39,9 @@ def find_blocks(
         return _list_stated_blocks(source.snapshot, tag)
     if kernel is None:
         kind = source.snapshot.source.kind
+        stated = say_stated(tag, _find_stated(source.snapshot, tag))
         raise TargetError(
-            f"blocks: found a source without memory ({kind}), expected a dump. Hint: only it holds blocks"
+            f"blocks: found a source without memory ({kind}), expected a dump. Hint: only it holds blocks{stated}"
         )
     warnings: List[str] = []
     big: Tuple[Allocation, ...] = ()
@@ -85,7 +87,13 @@ def _list_stated_blocks(snapshot: PoolSnapshot, tag: PoolTag) -> BlockReport:
         freed=0,
         warnings=(*snapshot.warnings, "the text lists blocks, not what is in them"),
         is_complete=snapshot.coverage.is_complete,
+        stated=_find_stated(snapshot, tag),
     )
+
+
+def _find_stated(snapshot: PoolSnapshot, tag: PoolTag) -> Tuple[StatedDriver, ...]:
+    """Each driver that the source names for ``tag``, once."""
+    return tuple({item.module.lower(): item for item in snapshot.stated_drivers if item.tag == tag}.values())
 
 
 def _find_big_blocks(kernel: Kernel, tag: PoolTag, warnings: List[str], work: Work) -> Tuple[Allocation, ...]:

@@ -7,7 +7,7 @@ from typing import List, Optional, Sequence
 from pykdext.attribution.taglists import TagLists
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.space import ObjectSpace
-from pykdext.model import PoolTag
+from pykdext.model import PoolSnapshot, PoolTag
 from pykdext.pipeline.driverfiles import search_files
 from pykdext.pipeline.evidence import NO_CONTENTS, SearchedImages, join_contents
 from pykdext.pipeline.imagesearch import search_kernel
@@ -26,9 +26,11 @@ def find_owners(
     jobs: int = 1,
     work: Work = UNWATCHED,
     symbol_path: Optional[str] = None,
+    snapshot: Optional[PoolSnapshot] = None,
 ) -> FoundOwners:
     """Who owns each of ``tags``: by the images of ``kernel`` and the blocks in it, by driver files, and by the lists.
 
+    What the source of ``snapshot`` itself says of them is evidence, too.
     The files are those of ``paths`` (see :func:`search_files`); ``symbol_path`` is where their symbols are looked for;
     None: along the environment's. An end by the user leaves what was searched until then.
     """
@@ -43,4 +45,4 @@ def find_owners(
         symbols = choose_symbol_path(symbol_path)
         loaded = {module.name for search in searches for module in search.modules}
         searches.append(search_files(paths, tags, jobs, work, symbols, loaded))
-    return weigh_owners(searches, contents, tags, lists)
+    return weigh_owners(searches, contents, tags, lists, snapshot)

@@ -178,7 +178,7 @@ def find_unread_table(file: TextFile) -> Optional[Tuple[int, str]]:
         below = next((number for number in range(index + 1, len(lines)) if not _RULE.match(lines[number])), None)
         if below is None or not is_tag_titles(line):
             continue
-        for split in (_split_markdown, *(partial(_split_delimited, mark) for mark in ";,\t"), _split_wide, str.split):
+        for split in _SPLITS:
             titles, cells = split(line), split(lines[below])
             if len(titles) > 1 and abs(len(cells) - len(titles)) < 2 and _find_sided_columns(titles, "nonpaged paged"):
                 shown = lines[below].strip()[:_SHOWN_CHARACTERS]
@@ -223,3 +223,11 @@ def _split_markdown(line: str) -> List[str]:
 
 def _split_wide(line: str) -> List[str]:
     return _COLUMN_BORDER.split(line.strip())
+
+
+_SPLITS: Tuple[Split, ...] = (
+    _split_markdown,
+    *(partial(_split_delimited, mark) for mark in ";,\t"),
+    _split_wide,
+    str.split,
+)

@@ -8,6 +8,7 @@ from pykdext.model import Allocation, BlockReport, BlockView, ContentsWitness, P
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
 from pykdext.report.markup import PLAIN, Line, Markup, link_cells, link_words, render_lines
+from pykdext.report.sentences.tags import verdict_on_blocks
 from pykdext.units import choose_form, count_things, format_address, format_bytes, format_count, format_share, say_rest
 
 SIZES_SHOWN = 10
@@ -36,6 +37,8 @@ def render_blocks_text(report: BlockReport, width: int, markup: Markup = PLAIN) 
     if report.freed:
         bear = "bears the tag but is free" if report.freed == 1 else "bear the tag but are free"
         lines += wrap(f"{count_things(report.freed, 'more block')} {bear}.", width)
+    if report.stated:
+        lines += wrap(f"{verdict_on_blocks(report)}", width)
     if report.found:
         lines += ["", *_size_table(report), "", *_sample_table(report.sample, width, links)]
     if report.witness is not None and report.witness.drivers:

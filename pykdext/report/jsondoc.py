@@ -100,6 +100,9 @@ def render_blocks_json(report: BlockReport) -> str:
         "sizes": [{"size_bytes": size, "blocks": count} for size, count in report.sizes],
         "freed": report.freed,
         "witness": _witness_document(report.witness) if report.witness is not None else None,
+        "stated_drivers": [
+            {"module": item.module, "told_by": item.told_by, "text": item.text} for item in report.stated
+        ],
         "blocks": [
             {
                 "address": block.address,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+from pykdext.cli.main import main
 from pykdext.model import PoolKind, PoolTag
 from pykdext.records.logs import load_log
 from pykdext.records.stateddrivers import find_binary, find_drivers
@@ -65,3 +68,52 @@ def test_poolmon_keeps_the_column_mapped_driver():
         ("Thre", "nt", "column Mapped_Driver"),
         ("NpCD", "npcap.sys", "column Mapped_Driver"),
     ]
+
+
+DEBUGGER_TEXT = """\
+0: kd> !poolused 2
+               NonPaged                  Paged
+ Tag     Allocs         Used     Allocs         Used
+ Zbcd     10000     12345678          7          777  Foo , Binary: foo.sys
+ Irp       1000      1345678          7          777  Io, IRP packets , Binary: wrong.sys
+TOTAL     11000     13691356         14         1554
+"""
+POOLMON_TEXT = """\
+ Tag  Type     Allocs            Frees            Diff   Bytes      Per Alloc  Mapped_Driver
+
+ Zbcd Nonp      10000 (   0)         0 (   0)    10000 1234567 (     0)    123 [foo.sys]
+"""
+COLUMN_TEXT = "Tag,Type,Diff,Bytes,Driver\nZbcd,Nonp,10000,1234567,foo.sys\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told_by"),
+    [
+        (DEBUGGER_TEXT, "Binary in !poolused"),
+        (POOLMON_TEXT, "column Mapped_Driver"),
+        (COLUMN_TEXT, "a column of the table"),
+    ],
+)
+def test_every_command_gives_the_driver_that_the_text_states(tmp_path, capsys, text, told_by):
+    path = tmp_path / "log.txt"
+    path.write_text(text)
+    assert main(["find", "Zbcd", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "Owner: foo.sys, possible" in shown
+    assert told_by in shown and "there is no driver image to search" in shown
+    for view in ("poolmon", "poolused"):
+        assert main(["used", str(path), "--view", view]) == 0
+        shown = capsys.readouterr().out
+        assert re.search(r"^Zbcd .*foo\.sys: possible", shown, re.MULTILINE)
+        assert "wrong.sys" not in shown  # the tag of an object is nobody's
+    assert main(["blocks", "Zbcd", str(path)]) == 3
+    assert f"foo.sys (possible, {told_by})" in capsys.readouterr().err
+
+
+def test_a_list_of_blocks_gives_the_driver_that_it_states(capsys):
+    path = str(CASES / "43-verifier-allocs.txt")
+    assert main(["blocks", "ebpf", path]) == 0
+    assert "the text itself states ebpfcore.sys (possible, !verifier)." in " ".join(capsys.readouterr().out.split())
+    assert main(["blocks", "ebpf", path, "--format", "json"]) == 0
+    (stated,) = json.loads(capsys.readouterr().out)["stated_drivers"]
+    assert (stated["module"], stated["told_by"]) == ("ebpfcore.sys", "!verifier")

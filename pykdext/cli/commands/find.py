@@ -117,7 +117,9 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
             source = opened.enter_context(open_source(options, call))
             kernel, state, is_whole = source.kernel, source.snapshot, source.is_whole
             subject = state.source
-        answer = pipeline.find_owners(kernel, options.images, options.tags, lists, jobs, call.work, options.symbols)
+        answer = pipeline.find_owners(
+            kernel, options.images, options.tags, lists, jobs, call.work, options.symbols, state
+        )
     lacking = say_lacking_counts(state.coverage) if state else ""
     warnings = (
         *describe_misspelt_tags(options.tags, state.tags if state else ()),

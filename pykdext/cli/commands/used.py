@@ -98,7 +98,7 @@ def _render_text(
 ) -> str:
     """The table; of one that nobody limited ``shown_at_once`` rows, with a line that says so."""
     from pykdext.model.selection import select_tags, select_usages
-    from pykdext.pipeline import TagLists
+    from pykdext.pipeline import TagLists, describe_stated
     from pykdext.report.tagtable import render_poolmon_text, render_poolused_text
     from pykdext.units import count_things
 
@@ -106,12 +106,12 @@ def _render_text(
     top = shown_at_once if selection.top is None else None
     if options.view == _POOLUSED:
         tags = select_tags(snapshot, selection)
-        described = lists.describe_tags(row.tag for row in tags[:top])
+        described = describe_stated(snapshot, lists.describe_tags(row.tag for row in tags[:top]))
         text = render_poolused_text(snapshot, tags[:top], described, look.width, look.markup)
         hidden = len(tags) - len(tags[:top])
     else:
         usages = select_usages(snapshot, selection)
-        described = lists.describe_tags(row.tag for row in usages[:top])
+        described = describe_stated(snapshot, lists.describe_tags(row.tag for row in usages[:top]))
         text = render_poolmon_text(snapshot, usages[:top], described, look.width, look.markup)
         hidden = len(usages) - len(usages[:top])
     if not hidden:

@@ -365,6 +365,8 @@ def _rows(count: Optional[int]) -> str:
 
 def describe_images(images: ImageCoverage) -> str:
     """How many of the driver images were searched, and how much of them was in memory."""
+    if not images.modules_total:
+        return "there is no driver image to search"
     if images.modules_unsearched:
         searched = images.modules_total - images.modules_unsearched
         return f"{searched} of {count_things(images.modules_total, 'image')} searched before the end"

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Sequence, Tuple
 
-from pykdext.model import BlockReport, PoolKind, PoolTag, TagLookup, TagOwners
+from pykdext.model import BlockReport, Confidence, PoolKind, PoolTag, StatedDriver, TagLookup, TagOwners
 from pykdext.report.sentences.owners import describe, name_owners
-from pykdext.units import choose_form, count_things, format_bytes, format_count, format_day, format_share, say_rest
+from pykdext.units import (
+    choose_form,
+    count_things,
+    format_bytes,
+    format_count,
+    format_day,
+    format_share,
+    name_some,
+    say_rest,
+)
 
 if TYPE_CHECKING:
     from pykdext.model.fleet import HistoryLine
@@ -30,10 +39,18 @@ def verdict_on_blocks(report: BlockReport) -> str:
     counted = sum(report.counted.usage(pool).outstanding or 0 for pool in PoolKind)
     were = choose_form(counted, "was", "were")
     found = f"{format_count(len(report.found))} of {count_things(counted, 'block')} of {report.tag} {were} found."
+    if report.stated:
+        return f"{found[:-1]}{say_stated(report.tag, report.stated)}."
     if report.witness is None or not report.witness.drivers:
         return found
     first = report.witness.drivers[0]
     return f"{found} {format_share(first.share_of_blocks)} of those looked into point at {first.module}."
+
+
+def say_stated(tag: PoolTag, stated: Sequence[StatedDriver]) -> str:
+    """The drivers that a text states for ``tag``, as the continuation of a sentence; empty without any."""
+    names = name_some([f"{item.module} ({Confidence.POSSIBLE.value}, {item.told_by})" for item in stated])
+    return f"; for {tag} the text itself states {names}" if stated else ""
 
 
 def verdict_on_explanation(explained: Sequence[Tuple[PoolTag, Sequence[TagLookup]]]) -> str:
