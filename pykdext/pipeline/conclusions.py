@@ -29,6 +29,7 @@ from pykdext.model.names import find_engine_name
 from pykdext.pipeline.evidence import NO_CONTENTS, SearchedImages
 from pykdext.pipeline.sources import has_memory, open_source
 from pykdext.pipeline.weighing import FoundOwners, weigh_owners
+from pykdext.printable import quote_word
 from pykdext.report.sentences.diffs import verdict_on_diff
 from pykdext.report.sentences.series import is_growing, verdict_on_series
 from pykdext.work import UNWATCHED, Work
@@ -200,7 +201,9 @@ def _iter_steps(snapshot: PoolSnapshot, grown: Sequence[GrownTag]) -> Iterator[N
     tag = str(leading.tag).strip()
     if has_memory(snapshot):
         program = "!py poolleak" if snapshot.source.is_session else "poolleak"
-        source = f" {snapshot.source.path}" if snapshot.source.path else ""
+        source = f" {quote_word(snapshot.source.path)}" if snapshot.source.path else ""
+        if grown[0].role is Role.OBJECT:
+            yield NextStep(f"{program} holders {str(grown[0].tag).strip()}{source}", "who holds its objects")
         yield NextStep(f"{program} blocks {tag}{source}", "where its blocks are, and what they point at")
     else:
         yield NextStep(f"poolleak find {tag} --images DIR", "who owns it, by the machine's driver files")

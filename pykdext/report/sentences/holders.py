@@ -57,12 +57,13 @@ def _is_leak(driver: VerifiedDriver) -> str:
 
 
 def name_list_owner(tag: PoolTag, item: LookasideList, outstanding: int) -> Finding:
-    """A driver's lookaside list took the blocks."""
+    """A driver's lookaside list took the blocks; the driver keeps them only where the list has given them out."""
     place = "" if item.rva is None else f"+0x{item.rva:x}"
+    end = f"{item.module} does not return them" if 2 * item.in_use >= item.taken else f"they are {item.module}'s"
     sentence = (
-        f"Tag {tag}: a lookaside list of {item.module} ({item.module}{place}, {item.proof}) took "
-        f"{format_count(item.taken)} of the {count_things(outstanding, 'outstanding block')} and has given out "
-        f"{format_count(item.in_use)}: {item.module} does not return them."
+        f"Tag {tag}: of {count_things(outstanding, 'outstanding block')} a lookaside list of {item.module} "
+        f"({item.module}{place}, {item.proof}) has taken {format_count(item.taken)} from the pool and not given them "
+        f"back; {format_count(item.in_use)} of its blocks are in use: {end}."
     )
     return Finding(HolderKind.LOOKASIDE, sentence, _PROVEN, f"dt nt!_GENERAL_LOOKASIDE {item.address:x}")
 

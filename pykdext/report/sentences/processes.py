@@ -10,6 +10,9 @@ from pykdext.units import choose_form, count_things, format_count, format_share
 _NAMED = 4
 _MANY_ZOMBIES, _MANY_HANDLES = 1_000, 100_000
 
+MANY_EXITED = 100
+"""More exited processes than before that are worth a word."""
+
 
 def describe_processes(found: ProcessList, alive: Sequence[Process], zombies: Sequence[Process], handles: int) -> str:
     """The sentence on all processes of a machine."""
@@ -85,12 +88,13 @@ def describe_unusual(processes: Sequence[Process]) -> str:
     return " ".join(words)
 
 
-def describe_handle_growth(process: Optional[Process], grown: int, exited: int) -> str:
+def describe_handle_growth(process: Optional[Process], grown: int, exited: int, holder: Optional[Process]) -> str:
     """A sentence on the process whose handles grew most between two states, and on processes that exited and stay."""
     words = []
     if process is not None:
         now = format_count(process.handles)
         words.append(f"The handles of {process.label} grew most, by {format_count(grown)} to {now}.")
-    if exited >= _MANY_ZOMBIES // 10:
-        words.append(f"{count_things(exited, 'more exited process is', 'more exited processes are')} held.")
+    if exited >= MANY_EXITED:
+        whose = "" if holder is None else f", most of them by {holder.label}"
+        words.append(f"{count_things(exited, 'more exited process is', 'more exited processes are')} held{whose}.")
     return " ".join(words)
