@@ -18,7 +18,7 @@ class DumpStatus(enum.Enum):
 
     DONE = "done"
     PARTIAL = "partial"
-    """There is a verdict, but part of the tag tables is missing."""
+    """There is a verdict, but part of the tag tables is missing, or pages that the file announces."""
     UNUSABLE = "unusable"
     TIMED_OUT = "timed-out"
     CRASHED = "crashed"
@@ -300,11 +300,12 @@ class BatchSummary:
 
 @dataclass(frozen=True)
 class HistorySample:
-    """What a tag did in a pool until a moment."""
+    """What a tag did in a pool until a moment; not ``is_counted``: the dump lacks tables, so that it is not known."""
 
     taken_at: Optional[datetime]
     uptime_seconds: Optional[float]
     usage: PoolUsage
+    is_counted: bool = True
 
     @property
     def bytes_per_hour(self) -> Optional[float]:
@@ -322,3 +323,9 @@ class HistoryLine:
     tag: PoolTag
     pool: PoolKind
     samples: Tuple[HistorySample, ...]
+
+    @property
+    def ends(self) -> Tuple[HistorySample, HistorySample]:
+        """The first and the last sample that tells bytes; of none the first and the last of all."""
+        told = [sample for sample in self.samples if sample.usage.bytes is not None] or self.samples
+        return told[0], told[-1]

@@ -7,6 +7,7 @@ from typing import List, Optional, Sequence
 from pykdext.model.fleet import HistoryLine
 from pykdext.printable import pad_columns
 from pykdext.report.layout import format_table, wrap
+from pykdext.report.sentences.tags import say_uncounted
 from pykdext.report.sparkline import render_sparkline
 from pykdext.units import count_things, format_bytes, format_day
 
@@ -30,13 +31,14 @@ def render_history_text(
             line.tag.text,
             line.pool.label,
             str(len(line.samples)),
-            format_day(line.samples[0].taken_at),
-            format_day(line.samples[-1].taken_at),
-            format_bytes(line.samples[0].usage.bytes),
-            format_bytes(line.samples[-1].usage.bytes),
-            format_bytes(line.samples[-1].bytes_per_hour),
+            format_day(first.taken_at),
+            format_day(last.taken_at),
+            format_bytes(first.usage.bytes),
+            format_bytes(last.usage.bytes),
+            format_bytes(last.bytes_per_hour),
         )
         for line in shown
+        for first, last in (line.ends,)
     ]
     table = format_table(_HEADERS, cells, _ALIGN, width, _SPARE, encoding)
     left = len(table[1]) + 2
@@ -46,7 +48,7 @@ def render_history_text(
         table = [
             (pad_columns(row, left) + graph).rstrip() for row, graph in zip(table, ["Bytes", "-" * columns, *graphs])
         ]
-    text: List[str] = [*table, "", *wrap(_summary(lines, len(shown)), width)]
+    text: List[str] = [*table, "", *wrap(_summary(lines, len(shown)), width), *wrap(say_uncounted(lines), width)]
     return "\n".join(text) + "\n"
 
 

@@ -6,17 +6,18 @@ import json
 import sqlite3
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage
 from pykdext.model.fleet import HistoryLine, HistorySample
 from pykdext.model.selection import match_tag, match_text
-from pykdext.records.snapshotfile import parse_snapshot_document
+from pykdext.records.snapshotfile import parse_coverage, parse_snapshot_document
 from pykdext.store.database import StoreError, failures_named, open_database
 from pykdext.store.source import SEPARATOR, StoredSource
 from pykdext.units import count_things, name_some
 
 _NAMED_HOSTS = 12
+_NOT_KNOWN = PoolUsage(None, None, None, None)
 
 
 def load_stored_states(source: StoredSource) -> Tuple[PoolSnapshot, ...]:
@@ -67,23 +68,35 @@ def _load_lines(connection: sqlite3.Connection, hosts: List[str], tag: Optional[
     lines: List[HistoryLine] = []
     for host in hosts:
         samples: Dict[Tuple[bytes, str], List[HistorySample]] = {}
+        uncounted = _find_uncounted(connection, host)
         rows = connection.execute(
-            "SELECT t.tag, t.pool, s.taken_at, s.uptime_seconds, t.allocs, t.frees, t.outstanding, t.bytes, t.clamped"
-            " FROM tags t JOIN snapshots s ON s.id = t.snapshot_id JOIN hosts h ON h.id = s.host_id"
+            "SELECT s.id, t.tag, t.pool, s.taken_at, s.uptime_seconds, t.allocs, t.frees, t.outstanding, t.bytes,"
+            " t.clamped FROM tags t JOIN snapshots s ON s.id = t.snapshot_id JOIN hosts h ON h.id = s.host_id"
             " WHERE h.name = ? AND (t.allocs OR t.bytes) ORDER BY s.taken_at, s.id",
             (host,),
         )
-        for raw, pool, taken_at, uptime_seconds, allocs, frees, outstanding, held, clamped in rows:
+        for snapshot_id, raw, pool, taken_at, uptime_seconds, allocs, frees, outstanding, held, clamped in rows:
             if not all(number is None or isinstance(number, int) for number in (allocs, frees, outstanding, held)):
                 raise TypeError("a counter that is no number")
             if tag is None or _is_tag(PoolTag(raw), tag):
-                usage = PoolUsage(allocs, frees, outstanding, held, bool(clamped))
+                is_counted = snapshot_id not in uncounted
+                usage = PoolUsage(allocs, frees, outstanding, held, bool(clamped)) if is_counted else _NOT_KNOWN
                 moment = datetime.fromisoformat(taken_at) if taken_at else None
-                samples.setdefault((raw, pool), []).append(HistorySample(moment, uptime_seconds, usage))
+                samples.setdefault((raw, pool), []).append(HistorySample(moment, uptime_seconds, usage, is_counted))
         lines += [
             HistoryLine(host, PoolTag(raw), PoolKind(pool), tuple(found)) for (raw, pool), found in samples.items()
         ]
     return lines
+
+
+def _find_uncounted(connection: sqlite3.Connection, host: str) -> Set[int]:
+    """The snapshots of a host that lack processors' tables, so that what their tags hold is not known."""
+    rows = connection.execute(
+        "SELECT s.id, s.state FROM snapshots s JOIN hosts h ON h.id = s.host_id"
+        " WHERE h.name = ? AND s.state IS NOT NULL",
+        (host,),
+    )
+    return {number for number, state in rows if parse_coverage(json.loads(state)["coverage"]).lacks_counts}
 
 
 @contextmanager
@@ -135,4 +148,4 @@ def _name_hosts(hosts: List[str]) -> str:
 
 
 def _rank(line: HistoryLine) -> Tuple[int, str, str, str]:
-    return -(line.samples[-1].usage.bytes or 0), line.host.lower(), line.tag.hex, line.pool.value
+    return -(line.ends[1].usage.bytes or 0), line.host.lower(), line.tag.hex, line.pool.value

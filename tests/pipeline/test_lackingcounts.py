@@ -14,9 +14,12 @@ from dumps.forge import forge
 from pykdext.cli.main import main
 from pykdext.growth import compare_snapshots, follow_series, may_be_missing_frees, rank_suspects
 from pykdext.model import ExpansionState, PoolKind, PoolUsage, Role, TableCoverage
+from pykdext.model.fleet import Answer, DumpInput, DumpStatus
 from pykdext.pipeline.sources import load_states
 from pykdext.pipeline.verdict import judge_state
 from pykdext.records.snapshotfile import render_snapshot_json
+from pykdext.report.jsondoc import render_report_json
+from pykdext.store.batches import open_store
 from tests.helpers.builders import owned, row, snapshot, usage
 
 NOT_KNOWN = "what tags hold is not known"
@@ -261,3 +264,38 @@ def test_a_batch_says_how_many_dumps_lack_tables(dumps, tmp_path, capsys):
     document = json.loads(answer(capsys, *words, "--store", store, "--format", "json")[1])
     assert document["counts"]["uncounted"] == 1 and document["verdict"].startswith(said)
     assert said in " ".join(answer(capsys, *words, "--store", store, "--format", "html")[1].split())
+
+
+def write_store(path, dumps):
+    """Two whole states of one host and, between or after them, one that lacks a table and seems to hold the most."""
+    with open_store(str(path)) as store:
+        for day, (held, coverage) in enumerate(dumps):
+            taken_at = START + timedelta(days=day)
+            state = snapshot(row("Pipo", usage(held, 0, held)), taken_at=taken_at, coverage=coverage)
+            report = judge_state(state, {})
+            kept = Answer(
+                DumpStatus.DONE.value,
+                1.0,
+                report=json.loads(render_report_json(report)),
+                state=json.loads(render_snapshot_json(state)),
+                drivers=[],
+            )
+            store.save(DumpInput(f"{day}.dmp", f"/{day}.dmp", str(day)), "HOST", kept)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_history_takes_no_number_from_a_dump_that_lacks_tables(place, tmp_path, capsys):
+    dumps = [(100 << 20, covered(4)), (150 << 20, covered(4))]
+    dumps.insert(place, (9 << 30, covered(3)))
+    write_store(tmp_path / "x.sqlite", dumps)
+    words = ("history", "Pipo", "--store", tmp_path / "x.sqlite")
+    said = "1 dump lacks rows of the tag tables: what its tags held is not known."
+    text = answer(capsys, *words, "--width", "120")[1]
+    assert said in text and "GB" not in text
+    assert text.splitlines()[2].split()[3] == "3" and "100 MB" in text and "150 MB" in text
+    document = json.loads(answer(capsys, *words, "--format", "json")[1])
+    first, last = [day for day in range(3) if day != place]
+    grown = f"by 50.0 MB on HOST from 2024-11-{12 + first} to 2024-11-{12 + last}."
+    assert document["verdict"] == f"{said} Tag Pipo of the nonpaged pool grew most: {grown}"
+    sample = document["lines"][0]["samples"][place]
+    assert all(sample[name] is None for name in ("allocs", "frees", "outstanding", "bytes"))

@@ -63,16 +63,31 @@ def verdict_on_explanation(explained: Sequence[Tuple[PoolTag, Sequence[TagLookup
 
 
 def verdict_on_history(lines: Sequence[HistoryLine]) -> str:
-    """Which tag of which host grew most between its first and its last dump."""
+    """Which tag of which host grew most between its first and its last dump; before it, which dumps do not tell."""
+    uncounted = say_uncounted(lines)
+    return f"{uncounted} {_say_most_grown(lines)}" if uncounted else _say_most_grown(lines)
+
+
+def say_uncounted(lines: Sequence[HistoryLine]) -> str:
+    """How many dumps lack processors' tables; empty where none does."""
+    dumps = {(line.host, sample.taken_at) for line in lines for sample in line.samples if not sample.is_counted}
+    if not dumps:
+        return ""
+    lack, its = choose_form(len(dumps), "lacks", "lack"), choose_form(len(dumps), "its", "their")
+    return f"{count_things(len(dumps), 'dump')} {lack} rows of the tag tables: what {its} tags held is not known."
+
+
+def _say_most_grown(lines: Sequence[HistoryLine]) -> str:
     grown = [
         (last.usage.bytes - first.usage.bytes, line)
         for line in lines
-        if (first := line.samples[0]).usage.bytes is not None and (last := line.samples[-1]).usage.bytes is not None
+        for first, last in (line.ends,)
+        if first.usage.bytes is not None and last.usage.bytes is not None
     ]
     most, line = max(grown, key=lambda entry: entry[0], default=(0, None))
     if line is None or most <= 0:
         return "No tag grew between the stored dumps of its host."
-    first, last = line.samples[0], line.samples[-1]
+    first, last = line.ends
     return (
         f"Tag {line.tag} of the {line.pool.value} pool grew most: by {format_bytes(most)} on {line.host} from "
         f"{format_day(first.taken_at)} to {format_day(last.taken_at)}."
