@@ -27,9 +27,6 @@ PROMINENT_TIMES, TOWERING_TIMES = 2.5, 5.0
 COMPARED_TAGS = 3
 """With fewer other tags of the pool in the list, the next one is no measure."""
 
-WHOLE_ROWS = 100
-"""A list with so many tags of a pool was not chosen by hand: what it adds up to is the pool."""
-
 LITTLE_MEMORY_SHARE = 0.01
 """Of the machine's memory: less hangs it in no near future."""
 
@@ -90,13 +87,6 @@ class PoolView:
         rows = sorted(
             (row for row in snapshot.tags if row.usage(pool).bytes), key=lambda row: -(row.usage(pool).bytes or 0)
         )
-        stated = snapshot.stated_total(pool)
-        is_whole = (
-            snapshot.memory.used_bytes(pool) is not None
-            or (stated is not None and stated.bytes is not None)
-            or snapshot.source.symbols is not None
-            or len(rows) >= WHOLE_ROWS
-        )
         bounds = (
             (snapshot.memory.physical_bytes, "the machine's memory"),
             (snapshot.memory.commit_limit_bytes, "the commit limit"),
@@ -108,7 +98,7 @@ class PoolView:
         return cls(
             pool,
             total,
-            is_whole,
+            snapshot.is_whole(pool),
             tuple(rows),
             MachineSize.of(snapshot),
             backing_bytes,
@@ -176,7 +166,7 @@ def _prominence_traits(view: PoolView, row: TagUsage) -> Iterator[Trait]:
     if not others:
         return
     times = (row.usage(view.pool).bytes or 0) / others[0]
-    words = f"holds {times:,.1f} times as much as the next tag"
+    words = f"holds {times:,.{1 if times < 1000 else 0}f} times as much as the next tag"
     if times >= TOWERING_TIMES:
         yield Trait(2 if len(others) >= COMPARED_TAGS else 1, words)
     elif times >= PROMINENT_TIMES and len(others) >= COMPARED_TAGS:

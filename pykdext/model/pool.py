@@ -159,6 +159,9 @@ class TimeOrigin(enum.Enum):
     """The place in the series, and the interval that the user gave."""
 
 
+WHOLE_ROWS = 100
+"""A list with so many tags of a pool was not chosen by hand: what it adds up to is the pool."""
+
 SPOILED_ROWS = 32
 """Up to so many missing rows are single ones that damage spoiled, each of one tag; a lost page of a table has more."""
 
@@ -317,6 +320,16 @@ class PoolSnapshot:
     def stated_total(self, pool: PoolKind) -> Optional[PoolUsage]:
         """The sum over all tags of ``pool`` that the source itself prints."""
         return self.stated_nonpaged if pool is PoolKind.NONPAGED else self.stated_paged
+
+    def is_whole(self, pool: PoolKind) -> bool:
+        """Whether a share of what is known of ``pool`` is one of the pool, not of rows that somebody chose."""
+        stated = self.stated_total(pool)
+        return (
+            self.memory.used_bytes(pool) is not None
+            or (stated is not None and stated.bytes is not None)
+            or self.source.symbols is not None
+            or sum(1 for row in self.tags if row.usage(pool).bytes) >= WHOLE_ROWS
+        )
 
     def total_bytes(self, pool: PoolKind) -> Optional[int]:
         """Bytes outstanding of all tags in ``pool``; None where no tag says, or where tables are missing."""

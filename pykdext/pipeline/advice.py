@@ -25,12 +25,23 @@ def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[Nex
         steps.append(NextStep("poolleak record --recipe", "a script that samples the tags of that machine"))
         steps.append(NextStep("poolmon -n log.txt", "or its tags once, before the restart that ends the leak"))
         steps.append(NextStep(None, "A complete or kernel dump taken before the restart tells the driver, too"))
+    steps += _iter_file_searches(snapshot, suspects)
     if not suspects and snapshot.tags:
         steps.append(NextStep(f"{program} used{source} --top 20", "look at the largest tags yourself"))
     if snapshot.source.is_session and (snapshot.source.symbols or "").startswith("inference"):
         steps.append(NextStep(".reload /f nt", "symbols of nt (after .symfix): they name what was inferred"))
     keep = NextStep(f"{program} snapshot{source} -o before.json", "keep this state; a later one shows what grew")
     return (*steps, keep)
+
+
+def _iter_file_searches(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Iterator[NextStep]:
+    """How to search driver files for what a text, which holds no images, cannot tell."""
+    if snapshot.source.symbols is not None or snapshot.image is not None or not snapshot.tags:
+        return
+    wanted = [_quote(item.tag.text.rstrip()) for item in suspects[:3] if not item.role.tells_no_caller]
+    why = "who owns it, by the machine's driver files" if wanted else "who owns a tag, by the machine's driver files"
+    if wanted or not suspects:
+        yield NextStep(f"poolleak find {' '.join(dict.fromkeys(wanted)) or 'TAG'} --images DIR", why)
 
 
 def _look_at(address: int, place: Evidence) -> NextStep:

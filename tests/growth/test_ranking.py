@@ -47,7 +47,7 @@ LEAK = row("Pipo", usage(4_000_000, 1_000, 2 * GB))
 def test_a_healthy_server_has_no_suspects():
     assert rank_suspects(snapshot(*HEALTHY), KNOWN) == ()
     assert judge_state(snapshot(*HEALTHY), KNOWN).verdict.startswith(
-        "Tag MmSt holds 300 MB, 56% of the paged pool; holds 300 MB; 100,000 blocks are outstanding. That is too little"
+        "Tag MmSt holds 300 MB, 56% of the paged pool; 100,000 blocks are outstanding. These signs do not suffice"
     )
 
 
@@ -94,7 +94,7 @@ def test_what_the_source_does_not_tell_is_no_verdict():
 def test_a_leak_nobody_can_be_named_for_is_still_said():
     state, owners = snapshot(*HEALTHY, LEAK), dict([owned("Pipo")])
     assert rank_suspects(state, owners)[0].role is Role.UNKNOWN
-    assert "Only a dump can tell" in judge_state(state, owners).verdict
+    assert "A dump or the machine's driver files can tell" in judge_state(state, owners).verdict
     assert "No driver in memory" in judge_state(state, owners, ImageCoverage(12, 14, 0.5)).verdict
 
 
@@ -301,3 +301,27 @@ def test_a_pool_that_is_not_named_is_not_called_the_nonpaged_one():
     report = judge_state(state, {})
     assert "of the pool (which one is not said)" in report.verdict
     assert "nonpaged" not in f"{report.verdict} {report.suspects[0].reasons}"
+
+
+def test_a_share_of_rows_that_somebody_chose_is_one_of_what_is_listed():
+    chosen = replace(snapshot(LEAK), source=SnapshotSource("CSV of tags", "paste.csv"))
+    for state, words in (
+        (chosen, "100% of what is listed of the nonpaged pool"),
+        (replace(chosen, memory=SystemMemory(nonpaged_bytes=2 * GB)), "of the nonpaged pool"),
+        (replace(chosen, stated_nonpaged=PoolUsage(None, None, 9, 2 * GB)), "of the nonpaged pool"),
+    ):
+        said = judge_state(state, {}).verdict
+        assert words in said
+        assert ("what is listed" in said) is (state is chosen)
+
+
+def test_a_text_leads_on_to_driver_files_and_its_words_say_why_it_is_no_leak_by_itself():
+    chosen = replace(snapshot(LEAK), source=SnapshotSource("CSV of tags", "paste.csv"))
+    commands = [step.command for step in judge_state(chosen, {}).next_steps]
+    assert f"poolleak find {LEAK.tag} --images DIR" in commands
+    healthy = replace(snapshot(*HEALTHY), source=SnapshotSource("CSV of tags", "paste.csv"))
+    report = judge_state(healthy, KNOWN)
+    assert "poolleak find TAG --images DIR" in [step.command for step in report.next_steps]
+    assert "These signs do not suffice to call it a leak." in report.verdict
+    dump = judge_state(snapshot(*HEALTHY), KNOWN)
+    assert not any("--images" in (step.command or "") for step in dump.next_steps)

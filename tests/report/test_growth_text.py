@@ -79,7 +79,7 @@ Before: log-1.txt: 2024-11-12 03:41:00 UTC (by the file name)
 After:  log-2.txt: 2024-11-12 05:41:00 UTC (by the file name)
 
 Tag Pipo of the nonpaged pool grew most: by 188 KB in 2 h 0 min, 93.8 KB an
-hour. Only a dump can tell which driver it is.
+hour. A dump or the machine's driver files can tell which driver it is.
 
 Tag   Type    Allocs    Frees    Diff     Bytes   Per hour
 ----  -----  -------  -------  ------  --------  ---------  ---
@@ -196,9 +196,9 @@ EXPECTED = """\
 200 samples from 2024-11-12 03:41 to 2024-11-14 05:26 UTC, 2 d 1 h
 
 Tag Pipo of the nonpaged pool grows by 1.25 MB an hour, 30.0 MB a day (95 %:
-1.25 MB to 1.25 MB an hour, p < 0.001); the nonpaged pool is full in 5 d 8 h.
-Only a dump can tell which driver it is. It grows in lockstep with others (group
-1, role: cause).
+1.25 MB to 1.25 MB an hour, p < 0.001); the nonpaged pool is full in 5 d 8 h. A
+dump or the machine's driver files can tell which driver it is. It grows in
+lockstep with others (group 1, role: cause).
 
 Tag   Type   Verdict   Per hour      Now   Full in  Bytes
 ----  -----  --------  --------  -------  --------  ----------------------------

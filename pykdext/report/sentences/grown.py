@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import List, Optional
 
 from pykdext.model import Conclusion, GrownTag, LockstepGroup, Role
-from pykdext.report.sentences.owners import name_owners
+from pykdext.report.sentences.owners import NO_IMAGES, name_owners
 from pykdext.units import count_things
 
 
@@ -19,7 +19,7 @@ def say_owner(grown: GrownTag, conclusion: Conclusion) -> str:
         return f"; {name_owners(grown.owners, with_grade=False)} allocates it ({grown.owners[0].confidence.value})."
     if conclusion.image_coverage is not None:
         return ". No driver in memory could be tied to it."
-    return ". Only a dump can tell which driver it is."
+    return f". {NO_IMAGES}"
 
 
 def say_holder(grown: GrownTag, conclusion: Conclusion) -> str:

@@ -28,6 +28,9 @@ GRADES = {
 }
 """What each grade of evidence means, for a reader who has only the report."""
 
+NO_IMAGES = "A dump or the machine's driver files can tell which driver it is."
+"""Of a source that holds no images; the next steps name the commands."""
+
 
 def describe(item: TagDescription) -> str:
     """An entry of a tag list in words; some entries name no module."""

@@ -21,7 +21,7 @@ from pykdext.model.bugchecks import name_bugcheck
 from pykdext.model.objects import HolderReport
 from pykdext.report.poolnames import name_pool, name_total
 from pykdext.report.sentences.memory import describe_small_pools, describe_untagged
-from pykdext.report.sentences.owners import name_owners
+from pykdext.report.sentences.owners import NO_IMAGES, name_owners
 from pykdext.units import (
     choose_form,
     count_things,
@@ -126,11 +126,11 @@ def _verdict_on_pools(report: LeakReport) -> str:
 
 def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
     images, holder = report.image_coverage, _holder_of(report, (first,))
-    pool = name_pool(first.pool, report.snapshot)
+    pool = _name_whole(first.pool, report.snapshot)
     if first.share is None:
-        size = f"By the tables that were read, tag {first.tag} holds {format_bytes(first.usage.bytes)} of the {pool}"
+        size = f"By the tables that were read, tag {first.tag} holds {format_bytes(first.usage.bytes)} of {pool}"
     else:
-        size = f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of the {pool}"
+        size = f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of {pool}"
     if first.usage.outstanding is not None:
         size += f", in {count_things(first.usage.outstanding, 'block')}"
     if holder is not None:
@@ -148,11 +148,16 @@ def _verdict_on_one(report: LeakReport, first: Suspect) -> str:
         why = "it is a cache of Windows, which holds what others use"
         return f"{size}, {grade}. The caller is not told by this tag: {why}."
     if not first.owners:
-        unknown = "No driver in memory could be tied to it." if images else "Only a dump can tell which driver it is."
+        unknown = "No driver in memory could be tied to it." if images else NO_IMAGES
         listed = f"A tag list says: {first.descriptions[0].text}. " if first.descriptions else ""
         return f"{size}, and looks like a leak. {listed}{unknown}"
     unless = ", unless what is missing counts its frees" if first.share is None else ""
     return f"{size}, and looks like a leak of {name_owners(first.owners)}{unless}."
+
+
+def _name_whole(pool: PoolKind, snapshot: PoolSnapshot) -> str:
+    """What a share is of: the pool, or only what a text lists of it."""
+    return f"{'the' if snapshot.is_whole(pool) else 'what is listed of the'} {name_pool(pool, snapshot)}"
 
 
 def _say_sharing(suspect: Suspect) -> str:
@@ -167,9 +172,9 @@ def _verdict_on_pair(report: LeakReport, consumer: Suspect, holder: Suspect) -> 
     held, holding = consumer.usage.outstanding or 0, holder.usage.outstanding or 1
     each = say_ratio(held / holding) if held else "one for each"
     owner = f"which {name_owners(holder.owners)} allocates" if holder.owners else "whose driver is not known"
-    pool = name_pool(consumer.pool, report.snapshot)
+    pool = _name_whole(consumer.pool, report.snapshot)
     return (
-        f"{format_bytes(consumer.usage.bytes)} of {consumer.tag}, {format_share(consumer.share)} of the "
+        f"{format_bytes(consumer.usage.bytes)} of {consumer.tag}, {format_share(consumer.share)} of "
         f"{pool}: {each} of {count_things(holding, 'block')} of {holder.tag}, {owner}. "
         f"{holder.tag} holds the others, and looks like the leak."
     )
@@ -265,22 +270,16 @@ def _verdict_on_counts(snapshot: PoolSnapshot) -> str:
 
 def _verdict_on_most(report: LeakReport, first: Suspect) -> str:
     """A pool that is mostly one tag, and why that is no leak by its looks."""
-    listed = next(
-        (
-            f"what is listed of the {name_pool(first.pool, report.snapshot)}"
-            for total in report.pools
-            if total.pool is first.pool and total.by_tags and report.snapshot.source.symbols is None
-        ),
-        f"the {name_pool(first.pool, report.snapshot)}",
-    )
-    size = f"Tag {first.tag} holds {format_bytes(first.usage.bytes)}, {format_share(first.share)} of {listed}"
+    held, whole = format_bytes(first.usage.bytes), _name_whole(first.pool, report.snapshot)
+    size = f"Tag {first.tag} holds {held}, {format_share(first.share)} of {whole}"
     if (first.usage.bytes or 0) < LITTLE_BYTES:
         return f"No leak by its looks. {size}: too little to hang a machine."
     excuse = next((reason[4:] for reason in reversed(first.reasons) if reason.startswith("but ")), None)
     if excuse is None:
-        others = [reason for reason in first.reasons[1:] if not reason.startswith(("but ", "no tag list"))]
+        said = ("but ", "no tag list", f"holds {held}")
+        others = [reason for reason in first.reasons[1:] if not reason.startswith(said)]
         if others:
-            return f"{size}; {'; '.join(others)}. That is too little to call it a leak."
+            return f"{size}; {'; '.join(others)}. These signs do not suffice to call it a leak."
         return f"{size}. That is most of it, but nothing else speaks for a leak."
     return f"No leak by its looks. {size}: {excuse}."
 
