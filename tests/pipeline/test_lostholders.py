@@ -125,3 +125,29 @@ def test_a_kernel_without_tag_tables_tells_its_processes(tmp_path, capsys):
     assert main(["processes", str(tmp_path / "lost.dmp"), "--sort", "zombies"]) == 1
     assert "120 more have exited and are still held, all cmd.exe" in " ".join(capsys.readouterr().out.split())
     assert main(["used", str(tmp_path / "lost.dmp")]) == 3
+
+
+@pytest.mark.parametrize("build", [7601, 19041, 22000])
+def test_driver_verifiers_drivers_are_found_without_symbols(build, tmp_path):
+    """Their tree is somewhere in nt's data: it is known by the images and the names that it leads to."""
+    machine = forge("verifier", build=build, leaked=400_000, healthy_share=64, known_kernel=False)
+    truth = {driver.driver: driver for driver in machine.truth.objects.verified}
+    (report,), _ = ask(machine, tmp_path, "VfLk")
+    (driver,) = report.verified
+    assert (driver.name, driver.nonpaged_allocations, driver.nonpaged_bytes) == (
+        "lookas.sys",
+        truth["lookas.sys"].allocations,
+        truth["lookas.sys"].nonpaged_bytes,
+    )
+    assert sum(caller.blocks for caller in driver.callers) == truth["lookas.sys"].tracked
+    assert (report.kind, report.grade) == (HolderKind.VERIFIER, "proven" if build < 20348 else "likely")
+
+
+def test_a_tree_that_leads_to_other_names_is_not_that_of_drivers(tmp_path):
+    machine = forge("verifier", leaked=400_000, healthy_share=64, known_kernel=False)
+    for driver in machine.truth.objects.verified:
+        entry = int.from_bytes(machine.read_virtual(driver.va, 8), "little")
+        machine.write_virtual(entry + 0x40, "x".encode("utf-16-le"))
+    (report,), _ = ask(machine, tmp_path, "VfLk")
+    assert report.verified == ()
+    assert any("nothing tells where its drivers are" in warning for warning in report.warnings)

@@ -1,6 +1,7 @@
 """What Driver Verifier counts: by driver, and where it tracks pool the code behind every outstanding allocation.
 
-Whether it runs is in nt!MmVerifierData, known without symbols. Its drivers hang in the trees of nt!ViTargetDriversAvl.
+Whether it runs is in nt!MmVerifierData, known without symbols. Its drivers hang in the trees of nt!ViTargetDriversAvl,
+which are looked for in nt's data where no symbol leads to them.
 Types of the allocations it tracks are public up to 19041. Sources: public symbols; ReactOS for the nodes of the trees.
 """
 
@@ -8,11 +9,19 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.pages import PageReader
+from pykdext.kernel.objects.verifiertrees import (
+    MAX_TABLES,
+    NODE_WORDS,
+    DriverTree,
+    TreeFinder,
+    iter_nodes,
+    read_driver_name,
+)
 from pykdext.model import Module, PoolTag, Struct
 from pykdext.model.traces import TrackedCaller, VerifiedDriver, VerifierReport
 from pykdext.targets.linkedlists import walk_chain
@@ -20,9 +29,8 @@ from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.units import count_things
 
 MAX_DRIVERS = 4_096
-MAX_TABLES = 1_024
 MAX_PAGES = 65_536
-_NODE_WORDS, _ENTRY_WORDS = 4, 4
+_ENTRY_WORDS = 4
 _POOL_TRACKING = 8
 _DATA_PATHS = (
     "SuspectDriverEntry",
@@ -33,7 +41,6 @@ _DATA_PATHS = (
     "NonPagedBytes",
 )
 _TREE_PATHS = ("Tables", "TablesNo")
-_MAX_NAME_BYTES = 0x200
 
 
 def read_verifier(kernel: Kernel, pages: PageReader) -> VerifierReport:
@@ -67,18 +74,25 @@ class _VerifierReader:
         target = self._kernel.struct("_VF_TARGET_DRIVER", "VerifiedData")
         data = self._kernel.struct("_VF_TARGET_VERIFIED_DRIVER_DATA", *_DATA_PATHS)
         data_at = None if target is None else target.offset("VerifiedData")
-        if symbol is None or tree is None or table is None or not table.size or data is None or data_at is None:
+        if tree is None or table is None or not table.size or data is None or data_at is None:
             self.warnings.append("Driver Verifier is on; no symbols tell where its drivers are")
             return ()
-        record = self._parse(tree, symbol.address)
-        if record is None:
-            self.warnings.append("Driver Verifier is on; its tree of drivers is not in memory")
-            return ()
-        first, count = record["Tables"], min(record["TablesNo"] & 0xFFFFFFFF, MAX_TABLES)
+        if symbol is None:
+            found = TreeFinder(self._kernel, self._pages, table.size, data_at).find()
+            if found is None:
+                self.warnings.append("Driver Verifier is on; nothing tells where its drivers are")
+                return ()
+        else:
+            record = self._parse(tree, symbol.address)
+            if record is None:
+                self.warnings.append("Driver Verifier is on; its tree of drivers is not in memory")
+                return ()
+            found = DriverTree(record["Tables"], min(record["TablesNo"] & 0xFFFFFFFF, MAX_TABLES))
+        tables = [found.first + number * table.size for number in range(found.tables)]
         drivers = []
-        for node in self._iter_nodes([first + number * table.size for number in range(count)]):
-            base = self._pages.pointer(node + _NODE_WORDS * self._width)
-            address = self._pages.pointer(node + _NODE_WORDS * self._width + data_at)
+        for node in iter_nodes(self._pages, self._width, tables, MAX_DRIVERS):
+            base = self._pages.pointer(node + NODE_WORDS * self._width)
+            address = self._pages.pointer(node + NODE_WORDS * self._width + data_at)
             module = next((module for module in self._modules if module.base == base), None)
             driver = self._read_driver(data, address, module) if address else None
             if driver is not None:
@@ -91,25 +105,11 @@ class _VerifierReader:
         except MemoryReadError:
             return None
 
-    def _iter_nodes(self, tables: Sequence[int]) -> List[int]:
-        """The nodes of all trees: below the root's right child, each one once."""
-        pending = [self._pages.pointer(table + 2 * self._width) for table in tables]
-        seen: List[int] = []
-        known = set()
-        while pending and len(seen) < MAX_DRIVERS:
-            node = pending.pop()
-            if not node or node in known:
-                continue
-            known.add(node)
-            seen.append(node)
-            pending += [self._pages.pointer(node + self._width), self._pages.pointer(node + 2 * self._width)]
-        return seen
-
     def _read_driver(self, form: Struct, address: int, module: Optional[Module]) -> Optional[VerifiedDriver]:
         record = self._parse(form, address)
         if record is None:
             return None
-        name = module.name if module is not None else self._read_name(record["SuspectDriverEntry"])
+        name = module.name if module is not None else self._name_of(record["SuspectDriverEntry"])
         if name is None:
             return None
         callers: Tuple[TrackedCaller, ...] = ()
@@ -127,16 +127,8 @@ class _VerifierReader:
             callers,
         )
 
-    def _read_name(self, entry: int) -> Optional[str]:
-        name = entry + 2 * self._width + 8  # behind its links and two counts
-        size = self._pages.number(name, 2) if entry else None
-        buffer = self._pages.pointer(name + self._width) if entry else None
-        if not size or not buffer or size > _MAX_NAME_BYTES or size % 2:
-            return None
-        try:
-            return self._pages.read(buffer, size).decode("utf-16-le", "replace")
-        except MemoryReadError:
-            return None
+    def _name_of(self, entry: int) -> Optional[str]:
+        return read_driver_name(self._pages, self._width, entry) if entry else None
 
     def _read_tracked(self, first: int, owner: int, module: Module) -> Tuple[TrackedCaller, ...]:
         """The outstanding allocations by the place in the driver that called, most first."""
