@@ -107,6 +107,19 @@ def test_negative_sums_are_shown_as_zero_and_marked(build):
     assert any("Torn" in warning for warning in snapshot.warnings)
 
 
+@pytest.mark.parametrize("build", GENERATIONS)
+@pytest.mark.parametrize("freed", [1 << 40, 1 << 62, (1 << 63) - 1])
+def test_more_freed_than_a_drift_explains_is_no_number_of_bytes(build, freed):
+    """The tables are whole, so that the row itself is wrong: neither 0 nor 2^64 less what was freed."""
+    rows = plain_rows(r9=(b"Neg1", (900, 400, -freed, 0, 0, 0)), r10=(b"Neg2", (0, 0, 0, 900, 400, -freed)))
+    snapshot = read_pool_snapshot(kernel_of(build, [table(build, rows)]))
+    sides = usage(snapshot, b"Neg1"), usage(snapshot, b"Neg2", PoolKind.PAGED)
+    assert [side.bytes for side in sides] == [None, None]
+    assert any("2 tags with more freed than allocated" in text and "left out" in text for text in snapshot.warnings)
+    assert snapshot.coverage.rows_read == ROWS - 2 and not snapshot.coverage.lacks_counts
+    assert snapshot.total_bytes(PoolKind.NONPAGED) == 64000 * len(PLAIN)
+
+
 def test_a_protected_tag_joins_its_plain_form():
     rows = plain_rows(r8=(b"Prot", (2, 0, 32, 0, 0, 0)), r9=(b"Pro\xf4", (1, 0, 16, 0, 0, 0)))
     assert usage(read_pool_snapshot(kernel_of(19041, [table(19041, rows)])), b"Prot").bytes == 48
