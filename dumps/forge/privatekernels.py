@@ -48,6 +48,7 @@ _OLD_VARIABLES = {
     "MmTotalCommittedPages": 8,
     "MmTotalCommitLimit": 8,
 }
+_LISTS_OF_OLD = {"MiSuspectDriverList": 0x10}
 _VARIABLES = {
     "ExpPoolBigEntriesInUse": 8,
     "KdDebuggerDataBlock": 0x400,
@@ -165,6 +166,7 @@ _RELEASES: Dict[Tuple[str, int], _Release] = {
 }
 _MACHINE_NAMES = {"x86": "x86fre", "x64": "amd64fre", "arm64": "arm64fre"}
 _FIRST_WITHOUT_GLOBALS = 14393
+_FIRST_WITH_TREES = 7600  # of the drivers that Driver Verifier watches
 _FIRST_WITH_TAG_TABLES = 6000
 _FIRST_NAMED_ALIKE = 9600  # before, a kernel with PAE was a file of its own
 
@@ -226,7 +228,9 @@ def _place_variables(build: int, architecture: Architecture, release: _Release) 
     if release.sizes.tag_table_slots:
         variables["ExPoolTagTables"] = _POOL_VARIABLES + _TAG_TABLES_DISTANCE * unit
     rva = _OTHER_VARIABLES
-    for name, room_bytes in {**(_OLD_VARIABLES if build < _FIRST_WITHOUT_GLOBALS else {}), **_VARIABLES}.items():
+    older = _OLD_VARIABLES if build < _FIRST_WITHOUT_GLOBALS else {}
+    lists = _LISTS_OF_OLD if build < _FIRST_WITH_TREES else {}
+    for name, room_bytes in {**older, **_VARIABLES, **lists}.items():
         variables[name] = rva
         rva += room_bytes + 0x18
     return variables

@@ -151,3 +151,27 @@ def test_a_tree_that_leads_to_other_names_is_not_that_of_drivers(tmp_path):
     (report,), _ = ask(machine, tmp_path, "VfLk")
     assert report.verified == ()
     assert any("nothing tells where its drivers are" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(("arch", "build"), [("x64", 3790), ("x64", 6002), ("x86", 2600), ("x86pae", 3790)], ids=str)
+def test_the_list_of_older_driver_verifiers_is_found(arch, build, tmp_path):
+    """One driver of it was never loaded; XP keeps its allocations elsewhere and tells the counters only."""
+    machine = forge("verifier", build=build, arch=arch, leaked=200_000, healthy_share=64)
+    truth = {driver.driver: driver for driver in machine.truth.objects.verified}
+    (report,), _ = ask(machine, tmp_path, "VfLk")
+    (driver,) = report.verified
+    leaking = truth["lookas.sys"]
+    assert (driver.name, driver.nonpaged_allocations) == ("lookas.sys", leaking.allocations)
+    assert driver.nonpaged_bytes == leaking.nonpaged_bytes
+    assert sum(caller.blocks for caller in driver.callers) == leaking.tracked
+    assert [caller.rva for caller in driver.callers] == list(leaking.callers)
+    assert report.grade == ("proven" if leaking.tracked else "likely")
+
+
+def test_a_list_of_other_images_is_not_that_of_driver_verifier(tmp_path):
+    machine = forge("verifier", build=6002, leaked=200_000, healthy_share=64)
+    for driver in machine.truth.objects.verified:
+        machine.write_virtual(driver.va + 0x30, bytes(8))  # its last address
+    (report,), _ = ask(machine, tmp_path, "VfLk")
+    assert report.verified == ()
+    assert any("nothing tells where its drivers are" in warning for warning in report.warnings)

@@ -14,6 +14,7 @@ from dumps.forge.objects.layouts import Members, verifier_members
 from dumps.forge.objects.poollog import PoolLog
 from dumps.forge.objects.population import Population, VerifiedDriver
 from dumps.forge.objects.truth import ObjectTruth, VerifiedTruth
+from dumps.forge.objects.verifierlist import LAST_BUILD, write_verifier_list
 from dumps.forge.parts import Parts
 from dumps.forge.physical import PAGE_BYTES
 
@@ -37,6 +38,9 @@ def write_verifier(
     if not population.verified:
         return
     truth.verifier_level = _LEVEL
+    if parts.kernel.build <= LAST_BUILD:
+        write_verifier_list(parts, modules, population, truth)
+        return
     if "ViTargetDriversAvl" not in variables:
         return
     layout = verifier_members(parts.kernel)

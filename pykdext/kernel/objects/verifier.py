@@ -14,6 +14,7 @@ from typing import Dict, List, Optional, Tuple
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.pages import PageReader
+from pykdext.kernel.objects.verifierlists import find_driver_list
 from pykdext.kernel.objects.verifiertrees import (
     MAX_TABLES,
     NODE_WORDS,
@@ -31,7 +32,10 @@ from pykdext.units import count_things
 MAX_DRIVERS = 4_096
 MAX_PAGES = 65_536
 _ENTRY_WORDS = 4
+_OLD_ENTRY = "_MI_VERIFIER_DRIVER_ENTRY"
 _POOL_TRACKING = 8
+_FIRST_WITH_TREES = 7600
+_SIGN_BITS = 0xFFFFF800_00000000  # of the addresses that 43 bits tell
 _DATA_PATHS = (
     "SuspectDriverEntry",
     "PoolPageHeaders",
@@ -68,6 +72,8 @@ class _VerifierReader:
 
     def read(self) -> Tuple[VerifiedDriver, ...]:
         """The drivers with their counters."""
+        if self._kernel.build < _FIRST_WITH_TREES:
+            return self._read_list()
         symbol = self._kernel.find_symbol("ViTargetDriversAvl")
         tree = self._kernel.struct("_VF_AVL_TREE", *_TREE_PATHS)
         table = self._kernel.struct("_VF_AVL_TABLE")
@@ -88,15 +94,40 @@ class _VerifierReader:
                 self.warnings.append("Driver Verifier is on; its tree of drivers is not in memory")
                 return ()
             found = DriverTree(record["Tables"], min(record["TablesNo"] & 0xFFFFFFFF, MAX_TABLES))
+        pages_at = data.offset("PoolPageHeaders")
         tables = [found.first + number * table.size for number in range(found.tables)]
         drivers = []
         for node in iter_nodes(self._pages, self._width, tables, MAX_DRIVERS):
             base = self._pages.pointer(node + NODE_WORDS * self._width)
             address = self._pages.pointer(node + NODE_WORDS * self._width + data_at)
             module = next((module for module in self._modules if module.base == base), None)
-            driver = self._read_driver(data, address, module) if address else None
+            driver = self._read_driver(data, pages_at, address, module) if address else None
             if driver is not None:
                 drivers.append(driver)
+        return tuple(sorted(drivers, key=lambda driver: -(driver.nonpaged_bytes + driver.paged_bytes)))
+
+    def _read_list(self) -> Tuple[VerifiedDriver, ...]:
+        """The drivers of a kernel up to Vista, those without an image by their names."""
+        width = self._width
+        sizes = {"StartAddress": width, "EndAddress": width, "PagedBytes": width, "NonPagedBytes": width}
+        sizes.update(CurrentPagedPoolAllocations=4, CurrentNonPagedPoolAllocations=4)
+        form = self._kernel.struct(_OLD_ENTRY, *sizes, sizes=sizes)
+        tracked = self._kernel.struct(_OLD_ENTRY, "PoolPageHeaders")
+        pages_at = None if tracked is None else tracked.offset("PoolPageHeaders")
+        places = [None if form is None else form.offset(path) for path in ("StartAddress", "EndAddress")]
+        start_at, end_at = places
+        if form is None or start_at is None or end_at is None:
+            self.warnings.append("Driver Verifier is on; the drivers of this kernel's are in no known layout")
+            return ()
+        entries = find_driver_list(self._kernel, self._pages, start_at, end_at, MAX_DRIVERS)
+        if not entries:
+            self.warnings.append("Driver Verifier is on; nothing tells where its drivers are")
+        bases = {module.base: module for module in self._modules}
+        found = [
+            self._read_driver(form, pages_at, entry, bases.get(self._pages.pointer(entry + start_at) or 0))
+            for entry in entries
+        ]
+        drivers = [driver for driver in found if driver is not None]
         return tuple(sorted(drivers, key=lambda driver: -(driver.nonpaged_bytes + driver.paged_bytes)))
 
     def _parse(self, form: Struct, address: int) -> Optional[Dict[str, int]]:
@@ -105,19 +136,18 @@ class _VerifierReader:
         except MemoryReadError:
             return None
 
-    def _read_driver(self, form: Struct, address: int, module: Optional[Module]) -> Optional[VerifiedDriver]:
+    def _read_driver(
+        self, form: Struct, pages_at: Optional[int], address: int, module: Optional[Module]
+    ) -> Optional[VerifiedDriver]:
         record = self._parse(form, address)
         if record is None:
             return None
-        name = module.name if module is not None else self._name_of(record["SuspectDriverEntry"])
+        name = module.name if module is not None else self._name_of(record.get("SuspectDriverEntry", address))
         if name is None:
             return None
         callers: Tuple[TrackedCaller, ...] = ()
-        start = form.offset("PoolPageHeaders")
-        if start is not None and module is not None and self._kernel.build <= 19045:
-            # An SLIST_HEADER: on 64 bits the first entry is in its second word.
-            first = (self._pages.pointer(address + start + (8 if self._width == 8 else 0)) or 0) & ~0xF
-            callers = self._read_tracked(first, address, module)
+        if pages_at is not None and module is not None and self._kernel.build <= 19045:
+            callers = self._read_tracked(self._first_of(address + pages_at), address, module)
         return VerifiedDriver(
             name,
             record["CurrentNonPagedPoolAllocations"],
@@ -126,6 +156,14 @@ class _VerifierReader:
             record["PagedBytes"],
             callers,
         )
+
+    def _first_of(self, address: int) -> int:
+        """The first entry of an SLIST_HEADER: on 64 bits in its second word, or in 39 bits of the first (winnt.h)."""
+        first = self._pages.pointer(address) or 0
+        if self._width == 8:
+            second = self._pages.pointer(address + 8) or 0
+            first = second if second & 1 or not first else _SIGN_BITS | first >> 25 << 4
+        return first & ~0xF
 
     def _name_of(self, entry: int) -> Optional[str]:
         return read_driver_name(self._pages, self._width, entry) if entry else None
