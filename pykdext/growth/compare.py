@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from pykdext.growth.restart import COUNTER_RANGE, find_restart, is_wrap, seconds_between, trusted_seconds_between
-from pykdext.model import UNUSED, Change, Diff, PoolKind, PoolSnapshot, PoolTag, TagDelta, TagUsage
+from pykdext.model import UNSAID, UNUSED, Change, Diff, PoolKind, PoolSnapshot, PoolTag, TagDelta, TagUsage
+from pykdext.model.growth import say_restart
 from pykdext.units import format_duration, name_some
 
 _SORT_NUMBERS: Dict[str, Callable[[TagDelta], Optional[float]]] = {
@@ -20,8 +22,9 @@ _SORT_NUMBERS: Dict[str, Callable[[TagDelta], Optional[float]]] = {
 def compare_snapshots(before: PoolSnapshot, after: PoolSnapshot) -> Diff:
     """All tags whose counters differ, those whose bytes grew most first.
 
-    A tag that is missing in a snapshot counts as never used there. ``compare_snapshots(b, a)`` has the negated
-    numbers of ``compare_snapshots(a, b)``; the order in time, not that of the arguments, tells what wrapped.
+    A tag that is missing in a snapshot counts as never used there, if that tells of the pool at all.
+    ``compare_snapshots(b, a)`` has the negated numbers of ``compare_snapshots(a, b)``; the order in time, not that of
+    the arguments, tells what wrapped.
     """
     seconds = trusted_seconds_between(before, after)
     is_swapped = seconds is not None and seconds < 0
@@ -30,7 +33,7 @@ def compare_snapshots(before: PoolSnapshot, after: PoolSnapshot) -> Diff:
     hours = seconds / 3600 if seconds and restart is None else None
     can_wrap = bool(seconds) and restart is None
     deltas = tuple(
-        delta
+        _doubt_new(delta, before)
         for first, second, pool in _iter_pairs(before, after)
         if (delta := _compare_usages(first, second, pool, hours, can_wrap, is_swapped)) is not None
     )
@@ -69,9 +72,30 @@ def _iter_pairs(
 ) -> Iterator[Tuple[Optional[TagUsage], Optional[TagUsage], PoolKind]]:
     firsts = {row.tag.raw: row for row in before.tags}
     seconds = {row.tag.raw: row for row in after.tags}
+    pools = [pool for pool in PoolKind if not _untold_sides(before, after, pool)]
     for raw in {**firsts, **seconds}:
-        for pool in PoolKind:
+        for pool in pools:
             yield firsts.get(raw), seconds.get(raw), pool
+
+
+def _untold_sides(before: PoolSnapshot, after: PoolSnapshot, pool: PoolKind) -> List[str]:
+    """Which of the states does not list ``pool`` though the other one does."""
+    told = {
+        name: any(row.usage(pool) != UNSAID for row in state.tags) or not state.tags
+        for name, state in (("first", before), ("second", after))
+    }
+    return [name for name, is_told in told.items() if not is_told] if any(told.values()) else []
+
+
+def _doubt_new(delta: TagDelta, before: PoolSnapshot) -> TagDelta:
+    """The difference, marked where the tag may have been in use though the first list does not have it."""
+    if Change.NEW not in delta.changes:
+        return delta
+    unlisted = before.unlisted_bytes(delta.pool)
+    if unlisted is not None and unlisted < max(1, delta.after.bytes or 0):
+        return delta
+    changes = tuple(Change.UNLISTED if change is Change.NEW else change for change in delta.changes)
+    return replace(delta, changes=changes)
 
 
 def _compare_usages(
@@ -139,6 +163,9 @@ def _iter_warnings(
     yield from (f"before: {warning}" for warning in before.warnings)
     yield from (f"after: {warning}" for warning in after.warnings)
     yield from _machine_warnings(before, after)
+    for pool in PoolKind:
+        for name in _untold_sides(before, after, pool):
+            yield f"the {name} state does not list the {pool.value} pool: nothing of it is compared"
     seconds = trusted_seconds_between(before, after)
     if seconds is None:
         yield _describe_unknown_interval(before, after)
@@ -147,10 +174,7 @@ def _iter_warnings(
     elif seconds == 0:
         yield "both states bear the same time, so there are no rates"
     if restart is not None:
-        what = (
-            "the machine was restarted in between, or the states are swapped" if not seconds else "restart in between"
-        )
-        yield f"{what} ({restart}); differences compare two boots, so there are no rates"
+        yield f"{say_restart(seconds)} ({restart}); differences compare two boots, so there are no rates"
     yield from _counter_warnings(deltas)
 
 
@@ -177,6 +201,7 @@ def _counter_warnings(deltas: Sequence[TagDelta]) -> Iterator[str]:
     sentences = {
         Change.WRAPPED: "a 32-bit counter went through zero, which was taken into account",
         Change.WENT_BACK: "a counter went back though the machine was not restarted; the difference is as it stands",
+        Change.UNLISTED: "missing in the first state, which is a part of a list or cut; they may have been in use",
         Change.GONE: "missing in the second state, which may be a shortened list; counted as 0 there",
     }
     for change, sentence in sentences.items():

@@ -13,6 +13,7 @@ from heapq import heapify, heappop, heappush
 from typing import Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from pykdext.model import (
+    Change,
     Diff,
     LockstepGroup,
     LockstepMember,
@@ -62,6 +63,8 @@ def no_objects(tag: PoolTag) -> bool:
 def iter_delta_blocks(diff: Diff) -> Iterator[BlockCount]:
     """What grew between two snapshots, for ``find_lockstep``."""
     for delta in diff.deltas:
+        if Change.UNLISTED in delta.changes:
+            continue
         if delta.outstanding is not None and delta.outstanding >= MIN_GROWN_BLOCKS:
             yield BlockCount(delta.tag, delta.pool, delta.outstanding, delta.after)
 

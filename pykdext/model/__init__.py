@@ -38,9 +38,11 @@ from pykdext.model.owners import (
     UsualUnit,
 )
 from pykdext.model.pool import (
+    MAY_BE_CUT,
     POOL_OF_SESSION,
     POOL_UNNAMED,
     PROTECTED_POOL,
+    UNSAID,
     UNUSED,
     Allocation,
     ExpansionState,
@@ -70,9 +72,11 @@ from pykdext.model.target import BugCheck, Machine, MachineTable, MemoryImage, M
 from pykdext.model.untagged import UntaggedKind, UntaggedMemory
 
 __all__ = [
+    "MAY_BE_CUT",
     "POOL_OF_SESSION",
     "POOL_UNNAMED",
     "PROTECTED_POOL",
+    "UNSAID",
     "UNUSED",
     "Allocation",
     "BlockReport",

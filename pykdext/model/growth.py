@@ -16,12 +16,20 @@ class Change(enum.Enum):
 
     NEW = "new"
     """The tag is missing in the first snapshot."""
+    UNLISTED = "unlisted"
+    """It is missing there, but that list may be cut or chosen by hand: the tag may have been in use all the same."""
     GONE = "gone"
     """The tag is missing in the second one."""
     WRAPPED = "wrapped"
     """A 32-bit counter went through zero; the difference takes that into account."""
     WENT_BACK = "went back"
     """A counter went back without a restart of the machine: kernel counters never do."""
+
+
+def say_restart(seconds: Optional[float]) -> str:
+    """What counters or boots that do not go on tell of two states that were taken ``seconds`` apart; None: unknown."""
+    restarted = "the machine was restarted in between"
+    return restarted if seconds else f"{restarted}, or the states are given in the wrong order"
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,17 @@ class Diff:
         return self.before.coverage.lacks_counts or self.after.coverage.lacks_counts
 
     def total_bytes(self, pool: PoolKind) -> Optional[int]:
-        """By how many bytes the tags of ``pool`` grew together; None where a state does not tell them."""
+        """By how many bytes the tags of ``pool`` grew together; None where a state does not tell them.
+
+        Those that an incomplete first list does not have are not counted.
+        """
         if self.lacks_counts:
             return None
-        known = [delta.bytes for delta in self.deltas if delta.pool is pool and delta.bytes is not None]
+        known = [
+            delta.bytes
+            for delta in self.deltas
+            if delta.pool is pool and delta.bytes is not None and Change.UNLISTED not in delta.changes
+        ]
         if known:
             return sum(known)
         told = self.before.total_bytes(pool) is not None and self.after.total_bytes(pool) is not None

@@ -19,6 +19,7 @@ PROTECTED_POOL = 0x80000000
 POOL_OF_SESSION = "!poolused showed a session pool, not the system's pools"
 """The warning of a table of ``!poolused 8``: what it counts is neither of the system's pools."""
 
+MAY_BE_CUT = "the table of !poolused has no line TOTAL; it may be cut"
 POOL_UNNAMED = "the table does not say which pool it counts; its numbers are counted as nonpaged"
 """The warning of a snapshot whose rows name no pool."""
 
@@ -120,6 +121,7 @@ class PoolUsage:
 
 
 UNUSED = PoolUsage(0, 0, 0, 0)
+UNSAID = PoolUsage(None, None, None, None)
 """The usage of a pool that a tag never allocated from."""
 
 
@@ -161,6 +163,8 @@ class TimeOrigin(enum.Enum):
 
 WHOLE_ROWS = 100
 """A list with so many tags of a pool was not chosen by hand: what it adds up to is the pool."""
+
+_UNLISTED_SHARE = 0.2
 
 SPOILED_ROWS = 32
 """Up to so many missing rows are single ones that damage spoiled, each of one tag; a lost page of a table has more."""
@@ -330,6 +334,22 @@ class PoolSnapshot:
             or self.source.symbols is not None
             or sum(1 for row in self.tags if row.usage(pool).bytes) >= WHOLE_ROWS
         )
+
+    def unlisted_bytes(self, pool: PoolKind) -> Optional[int]:
+        """So much of ``pool`` may be of tags that are not listed; None: unknown, the list may be cut or chosen by hand.
+
+        0 where the list is whole. The memory manager counts headers and free space, too, so that a fifth is no sign.
+        """
+        if self.source.symbols is not None:
+            return 0
+        stated, listed = self.stated_total(pool), self.counted_bytes(pool)
+        for said, slack in (
+            (stated.bytes if stated else None, 0.0),
+            (self.memory.used_bytes(pool), _UNLISTED_SHARE),
+        ):
+            if said is not None and listed is not None:
+                return said - listed if said - listed > slack * said else 0
+        return None if MAY_BE_CUT in self.warnings or not self.is_whole(pool) else 0
 
     def total_bytes(self, pool: PoolKind) -> Optional[int]:
         """Bytes outstanding of all tags in ``pool``; None where no tag says, or where tables are missing."""

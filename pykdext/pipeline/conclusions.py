@@ -11,6 +11,7 @@ from pykdext.attribution.taglists import TagLists
 from pykdext.errors import PykdextError
 from pykdext.growth.ranking import find_role
 from pykdext.model import (
+    Change,
     Conclusion,
     Diff,
     GrownTag,
@@ -56,7 +57,7 @@ def conclude_diff(
     counts = list(growth.iter_delta_blocks(replace(diff, deltas=tuple(deltas))))
     grown = [
         GrownTag(delta.tag, delta.pool, delta.bytes, delta.outstanding, delta.bytes_per_hour)
-        for delta in growth.rank_deltas(deltas)
+        for delta in sorted(growth.rank_deltas(deltas), key=lambda delta: Change.UNLISTED in delta.changes)
         if delta.bytes is not None and delta.bytes > 0
     ]
     groups = _choose_groups(growth.find_lockstep(counts, lists.is_object), grown[:MAX_GROWN])

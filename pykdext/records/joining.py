@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from pykdext.model import POOL_OF_SESSION, PoolKind, PoolSnapshot, PoolUsage, TableCoverage
-from pykdext.records.tagtable import UNSAID, TagTable, count_rows
+from pykdext.model import POOL_OF_SESSION, UNSAID, PoolKind, PoolSnapshot, PoolUsage, TableCoverage
+from pykdext.records.tagtable import TagTable, count_rows
 
 
 def join_states(snapshots: Iterable[PoolSnapshot]) -> Tuple[PoolSnapshot, ...]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.model import (
+    MAY_BE_CUT,
     POOL_OF_SESSION,
     PoolKind,
     PoolSnapshot,
@@ -229,7 +230,7 @@ def _make_snapshot(path: str, table: _Table, around: str) -> PoolSnapshot:
 def _check_total(table: _Table) -> Iterator[str]:
     """Compare the bytes of the rows with the line TOTAL."""
     if table.total is None:
-        yield "the table of !poolused has no line TOTAL; it may be cut"
+        yield MAY_BE_CUT
         return
     half = len(table.sums) // 2
     for pool, column in ((PoolKind.NONPAGED, half - 1), (PoolKind.PAGED, 2 * half - 1)):

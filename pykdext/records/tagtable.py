@@ -6,11 +6,8 @@ import re
 from functools import lru_cache
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from pykdext.model import UNUSED, PoolKind, PoolTag, PoolUsage, SystemMemory, TableCoverage, TagUsage
+from pykdext.model import UNSAID, UNUSED, PoolKind, PoolTag, PoolUsage, SystemMemory, TableCoverage, TagUsage
 from pykdext.units import count_things, format_bytes
-
-UNSAID = PoolUsage(None, None, None, None)
-"""The usage of a tag in a pool of which the log says nothing."""
 
 NUL_PICTURE = "\u2400"
 """Stands for the character NUL in a tag's text where NUL itself cannot stand."""

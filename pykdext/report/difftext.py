@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator, List, Sequence
 
-from pykdext.model import Conclusion, Diff, PoolKind, PoolSnapshot, TagDelta
+from pykdext.model import UNSAID, Change, Conclusion, Diff, PoolKind, PoolSnapshot, TagDelta
 from pykdext.report.conclusionlines import conclusion_lines
 from pykdext.report.grouptable import group_lines
 from pykdext.report.layout import format_table, warning_lines, wrap
@@ -64,15 +64,22 @@ def _table(rows: Sequence[TagDelta], after: PoolSnapshot, links: Links) -> List[
 def _summary(diff: Diff, shown: int) -> str:
     differing = count_things(len(diff.deltas), "row that differs is", "rows that differ are")
     interval = f" in {format_duration(abs(diff.interval_seconds))}" if diff.interval_seconds else ""
-    return f"{shown:,} of {differing} shown; all tags{interval}: {', '.join(_totals(diff))}"
+    is_part = any(Change.UNLISTED in delta.changes for delta in diff.deltas)
+    which = "tags that both states list" if is_part else "all tags"
+    totals = ", ".join(_totals(diff))
+    return f"{shown:,} of {differing} shown" + (f"; {which}{interval}: {totals}" if totals else "")
+
+
+def _is_listed(diff: Diff, pool: PoolKind) -> bool:
+    return any(row.usage(pool) != UNSAID for state in (diff.before, diff.after) for row in state.tags)
 
 
 def _totals(diff: Diff) -> Iterator[str]:
     is_named = is_pool_named(diff.after)
     for pool in PoolKind:
         total = diff.total_bytes(pool)
-        if not is_named and total is None:
-            continue  # all that is listed is of the one pool that is not named
+        if total is None and (not is_named or not _is_listed(diff, pool)):
+            continue  # nothing is listed of that pool, or all is of the one pool that is not named
         name = pool.value if is_named else name_pool(pool, diff.after)
         if total is None:
             yield f"{name} not known"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykdext.model import POOL_UNNAMED, PoolKind, PoolTag, PoolUsage, SystemMemory, TimeOrigin
+from pykdext.model import POOL_UNNAMED, UNSAID, PoolKind, PoolTag, PoolUsage, SystemMemory, TimeOrigin
 from pykdext.records.columns import find_columns, find_pool
 from pykdext.records.csvlog import parse_csv
 from pykdext.records.logs import load_log
@@ -14,7 +14,6 @@ from pykdext.records.moments import ZONE_UNKNOWN
 from pykdext.records.pastedtable import parse_pasted_tables
 from pykdext.records.recipe import render_recipe
 from pykdext.records.samples import ROUNDED
-from pykdext.records.tagtable import UNSAID
 from pykdext.records.textfile import TextFile
 from tests.helpers import recordwriters as writers
 from tests.helpers.patience import ends_soon

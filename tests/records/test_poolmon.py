@@ -6,10 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pykdext.model import PoolKind, PoolTag, TimeOrigin
+from pykdext.model import UNSAID, PoolKind, PoolTag, TimeOrigin
 from pykdext.records.logs import load_log
 from pykdext.records.poolmon import parse_poolmon
-from pykdext.records.tagtable import UNSAID
 from pykdext.records.textfile import TextFile, read_text_file
 from tests.helpers import recordwriters as writers
 from tests.helpers.patience import ends_soon

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from pykdext.model import Conclusion, Diff, GrownTag, TagDelta
+from pykdext.model import Change, Conclusion, Diff, GrownTag, TagDelta
+from pykdext.model.growth import say_restart
 from pykdext.report.poolnames import name_pool
 from pykdext.report.sentences.grown import say_holder, say_owner
 from pykdext.report.sentences.states import COUNTS_NOT_KNOWN, count_read_tables, say_lacking_counts
-from pykdext.units import format_bytes, format_duration
+from pykdext.units import count_things, format_bytes, format_duration
 
 
 def verdict_on_diff(diff: Diff, asked: Sequence[TagDelta], conclusion: Conclusion) -> str:
@@ -18,7 +19,7 @@ def verdict_on_diff(diff: Diff, asked: Sequence[TagDelta], conclusion: Conclusio
     if not diff.deltas:
         return "No tag differs."
     if not conclusion.grown:
-        return _say_nothing_grew(diff, asked)
+        return _say_restart(diff) + _say_nothing_grew(diff, asked)
     return _say_restart(diff) + _say_most_grown(diff, conclusion)
 
 
@@ -40,20 +41,48 @@ def _verdict_on_part(diff: Diff, conclusion: Conclusion) -> str:
 
 
 def _say_restart(diff: Diff) -> str:
-    return "The machine was restarted in between. " if diff.restart else ""
+    if not diff.restart:
+        return ""
+    words = say_restart(diff.interval_seconds)
+    return f"{words[0].upper()}{words[1:]}. "
 
 
 def _say_most_grown(diff: Diff, conclusion: Conclusion) -> str:
     first = conclusion.grown[0]
+    if _is_unlisted(diff, first):
+        return _say_unlisted(diff, first)
     return f"{_say_growth(diff, first)}{say_owner(first, conclusion)}{say_holder(first, conclusion)}"
 
 
 def _say_nothing_grew(diff: Diff, asked: Sequence[TagDelta]) -> str:
     if not asked:
         return "No tag that was asked for differs."
-    if all(delta.bytes is None for delta in asked):
-        return "No verdict: the two states do not both tell how many bytes a tag holds."
-    return "No tag grew." if len(asked) == len(diff.deltas) else "No tag that was asked for grew."
+    no_tag = "No tag" if len(asked) == len(diff.deltas) else "No tag that was asked for"
+    is_told = any(delta.bytes is not None for delta in asked)
+    said = (
+        f"{no_tag} holds more bytes"
+        if is_told
+        else "No verdict: the two states do not both tell how many bytes a tag holds"
+    )
+    most = max(asked, key=lambda delta: delta.outstanding or 0)
+    if most.outstanding is None or most.outstanding <= 0:
+        return f"{no_tag} grew." if is_told else f"{said}."
+    blocks = f"{count_things(most.outstanding, 'block')} more"
+    return f"{said}; tag {str(most.tag).strip()} has {blocks} than before, the most of all."
+
+
+def _is_unlisted(diff: Diff, grown: GrownTag) -> bool:
+    return any(
+        Change.UNLISTED in delta.changes for delta in diff.deltas if delta.tag == grown.tag and delta.pool is grown.pool
+    )
+
+
+def _say_unlisted(diff: Diff, first: GrownTag) -> str:
+    """Of a tag that an incomplete first list does not have nobody knows how it went on."""
+    return (
+        f"No tag that both states list grew. Tag {str(first.tag).strip()} of the {name_pool(first.pool, diff.after)} "
+        f"holds {format_bytes(first.bytes)}; the first list is only a part, so that it may have held as much before."
+    )
 
 
 def _say_growth(diff: Diff, grown: GrownTag) -> str:
