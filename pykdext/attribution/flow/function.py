@@ -55,7 +55,11 @@ def follow_function(
     ``find_removed_bytes`` knows the functions that the image imports, ``apply_call`` what some of them do.
     """
     instruction_set = PROCESSORS[image.machine].open_instruction_set(image, find_removed_bytes)
-    return _FunctionWalk(image, bounds, instruction_set, apply_call).follow()
+    walk = _FunctionWalk(image, bounds, instruction_set, apply_call)
+    flow = walk.follow()
+    if walk.is_doubtful:
+        flow = _FunctionWalk(image, bounds, instruction_set, apply_call, decides=False).follow()
+    return flow
 
 
 class CallFrame:
@@ -86,11 +90,24 @@ class CallFrame:
 
 
 class _FunctionWalk:
-    """The fixpoint over one function: the states at the leaders of its control flow."""
+    """The fixpoint over one function: the states at the leaders of its control flow.
+
+    Unless it ``decides`` every conditional jump goes both ways. ``is_doubtful``: one went one way only, and there is
+    code that is entered from nobody knows where, an exception handler, which may have changed what decided that.
+    """
 
     def __init__(
-        self, image: Image, bounds: FunctionBounds, instruction_set: InstructionSet[Any], apply_call: ApplyCall
+        self,
+        image: Image,
+        bounds: FunctionBounds,
+        instruction_set: InstructionSet[Any],
+        apply_call: ApplyCall,
+        *,
+        decides: bool = True,
     ) -> None:
+        self._decides = decides
+        self._has_decided = False
+        self.is_doubtful = False
         self._apply_call = apply_call
         self._kept: Dict[int, Value] = {}
         self._variables: Set[int] = set()
@@ -121,6 +138,7 @@ class _FunctionWalk:
         self._code.is_guessing = True
         unreached = self._find_unreached()
         while unreached is not None and self._steps_left > 0:
+            self.is_doubtful = self.is_doubtful or self._has_decided
             self._enter(unreached, self._state_of_unreached())
             unreached = self._find_unreached()
         calls = tuple(site for _, site in sorted(self._calls.items()))
@@ -157,7 +175,13 @@ class _FunctionWalk:
             if step is not NOTHING_TO_TELL:
                 self._take(leader, instruction, step, state)
             if leads.targets:
-                self._jump(leader, instruction, leads.targets, state)
+                taken = step.taken if self._decides else None
+                if taken is not None:
+                    self._has_decided = True
+                if taken is not False:
+                    self._jump(leader, instruction, leads.targets, state)
+                if taken is True:
+                    return
         if trace.next_rva is not None:
             self._flow(trace.next_rva, state, leader)
 

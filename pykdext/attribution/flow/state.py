@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Callable, Dict, Iterator, NamedTuple, Optional, Protocol, Set, Tuple, TypeVar
 
 from pykdext.attribution.flow.cells import Cells
+from pykdext.attribution.flow.decisions import Comparison
 from pykdext.attribution.flow.values import UNKNOWN, Atom, Location, Parameter, StackAddress, Value, join
 
 VECTOR_BYTES = 64
@@ -38,13 +39,25 @@ class State:
         return_bytes: what the call instruction pushed: the pointer size on Intel, 0 on ARM64. The caller's stack
         arguments begin there.
         escaped: the lowest frame offset whose address was handed to somebody, or None.
-        table: the last array read with an unknown index, for a jump through it.
+        table: the last array read with an unknown index, for a jump through it. compared: what the instruction before
+        compared; copies have None.
         kept: what was stored in variables of the image, by RVA. members: what was stored behind pointers, by what the
         pointer is and the offset from it. variables: RVAs at which the image is read or written, of arrays where they
         begin. All states of a function share these three.
     """
 
-    __slots__ = ("escaped", "frame", "kept", "members", "registers", "return_bytes", "table", "variables", "vectors")
+    __slots__ = (
+        "compared",
+        "escaped",
+        "frame",
+        "kept",
+        "members",
+        "registers",
+        "return_bytes",
+        "table",
+        "variables",
+        "vectors",
+    )
 
     def __init__(self, registers: Dict[str, Value], return_bytes: int) -> None:
         self.registers = registers
@@ -53,6 +66,7 @@ class State:
         self.return_bytes = return_bytes
         self.escaped: Optional[int] = None
         self.table: Optional[Table] = None
+        self.compared: Optional[Comparison] = None
         self.kept: Dict[int, Value] = {}
         self.members: Dict[Tuple[Atom, int], Value] = {}
         self.variables: Set[int] = set()
@@ -230,17 +244,21 @@ class Step(NamedTuple):
         targets: RVAs that it may jump to and that only the state tells; as in ``Leads``. call: what it calls, with the
         state as the callee gets it: an instruction set applies the effects of the callee in ``return_from_call``.
         switch: for an indirect jump within the function: where its jump table leads, empty if it has none that is
-        understood. brings_constant: its text explains where a number comes from.
+        understood. brings_constant: its text explains where a number comes from. taken: of a conditional jump, that it
+        is taken always (True) or never (False); None: it may be.
     """
 
     targets: Tuple[int, ...] = ()
     call: Optional[Call] = None
     switch: Optional[Switch] = None
     brings_constant: bool = False
+    taken: Optional[bool] = None
 
 
 NOTHING_TO_TELL = Step()
 BRINGS_CONSTANT = Step(brings_constant=True)
+DECIDED: Dict[Optional[bool], Step] = {None: NOTHING_TO_TELL, True: Step(taken=True), False: Step(taken=False)}
+"""What a conditional jump tells."""
 
 
 Decoded = TypeVar("Decoded", bound=Instruction)

@@ -5,7 +5,7 @@ Meanings are those of the Arm Architecture Reference Manual, registers and calls
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Callable, Dict, Iterator, Tuple
 
 from pykdext.attribution.flow.arm64.data import RESULTS, Operation, has_number_of
@@ -20,8 +20,10 @@ from pykdext.attribution.flow.arm64.registers import (
 )
 from pykdext.attribution.flow.arm64.vectors import move_vector
 from pykdext.attribution.flow.cells import Cells
+from pykdext.attribution.flow.decisions import CONDITIONS, Comparison, Condition, decide
 from pykdext.attribution.flow.state import (
     BRINGS_CONSTANT,
+    DECIDED,
     NOTHING_TO_TELL,
     STRAIGHT_ON,
     VECTOR_BYTES,
@@ -68,6 +70,9 @@ _PADDING = frozenset({"nop", "udf", "brk"})
 _WITHOUT_RESULT = frozenset({"cmp", "cmn", "tst", "ccmp", "ccmn", "fcmp", "fcmpe", "nop", "prfm", "prfum"})
 """Instructions that change nothing but flags."""
 
+_INTEL_NAMES = {"eq": "e", "lo": "b", "hs": "ae", "ls": "be", "hi": "a", "lt": "l", "gt": "g"}
+_CONDITIONS = {name: CONDITIONS[_INTEL_NAMES.get(name, name)] for name in (*_INTEL_NAMES, "ne", "le", "ge")}
+
 _DEBUG_BREAK = 0xF000
 """The code of ``__debugbreak``; other codes do not come back (fast fail, division by zero)."""
 
@@ -89,7 +94,10 @@ class Arm64InstructionSet:
         self._handlers: Dict[str, Callable[[State, Arm64Instruction], Step]] = {
             **dict.fromkeys(_REGISTER_CALLS, self._call_register),
             **dict.fromkeys(_REGISTER_JUMPS, self._jump_register),
-            **dict.fromkeys(_CONDITIONAL_BRANCHES | _ENDS | _WITHOUT_RESULT | {"b", "brk"}, _do_nothing),
+            **dict.fromkeys(_ENDS | _WITHOUT_RESULT | {"b", "brk"}, _do_nothing),
+            **dict.fromkeys(("cmp", "tst"), self._compare),
+            **dict.fromkeys(_CONDITIONAL_BRANCHES, _branch_on_register),
+            **{f"b.{name}": partial(_branch_on_flags, condition) for name, condition in _CONDITIONS.items()},
             "bl": self._call,
             "adr": self._address,
             "adrp": self._address,
@@ -185,6 +193,15 @@ class Arm64InstructionSet:
                 forget_register(state, register)
         self._memory.forget_access(state, instruction)
 
+    def _compare(self, state: State, instruction: Arm64Instruction) -> Step:
+        target = instruction.register(0)
+        if isinstance(target, GeneralRegister) and len(instruction.operands) > 1:
+            left = read_general(state, target)
+            right = read_operand(state, instruction.operands[1], target.size, instruction.rva)
+            next_rva = instruction.rva + instruction.size
+            state.compared = Comparison(next_rva, left, right, target.size, is_mask=instruction.mnemonic == "tst")
+        return NOTHING_TO_TELL
+
     def _address(self, state: State, instruction: Arm64Instruction) -> Step:
         target = instruction.register(0)
         if isinstance(target, GeneralRegister):
@@ -234,6 +251,22 @@ class Arm64InstructionSet:
 
     def _virtual_address(self, rva: int) -> Value:
         return constant((self._base + rva) & _ADDRESS_MASK)
+
+
+def _branch_on_flags(condition: Condition, state: State, instruction: Arm64Instruction) -> Step:
+    return DECIDED[decide(state.compared, instruction.rva, condition)]
+
+
+def _branch_on_register(state: State, instruction: Arm64Instruction) -> Step:
+    """``cbz`` and ``cbnz`` compare a register with zero, ``tbz`` and ``tbnz`` one of its bits."""
+    register = instruction.register(0)
+    if not isinstance(register, GeneralRegister):
+        return NOTHING_TO_TELL
+    bit = instruction.operands[1].number if len(instruction.operands) > 2 else None
+    mask = constant((1 << 8 * register.size) - 1 if bit is None else 1 << bit)
+    comparison = Comparison(instruction.rva, read_general(state, register), mask, register.size, is_mask=True)
+    condition = _CONDITIONS["ne" if "n" in instruction.mnemonic else "eq"]
+    return DECIDED[decide(comparison, instruction.rva, condition)]
 
 
 def _do_nothing(state: State, instruction: Arm64Instruction) -> Step:

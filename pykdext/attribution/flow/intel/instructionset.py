@@ -7,6 +7,8 @@ from typing import Dict, Iterator, Tuple
 
 from pykdext.attribution.flow.arithmetic import displace
 from pykdext.attribution.flow.calls import FindRemovedBytes
+from pykdext.attribution.flow.decisions import CONDITIONS as DECIDING
+from pykdext.attribution.flow.decisions import decide
 from pykdext.attribution.flow.intel.calls import CallEffects
 from pykdext.attribution.flow.intel.decoder import (
     DECODED_BYTES,
@@ -21,6 +23,7 @@ from pykdext.attribution.flow.intel.scalars import CONDITIONS, NOTHING, SCALAR_H
 from pykdext.attribution.flow.intel.vectors import VECTOR_HANDLERS
 from pykdext.attribution.flow.state import (
     BRINGS_CONSTANT,
+    DECIDED,
     NOTHING_TO_TELL,
     STRAIGHT_ON,
     Call,
@@ -155,7 +158,7 @@ class IntelInstructionSet:
             state.registers[INDEX_LIMIT] = displace(
                 state.read_register(COMPARED), _LARGEST_PASSED[name] + 1, self._pointer_bytes
             )
-        return NOTHING_TO_TELL
+        return DECIDED[decide(state.compared, instruction.rva, DECIDING.get(name[1:]))]
 
     def _jump(self, state: State, instruction: IntelInstruction) -> Step:
         """An indirect jump: to another function, or through a jump table."""

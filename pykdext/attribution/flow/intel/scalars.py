@@ -7,6 +7,7 @@ from typing import Callable, Dict, Optional
 
 from pykdext.attribution.flow.arithmetic import add, sign_extend, signed, subtract
 from pykdext.attribution.flow.cells import MAX_CELL_BYTES
+from pykdext.attribution.flow.decisions import Comparison
 from pykdext.attribution.flow.intel.decoder import (
     GeneralRegister,
     IntelInstruction,
@@ -39,7 +40,6 @@ CONDITIONS = ["o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", 
 
 NOTHING = frozenset(
     [
-        "test",
         "bt",
         "nop",
         "pause",
@@ -206,8 +206,18 @@ def _multiply(operands: Operands, state: State, instruction: IntelInstruction) -
 
 
 def _compare(operands: Operands, state: State, instruction: IntelInstruction) -> None:
-    operands.read(state, instruction, 0)  # for what it is read from
-    state.registers[COMPARED] = operands.read(state, instruction, 1)
+    left, right = operands.read(state, instruction, 0), operands.read(state, instruction, 1)
+    state.registers[COMPARED] = right
+    next_rva = instruction.rva + instruction.size
+    state.compared = Comparison(next_rva, left, right, instruction.operands[0].size)
+
+
+def _test(operands: Operands, state: State, instruction: IntelInstruction) -> None:
+    """Of registers only: a test of memory is one of a flag that others change."""
+    if isinstance(instruction.operands[0], GeneralRegister):
+        left, right = operands.read(state, instruction, 0), operands.read(state, instruction, 1)
+        next_rva = instruction.rva + instruction.size
+        state.compared = Comparison(next_rva, left, right, instruction.operands[0].size, is_mask=True)
 
 
 def _compare_and_exchange(operands: Operands, state: State, instruction: IntelInstruction) -> None:
@@ -379,6 +389,7 @@ SCALAR_HANDLERS: Dict[str, Handler] = {
     "imul": _multiply,
     "mul": _multiply,
     "cmp": _compare,
+    "test": _test,
     "cmpxchg": _compare_and_exchange,
     "cbw": _extend_accumulator(1),
     "cwde": _extend_accumulator(2),
