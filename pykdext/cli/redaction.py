@@ -35,6 +35,12 @@ _PATH_IN_TEXT = re.compile(
     re.I | re.X,
 )
 
+_SID_IN_TEXT = re.compile(r"S-1-5-21(?:-\d+){3,4}(?![\d-])", re.I)
+"""The number of an account of a person's, as the registry's keys bear it; those of services begin otherwise."""
+
+_HOME_IN_TEXT = re.compile(r"(?<=\\users\\)[^\\/:*?\"<>|\n]+?(?=[\\:,;\"']| \(|$)", re.I | re.M)
+_NOBODYS_HOMES = frozenset({"public", "default", "default user", "all users"})
+
 _PLACEHOLDER = re.compile(r"(?:host|path|person)-\d+")
 
 _MIN_NAME_CHARACTERS = 3
@@ -79,7 +85,13 @@ class Redactor:
                 text,
                 flags=re.I,
             )
-        return _PATH_IN_TEXT.sub(lambda found: self._note_path(found.group()), text)
+        text = _PATH_IN_TEXT.sub(lambda found: self._note_path(found.group()), text)
+        text = _SID_IN_TEXT.sub(lambda found: self._note("person", found.group()), text)
+        return _HOME_IN_TEXT.sub(lambda found: self._note_home(found.group()), text)
+
+    def _note_home(self, name: str) -> str:
+        """The owner of a folder of a device without a drive's letter, as file objects have them."""
+        return name if name.lower() in _NOBODYS_HOMES else self._note("person", name)
 
     def _note_names(self, value: Any, field: str) -> None:
         """Find the names that stand in fields of their own, so that texts before them are redacted too."""

@@ -207,3 +207,19 @@ def test_short_names_of_hosts_in_small_letters_are_redacted_in_texts(host):
 def test_names_that_are_words_of_sentences_leave_them_readable(host):
     text = f"the {host} is not whole"
     assert Redactor().redact({"host": host, "warning": text})["warning"] == text
+
+
+def test_people_are_taken_out_of_what_objects_are_named():
+    redactor = Redactor()
+    sid = "S-1-5-21-1004336348-1177238915-682003330-1001"
+    said = redactor.redact_text(
+        f"holds 9 of 9, all of them to \\REGISTRY\\USER\\{sid}\\Software; "
+        "HarddiskVolume2\\Users\\jane roe\\AppData (Ntfs.sys) (12), HarddiskVolume2\\Users\\JDoe (Ntfs.sys)"
+    )
+    assert said == (
+        "holds 9 of 9, all of them to \\REGISTRY\\USER\\person-1\\Software; "
+        "HarddiskVolume2\\Users\\person-2\\AppData (Ntfs.sys) (12), HarddiskVolume2\\Users\\person-3 (Ntfs.sys)"
+    )
+    assert redactor.redact_text(f"{sid}_Classes") == "person-1_Classes"
+    nobody = "\\REGISTRY\\USER\\S-1-5-18\\Environment, HarddiskVolume2\\Users\\Public\\Documents (Ntfs.sys)"
+    assert redactor.redact_text(nobody) == nobody

@@ -175,3 +175,15 @@ def test_a_list_of_other_images_is_not_that_of_driver_verifier(tmp_path):
     (report,), _ = ask(machine, tmp_path, "VfLk")
     assert report.verified == ()
     assert any("nothing tells where its drivers are" in warning for warning in report.warnings)
+
+
+def test_counts_of_a_process_that_cannot_be_are_not_told(tmp_path):
+    machine = machine_of("x64", 19041)
+    victim = next(item for item in machine.truth.objects.processes if item.image == "lsass.exe")
+    for offset, data in ((0x5F0, b"\xee" * 4), (0x470, b"\xff" * 16), (0x648, b"\x7f" * 8)):
+        machine.write_virtual(victim.va + offset, data)
+    _, listed = ask(machine, tmp_path, "Proc")
+    found = next(item for item in listed.processes if item.pid == victim.pid)
+    assert (found.active_threads, found.commit_pages) == (None, None)
+    assert (found.nonpaged_charge_bytes, found.paged_charge_bytes) == (None, None)
+    assert found.handles == victim.handles

@@ -35,6 +35,7 @@ _MAX_SESSION = 1 << 20
 _FIRST_WITH_OTHER_SESSIONS = 26_000
 _NAME_BYTES = 15
 _MAX_PID = 1 << 26
+_MAX_THREADS, _MAX_CHARGE = 1 << 22, 1 << 47  # more of one process are damage
 _TRIED = 64  # processes from either end of the list, where System is not in memory
 _FILETIME_ORIGIN = datetime(1601, 1, 1, tzinfo=timezone.utc)
 _MAX_FILETIME = 0x0300_0000_0000_0000
@@ -261,13 +262,13 @@ class ProcessReader:
             exited_at=exited_at,
             has_exited=has_exited,
             is_exiting=bool(flags & _EXITING),
-            active_threads=record["ActiveThreads"],
+            active_threads=_believe(record["ActiveThreads"], _MAX_THREADS),
             handle_table=table,
             handles=None if counted is None else counted.handles,
             handle_slots=None if counted is None else counted.slots,
-            nonpaged_charge_bytes=charges[0],
-            paged_charge_bytes=charges[1],
-            commit_pages=record["CommitCharge"],
+            nonpaged_charge_bytes=_believe(charges[0], _MAX_CHARGE),
+            paged_charge_bytes=_believe(charges[1], _MAX_CHARGE),
+            commit_pages=_believe(record["CommitCharge"], _MAX_CHARGE >> 12),
             object_handles=header.handle_count if header.is_plausible else None,
             object_references=self._headers.references(header) if header.is_plausible else None,
         )
@@ -295,6 +296,11 @@ class ProcessReader:
         """No process began or ended later; None: the source does not say when it was taken."""
         taken_at = self._target.facts.taken_at
         return None if taken_at is None else taken_at + timedelta(days=1)
+
+
+def _believe(number: Optional[int], limit: int) -> Optional[int]:
+    """A count; None: not known, or so large that it is none."""
+    return number if number is not None and number <= limit else None
 
 
 def _as_pid(number: Optional[int]) -> Optional[int]:
