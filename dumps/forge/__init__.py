@@ -8,11 +8,15 @@ from __future__ import annotations
 from dumps.forge.architectures import ARCHITECTURES
 from dumps.forge.kernels import BUILDS
 from dumps.forge.machine import ForgedMachine, Truth
-from dumps.forge.privatekernels import find_builds
+from dumps.forge.privatekernels import FIRST_OF_TODAY, find_builds
 from dumps.forge.scenarios import SCENARIOS, forge
 from dumps.forge.trackertables import TagTruth
 
-BUILDS_BY_ARCH = {name: find_builds(architecture) for name, architecture in ARCHITECTURES.items()}
-"""Every build that the forge knows of each architecture; ``BUILDS`` are those of x64 with public symbols."""
+_ALL = {name: find_builds(architecture) for name, architecture in ARCHITECTURES.items()}
+BUILDS_BY_ARCH = {name: old for name, all_ in _ALL.items() if (old := tuple(b for b in all_ if b < FIRST_OF_TODAY))}
+"""Builds that the forge knows of each architecture up to 22000; ``BUILDS`` are those of x64 with public symbols."""
 
-__all__ = ["BUILDS", "BUILDS_BY_ARCH", "SCENARIOS", "ForgedMachine", "TagTruth", "Truth", "forge"]
+BUILDS_OF_TODAY = {name: new for name, all_ in _ALL.items() if (new := tuple(b for b in all_ if b >= FIRST_OF_TODAY))}
+"""The newer ones, which nobody published symbols of."""
+
+__all__ = ["BUILDS", "BUILDS_BY_ARCH", "BUILDS_OF_TODAY", "SCENARIOS", "ForgedMachine", "TagTruth", "Truth", "forge"]

@@ -34,6 +34,11 @@ class Architecture:
         return self.pointer_bytes == 4
 
     @property
+    def has_five_levels(self) -> bool:
+        """True for x64 with page tables of five levels (LA57)."""
+        return len(self.entries.shifts) == 5
+
+    @property
     def pae(self) -> bool:
         """True for 32-bit systems with entries of eight bytes."""
         return self.narrow and self.entries.entry_bytes == 8
@@ -58,6 +63,9 @@ X86 = Architecture("x86", "x86", 0x14C, 4, entryformats.X86, 0xFFDF0000)
 X86_PAE = Architecture("x86pae", "x86", 0x14C, 4, entryformats.X86_PAE, 0xFFDF0000, 0x180000)
 ARM64 = Architecture("arm64", "arm64", 0xAA64, 8, entryformats.ARM64, 0xFFFFF78000000000)
 
+X64_LA57 = replace(X64, name="x64la57", entries=entryformats.X64_FIVE_LEVELS)
+"""Five levels of page tables, as ntkrla57.exe has them."""
+
 X64_VIRTUAL = replace(X64, span_pages=VIRTUAL_SPAN_PAGES, is_virtual=True)
 
-ARCHITECTURES: Dict[str, Architecture] = {kind.name: kind for kind in (X64, X86, X86_PAE, ARM64)}
+ARCHITECTURES: Dict[str, Architecture] = {kind.name: kind for kind in (X64, X64_LA57, X86, X86_PAE, ARM64)}

@@ -33,6 +33,7 @@ from dumps.forge.processors import write_processors
 from dumps.forge.regions import PAGED_POOL_START, plan_regions
 from dumps.forge.segmentheap import plan_heap
 from dumps.forge.system import (
+    FIVE_LEVELS_PFN_DATABASE,
     PFN_DATABASE,
     memory_runs,
     trim_pages,
@@ -100,7 +101,7 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
         pool.write_big_pages()
     objects = None
     if population is not None:
-        parts.frame_owners = FrameOwners() if wishes.page_frames is not None else None
+        parts.frame_owners = FrameOwners(architecture.entries) if wishes.page_frames is not None else None
         objects = ObjectWriter(parts, modules, types, _NOW, scenario.uptime_seconds, traced=wishes.traced)
         objects.write(population)
         for tag, blocks in objects.blocks.items():
@@ -189,8 +190,10 @@ def _write_memory(
     if wishes.page_frames is not None:
         large = parts.addresses["page:large"] = parts.regions.tables.take(1 << 21, alignment=1 << 21)
         parts.space.map_large(large, parts.space.frames.take_large(0x200))
-        database = PFN_DATABASE
-        if parts.regions.nonpaged.start & -_SLOT_BYTES == PFN_DATABASE:  # nonpaged pool stands close behind its start
+        database = FIVE_LEVELS_PFN_DATABASE if parts.kernel.architecture.has_five_levels else PFN_DATABASE
+        if database != PFN_DATABASE:
+            parts.set_variable("MmPfnDatabase", database)
+        elif parts.regions.nonpaged.start & -_SLOT_BYTES == PFN_DATABASE:  # nonpaged pool stands close behind its start
             database += _SLOT_BYTES // 2
             parts.set_variable("MmPfnDatabase", database)
         frames, private = write_page_frames(parts, database, wishes.page_frames)
@@ -199,7 +202,7 @@ def _write_memory(
 
 def _build_header(scenario: Scenario, parts: Parts) -> DumpHeader:
     architecture = parts.kernel.architecture
-    pcid = 2 if parts.kernel.build >= _FIRST_WITH_PCID and architecture.name == X64.name else 0
+    pcid = 2 if parts.kernel.build >= _FIRST_WITH_PCID and architecture.family == X64.family else 0
     return DumpHeader(
         build=parts.kernel.build,
         directory_table_base=parts.space.root_address | pcid,

@@ -8,7 +8,7 @@ the public symbols, volatility's overlays for older and 32-bit kernels).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Tuple
 
 VALID = 1
@@ -51,6 +51,15 @@ class EntryFormat:
         return len(self.shifts) - 1
 
     @property
+    def address_bits(self) -> int:
+        """How many bits of an address the tables translate."""
+        return self.shifts[0] + self.index_bits[0]
+
+    def pte_va(self, va: int) -> int:
+        """Return where the entry of the last level that maps an address appears as memory."""
+        return self.pte_base + ((va & (1 << self.address_bits) - 1) >> 12) * self.entry_bytes
+
+    @property
     def large_bytes(self) -> int:
         """The size of the smallest large page."""
         return 1 << self.shifts[self.large_levels[-1]]
@@ -77,6 +86,9 @@ X64 = EntryFormat(
     no_execute=1 << 63,
     large_levels=(1, 2),
     pte_base=0xFFFFF68000000000,
+)
+X64_FIVE_LEVELS = replace(
+    X64, shifts=(48, *X64.shifts), index_bits=(9, *X64.index_bits), large_levels=(2, 3), pte_base=0xFF4A000000000000
 )
 X86 = EntryFormat(
     entry_bytes=4,

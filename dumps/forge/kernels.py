@@ -64,6 +64,11 @@ MmTotalCommittedPages           222320  2b0d48       -       -       -       -  
 MmTotalCommitLimit              222318  2b0d50       -       -       -       -       -
 MiSystemPartition                    -       -  320380  43c800  c50bc0  c5ed00  c54fc0
 """
+_FIRST_INVENTED_MANAGER = 19041
+_INVENTED_MANAGER = {
+    "MiState": 0x1E1000, "MiSystemPartition": 0x1E9000, "MmPteBase": 0x1F0040, "MiVisibleState": 0x1F0060,
+    "ExpPoolFailures": 0x1F0080,
+}  # fmt: skip
 _NONPAGED_COMMIT = {14393: 0x1498, 17763: 0x25C0, 19041: 0x26A0, 20348: 0x42A0, 22000: 0x4498}  # in nt!MiState
 _FUNCTIONS = """
 symbol                                             7601   9600  14393  17763  19041  20348  22000
@@ -250,6 +255,11 @@ class KernelBuild:
     pool_code: str = ""
 
     @property
+    def memory_build(self) -> int:
+        """The build with public symbols whose memory manager this kernel has: the last one that is not newer."""
+        return max((build for build in _IDENTITY if build <= self.build), default=self.build)
+
+    @property
     def large_pages(self) -> bool:
         """True where the boot loader maps the kernel by pages of 2 or 4 MB."""
         return self.base % self.architecture.entries.large_bytes == 0
@@ -271,8 +281,9 @@ class KernelBuild:
 
     @property
     def swizzles(self) -> bool:
-        """True for kernels patched against L1TF that keep a mask: the x64 ones with public symbols."""
-        return "MiInvalidPteMask" in self.variables or "MiState" in self.variables
+        """True for kernels patched against L1TF, a flaw of x64 processors, that keep a mask at a place that is told."""
+        told = "MiInvalidPteMask" in self.variables or "MiState" in self.variables
+        return told and self.architecture.family == X64.family
 
 
 def find_kernel(build: int) -> KernelBuild:
@@ -307,6 +318,26 @@ def add_totals(kernel: KernelBuild) -> KernelBuild:
             nonpaged_commit_pages=_NONPAGED_COMMIT[kernel.build],
         )
     return replace(kernel, variables=variables, sizes=sizes)
+
+
+def add_memory_manager(kernel: KernelBuild) -> KernelBuild:
+    """Return an invented 64-bit kernel that keeps what the memory manager counts as the last public one before it."""
+    if (
+        kernel.architecture.narrow
+        or kernel.build < _FIRST_INVENTED_MANAGER
+        or (kernel.architecture.name == X64.name and kernel.build in _IDENTITY)
+    ):
+        return kernel
+    known = _SIZES[kernel.memory_build]
+    sizes = replace(
+        kernel.sizes,
+        allocated_nonpaged_pages=known.allocated_nonpaged_pages,
+        maximum_nonpaged_pages=known.maximum_nonpaged_pages,
+        invalid_pte_mask=known.invalid_pte_mask,
+        allocated_paged_pages=known.maximum_nonpaged_pages - 8,
+        nonpaged_commit_pages=_NONPAGED_COMMIT[kernel.memory_build],
+    )
+    return replace(kernel, variables={**kernel.variables, **_INVENTED_MANAGER}, sizes=sizes)
 
 
 def disguise_kernel(kernel: KernelBuild, chance: random.Random) -> KernelBuild:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Dict, List, Tuple
 
+from dumps.forge.architectures import X64
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.parts import Parts
 
@@ -72,7 +73,7 @@ def add_memory_counters(kernel: KernelBuild) -> KernelBuild:
     if column is not None:
         known = {name: places[column] for name, places in _GLOBALS.items() if places[column]}
         return replace(kernel, variables={**kernel.variables, **known})
-    if kernel.build in _POOL_FAILURES:
+    if kernel.build in _POOL_FAILURES and kernel.architecture is X64:
         return replace(kernel, variables={**kernel.variables, "ExPoolFailures": _POOL_FAILURES[kernel.build]})
     return kernel
 
@@ -114,12 +115,12 @@ def _places_of(kernel: KernelBuild) -> List[Tuple[str, int, int]]:
     """Return name, width and address of each number that the kernel keeps."""
     header, *rows = _PLACES.strip().splitlines()
     builds = [int(word) for word in header.split()[2:]]
-    if kernel.build not in builds:
+    if kernel.memory_build not in builds:
         return []
     found = []
     for row in rows:
         name, width, *places = row[:24].strip(), *row[24:].split()
-        place = places[builds.index(kernel.build)]
+        place = places[builds.index(kernel.memory_build)]
         if place == "-" and name == "pool failures":
             place = "ExPoolFailures+0"
         if place[0] in "SP" and "+" not in place:

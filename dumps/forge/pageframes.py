@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Counter, Dict, List, Optional, Tuple
 
-from dumps.forge.entryformats import X64
+from dumps.forge.architectures import X64
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.parts import Parts
 from dumps.forge.physical import PAGE_BYTES
@@ -38,6 +38,10 @@ _REGION_ORDER = {
     17763: [*_OLD_REGIONS, "stacks", "tables", "special 1", "special 2", "session", "images"],
     19041: [*_OLD_REGIONS, "stacks", "tables", "session", "secure", "images"],
     20348: [*_NEW_REGIONS, "session", "secure", "shadow", "images"],
+    26200: [
+        *("PFN", "nonpaged", "paged", "cache", "PTEs", "sanitizer", "ultra-zero", "CFG", "hyperspace", "stacks"),
+        *("PTEs not cached", "working sets", "tables", "unused", "secure", "shadow", "views", "images"),
+    ],
     22000: [*_NEW_REGIONS, "session", "secure", "shadow", "images"],
 }
 _ZEROED, _FREE, _STANDBY, _MODIFIED, _NO_WRITE, _ACTIVE, _TRANSITION = 0, 1, 2, 3, 4, 6, 7
@@ -60,6 +64,8 @@ class FramePlan:
 
 def page_frame_variables(kernel: KernelBuild) -> Dict[str, int]:
     """Return the further variables of this kernel by which the database is read."""
+    if kernel.architecture is not X64:
+        return {}
     return {name: places[kernel.build] for name, places in _VARIABLES.items() if kernel.build in places}
 
 
@@ -69,7 +75,7 @@ def write_page_frames(parts: Parts, database_va: int, plan: FramePlan) -> Tuple[
     Where processes have page tables of their own, these stand in the first chunk, which nothing repeats.
     """
     regions = _write_regions(parts, database_va)
-    highest_at = _HIGHEST_PAGE_AT.get(parts.kernel.build)
+    highest_at = _HIGHEST_PAGE_AT.get(parts.kernel.memory_build)
     if highest_at is not None:
         place = parts.variable("MiSystemPartition") + highest_at
         parts.space.store(place, struct.pack("<Q", plan.frames - 1))
@@ -125,9 +131,10 @@ def _write_regions(parts: Parts, database_va: int) -> Dict[str, int]:
     """Return where each kind of page is mapped; later kernels keep that in a table."""
     kernel, slot = parts.kernel, -_SLOT_BYTES
     taken = {start & slot for start in (parts.regions.nonpaged.start, parts.regions.paged.start, kernel.base)}
+    entries = kernel.architecture.entries
     taken |= {
         database_va & slot,
-        X64.pte_base,
+        entries.pte_base,
         parts.regions.tables.start & slot,
         parts.regions.processors.start & slot,
     }
@@ -136,19 +143,20 @@ def _write_regions(parts: Parts, database_va: int) -> Dict[str, int]:
         "nonpaged": parts.regions.nonpaged.start & slot,
         "paged": parts.regions.paged.start & slot,
         "PFN": database_va & slot,
-        "tables": X64.pte_base,
+        "tables": entries.pte_base,
         "images": kernel.base & slot,
     }
-    order = _REGION_ORDER.get(kernel.build, [])
+    order = _REGION_ORDER.get(kernel.build) or _REGION_ORDER.get(kernel.memory_build, [])
     for name in [*order, "cache", "PTEs", "stacks", "hyperspace"]:
         if name not in starts:
             starts[name] = next(free)
+    parts.addresses.update((f"region:{name}", start) for name, start in starts.items())
     if order:
-        state = parts.variable("MiState") + _VISIBLE_STATE_AT[kernel.build]
+        state = parts.variable("MiState") + _VISIBLE_STATE_AT[kernel.memory_build]
         table = b"".join(struct.pack("<QQ", starts[name], _SLOT_BYTES) for name in order)
-        parts.space.store(state + _REGIONS_AT[kernel.build], table)
+        parts.space.store(state + _REGIONS_AT[kernel.memory_build], table)
         parts.set_variable("MiVisibleState", state)
-        parts.set_variable("MmPteBase", X64.pte_base)
+        parts.set_variable("MmPteBase", entries.pte_base)
     return starts
 
 
@@ -183,6 +191,7 @@ def _pack_record(
 
 def _entry_va(parts: Parts, use: str, regions: Dict[str, int], chance: random.Random) -> int:
     """Return the address of the page table entry that maps the frame."""
+    pte_va = parts.kernel.architecture.entries.pte_va
     if use in ("zeroed", "free"):
         return 0
     if use in ("shareable", "standby"):
@@ -190,17 +199,13 @@ def _entry_va(parts: Parts, use: str, regions: Dict[str, int], chance: random.Ra
     if use == "no PTE":
         return regions["nonpaged"] + chance.getrandbits(24) * 8
     if use == "tables":
-        return _pte_va(_pte_va(parts.regions.nonpaged.start))
+        return pte_va(pte_va(parts.regions.nonpaged.start))
     if use == "large":
-        return _pte_va(_pte_va(parts.addresses["page:large"]))
+        return pte_va(pte_va(parts.addresses["page:large"]))
     if use in ("private", "modified", "modified no write", "transition"):
         heap = chance.choice(_HEAPS)
-        return _pte_va(heap + (chance.randrange(_HEAP_PAGES) << 12))
-    return _pte_va(regions[use] + (chance.randrange(1 << 24) << 12))
-
-
-def _pte_va(va: int) -> int:
-    return X64.pte_base + ((va & 0xFFFFFFFFFFFF) >> 12) * 8
+        return pte_va(heap + (chance.randrange(_HEAP_PAGES) << 12))
+    return pte_va(regions[use] + (chance.randrange(1 << 24) << 12))
 
 
 def plan_frames(frames: int, **changes: int) -> FramePlan:

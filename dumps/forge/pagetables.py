@@ -39,7 +39,7 @@ class AddressSpace:
     def map_huge(self, va: int, pfn: int) -> None:
         """Map an aligned 1 GB range to the frames from ``pfn`` on."""
         flags = self._entries.large_flags | self._entries.no_execute
-        self._write_entry(self._entry_address(va, 1), pfn << 12 | flags)
+        self._write_entry(self._entry_address(va, self._entries.large_levels[0]), pfn << 12 | flags)
 
     def store(self, va: int, data: bytes, *, executable: bool = False) -> None:
         """Write bytes and map what is not mapped yet to new frames."""

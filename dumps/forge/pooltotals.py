@@ -150,7 +150,7 @@ def _write_state(parts: Parts, totals: PoolTotals) -> None:
 
 
 def _write_partition(parts: Parts, totals: PoolTotals, physical_pages: int) -> None:
-    offsets = _PARTITIONS[parts.kernel.build]
+    offsets = _PARTITIONS[parts.kernel.memory_build]
     members = [
         (offsets.physical, physical_pages),
         (offsets.committed, totals.committed_pages),

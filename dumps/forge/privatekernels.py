@@ -1,13 +1,15 @@
-"""Kernels whose symbols nobody published: x86, ARM64, and x64 before Windows 7.
+"""Kernels whose symbols nobody published: x86, ARM64, and x64 before Windows 7 and since build 22621.
 
 Identity, addresses and the places of variables are invented. What a reader without symbols relies on is real: row
 and entry sizes, the pool's variables near each other, and the members of the debugger data block. How far the
-variables of the big-page table are from PoolTrackTable up to Windows 8.1 is what volatility reports.
+variables of the big-page table are from PoolTrackTable up to Windows 8.1 is what volatility reports. Of kernels since
+22621 the rows of the tables, EPROCESS of 26100 and the region types of 26200 are known; the rest is as in 22000.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Dict, List, NamedTuple, Tuple
 
 from dumps.forge.architectures import X64, Architecture
@@ -164,6 +166,23 @@ _RELEASES: Dict[Tuple[str, int], _Release] = {
         StructSizes(0x380, 0x9680, 0x8A0, 0x360, 0xC80, 0x910, 0x508, 0x4F8, 0xA000, 2048, 0x50, 0x20),
     ),
 }
+_TODAY = StructSizes(
+    *(0x380, 0xBF00, 0x89C0, 0x1F0, 0xB80, 0x8F0, 0x550, 0x540, 0xC080, 2048, 0x50, 0x20), special_registers=0x100
+)
+_TODAY_24H2 = replace(_TODAY, eprocess=0x840, peb=0x2E0, parent_cid=0x2D0)
+_RELEASES.update(
+    {
+        ("x64", 22621): _Release(0xFFFFF80151A00000, _LATER, "ni_release", _TODAY),
+        ("x64", 22631): _Release(0xFFFFF80238200000, _LATER, "ni_release", _TODAY),
+        ("x64", 25398): _Release(0xFFFFF80667600000, _LATER, "zn_release", _TODAY),
+        ("x64", 26100): _Release(0xFFFFF8031DA00000, _LATER, "ge_release", _TODAY_24H2),
+        ("x64", 26200): _Release(0xFFFFF80759400000, _LATER, "ge_release", _TODAY_24H2),
+        ("arm64", 26100): _Release(0xFFFFF8024C800000, _LATER, "ge_release", _RELEASES["arm64", 22000].sizes),
+    }
+)
+FIRST_OF_TODAY = 22621
+"""From here on kernels are those that run in 2026; Windows Server 2025 is 26100."""
+
 _MACHINE_NAMES = {"x86": "x86fre", "x64": "amd64fre", "arm64": "arm64fre"}
 _FIRST_WITHOUT_GLOBALS = 14393
 _FIRST_WITH_TREES = 7600  # of the drivers that Driver Verifier watches
@@ -173,7 +192,11 @@ _FIRST_NAMED_ALIKE = 9600  # before, a kernel with PAE was a file of its own
 
 def find_builds(architecture: Architecture) -> Tuple[int, ...]:
     """Return the builds that the forge knows of an architecture; those with public symbols come first."""
-    private = tuple(build for family, build in _RELEASES if family == architecture.family)
+    private = tuple(
+        build
+        for family, build in _RELEASES
+        if family == architecture.family and (build >= FIRST_OF_TODAY or not architecture.has_five_levels)
+    )
     return (BUILDS if architecture.name == X64.name else ()) + private
 
 
@@ -205,10 +228,16 @@ def _invent_kernel(build: int, architecture: Architecture, chance: random.Random
         sections=((".text", _TEXT, _DATA - 0x1000), (".data", _DATA, _PAGE_CODE - 0x1000), ("PAGE", _PAGE_CODE, _END)),
         sizes=release.sizes,
         architecture=architecture,
-        pdb_name="ntkrpamp.pdb" if architecture.pae else "ntkrnlmp.pdb",
+        pdb_name=_pdb_name(architecture),
         file_name="ntkrnlpa.exe" if renamed else "ntoskrnl.exe",
         default_rows=2048 + 1 if build < _FIRST_WITH_TAG_TABLES else 1024 + 1,
     )
+
+
+def _pdb_name(architecture: Architecture) -> str:
+    if architecture.has_five_levels:
+        return "ntkrla57.pdb"
+    return "ntkrpamp.pdb" if architecture.pae else "ntkrnlmp.pdb"
 
 
 def _revision(build: int) -> int:

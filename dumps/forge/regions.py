@@ -55,10 +55,28 @@ def plan_regions(kernel: KernelBuild, chance: random.Random) -> Regions:
             tables=Region(0xFFFFF88040000000),
             processors=Region(0xFFFFF88003164000),
         )
+    if kernel.architecture.has_five_levels:
+        return _plan_wide_regions(kernel, chance)
     slots = chance.sample(_FREE_SLOTS, 4)
     nonpaged, paged, tables, processors = (
         _KERNEL_HALF + slot * _SLOT_BYTES + chance.randrange(1, 64) * _GIB for slot in slots
     )
+    return Regions(
+        drivers=Region(kernel.base + _GIB + chance.randrange(0x100) * 0x10000),
+        nonpaged=Region(nonpaged + chance.randrange(0x1000) * 0x1000),
+        paged=Region(paged + chance.randrange(0x1000) * 0x1000),
+        tables=Region(tables),
+        processors=Region(processors + chance.randrange(0x1000) * 0x1000),
+    )
+
+
+def _plan_wide_regions(kernel: KernelBuild, chance: random.Random) -> Regions:
+    """Return regions that four levels of tables reach no more, but for what entries of 48 bits must name."""
+    nonpaged, tables, processors = (
+        (0xFF00 + slot << 48) + chance.randrange(0x10, 0x1F0) * _SLOT_BYTES
+        for slot in chance.sample(range(0x50, 0xF0), 3)
+    )
+    paged = _KERNEL_HALF + chance.choice(_FREE_SLOTS) * _SLOT_BYTES
     return Regions(
         drivers=Region(kernel.base + _GIB + chance.randrange(0x100) * 0x10000),
         nonpaged=Region(nonpaged + chance.randrange(0x1000) * 0x1000),

@@ -9,8 +9,7 @@ from typing import Callable, Dict, Optional, Sequence, Tuple
 
 from dumps.forge.architectures import ARCHITECTURES, X64, X64_VIRTUAL
 from dumps.forge.assemble import assemble_machine
-from dumps.forge.kernels import BUILDS as REAL_BUILDS
-from dumps.forge.kernels import KernelBuild, add_totals, disguise_kernel
+from dumps.forge.kernels import KernelBuild, add_memory_manager, add_totals, disguise_kernel
 from dumps.forge.machine import ForgedMachine
 from dumps.forge.memorymanager import MemoryPlan, add_memory_counters
 from dumps.forge.objects import leaks
@@ -177,8 +176,9 @@ def forge(
     """Return the machine of a scenario; the same arguments make the same machine, byte for byte.
 
     ``known_kernel`` False gives nt a GUID that nobody has symbols of, and its globals unusual places. ``table_rows``
-    is the size of the tag tables, a power of two plus one. ``arch`` is x64, x86, x86pae or arm64; only kernels of x64
-    since Windows 7 have public symbols, all others have a GUID that nobody knows in any case.
+    is the size of the tag tables, a power of two plus one. ``arch`` is x64, x64la57 (page tables of five levels), x86,
+    x86pae or arm64; only kernels of x64 from Windows 7 to build 22000 have public symbols, all others have a GUID that
+    nobody knows in any case.
 
     ``untagged`` switches pool tagging off (XP only), ``swizzle`` protects every entry of the page tables against
     L1TF that is not valid, ``encoded_kdbg`` leaves the debugger data block encoded (Windows 8 and later),
@@ -186,7 +186,7 @@ def forge(
     do), ``user_pages`` adds pages of processes and free ones. ``drivers`` are further driver files of this architecture
     that are loaded; they may import from nt and from every stand-in. ``leaked`` is how many objects leak in a scenario
     of objects, ``pages_lost`` leaves out of its dump what dumps lack most often, and the healthy background of it has
-    one of ``healthy_share`` objects. ``memory`` lets kernels of x64 with public symbols also keep what the memory
+    one of ``healthy_share`` objects. ``memory`` lets 64-bit kernels (ARM64 since 19041) also keep what the memory
     manager counts beside the pools, ``page_frames`` writes their page frame database. ``virtual`` lays out memory as
     virtual machines have it, a hole below 4 GiB and pages above it, with top tables of several processes and the code
     that starts processors (x64 only). ``traced`` lets x64 kernels with public symbols record references to objects
@@ -202,8 +202,10 @@ def forge(
     architecture = X64_VIRTUAL if virtual else ARCHITECTURES[arch]
     kernel = choose_kernel(build, architecture, random.Random(f"identity {arch} {build} {seed}"))
     rows = kernel.default_rows if table_rows is None else table_rows
-    if page_frames is not None and (arch != "x64" or build not in REAL_BUILDS):
-        raise ValueError(f"build {build} on {arch}: only x64 kernels with public symbols have a page frame database")
+    if page_frames is not None and (architecture.narrow or build < 7601):
+        raise ValueError(
+            f"build {build} on {arch}: only 64-bit kernels since Windows 7 have a page frame database here"
+        )
     if rows < 513 or rows - 1 & rows - 2:
         raise ValueError(f"{rows} table rows: wanted a power of two plus one, at least 513")
     if not known_kernel:
@@ -233,6 +235,8 @@ def forge(
     )
     if pool_totals or memory is not None or page_frames is not None:
         kernel = add_totals(kernel)
+    if memory is not None or page_frames is not None:
+        kernel = add_memory_manager(kernel)
     if memory is not None:
         kernel = add_memory_counters(kernel)
     if page_frames is not None:

@@ -15,6 +15,7 @@ from dumps.forge.physical import HOLE_PAGE, PAGE_BYTES, SPAN_PAGES
 from dumps.forge.pooltotals import Limits, PoolTotals, write_totals
 from dumps.forge.standins import MODULES, PAGEABLE_RVA
 
+FIVE_LEVELS_PFN_DATABASE = 0xFF31400000000000
 PFN_DATABASE, NARROW_PFN_DATABASE = 0xFFFFFA8000000000, 0x80C00000
 
 _TICK_COUNT_MULTIPLIER = 0x0FA00000  # 15.625 ms a tick

@@ -8,7 +8,7 @@ from typing import Callable, Collection, FrozenSet, List, Mapping, Optional, Tup
 
 from pykdext.errors import MemoryReadError, SymbolNotFoundError
 from pykdext.images.image import Image, read_image
-from pykdext.model import Struct, TypeLayout
+from pykdext.model import Machine, Struct, TypeLayout
 from pykdext.model.structtables import StructTable
 from pykdext.symbols.chain import LocatedSymbol, ProfileSymbols, SymbolChain, SymbolSource
 from pykdext.symbols.identity import PdbName
@@ -22,6 +22,9 @@ _STATE_TYPE, _MASK_FIELD = "_MI_SYSTEM_INFORMATION", "Hardware.InvalidPteMask"
 _LAST_BUILD_WITH_LISTS, _LAST_BUILD_WITHOUT_LISTS = 9600, 7601
 _SWITCHED_BUILDS = 10
 """How far the number of a build may lie above that of its kernel: 22631 has the kernel of 22621."""
+
+_LOWEST_OF_FOUR_LEVELS, _LOWEST_KERNEL_HALF = 0xFFFF800000000000, 0xFF00000000000000
+_PTE_BASE_AT = 0x360
 
 _MAX_INVALID_PTE_MASK = 1 << 52
 """The mask is of physical address bits: an x64 processor has at most 52."""
@@ -74,6 +77,37 @@ class Kernel:
     def pdb(self) -> Optional[PdbName]:
         """Identity of the kernel's symbols; None if it is not in memory."""
         return None if self.nt is None else _find_pdb(self.target, self.nt)
+
+    @cached_property
+    def has_five_levels(self) -> bool:
+        """Page tables of five levels (LA57), which an x64 kernel of its own has: its PDB is ntkrla57.pdb.
+
+        Where its name is not known, its page tables tell: four levels reach no address as low as theirs appear at.
+        """
+        if self.target.facts.machine is not Machine.X64:
+            return False
+        names = [] if self.nt is None else [self.nt.module.name, self.nt.module.path]
+        if self.pdb is not None:
+            names.append(self.pdb.file_name)
+        return any("la57" in name.lower() for name in names) or 0 < (self.pte_base or 0) < _LOWEST_OF_FOUR_LEVELS
+
+    @cached_property
+    def pte_base(self) -> Optional[int]:
+        """Where the page tables appear as memory: by nt!MmPteBase, or PteBase of the debugger data; None: not told."""
+        return self.find_variable("MmPteBase") or self._read_told_base()
+
+    def _read_told_base(self) -> Optional[int]:
+        """KDDEBUGGER_DATA64.PteBase, since Windows 10 1607; None where the block is older, encoded or not there."""
+        block = self.find_symbol("KdDebuggerDataBlock")
+        if block is None:
+            return None
+        try:
+            data = self.target.read_virtual(block.address, _PTE_BASE_AT + 8)
+        except MemoryReadError:
+            return None
+        size = int.from_bytes(data[0x14:0x18], "little")
+        told = int.from_bytes(data[_PTE_BASE_AT:], "little")
+        return told if data[0x10:0x14] == b"KDBG" and size >= len(data) and told >= _LOWEST_KERNEL_HALF else None
 
     @cached_property
     def images(self) -> Tuple[Image, ...]:

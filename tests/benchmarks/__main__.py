@@ -24,6 +24,7 @@ from tests.benchmarks import (
     imagereading,
     immediateindex,
     machineimages,
+    newestkernels,
     objectholders,
     pageframes,
     physicalpages,
@@ -59,6 +60,7 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "damage": damageddumps.run,
     "verdicts": verdicts.run,
     "scrambled": scrambledkernels.run,
+    "newest": newestkernels.run,
 }
 
 

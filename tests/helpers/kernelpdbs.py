@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from typing import Dict, List, Mapping, Optional
+from typing import Dict, List, Mapping, Optional, Tuple
 
 from pykdext.model import Machine
 from pykdext.model.layouts import FieldLayout, TypeLayout
@@ -90,10 +90,29 @@ class _Records:
         return 0x1000 + len(self.records) - 1
 
 
-def kernel_pdb(build: int, guid: str, variables: Mapping[str, int], revision: Optional[int] = None) -> bytes:
-    """The PDB of an x64 kernel of ``build`` with ``variables`` (name to RVA)."""
-    table = StructTable(Machine.X64, build, revision)
-    types = {name: layout for name in _load() for layout in [table.find_type(name)] if layout is not None}
+def kernel_pdb(
+    build: int,
+    guid: str,
+    variables: Mapping[str, int],
+    revision: Optional[int] = None,
+    machine: Machine = Machine.X64,
+    newest: Tuple[int, int] = (22000, 2538),
+) -> bytes:
+    """The PDB of a kernel of ``build`` with ``variables`` (name to RVA).
+
+    A structure that no table tells of this build on ``machine`` is as in the x64 kernel ``newest``.
+    """
+    tables = [StructTable(machine, build, revision)]
+    if machine is not Machine.X64 or build > newest[0]:
+        tables += [StructTable(machine, newest[0]), StructTable(Machine.X64, *newest)]
+    types: Dict[str, TypeLayout] = {}
+    for name in _load():
+        layout = next((layout for table in tables for layout in [table.find_type(name)] if layout is not None), None)
+        if layout is not None:
+            types[name] = layout
+    if len(tables) > 1 and "_EPROCESS" in types and "Pcb" not in types["_EPROCESS"].fields:
+        process = types["_EPROCESS"]
+        types["_EPROCESS"] = replace(process, fields={**process.fields, "Pcb": FieldLayout(0, None, None, "_KPROCESS")})
     records = _Records(types)
     for name in types:
         records.add_type(name)

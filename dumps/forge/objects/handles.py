@@ -92,6 +92,9 @@ class EntryPages:
         build = self._kernel.build
         if self._narrow or build < _FIRST_WITH_FREE_LISTS:
             return header | 1, _ACCESS
+        if self._kernel.architecture.has_five_levels:  # addresses of 57 bits leave ten for the references
+            references = 0x3FF - number % 5 if number % 3 else 0
+            return (header & 0x01FFFFFFFFFFFFF0) << 7 | references << 1 | 1, _ACCESS
         references = 0x7FFF - number % 5 if number % 3 else 0
         return (header & 0xFFFFFFFFFFF0) << 16 & 0xFFFFFFFFFFFFFFFF | references << 1 | 1, _ACCESS
 

@@ -1,14 +1,15 @@
 """Where members stand in the executive's objects, by kernel.
 
 x64 since Windows 7 from the public symbol tables of JPCERTCC, older and 32-bit kernels from the profiles of volatility,
-ARM64 from a real dump of build 22000. A column is a build; those with an n are of 32-bit systems, a is ARM64.
+ARM64 from a real dump of build 22000, EPROCESS of
+26100 from public listings. A column is a build; those with an n are of 32-bit systems, a is ARM64.
 """
 
 from __future__ import annotations
 
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
-from dumps.forge.kernels import KernelBuild
+from dumps.forge.kernels import BUILDS, KernelBuild
 
 _PROCESS = """
 member          3790 6002 7601 9600 14393 17763 19041 20348 22000 2600n 3790n 6002n 7601n 9600n 15063n 17763n 19041n   a
@@ -26,6 +27,23 @@ ImageFileName    268  238  2e0  438   450   450   5a8   5a8   5a8   174   164   
 ThreadListHead   290  260  308  470   488   488   5e0   5e0   5e0   190   180   168   188   194    1a0    1a0    1d0 598
 ActiveThreads    2b0  280  328  480   498   498   5f0   5f0   5f0   1a0   190   178   198   19c    1a8    1a8    1d8 5a8
 CommitCharge     120  128  1b8  4d0   4f0   4f0   648   648   648    a8    b8    c0    d0   1e8    1f4    1f4    224 600
+"""
+_PROCESS_24H2 = """
+member          26100
+UniqueProcessId   1d0
+Links             1d8
+CreateTime        1f8
+ExitTime          5c0
+ExitStatus        554
+Flags             1f4
+QuotaUsage        200
+Parent            2d0
+Session           2e8
+ObjectTable       300
+ImageFileName     338
+ThreadListHead    370
+ActiveThreads     380
+CommitCharge      3d8
 """
 _THREAD = """
 member       3790 6002 7601 9600 14393 17763 19041 20348 22000 2600n 3790n 6002n 7601n 9600n 15063n 17763n 19041n   a
@@ -130,13 +148,17 @@ class ObjectLayouts:
     """The layouts of one kernel."""
 
     def __init__(self, kernel: KernelBuild) -> None:
-        self.process = Members(_PROCESS, kernel)
+        self.process = Members(_PROCESS_24H2 if _is_24h2(kernel) else _PROCESS, kernel)
         self.thread = Members(_THREAD, kernel)
         self.table = Members(_TABLE, kernel)
         self.token = Members(_TOKEN, kernel)
         self.key_control_block = Members(_KEY_CONTROL_BLOCK, kernel)
         self.type = Members(_TYPE, kernel)
         self.registration = Members(_REGISTRATION, kernel)
+
+
+def _is_24h2(kernel: KernelBuild) -> bool:
+    return kernel.build >= 26100 and kernel.architecture.family == "x64"
 
 
 def verifier_members(kernel: KernelBuild) -> Members:
@@ -146,18 +168,26 @@ def verifier_members(kernel: KernelBuild) -> Members:
 
 def object_variables(kernel: KernelBuild) -> Dict[str, int]:
     """Return the addresses of variables of nt that only public symbols tell; empty for kernels without them."""
-    if kernel.architecture.name != "x64":
+    if kernel.architecture.name != "x64" or kernel.build not in BUILDS:
         return {}
     return {name: kernel.base + rva for name, rva in _read_column(_VARIABLES, kernel).items()}
 
 
 def _read_column(table: str, kernel: KernelBuild) -> Dict[str, int]:
-    family = kernel.architecture.family
-    name = "a" if family == "arm64" else f"{kernel.build}{'n' if kernel.architecture.narrow else ''}"
     header, *rows = table.strip().splitlines()
     columns = header.split()
-    if name not in columns:
+    name = next((name for name in _column_names(kernel) if name in columns), None)
+    if name is None:
         return {}
     column = columns.index(name)
     cells = (row.split() for row in rows)
     return {cell[0]: int(cell[column], 16) for cell in cells if cell[column] != "-"}
+
+
+def _column_names(kernel: KernelBuild) -> List[str]:
+    """Return which columns may be the kernel's; of those without public symbols the last one that is not newer."""
+    if kernel.architecture.family == "arm64":
+        return ["a"]
+    name = f"{kernel.build}{'n' if kernel.architecture.narrow else ''}"
+    older = [str(build) for build in (26100, 22000) if kernel.build > build]
+    return [name, *older]

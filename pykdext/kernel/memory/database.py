@@ -7,7 +7,7 @@ build: a kernel that is not in the tables needs its symbols (PDB or ISF), and wh
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -26,7 +26,6 @@ IN_USE = (6, 7)
 
 _FIELDS = ("PteAddress", "u3.e1.PageLocation", "u4.PrototypePte", "u4.PteFrame")
 _FIXED_PTE_BASE, _FIRST_WITH_PTE_BASE = 0xFFFFF68000000000, 14393
-_LOWEST_OF_FOUR_LEVELS = 0xFFFF800000000000
 _USED = bytes(value & 7 in IN_USE for value in range(256))
 _LISTS = bytes(value & 7 for value in range(256))
 
@@ -71,7 +70,10 @@ class PteSpace:
 
 @dataclass(frozen=True)
 class Columns:
-    """Where the members stand in a record of ``size`` bytes; ``prototype_bit`` within its byte."""
+    """Where the members stand in a record of ``size`` bytes; ``prototype_bit`` within its byte.
+
+    ``is_wide``: addresses have 57 bits, so that the highest byte of one follows from no other bit.
+    """
 
     size: int
     pte_address: int
@@ -79,6 +81,7 @@ class Columns:
     prototype: int
     prototype_bit: int
     pte_frame: Optional[int]
+    is_wide: bool = False
 
     def keys(self, data: bytes) -> array[int]:
         """What each record has in common with others, as one number: see ``split_key``."""
@@ -90,15 +93,17 @@ class Columns:
         packed[6::8] = data[self.prototype :: self.size].translate(
             bytes(value >> self.prototype_bit & 1 for value in range(256))
         )
+        if self.is_wide:
+            packed[7::8] = data[self.pte_address + 7 :: self.size]
         keys = array("Q")
         keys.frombytes(packed)
         return keys
 
-    @staticmethod
-    def split_key(key: int) -> Tuple[int, int, bool]:
+    def split_key(self, key: int) -> Tuple[int, int, bool]:
         """PteAddress to 64 KB, the list, and whether a prototype entry maps the frame."""
         address = (key & (1 << 40) - 1) << 16
-        return address | (0xFF << 56 if key >> 39 & 1 else 0), key >> 40 & 0xFF, bool(key >> 48)
+        highest = key >> 56 if self.is_wide else 0xFF * (key >> 39 & 1)
+        return address | highest << 56, key >> 40 & 0xFF, bool(key >> 48 & 0xFF)
 
     def find_tables(self, data: bytes, space: PteSpace, first: int) -> List[Tuple[int, int, int]]:
         """Number, PteAddress and PteFrame of the frames in use that hold page tables, or that large pages map.
@@ -174,7 +179,7 @@ def find_database(kernel: Kernel) -> Union[FrameDatabase, str]:
             f"the layout of _MMPFN in {build} on {facts.machine.value} is not known: "
             "no pages by use without the kernel's symbols (PDB or ISF)"
         )
-    base = kernel.find_variable("MmPteBase")
+    base = kernel.pte_base
     if not base and (facts.machine is not Machine.X64 or kernel.build >= _FIRST_WITH_PTE_BASE):
         return (
             "nothing tells where the page tables are mapped (MmPteBase): no pages by use without the kernel's symbols"
@@ -182,13 +187,9 @@ def find_database(kernel: Kernel) -> Union[FrameDatabase, str]:
     if not highest:
         return "nothing tells how much memory the machine has: the page frame database has no known end"
     base = base or _FIXED_PTE_BASE
-    space = PteSpace(base, 5 if _has_five_levels(kernel, base) else 4)
+    space = PteSpace(base, 5 if kernel.has_five_levels else 4)
+    columns = replace(columns, is_wide=space.levels > 4)
     return FrameDatabase(address, min(highest + 1, MOST_FRAMES), _physical_frames(kernel), columns, space)
-
-
-def _has_five_levels(kernel: Kernel, pte_base: int) -> bool:
-    """The kernels of LA57 are an image of their own, ntkrla57.exe; four levels of tables reach no such base."""
-    return pte_base < _LOWEST_OF_FOUR_LEVELS or (kernel.pdb is not None and "la57" in kernel.pdb.file_name.lower())
 
 
 def _find_columns(kernel: Kernel) -> Optional[Columns]:

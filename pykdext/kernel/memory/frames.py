@@ -52,8 +52,9 @@ _BY_LIST = {
 class Classifier:
     """From what records have in common to their use."""
 
-    def __init__(self, space: PteSpace, regions: Sequence[Region]) -> None:
+    def __init__(self, space: PteSpace, regions: Sequence[Region], columns: Columns) -> None:
         self._space = space
+        self._columns = columns
         self._starts = [region.start for region in regions]
         self._regions = regions
         self._known: Dict[int, int] = {}
@@ -66,7 +67,7 @@ class Classifier:
         for key, frames in keys.items():
             number = known.get(key)
             if number is None:
-                number = known[key] = _USES.index(self.decide(*Columns.split_key(key)))
+                number = known[key] = _USES.index(self.decide(*self._columns.split_key(key)))
             counts[number] += frames
         return dict(zip(_USES, counts))
 
@@ -111,7 +112,7 @@ def read_page_frames(
     stride = max(1, whole // chunks) if chunks else 1
     is_whole = stride == 1
     owners = _Owners(database, roots) if roots and is_whole and database.columns.pte_frame is not None else None
-    tally = _Tally(kernel, database, Classifier(database.space, regions), owners)
+    tally = _Tally(kernel, database, Classifier(database.space, regions, database.columns), owners)
     for number in range(0, whole, stride):
         if work.is_ended:
             break

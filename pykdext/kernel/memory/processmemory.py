@@ -18,7 +18,8 @@ from pykdext.targets.protocol import PAGE_BYTES
 MOST_PAGES = 1 << 35
 """A larger count went below zero, or is none: no process has an address space of 128 TiB in use."""
 
-_ROOT, _LOCKED = "Pcb.DirectoryTableBase", "NumberOfLockedPages"
+_TABLE_BASE = "DirectoryTableBase"
+_ROOT, _LOCKED = f"Pcb.{_TABLE_BASE}", "NumberOfLockedPages"
 _WORKING_SETS = ("Vm.Instance.WorkingSetSize", "Vm.WorkingSetSize")
 _FRAME_MASK = (1 << 52) - 1
 
@@ -29,12 +30,15 @@ class ProcessMemoryReader:
     def __init__(self, kernel: Kernel) -> None:
         self._target = kernel.target
         self._form = kernel.struct("_EPROCESS", _ROOT, _LOCKED, *_WORKING_SETS)
+        self._first = None  # EPROCESS begins with its KPROCESS in every Windows
+        if self._form is not None and not self._form.has(_ROOT):
+            self._first = kernel.struct("_KPROCESS", _TABLE_BASE)
 
     def find_roots(self, processes: Iterable[Process]) -> Dict[int, Process]:
         """The processes by the frames of their top page tables; one that two of them claim is nobody's."""
         found: Dict[int, Optional[Process]] = {}
         for process in processes:
-            root = (self._read(process).get(_ROOT) or 0) & _FRAME_MASK
+            root = (self._read_root(process) or 0) & _FRAME_MASK
             if root >> 12:
                 found[root >> 12] = process if root >> 12 not in found else None
         return {frame: process for frame, process in found.items() if process is not None}
@@ -50,6 +54,15 @@ class ProcessMemoryReader:
         if committed is None:
             return None
         return ProcessMemory(process.pid, process.image, committed, process.has_exited, resident, locked)
+
+    def _read_root(self, process: Process) -> Optional[int]:
+        if self._first is None or not self._first.has(_TABLE_BASE):
+            return self._read(process).get(_ROOT)
+        try:
+            root: Optional[int] = read_record(self._target, self._first, process.address)[_TABLE_BASE]
+        except MemoryReadError:
+            return None
+        return root
 
     def _read(self, process: Process) -> Dict[str, Optional[int]]:
         if self._form is None or not any(self._form.fields.values()):

@@ -70,7 +70,7 @@ def _read_assigned(kernel: Kernel) -> List[Region]:
         except MemoryReadError:
             continue
         start, size = int.from_bytes(row[:8], "little"), int.from_bytes(row[8:], "little")
-        if start >= _KERNEL_HALF and 0 < size <= _LARGEST_REGION_BYTES:
+        if start >= kernel.target.machine.kernel_start and 0 < size <= _LARGEST_REGION_BYTES:
             found.append(Region(start, start + size, use, True))
     return found
 

@@ -271,8 +271,7 @@ def _choose_decoder(kernel: Kernel, build: int) -> Callable[[bytes], Sequence[in
         return lambda data: [word & ~7 for word in array("Q", data)[2::2] if word & ~7]
     if build < _FIRST_WITH_SHIFT_16:
         return lambda data: [0xFFFFF80000000000 | word >> 19 & ~0xF for word in array("Q", data)[2::2] if word >> 23]
-    name = "" if kernel.nt is None else kernel.nt.module.path.lower()
-    if "la57" in name:
+    if kernel.has_five_levels:
         return lambda data: [_extend57(word >> 11 << 4) for word in array("Q", data)[2::2] if word >> 11]
     return lambda data: [0xFFFF000000000000 | word >> 16 & ~0xF for word in array("Q", data)[2::2] if word >> 20]
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykdext.kernel.memory.database import PteSpace
+from pykdext.kernel.memory.database import Columns, PteSpace
 from pykdext.kernel.memory.frames import Classifier
 from pykdext.kernel.memory.regions import Region
 from pykdext.model.memory import FrameUse
 
 SPACES = [PteSpace(0xFFFFF68000000000), PteSpace(0xFFFFDE8000000000), PteSpace(0xFF4A000000000000, 5)]
 ACTIVE = 6
+
+
+def columns_of(space):
+    return Columns(0x30, 8, 0x22, 0x2F, 7, 0x28, is_wide=space.levels > 4)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -29,9 +35,20 @@ def test_an_entry_leads_back_to_its_page(space, page):
 
 
 @pytest.mark.parametrize("space", SPACES)
+@given(page=st.integers(0, (1 << 45) - 1), location=st.integers(0, 7), prototype=st.booleans())
+def test_a_key_keeps_what_tells_the_use(space, page, location, prototype):
+    columns, entry = columns_of(space), space.base + (page & (1 << space.address_bits - 12) - 1) * 8
+    for address in (entry, 0, 0xFFFF_8000_0012_3450):
+        record = struct.pack("<8xQ18xB5xQ", address, location | 0x50, prototype << 63).ljust(columns.size, b"\0")
+        (key,) = columns.keys(record)
+        assert columns.split_key(key) == (address & -0x10000, location, prototype)
+
+
+@pytest.mark.parametrize("space", SPACES)
 def test_uses_follow_from_the_entry(space):
     start = -(1 << 45) & (1 << 64) - 1
-    classifier = Classifier(space, [Region(start, start + (1 << 40), FrameUse.SYSTEM_PTES, True)])
+    regions = [Region(start, start + (1 << 40), FrameUse.SYSTEM_PTES, True)]
+    classifier = Classifier(space, regions, columns_of(space))
     mask = (1 << space.address_bits) - 1
 
     def use_of(address):
