@@ -205,7 +205,9 @@ def test_requests_that_a_driver_does_not_complete(arch, build, tmp_path):
     assert requests.sample.objects == 600
     assert dict(requests.sample.creators)["sent to no driver"] == 36
     assert requests.sentence.endswith("are in pippo.sys, IRP_MJ_READ: that driver does not complete them.")
-    assert "of 600 descriptor lists that could be read 600 (100%) are pages of pid 292" in lists.sentence
+    assert (
+        "of 600 descriptor lists that could be read 600 (100%) describe pages of smss.exe (pid 292)" in lists.sentence
+    )
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_whoever_else_has_many_is_named_beside_the_one_with_most(holders_of):
         "Even", HeldObjects("one.exe", 6004, "Event", 4_000), HeldObjects("two.exe", 6008, "Event", 3_100)
     )
     assert (report.grade, report.holder.pid) == ("proven", 6004)
-    assert "a handle leak of that process; more than usual have, too: two.exe (pid 6008) 3,1" in report.sentence
+    assert "a handle leak of that process; many more are those of two.exe (pid 6008) 3,1" in report.sentence
 
 
 @pytest.mark.parametrize("lost", [False, True])

@@ -95,11 +95,12 @@ def name_contents(tag: PoolTag, sample: ObjectSample) -> Finding:
     is_request = tag.raw == b"Irp "
     things = "requests" if is_request else "descriptor lists"
     end = "whoever makes them does not free them"
+    verb = choose_form(count, "is", "are") if is_request else choose_form(count, "describes", "describe")
     if is_request and who.startswith("in "):
         end = "that driver does not complete them"
     sentence = (
         f"Tag {tag}: of {format_count(sample.objects)} {things} that could be read {format_count(count)} "
-        f"({format_share(count / sample.objects)}) {choose_form(count, 'is', 'are')} {who}: {end}."
+        f"({format_share(count / sample.objects)}) {verb} {who}: {end}."
     )
     return Finding(HolderKind.CONTENTS, sentence, _LIKELY, "!irpfind" if is_request else f"!poolfind {tag}")
 
@@ -202,7 +203,7 @@ def name_handle_holder(
     too = ""
     if others:
         shown = [f"{census.process.label} {format_count(census.handles_of(tuple(names)))}" for census in others]
-        too = f"; more than usual have, too: {name_some(shown, _NAMED)}"
+        too = f"; many more are those of {name_some(shown, _NAMED)}"
     share = f" ({format_share(held / handles)})" if handles else ""
     sentence = (
         f"Tag {tag}: {census.process.label} holds {about}{format_count(held)} of the {count_things(handles, 'handle')} "
