@@ -6,17 +6,15 @@ Source: MI_VERIFIER_DRIVER_ENTRY in Microsoft's public PDBs; a hidden variable n
 
 from __future__ import annotations
 
-from array import array
 from typing import Dict, Iterator, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.pages import PageReader
-from pykdext.kernel.objects.verifiertrees import read_driver_name
+from pykdext.kernel.objects.verifiertrees import iter_data_words, read_driver_name
 from pykdext.model import Module
 from pykdext.targets.linkedlists import walk_list
 
-_MAX_SECTION_BYTES = 16 << 20
 _MAX_TRIED = 65_536
 
 
@@ -43,19 +41,14 @@ def find_driver_list(
 
 def _iter_heads(kernel: Kernel, pages: PageReader) -> Iterator[int]:
     """Where two pointers in nt's writable data lead to links that lead back."""
-    nt, width, start = kernel.images[0], kernel.target.pointer_size, kernel.target.machine.kernel_start
-    for section in nt.sections if nt.has_headers else ():
-        if not section.writable or section.executable:
-            continue
-        size = min(section.size, _MAX_SECTION_BYTES)
-        for address, data in kernel.target.read_present(nt.module.base + section.rva, size):
-            words = array("I" if width == 4 else "Q", data[: len(data) - len(data) % width])
-            for number, (after, before) in enumerate(zip(words, words[1:])):
-                head = address + number * width
-                if after < start or before < start or head in (after, before):
-                    continue
-                if pages.pointer(after + width) == head and pages.pointer(before) == head:
-                    yield head
+    width, start = kernel.target.pointer_size, kernel.target.machine.kernel_start
+    for address, words in iter_data_words(kernel):
+        for number, (after, before) in enumerate(zip(words, words[1:])):
+            head = address + number * width
+            if after < start or before < start or head in (after, before):
+                continue
+            if pages.pointer(after + width) == head and pages.pointer(before) == head:
+                yield head
 
 
 def _may_be_entry(pages: PageReader, modules: Dict[int, Module], entry: int, start_at: int, end_at: int) -> bool:

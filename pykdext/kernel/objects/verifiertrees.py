@@ -7,7 +7,7 @@ that image's name. Sources: the types in Microsoft's public PDBs since Windows 7
 from __future__ import annotations
 
 from array import array
-from typing import Dict, Iterator, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
@@ -53,17 +53,12 @@ class TreeFinder:
 
     def _iter_candidates(self) -> Iterator[DriverTree]:
         """Where an aligned pointer into the kernel's memory stands before a small count."""
-        nt, start = self._kernel.images[0], self._kernel.target.machine.kernel_start
-        for section in nt.sections if nt.has_headers else ():
-            if not section.writable or section.executable:
-                continue
-            size = min(section.size, _MAX_SECTION_BYTES)
-            for _, data in self._kernel.target.read_present(nt.module.base + section.rva, size):
-                words = array("I" if self._width == 4 else "Q", data[: len(data) - len(data) % self._width])
-                for pointer, following in zip(words, words[1:]):
-                    count = following & 0xFFFFFFFF
-                    if 0 < count <= MAX_TABLES and pointer >= start and pointer % 8 == 0:
-                        yield DriverTree(pointer, count)
+        start = self._kernel.target.machine.kernel_start
+        for _, words in iter_data_words(self._kernel):
+            for pointer, following in zip(words, words[1:]):
+                count = following & 0xFFFFFFFF
+                if 0 < count <= MAX_TABLES and pointer >= start and pointer % 8 == 0:
+                    yield DriverTree(pointer, count)
 
     def _leads_to_a_driver(self, tree: DriverTree) -> bool:
         for number in range(tree.tables):
@@ -77,6 +72,17 @@ class TreeFinder:
                 name = read_driver_name(self._pages, self._width, entry) if entry else None
                 return name is not None and name.lower() == module.name.lower()
         return False
+
+
+def iter_data_words(kernel: Kernel) -> Iterator[Tuple[int, Sequence[int]]]:
+    """The pieces of nt's writable data that are in memory, each with its address, as pointer-sized words."""
+    nt, width = kernel.images[0], kernel.target.pointer_size
+    for section in nt.sections if nt.has_headers else ():
+        if not section.writable or section.executable:
+            continue
+        size = min(section.size, _MAX_SECTION_BYTES)
+        for address, data in kernel.target.read_present(nt.module.base + section.rva, size):
+            yield address, array("I" if width == 4 else "Q", data[: len(data) - len(data) % width])
 
 
 def read_driver_name(pages: PageReader, width: int, entry: int) -> Optional[str]:
