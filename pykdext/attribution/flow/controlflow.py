@@ -112,6 +112,22 @@ class ControlFlow:
         """The lowest place behind the end of a path, or where a part of the function begins, that was not given yet."""
         return heapq.heappop(self._ends) if self._ends else None
 
+    def has_unexplored(self) -> bool:
+        """Whether behind the end of a path, or where a part begins, stands code that control flow does not reach yet."""
+        self.is_guessing = True
+        found = any(self._has_code_from(end) for end in self._ends)
+        self.is_guessing = False
+        return found
+
+    def _has_code_from(self, rva: int) -> bool:
+        """Whether something else than padding stands there, up to what control flow reaches."""
+        while self.holds(rva) and rva not in self._explored:
+            instruction = self.decode(rva)
+            if instruction is None or not self._instruction_set.is_padding(instruction):
+                return True
+            rva += instruction.size
+        return False
+
     def decode(self, rva: int) -> Optional[Instruction]:
         """The instruction at ``rva``; None, and noted, where no instruction begins."""
         return self._decoded.get(rva) or next(self._iter_instructions(rva), None)

@@ -55,11 +55,7 @@ def follow_function(
     ``find_removed_bytes`` knows the functions that the image imports, ``apply_call`` what some of them do.
     """
     instruction_set = PROCESSORS[image.machine].open_instruction_set(image, find_removed_bytes)
-    walk = _FunctionWalk(image, bounds, instruction_set, apply_call)
-    flow = walk.follow()
-    if walk.is_doubtful:
-        flow = _FunctionWalk(image, bounds, instruction_set, apply_call, decides=False).follow()
-    return flow
+    return _FunctionWalk(image, bounds, instruction_set, apply_call).follow()
 
 
 class CallFrame:
@@ -90,24 +86,11 @@ class CallFrame:
 
 
 class _FunctionWalk:
-    """The fixpoint over one function: the states at the leaders of its control flow.
-
-    Unless it ``decides`` every conditional jump goes both ways. ``is_doubtful``: one went one way only, and there is
-    code that is entered from nobody knows where, an exception handler, which may have changed what decided that.
-    """
+    """The fixpoint over one function: the states at the leaders of its control flow."""
 
     def __init__(
-        self,
-        image: Image,
-        bounds: FunctionBounds,
-        instruction_set: InstructionSet[Any],
-        apply_call: ApplyCall,
-        *,
-        decides: bool = True,
+        self, image: Image, bounds: FunctionBounds, instruction_set: InstructionSet[Any], apply_call: ApplyCall
     ) -> None:
-        self._decides = decides
-        self._has_decided = False
-        self.is_doubtful = False
         self._apply_call = apply_call
         self._kept: Dict[int, Value] = {}
         self._variables: Set[int] = set()
@@ -130,16 +113,21 @@ class _FunctionWalk:
         self._steps_left = MAX_STEPS
         self._lost: Optional[str] = None
         self._reached: FrozenSet[int] = frozenset()
+        self._decides = False
+        """Whether a jump goes one way only that numbers decide: code that nobody is seen to enter, such as an exception
+        handler, may change these numbers."""
 
     def follow(self) -> FunctionFlow:
         """All paths from the entry, then what no known path reaches."""
-        self._enter(self._start_rva, self._instruction_set.entry_state())
+        self._code.enter(self._start_rva)
+        self._decides = not self._code.has_unexplored()
+        self._follow_from(self._start_rva, self._instruction_set.entry_state())
         self._reached = frozenset(self._code.explored())
         self._code.is_guessing = True
         unreached = self._find_unreached()
         while unreached is not None and self._steps_left > 0:
-            self.is_doubtful = self.is_doubtful or self._has_decided
-            self._enter(unreached, self._state_of_unreached())
+            self._code.enter(unreached)
+            self._follow_from(unreached, self._state_of_unreached())
             unreached = self._find_unreached()
         calls = tuple(site for _, site in sorted(self._calls.items()))
         lost = self._code.lost or self._lost
@@ -154,10 +142,9 @@ class _FunctionWalk:
             lost,
         )
 
-    def _enter(self, rva: int, state: State) -> None:
+    def _follow_from(self, rva: int, state: State) -> None:
         """Follow everything that a path from ``rva`` reaches."""
         state.kept, state.members, state.variables = self._kept, self._members, self._variables
-        self._code.enter(rva)
         self._flow(rva, state)
         while self._pending and self._steps_left > 0:
             _, leader = heapq.heappop(self._pending)
@@ -176,8 +163,6 @@ class _FunctionWalk:
                 self._take(leader, instruction, step, state)
             if leads.targets:
                 taken = step.taken if self._decides else None
-                if taken is not None:
-                    self._has_decided = True
                 if taken is not False:
                     self._jump(leader, instruction, leads.targets, state)
                 if taken is True:

@@ -80,7 +80,7 @@ def test_a_loop_that_begins_with_a_known_number_goes_on_and_ends():
 
 
 def test_code_behind_that_a_handler_may_lead_to_is_followed_both_ways():
-    """A flag is 0 on all known paths; code that nobody is seen to enter sets it and goes back."""
+    """A flag is 0 on all known paths; code that nobody is seen to enter may set it and go back."""
     body = "c744242000000000" + CALL
     check = "837c242000 740b" + load(PIPO) + CALL
     end = load(ALTR) + CALL + "4883c448c3"
