@@ -113,7 +113,7 @@ class ControlFlow:
         return heapq.heappop(self._ends) if self._ends else None
 
     def has_unexplored(self) -> bool:
-        """Whether behind the end of a path, or where a part begins, stands code that control flow does not reach yet."""
+        """Whether code that control flow does not reach yet stands behind a path or where a part begins."""
         self.is_guessing = True
         found = any(self._has_code_from(end) for end in self._ends)
         self.is_guessing = False
