@@ -23,6 +23,7 @@ from pykdext.pipeline.holderverdict import LEAKING_HANDLES, HolderFacts, judge_h
 from pykdext.pipeline.objectsample import find_references, sample_contents, sample_held, sample_objects
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.processes import describe_processes, describe_stuck
+from pykdext.units import count_things
 from pykdext.work import UNWATCHED, Work
 
 MAX_CENSUSES = 4096
@@ -33,7 +34,7 @@ CENSUS_HANDLES = 500_000
 
 _CENSUS_SHARE = 0.01
 _EQUAL_BYTES = 0.02
-_STUCK_TOLD = 4
+_STUCK_TOLD, _TABLES_TOLD = 4, 4
 PROCESS_ORDERS = ("handles", "pool", "commit", "zombies")
 _TABLE_TAG, _PROCESS_TAG = PoolTag.from_text("Obtb"), PoolTag.from_text("Proc")
 
@@ -93,7 +94,7 @@ def weigh_holders(space: ObjectSpace, source: Source, row: TagUsage, work: Work 
         numbers=space.numbers if of_processes or "Thread" in names else None,
     )
     warnings = [*_tell_lack(source), *space.types.warnings, *space.processes.warnings]
-    warnings += [warning for census in censuses for warning in census.warnings]
+    warnings += _gather_warnings(censuses)
     warnings += [*space.lookasides.warnings, *space.verifier.warnings]
     warnings += [] if space.pool_traces is None else space.pool_traces.warnings
     warnings += [] if space.reference_traces is None else space.reference_traces.warnings
@@ -146,6 +147,16 @@ def list_processes(source: Source, order: str, top: Optional[int], work: Work = 
         layout=found.layout,
         warnings=(*_tell_lack(source), *found.warnings, *_tell_uncounted(alive)),
     )
+
+
+def _gather_warnings(censuses: Sequence[HandleCensus]) -> List[str]:
+    """What could not be read of handle tables: of a few processes one by one, of the others how many they are."""
+    lacking = [census for census in censuses if census.warnings]
+    told = [warning for census in lacking[:_TABLES_TOLD] for warning in census.warnings]
+    more = len(lacking) - _TABLES_TOLD
+    if more > 0:
+        told.append(f"handle tables of {count_things(more, 'more process', 'more processes')} could not be read whole")
+    return told
 
 
 def _tell_lack(source: Source) -> Tuple[str, ...]:

@@ -187,3 +187,15 @@ def test_counts_of_a_process_that_cannot_be_are_not_told(tmp_path):
     assert (found.active_threads, found.commit_pages) == (None, None)
     assert (found.nonpaged_charge_bytes, found.paged_charge_bytes) == (None, None)
     assert found.handles == victim.handles
+
+
+def test_many_lost_handle_tables_are_one_warning(tmp_path):
+    machine = machine_of("x64", 19041)
+    with_tables = [item for item in machine.truth.objects.processes if not item.exited_at]
+    tables = [int.from_bytes(machine.read_virtual(item.va + 0x570, 8), "little") for item in with_tables]
+    for table in tables:
+        machine.omit(table, 1)
+    (report,), _ = ask(machine, tmp_path, "Even")
+    lost = [warning for warning in report.warnings if "handle table" in warning]
+    assert len(lost) == 5
+    assert lost[-1] == f"handle tables of {len(tables) - 4} more processes could not be read whole"
