@@ -264,18 +264,20 @@ class Columns:
 
 def find_columns(titles: Sequence[str]) -> Optional[Columns]:
     """The columns that a line of titles announces; None unless there is a tag and something counted."""
+    cells = [(index, title) for index, title in enumerate(titles) if len(title) <= _MOST_TITLE_CHARACTERS]
     facts: Dict[str, int] = {}
-    found: List[_Counter] = []
-    for index, title in enumerate(titles):
-        if len(title) > _MOST_TITLE_CHARACTERS:
-            continue
+    for index, title in cells:
         fact = find_fact(title)
-        counter = None if fact else _find_counter(index, title)
         if fact:
             facts.setdefault(fact, index)
-        elif counter:
-            found.append(counter)
-    if not found or facts.keys().isdisjoint(_TAG_FACTS.values()):
+    if facts.keys().isdisjoint(_TAG_FACTS.values()):
+        return None
+    found = [
+        counter._replace(cell=index)
+        for index, title in cells
+        if not title.isdecimal() and not find_fact(title) and (counter := _find_counter(title))
+    ]
+    if not found:
         return None
     bare = [index for index, title in enumerate(titles) if english_words(title).strip() == "paged"]
     if len(bare) == 1 and not any(counter.pool for counter in found):
@@ -296,6 +298,8 @@ def find_fact(title: str) -> Optional[str]:
 def find_pools(text: str) -> Tuple[PoolKind, ...]:
     """Every pool that a text names, in its order."""
     words = english_words(text)
+    if "p" not in words:
+        return ()
     found = [(match.start(), PoolKind.NONPAGED) for match in _NONPAGED.finditer(words)]
     rest = _NONPAGED.sub(lambda match: " " * len(match[0]), words)
     found += [(match.start(), PoolKind.PAGED) for match in _PAGED.finditer(rest)]
@@ -304,14 +308,19 @@ def find_pools(text: str) -> Tuple[PoolKind, ...]:
 
 def find_pool(text: str) -> Optional[PoolKind]:
     """The pool that a title or cell names: ``Nonp``, ``Non Paged``, ``NP_MB``, ``PagedAllocs``; None: none, or both."""
-    rest, count = _NONPAGED.subn(" ", english_words(text))
+    words = english_words(text)
+    if "p" not in words:
+        return None
+    rest, count = _NONPAGED.subn(" ", words)
     is_paged = _PAGED.search(rest)
     if count:
         return None if is_paged else PoolKind.NONPAGED
     return PoolKind.PAGED if is_paged else None
 
 
-def _find_counter(index: int, title: str) -> Optional[_Counter]:
+@lru_cache(maxsize=1 << 12)
+def _find_counter(title: str) -> Optional[_Counter]:
+    """The counter that a title announces, as if it stood in the first cell."""
     unit = find_unit(title)
     bare = _PARENTHESES.sub("", title)
     words = english_words(bare)
@@ -326,7 +335,7 @@ def _find_counter(index: int, title: str) -> Optional[_Counter]:
     is_outstanding = bool(_OUTSTANDING.search(words) or re.search(r"\bused\b|\busage\b", words))
     is_use_alone = unit is None and not _SAYS_SIZE.search(words)  # "Used" beside "Used (KB)" counts blocks
     is_weak = field == "bytes" and (is_use_alone or ("alloc" in words and not is_outstanding))
-    return _Counter(index, field, pool, unit or "bytes", is_weak)
+    return _Counter(0, field, pool, unit or "bytes", is_weak)
 
 
 def _find_field(words: str, has_unit: bool) -> Optional[str]:

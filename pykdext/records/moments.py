@@ -84,6 +84,8 @@ _FORMS = tuple(
         rf"(?<!\d){_DAY}\.?{_GAP}(?:de{_GAP})?{_MONTH_NAME}{_GAP}(?:del?{_GAP})?{_YEAR}(?:\sг\.|{_GAP}[^\W\d_]{{2,13}})?{_AT}{_CLOCK}",
     )
 )
+_FOUR_DIGITS = re.compile(r"\d{4}")
+_CLOCK_MARK = re.compile(r"\d[:.時时시]\s?\d\d")
 _TIME_OF_DAY = re.compile(rf"^\s*{_CLOCK}\s*$")
 
 _NAME_DAY = r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<mark>[-_.]?)(?P<month>\d\d)(?P=mark)(?P<day>\d\d)"
@@ -94,6 +96,8 @@ _NAME_SECONDS = re.compile(r"(?<!\d)1\d{9}(?!\d)")
 
 def find_moment(text: str) -> Optional[Moment]:
     """The last date with a time of day in ``text``; None if there is none."""
+    if not _FOUR_DIGITS.search(text) or not _CLOCK_MARK.search(text):
+        return None  # every form has both, and most lines of most texts have neither
     found = [match for form in _FORMS for match in form.finditer(text)]
     for match in sorted(found, key=lambda match: match.end(), reverse=True):
         moment = _read_moment(match.groupdict())

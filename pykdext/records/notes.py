@@ -196,8 +196,8 @@ def _read_count(match: re.Match[str]) -> Optional[int]:
 
 def _iter_totals(line: str) -> Iterator[Tuple[str, int]]:
     """The total of a pool that a line names beside one size."""
-    sizes = list(_SIZED.finditer(line))
     pool = find_pool(line) if "pool" in line.lower() else None
+    sizes = list(_SIZED.finditer(line)) if pool is not None else []
     if len(sizes) != 1 or pool is None or _NOT_CURRENT.search(line):
         return
     size = parse_size(f"{sizes[0]['number'].rstrip('.,')} {sizes[0]['unit']}")

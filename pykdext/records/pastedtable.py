@@ -79,6 +79,9 @@ def _iter_tables(lines: Sequence[str]) -> Iterator[Tuple[_Table, str]]:
     """The tables, each with the last line of text above it."""
     place = before = 0
     while place < len(lines):
+        if not is_tag_titles(lines[place]):
+            place += 1
+            continue
         caption = next((line for line in reversed(lines[max(before, place - 8) : place]) if line.strip()), "")
         table = _read_table(lines, place, caption) or _read_transposed(lines, place)
         if table:
@@ -88,9 +91,7 @@ def _iter_tables(lines: Sequence[str]) -> Iterator[Tuple[_Table, str]]:
 
 
 def _read_table(lines: Sequence[str], titles: int, caption: str) -> Optional[_Table]:
-    """The table whose titles stand in a line; None if they are no titles, or no row follows."""
-    if not is_tag_titles(lines[titles]):
-        return None
+    """The table whose titles stand in a line; None if no row follows them."""
     first = next((line for line in lines[titles + 1 : titles + 4] if not _RULE.match(line)), "")
     found = _find_split(lines[titles], first, caption)
     if found is None:
@@ -144,8 +145,6 @@ def _find_sided_columns(titles: Sequence[str], caption: str) -> Optional[Columns
 
 def _read_transposed(lines: Sequence[str], start: int) -> Optional[_Table]:
     """A table with a tag a column: its first cell is the title of the tags, the first cells below it are titles."""
-    if not is_tag_titles(lines[start]):
-        return None
     below = next((line for line in lines[start + 1 : start + 4] if not _RULE.match(line)), "")
     split = next(iter_splits(lines[start], below))
     head = split(lines[start])

@@ -13,6 +13,7 @@ import itertools
 import re
 from dataclasses import replace
 from datetime import timedelta
+from functools import lru_cache
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.errors import RecordFormatError
@@ -126,6 +127,7 @@ def _find_totals(titles: Sequence[str]) -> Iterator[_Total]:
             yield _Total(cell, *found)
 
 
+@lru_cache(maxsize=1 << 12)
 def find_total(title: str) -> Optional[Tuple[str, str, Optional[str]]]:
     r"""The field of ``SystemMemory``, the unit and the host of a counter's path or name; None if it is another one.
 

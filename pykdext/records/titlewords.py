@@ -12,6 +12,8 @@ import unicodedata
 from functools import cache, lru_cache
 from typing import Pattern, Tuple
 
+from pykdext.records.patternliterals import find_literals
+
 _WORD_BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|[_\W]+")
 _FOREIGN_TIMES = re.compile(
     r"[上下]午|午[前後]|[週周][一二三四五六日]|星期[一二三四五六日]|[月火水木金土日]曜日|오[전후]|요일|\d年|\d月|\d日"
@@ -134,13 +136,26 @@ def _list_patterns() -> Tuple[Tuple[Pattern[str], str], ...]:
     return tuple((re.compile(pattern), f" {english} ") for english, pattern in _TRANSLATIONS)
 
 
+@cache
+def _list_signs(*, ascii_only: bool) -> Tuple[Tuple[Tuple[str, ...], Pattern[str], str], ...]:
+    """The patterns, each with the texts of which a match holds one; those that plain ASCII may hold, or all."""
+    signs = [
+        tuple(text for text in find_literals(pattern) if text.isascii() or not ascii_only)
+        for _, pattern in _TRANSLATIONS
+    ]
+    return tuple((texts, *found) for texts, found in zip(signs, _list_patterns()) if texts)
+
+
 @lru_cache(maxsize=1 << 12)
 def english_words(title: str) -> str:
     """Lower-case English words with one blank between them: ``NonPagedUsedBytes`` is ``non paged used bytes``."""
     words = _WORD_BORDER.sub(" ", unicodedata.normalize("NFKC", title)).lower()
     plain = words if words.isascii() else "".join(map(_drop_accent, words)).replace("ё", "е")
-    for pattern, english in _list_patterns():
-        plain = pattern.sub(english, plain)
+    for texts, pattern, english in _list_signs(ascii_only=plain.isascii()):
+        for text in texts:
+            if text in plain:
+                plain = pattern.sub(english, plain)
+                break
     return " ".join(plain.split())
 
 
