@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Dict, Iterable, Optional, Tuple, Type, Union
 
 from pykdext import pipeline
+from pykdext.errors import TargetError
 from pykdext.growth import compare_snapshots
 from pykdext.model import BlockReport, Diff, DumpSummary, LeakReport, PoolSnapshot, PoolTag, TrendReport
 from pykdext.model.fleet import BatchSummary, DumpRow
@@ -21,8 +22,11 @@ from pykdext.model.memory import MemoryReport
 from pykdext.model.objects import HolderReport, ProcessReport
 
 Path = Union[str, "os.PathLike[str]"]
-Tag = Union[str, PoolTag]
-"""A tag, or its one to four characters; ``\\xNN`` is a byte, and blanks behind may be left out."""
+Tag = Union[str, bytes, PoolTag]
+"""A tag, its one to four characters, where ``\\xNN`` is a byte, or its one to four bytes in memory order.
+
+Blanks behind may be left out.
+"""
 
 
 class OpenSource:
@@ -37,8 +41,10 @@ class OpenSource:
         self._lists = pipeline.TagLists.load(_text(pooltags))
         self._symbols = symbols
         self._opened = ExitStack()
-        self._source = self._opened.enter_context(pipeline.open_source(_text(path), symbol_path=symbols))
-        self.snapshot: PoolSnapshot = self._source.snapshot
+        self._opened_source: Optional[pipeline.Source] = self._opened.enter_context(
+            pipeline.open_source(_text(path), symbol_path=symbols)
+        )
+        self.snapshot: PoolSnapshot = self._opened_source.snapshot
 
     def __enter__(self) -> OpenSource:
         return self
@@ -49,8 +55,17 @@ class OpenSource:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; ``snapshot`` stays."""
+        self._opened_source = None
         self._opened.close()
+
+    @property
+    def _source(self) -> pipeline.Source:
+        """What was opened; TargetError once it is closed."""
+        if self._opened_source is None:
+            name = self.snapshot.source.path or "session"
+            raise TargetError(f"{name}: found a closed source, expected an open one. Hint: ask before its with ends")
+        return self._opened_source
 
     def analyze(self, top: Optional[int] = 5) -> LeakReport:
         """The verdict, with the ``top`` suspects; None: all."""
@@ -207,8 +222,19 @@ def _render(answer: Any) -> str:  # noqa: PLR0911 - one line for each answer
 
 
 def _parse_tags(tags: Union[Tag, Iterable[Tag]]) -> Tuple[PoolTag, ...]:
-    several = (tags,) if isinstance(tags, (str, PoolTag)) else tuple(tags)
-    return tuple(tag if isinstance(tag, PoolTag) else PoolTag.from_text(tag) for tag in several)
+    return tuple(map(_parse_tag, (tags,) if isinstance(tags, (str, bytes, PoolTag)) else tags))
+
+
+def _parse_tag(tag: Tag) -> PoolTag:
+    if isinstance(tag, PoolTag):
+        return tag
+    if isinstance(tag, str):
+        return PoolTag.from_text(tag)
+    if not isinstance(tag, bytes):
+        raise ValueError(f"tag {tag!r}: found {type(tag).__name__}, expected text, bytes or a PoolTag")
+    if not 1 <= len(tag) <= 4:
+        raise ValueError(f"tag {tag!r}: a pool tag has 1 to 4 bytes")
+    return PoolTag(tag.ljust(4))
 
 
 def _text(path: Optional[Path]) -> Optional[str]:

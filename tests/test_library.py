@@ -12,6 +12,7 @@ import pytest
 import pykdext
 from dumps.forge import forge
 from pykdext.cli.main import main
+from pykdext.errors import TargetError
 from pykdext.model import PoolTag
 from tests.conftest import PROJECT
 
@@ -98,3 +99,33 @@ def test_the_readmes_program_prints_what_it_shows():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == output
+
+
+def test_tags_may_be_bytes(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("Tag,Type,Diff,Bytes,Driver\nIrp,Nonp,9,900,pipo.sys\n")
+    with pykdext.open(path) as source:
+        for tag in ("Irp", b"Irp", b"Irp ", [b"Irp"], PoolTag(b"Irp ")):
+            (found,) = source.find(tag).tags
+            assert found.tag == PoolTag(b"Irp ")
+        for wrong in (b"", b"longer", [1]):
+            with pytest.raises(ValueError, match="tag"):
+                source.find(wrong)
+
+
+def test_a_closed_source_says_so(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("Tag,Type,Diff,Bytes\nIrp,Nonp,9,900\n")
+    source = pykdext.open(path)
+    source.close()
+    source.close()
+    assert source.snapshot.tags
+    for ask in (
+        source.analyze,
+        source.memory,
+        source.processes,
+        lambda: source.find("Irp"),
+        lambda: source.blocks("Irp"),
+    ):
+        with pytest.raises(TargetError, match=r"log\.csv: found a closed source, expected an open one"):
+            ask()

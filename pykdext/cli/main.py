@@ -94,7 +94,7 @@ def _refuse_misspelt(words: Sequence[str], is_command: bool) -> None:
     first = words[0] if words else ""
     if not is_command and (not _WORD.fullmatch(first) or os.path.lexists(first)):
         return
-    guess = guess_word(first, COMMANDS)
+    guess = guess_word(first, (*COMMANDS, "help"))
     if guess or is_command or (len(words) > 1 and not words[1].startswith("-")):
         hint = f"did you mean {guess}?" if guess else f"expected one of {', '.join(COMMANDS)}"
         build_parser().error(f"found {first}, which is neither a command nor a file, {hint}")

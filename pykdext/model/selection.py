@@ -110,6 +110,19 @@ def describe_misspelt_tags(tags: Iterable[PoolTag], rows: Sequence[TagUsage]) ->
     return tuple(f"no block bears {tag.text}: did you mean {alike[_spell(tag.raw)].text}?" for tag in missing)
 
 
+def describe_misspelt_patterns(patterns: Sequence[str], rows: Sequence[TagUsage]) -> Tuple[str, ...]:
+    """A line for each wildcard that names no tag of the rows, with the tag that it names in other case, if any."""
+    lines = []
+    for pattern in patterns:
+        if any(match_tag(pattern, row.tag) for row in rows):
+            continue
+        alike = [row for row in rows if match_text(pattern.strip().lower(), row.tag.text.strip().lower())]
+        largest = max(alike, key=lambda row: row.nonpaged.bytes or row.paged.bytes or 0, default=None)
+        guess = f": did you mean {largest.tag.text.strip()}?" if largest else ""
+        lines.append(f"--tag {pattern} names no tag that is listed{guess}")
+    return tuple(lines)
+
+
 def _spell(raw: bytes) -> bytes:
     """The letters of a tag, whatever their case and the blanks around them."""
     return raw.strip(b" \0").lower()

@@ -123,8 +123,10 @@ def parse_snapshot_document(document: Any, path: str) -> PoolSnapshot:
         raise RecordFormatError(path, None, f"schema {schema!r}", SCHEMA)
     try:
         return _parse(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RecordFormatError(path, None, f"{type(error).__name__}: {error}", f"the fields of {SCHEMA}") from None
+    except KeyError as error:
+        raise RecordFormatError(path, None, f"no field {error}", f"the fields of {SCHEMA}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RecordFormatError(path, None, f"a damaged field ({error})", f"the fields of {SCHEMA}") from None
 
 
 def _parse_image(document: Optional[Mapping[str, Any]]) -> Optional[MemoryImage]:

@@ -58,9 +58,17 @@ def load_history(file: str, subject: Optional[str] = None) -> Tuple[HistoryLine,
         hosts = _load_hosts(connection)
         chosen = [host for host in hosts if subject is None or match_text(subject.lower(), host.lower())]
         lines = _load_lines(connection, chosen or hosts, None if chosen else subject)
+        guess = "" if lines or subject is None else _guess_tag(connection, subject)
     if not lines and subject is not None:
-        raise StoreError(f"{file}: found neither a host nor a tag {subject}; hosts: {_name_hosts(hosts)}")
+        raise StoreError(f"{file}: found neither a host nor a tag {subject}{guess}; hosts: {_name_hosts(hosts)}")
     return tuple(sorted(lines, key=_rank))
+
+
+def _guess_tag(connection: sqlite3.Connection, subject: str) -> str:
+    """The tag that is so called in other case, as a question; empty if there is none."""
+    known = (PoolTag(raw) for (raw,) in connection.execute("SELECT DISTINCT tag FROM tags"))
+    alike = (tag.text.strip() for tag in known if tag.text.strip().lower() == subject.strip().lower())
+    return next((f", did you mean {tag}?" for tag in alike), "")
 
 
 def _load_lines(connection: sqlite3.Connection, hosts: List[str], tag: Optional[str]) -> List[HistoryLine]:

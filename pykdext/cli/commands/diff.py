@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Optional, Tuple
 
 from pykdext.cli.answers import REPORT, Command, Invocation, Outcome, choose_redaction, list_forms
@@ -59,6 +59,7 @@ def _compare(options: DiffOptions, call: Invocation) -> Outcome:
     from pykdext.cli.origin import describe_origin
     from pykdext.cli.outputs import describe_lacks
     from pykdext.growth import compare_snapshots
+    from pykdext.model.selection import describe_misspelt_patterns
     from pykdext.report.csvtext import render_deltas_csv
     from pykdext.report.difftext import render_diff_text
     from pykdext.report.growthdoc import render_diff_json
@@ -71,6 +72,8 @@ def _compare(options: DiffOptions, call: Invocation) -> Outcome:
         call.screen.write_error(f"poolleak: nothing is compared: interrupted before {unread} was read")
         raise call.work.cause
     compared = compare_snapshots(*sides)
+    guesses = describe_misspelt_patterns(options.tag, (*compared.before.tags, *compared.after.tags))
+    compared = replace(compared, warnings=(*guesses, *compared.warnings))
     lists = pipeline.TagLists.load(options.pooltags)
     concluded = pipeline.conclude_diff(compared, _choose_deltas(compared, options), lists, call.work, options.symbols)
     redact = choose_redaction(options)

@@ -41,14 +41,16 @@ def _follow(options: TrendOptions, call: Invocation) -> Outcome:
     from pykdext import pipeline
     from pykdext.cli.origin import describe_origin
     from pykdext.cli.outputs import describe_lacks
-    from pykdext.model.selection import select_trends
+    from pykdext.model.selection import describe_misspelt_patterns, select_trends
     from pykdext.report.sentences.tones import tone_of_series
     from pykdext.report.trendtext import render_trend_text
 
     lists = pipeline.TagLists.load(options.pooltags)
     followed = pipeline.follow_files(options.logs, lists, options.every, options.mixed, call.work)
     chosen = select_trends(followed.report.trends, options.pool, options.tag, options.top)
-    found = replace(followed.report, trends=chosen, warnings=(*followed.unusable, *followed.report.warnings))
+    newest = followed.report.newest
+    guesses = describe_misspelt_patterns(options.tag, newest.tags) if newest else ()
+    found = replace(followed.report, trends=chosen, warnings=(*followed.unusable, *guesses, *followed.report.warnings))
     redact = choose_redaction(options, pipeline.find_logs(options.logs).files)
     concluded = pipeline.conclude_series(found, lists, call.work, options.symbols)
     report, conclusion, origin = redact((found, concluded, describe_origin(call.words)))

@@ -56,7 +56,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 def _show_usage(options: UsedOptions, call: Invocation) -> Outcome:
     from pykdext.cli.outputs import describe_lacks_of
     from pykdext.model import PoolKind
-    from pykdext.model.selection import Selection, select_tags, select_usages
+    from pykdext.model.selection import Selection, describe_misspelt_patterns, select_tags, select_usages
     from pykdext.report.csvtext import render_tags_csv, render_usages_csv
 
     shown_at_once = _TOP_ON_TERMINAL if call.screen.lines is not None and not options.output else None
@@ -64,6 +64,8 @@ def _show_usage(options: UsedOptions, call: Invocation) -> Outcome:
     selection = Selection(pools, options.tag, options.sort, options.top)
     with open_source(options, call) as source:
         snapshot, is_whole = source.snapshot, source.is_whole
+    guesses = describe_misspelt_patterns(options.tag, snapshot.tags)
+    snapshot = replace(snapshot, warnings=(*guesses, *snapshot.warnings))
     return Outcome(
         text=lambda look: _render_text(snapshot, selection, options, look, shown_at_once),
         document=lambda: _render_json(snapshot, selection),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import IO, TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, Tuple, Type
 
-from pykdext.errors import TargetError
+from pykdext.errors import DumpFormatError, TargetError
 from pykdext.targets.dump.archives import ZIP_MAGIC, Opened, open_member
 from pykdext.targets.dump.header import DUMP_SIGNATURES
 from pykdext.targets.dump.remote import failures_named, is_remote, open_remote_file, open_remote_stream
@@ -96,6 +96,9 @@ def _unpack(packed: IO[bytes], path: str, progress: Optional[Progress], packing:
             pieces = _iter_unpacked(reader, packed, progress)
             reason = _write_sparsely(pieces, errors, unpacked, room)
         size = os.fstat(unpacked.fileno()).st_size
+        if reason is not None and not size:
+            found = f"a compressed file of which nothing can be unpacked ({reason})"
+            raise DumpFormatError(path, 0, found, "a compressed dump or log", "it is damaged: copy it again")
         warnings = () if reason is None else (f"the compressed file gave {count_things(size, 'byte')} only: {reason}",)
         return FileBytes(unpacked, path, warnings)
     except BaseException:
