@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from typing import AbstractSet
+from typing import AbstractSet, Optional
 
 LINE_END = frozenset("\n")
+
+_ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+_ESCAPE_CHARACTERS = 10
 
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*(?=@)")
 _TOKEN_AS_USER = re.compile(r"(?<=://)(?![a-z][a-z._-]{0,15}@)[^/\s:@*]+(?=@)")
@@ -71,15 +74,35 @@ def _columns_of(character: str) -> int:
 
 
 def take_columns(text: str, columns: int) -> str:
-    """As many characters from the beginning of the text as fit into so many columns."""
+    """As many characters from the beginning of the text as fit into so many columns; no escape sequence is parted."""
+    end = _count_fitting(text, columns)
+    parted = _find_escape(text, end)
+    return text[: parted.start() if parted else end]
+
+
+def take_last_columns(text: str, columns: int) -> str:
+    """The same from the end of the text."""
+    start = len(text) - _count_fitting(text[::-1], columns)
+    parted = _find_escape(text, start)
+    return text[parted.end() if parted else start :]
+
+
+def _count_fitting(text: str, columns: int) -> int:
+    """How many characters from the beginning fit into so many columns."""
     if text.isascii():
-        return text[:columns]
+        return max(0, min(len(text), columns))
     taken = 0
     for index, character in enumerate(text):
         taken += _columns_of(character)
         if taken > columns:
-            return text[:index]
-    return text
+            return index
+    return len(text)
+
+
+def _find_escape(text: str, place: int) -> Optional[re.Match[str]]:
+    """The escape sequence that begins before ``place`` and ends behind it."""
+    found = _ESCAPE.finditer(text, max(0, place - _ESCAPE_CHARACTERS), place + _ESCAPE_CHARACTERS)
+    return next((match for match in found if match.start() < place < match.end()), None)
 
 
 def pad_columns(text: str, columns: int, *, right: bool = False) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 from pykdext.model.fleet import BatchSummary, CommonCause, DumpRow, DumpStatus
-from pykdext.printable import count_columns, make_readable, pad_columns, take_columns
+from pykdext.printable import count_columns, make_readable, pad_columns, take_last_columns
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.markup import PLAIN, Line, Markup, emphasize, render_lines
 from pykdext.report.sentences.batches import (
@@ -143,7 +143,7 @@ def _cut_front(path: str, columns: int) -> str:
     """The path, of a long one its end."""
     if count_columns(path) <= columns:
         return path
-    return f"...{take_columns(path[::-1], columns - 3)[::-1]}"
+    return f"...{take_last_columns(path, columns - 3)}"
 
 
 def _wrap(text: str, room: _Room, indent: str = "", hanging: Optional[str] = None) -> List[str]:
