@@ -224,7 +224,7 @@ class SnapshotSource:
     """Where a snapshot comes from: ``kind`` in words, ``path`` as the user gave it (empty for a session).
 
     ``symbols`` names what located the tables (``target``, ``profile``, ``inference``, ``inference+code`` where nt's own
-    code agrees, ``code`` where that alone decided); None for logs.
+    code agrees, ``code`` where that alone decided); None for logs and dumps without tables, empty for such a session.
     """
 
     kind: str

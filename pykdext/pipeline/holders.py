@@ -8,7 +8,7 @@ from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence
 from pykdext.errors import TargetError
 from pykdext.kernel.kernel import Kernel
 from pykdext.kernel.objects.space import ObjectSpace
-from pykdext.model import UNUSED, PoolTag, TagUsage
+from pykdext.model import UNSAID, UNUSED, PoolTag, TagUsage
 from pykdext.model.objects import (
     HandleCensus,
     HolderReport,
@@ -46,7 +46,8 @@ def find_holders(source: Source, tag: PoolTag, work: Work = UNWATCHED) -> Holder
         TargetError: the source is a log or snapshot, which holds no memory.
     """
     kernel = _kernel_of(source, "holders")
-    row = next((row for row in source.snapshot.tags if row.tag == tag), TagUsage(tag, UNUSED, UNUSED))
+    usage = UNSAID if source.lacks else UNUSED
+    row = next((row for row in source.snapshot.tags if row.tag == tag), TagUsage(tag, usage, usage))
     return weigh_holders(ObjectSpace(kernel, work, counts_twice=True), source, row, work)
 
 

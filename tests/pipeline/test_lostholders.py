@@ -14,6 +14,8 @@ from pykdext.model.objects import HolderKind
 from pykdext.pipeline.holders import find_holders, list_processes
 from pykdext.pipeline.sources import open_source
 from pykdext.report.holderstext import render_holders_text
+from tests.helpers.fakepykd import FakePykd
+from tests.helpers.windbgscreens import type_command
 
 KERNELS = [("x64", 3790), ("x64", 19041), ("arm64", 22000), ("x86pae", 9600)]
 HELD = "120 exited processes, all cmd.exe, are held by watchman.exe (pid 2428): a handle leak of that process."
@@ -125,6 +127,21 @@ def test_a_kernel_without_tag_tables_tells_its_processes(tmp_path, capsys):
     assert main(["processes", str(tmp_path / "lost.dmp"), "--sort", "zombies"]) == 1
     assert "120 more have exited and are still held, all cmd.exe" in " ".join(capsys.readouterr().out.split())
     assert main(["used", str(tmp_path / "lost.dmp")]) == 3
+    capsys.readouterr()
+    assert main(["holders", "Proc", str(tmp_path / "lost.dmp"), "--format", "json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["bytes"], document["outstanding"]) == (None, None)
+    assert document["verdict"] == f"Tag Proc: {HELD}"
+
+
+def test_a_session_without_tag_tables_has_its_links():
+    machine = machine_of("x64", 19041)
+    for number in range(4):
+        machine.omit(machine.addresses[f"table:{number}"], 4_097 * 0x60)
+    ended = type_command("poolleak holders Proc", FakePykd.of_machine(machine))
+    assert "Tag tables located by" not in ended.text
+    assert "are held by watchman.exe (pid 2428)" in " ".join(ended.text.split())
+    assert "!handle 0 3 0n2428" in "".join(piece for piece, is_markup in ended.pieces if is_markup)
 
 
 @pytest.mark.parametrize("build", [7601, 19041, 22000])

@@ -96,7 +96,7 @@ def state_without_tags(kernel: Kernel, path: str = "") -> PoolSnapshot:
     """What ``kernel`` tells of its machine where its tag tables cannot be read: no tags, and no totals."""
     facts = kernel.target.facts
     warnings = (*facts.warnings, *kernel.notes, *kernel.symbols.notes)
-    return _state_of(facts, SnapshotSource(facts.kind, path), warnings)
+    return _state_of(facts, SnapshotSource(facts.kind, path, None if path else ""), warnings)
 
 
 def _state_of(facts: TargetFacts, source: SnapshotSource, warnings: Tuple[str, ...]) -> PoolSnapshot:

@@ -288,7 +288,7 @@ def subject_lines(snapshot: PoolSnapshot) -> Iterator[str]:
     """What was read: file, system, time."""
     yield f"{snapshot.source.path or 'session'}: {snapshot.source.kind}"
     yield from narrow_machine_lines(snapshot)
-    if snapshot.source.symbols is not None:
+    if snapshot.source.symbols:
         yield f"Tag tables located by: {snapshot.source.symbols}"
 
 
