@@ -49,7 +49,7 @@ def test_nothing_is_said_to_fill_a_machine_that_is_not_full(plain, capsys):
     assert main(["memory", str(plain)]) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "No memory that tags miss weighs more than the pools" in words
-    assert "no pages by use" in words
+    assert "the records of the page frame database are not in the dump" in words
 
 
 def test_json_follows_its_schema_and_has_the_numbers_of_the_text(mapped, capsys):
