@@ -65,6 +65,7 @@ _FACTS = {
     "description": "text",
     "sourcedescription": "text",
 }
+_FEWEST_TITLES = 2
 _MOST_TITLE_CHARACTERS = 200
 """A cell that is longer is no title, but a line of text."""
 
@@ -264,6 +265,8 @@ class Columns:
 
 def find_columns(titles: Sequence[str]) -> Optional[Columns]:
     """The columns that a line of titles announces; None unless there is a tag and something counted."""
+    if len(titles) < _FEWEST_TITLES:
+        return None
     cells = [(index, title) for index, title in enumerate(titles) if len(title) <= _MOST_TITLE_CHARACTERS]
     facts: Dict[str, int] = {}
     for index, title in cells:

@@ -28,6 +28,8 @@ Record = Dict[str, str]
 
 def parse_format_list(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     """The snapshots of ``title : value`` lines, a blank line between two tags."""
+    if ":" not in file.text:
+        return ()
     return _make_snapshots(_iter_listed_records(file.text), "list of tags", file.path)
 
 

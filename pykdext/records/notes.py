@@ -7,6 +7,7 @@ word "tag", or counts blocks; ``RAM: 32 GB`` is none. An arrow makes two states.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -78,6 +79,8 @@ class _Note(NamedTuple):
 
 def parse_notes(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     """A snapshot of the tags of notes, two where lines say what they were and became; empty without such notes."""
+    if not _has_notes(file.text):
+        return ()  # before all else is looked for, which takes far longer
     notes: List[_Note] = []
     totals: Dict[str, int] = {}
     named: List[PoolKind] = []
@@ -97,14 +100,19 @@ def parse_notes(file: TextFile) -> Tuple[PoolSnapshot, ...]:
             moments = tuple(find_time_of_day(span[end], file.written_at) for end in ("first", "last"))
         elif moments[1] is None and (found := find_moment(line)):
             moments = (None, found)
-    if not any(usage.bytes or usage.frees is not None for note in notes for usage in note.usages):
-        return ()
     only = set(named).pop() if len(set(named)) == 1 else None
     count = max(len(note.usages) for note in notes)
     memory = SystemMemory(**totals)
     return tuple(
         _make_snapshot(file.path, notes, only, index - count, moments[index - count], memory) for index in range(count)
     )
+
+
+def _has_notes(text: str) -> bool:
+    """Whether a line among the first notes says how much a tag holds, or how often it was freed."""
+    lines = (line for line in text.split("\n") if len(line) <= _LINE_CHARACTERS)
+    notes = itertools.islice(filter(None, map(_read_note, lines)), _MOST_ROWS)
+    return any(usage.bytes or usage.frees is not None for note in notes for usage in note.usages)
 
 
 def _make_snapshot(

@@ -117,6 +117,8 @@ class _Table(NamedTuple):
 
 def parse_poolused(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     """A snapshot of every table of ``!poolused`` in ``file``, in its order; empty if there is none."""
+    if "Allocs" not in file.text:
+        return ()
     lines = file.text.split("\n")
     tables = [table for table in _iter_tables(lines) if len(table.rows)]
     starts = [0, *(table.end for table in tables[:-1])]

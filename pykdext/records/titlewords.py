@@ -137,13 +137,15 @@ def _list_patterns() -> Tuple[Tuple[Pattern[str], str], ...]:
 
 
 @cache
-def _list_signs(*, ascii_only: bool) -> Tuple[Tuple[Tuple[str, ...], Pattern[str], str], ...]:
-    """The patterns, each with the texts of which a match holds one; those that plain ASCII may hold, or all."""
-    signs = [
-        tuple(text for text in find_literals(pattern) if text.isascii() or not ascii_only)
-        for _, pattern in _TRANSLATIONS
-    ]
-    return tuple((texts, *found) for texts, found in zip(signs, _list_patterns()) if texts)
+def _list_signs() -> Tuple[str, ...]:
+    """What stands in a word where a pattern matches: of texts with blanks their first words."""
+    texts = (text for _, pattern in _TRANSLATIONS for text in find_literals(pattern))
+    return tuple(dict.fromkeys(text.split()[0] if text else "" for text in texts))
+
+
+@lru_cache(maxsize=1 << 14)
+def _may_be_foreign(word: str) -> bool:
+    return any(sign in word for sign in _list_signs())
 
 
 @lru_cache(maxsize=1 << 12)
@@ -151,11 +153,9 @@ def english_words(title: str) -> str:
     """Lower-case English words with one blank between them: ``NonPagedUsedBytes`` is ``non paged used bytes``."""
     words = _WORD_BORDER.sub(" ", unicodedata.normalize("NFKC", title)).lower()
     plain = words if words.isascii() else "".join(map(_drop_accent, words)).replace("ё", "е")
-    for texts, pattern, english in _list_signs(ascii_only=plain.isascii()):
-        for text in texts:
-            if text in plain:
-                plain = pattern.sub(english, plain)
-                break
+    if any(not word.isdecimal() and _may_be_foreign(word) for word in plain.split()):
+        for pattern, english in _list_patterns():
+            plain = pattern.sub(english, plain)
     return " ".join(plain.split())
 
 
