@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from pykdext.model import PoolKind, PoolTag, PoolUsage, StatedDriver
+from pykdext.model import UNSAID, PoolKind, PoolTag, PoolUsage, StatedDriver
 from pykdext.records.quantities import find_decimal_mark, parse_count, parse_size
 from pykdext.records.stateddrivers import find_drivers
 from pykdext.records.tagtable import tag_of_bytes, tag_of_text, unwrap_counts
@@ -90,8 +90,6 @@ _HEX_TAG = re.compile(r"(?:0x)?([0-9a-fA-F]{8})")
 _DIGITS = 20
 _MOST_SHARED_USAGES = 1 << 15
 _NOTHING = frozenset(("", "-", "n/a", "N/A", "--"))
-
-_UNSAID = PoolUsage(None, None, None, None)
 
 
 class _Counter(NamedTuple):
@@ -380,7 +378,7 @@ def _place_unnamed(
     placed = dict(sides)
     for pool, usage in sides.items():
         added = unnamed if pool is owner else _UNUSED_BLOCKS
-        placed[pool] = _merge(usage, added if pool is owner or usage.bytes == 0 else _UNSAID)
+        placed[pool] = _merge(usage, added if pool is owner or usage.bytes == 0 else UNSAID)
     return placed
 
 

@@ -68,7 +68,7 @@ def _guess_tag(connection: sqlite3.Connection, subject: str) -> str:
     """The tag that is so called in other case, as a question; empty if there is none."""
     known = (PoolTag(raw) for (raw,) in connection.execute("SELECT DISTINCT tag FROM tags"))
     alike = (tag.text.strip() for tag in known if tag.text.strip().lower() == subject.strip().lower())
-    return next((f", did you mean {tag}?" for tag in alike), "")
+    return next((f", did you mean {tag}" for tag in alike), "")
 
 
 def _load_lines(connection: sqlite3.Connection, hosts: List[str], tag: Optional[str]) -> List[HistoryLine]:

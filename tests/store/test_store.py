@@ -191,6 +191,13 @@ def test_history_shows_the_weeks(weeks, capsys):
     assert {line.host for line in load_history(weeks)} == {"SRV01", "srv02"}
 
 
+def test_history_guesses_a_tag_in_other_case(weeks, capsys):
+    assert main(["history", "pIPO", "--store", weeks]) == 3
+    assert "found neither a host nor a tag pIPO, did you mean Pipo; hosts: " in capsys.readouterr().err
+    assert main(["history", "Zzzz", "--store", weeks]) == 3
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_history_is_exported(weeks, capsys, tmp_path):
     assert main(["history", "Pipo", "--store", weeks, "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
