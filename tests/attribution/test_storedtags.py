@@ -75,6 +75,47 @@ def test_an_object_in_data_with_its_first_value():
     assert grades(code, b"Obj2", variables=bytes(8) + variables) == [POSSIBLE], "at another place of the object"
 
 
+OBJECT = VARIABLES_RVA + 0x60
+
+
+def object_in_data(tag, tag_offset=12, pointer_offset=0, user=OBJECT):
+    """Code with a method, and variables with an object at OBJECT that points to it; its address goes to a list."""
+    code, method, _ = object_code()
+    code.add((b"\x48\x8d\x05", user), (b"\x48\x89\x05", VARIABLES_RVA), b"\xc3")  # lea rax, object; mov [n], rax
+    variables = bytearray(0x140)
+    variables[0x60 + tag_offset : 0x60 + tag_offset + len(tag)] = tag
+    struct.pack_into("<Q", variables, 0x60 + pointer_offset, WIDE_BASES[1] + method)
+    return grades(code, tag[:4], variables=bytes(variables))
+
+
+@pytest.mark.parametrize("pointer_offset", [0, 0x20, 0x78])
+def test_an_object_in_data_with_a_pointer_to_its_method(pointer_offset):
+    """Nobody is seen to call the method, which reads the tag at 12 of its object."""
+    assert object_in_data(b"Obj5", pointer_offset=pointer_offset) == [LIKELY]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"tag_offset": 8},  # another member
+        {"tag_offset": 20},
+        {"pointer_offset": -8},  # the pointer stands before the object
+        {"pointer_offset": 0x80},  # or far behind it
+        {"user": OBJECT + 8},  # nobody has the address of such an object
+        {"tag": b"Obj5ects"},  # the beginning of a text
+    ],
+)
+def test_what_is_no_object_with_a_method(other):
+    assert object_in_data(**{"tag": b"Obj5", **other}) == [POSSIBLE]
+
+
+def test_an_object_in_data_with_a_pointer_to_what_reads_no_tag_of_it():
+    code, *_ = object_code()
+    other = code.add(ENTER, b"\x44\x8b\x42\x08", (CALL_SLOT, SLOT), LEAVE)  # mov r8d, [rdx+8]
+    variables = bytes(0x60) + struct.pack("<QI", WIDE_BASES[1] + other, 0) + b"Obj6"
+    assert grades(code, b"Obj6", variables=variables) == [POSSIBLE]
+
+
 def test_an_object_that_nobody_knows_is_likely():
     """Only the place of the member is the same."""
     code, _, constructor = object_code()

@@ -35,7 +35,7 @@ from pykdext.images.functiontable import FunctionBounds
 from pykdext.images.image import Image
 from pykdext.model import PoolTag
 
-MAX_WRAPPERS = 4
+MAX_WRAPPERS = 6
 """Functions of the driver between the tag and the allocator."""
 
 ENOUGH_CALLS = 4
@@ -255,6 +255,11 @@ class CallSites:
             if found is not None:
                 offset = None if isinstance(store.base, ImageRead) and store.base == found.base else store.offset
                 yield TagUse(found.call_rva, source, None, found.allocator, (), text, member_offset=offset)
+        for variable in sorted(sought.variables) if not is_proven else ():
+            method = self._stored.find_method_read(variable)
+            if method is not None:
+                tag_read = ImageRead(variable, TAG_BYTES)
+                yield TagUse(method.call_rva, tag_read, None, method.allocator, member_offset=method.offset)
 
     def _iter_uses_of_object(self, flow: FunctionFlow, store: Store) -> Iterator[TagUse]:
         """The calls of a function that get the structure in which it stores the tag, or has it stored."""

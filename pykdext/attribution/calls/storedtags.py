@@ -28,7 +28,7 @@ from pykdext.attribution.flow.values import (
     StackAddress,
     Value,
 )
-from pykdext.attribution.places.tagencodings import TAG_BYTES
+from pykdext.attribution.places.tagencodings import TAG_BYTES, measure_text
 from pykdext.images.functiontable import FunctionBounds
 
 MAX_CONSTRUCTORS = 2
@@ -61,12 +61,13 @@ Store = Union[int, Member]
 
 
 class MemberRead(NamedTuple):
-    """A call that hands a member of a structure to an allocator as its tag."""
+    """A call that hands a member of a structure to an allocator as its tag, in the function at ``start_rva``."""
 
     call_rva: int
     base: Atom
     offset: int
     allocator: Allocator
+    start_rva: int
 
 
 class StoredTags:
@@ -219,12 +220,52 @@ class StoredTags:
 
         Structures of all kinds begin with a signature: what stands first in another one is none.
         """
-        if self._member_reads is None:
-            self._member_reads = tuple(self._iter_member_reads())
-        same = [read for read in self._member_reads if read.offset == member.offset]
+        same = [read for read in self._find_member_reads() if read.offset == member.offset]
         return next(
             (read for read in same if read.base == member.base), next(iter(same), None) if member.offset else None
         )
+
+    def find_method_read(self, variable_rva: int) -> Optional[MemberRead]:
+        """A call that allocates with the member of its object that has the place of a variable, in a method of it.
+
+        The object is in data: the variable is in it, and a pointer to the function whose parameter the object is, and
+        its address is used. Four characters of a longer text are no tag.
+        """
+        image, size = self._image, self._image.machine.pointer_size
+        around = image.read(variable_rva - 1, TAG_BYTES + 2) if variable_rva else None
+        if around is None or measure_text(around, 1, 1) != (0, 0):
+            return None
+        base_rva = variable_rva - variable_rva % size
+        first_rva = max(base_rva - MAX_STRUCTURE_BYTES, 0)
+        slots: Dict[int, int] = {}
+        for rva in range(first_rva, base_rva + MAX_STRUCTURE_BYTES, size):
+            raw = image.read(rva, size)
+            method = int.from_bytes(raw, "little") - image.module.base if raw is not None else -1
+            if 0 < method < image.size and self._holds_code(method):
+                slots[rva] = method
+        for read in self._find_member_reads() if slots else ():
+            start_rva = variable_rva - read.offset
+            places = range(start_rva, start_rva + MAX_STRUCTURE_BYTES)
+            is_method = any(method == read.start_rva and rva in places for rva, method in slots.items())
+            if is_method and isinstance(read.base, Parameter) and start_rva % size == 0 and self._is_used(start_rva):
+                return read
+        return None
+
+    def _is_used(self, rva: int) -> bool:
+        """Whether code has the address, or data a pointer to it."""
+        size = self._image.machine.pointer_size
+        pointer = (self._image.module.base + rva).to_bytes(size, "little")
+        return bool(find_references(self._image, {rva})) or any(
+            piece.find(pointer) >= 0
+            for section in self._image.sections
+            if section.holds_data and section.initialised and not self._image.is_resource(section)
+            for _, piece in self._image.iter_present(section)
+        )
+
+    def _find_member_reads(self) -> Tuple[MemberRead, ...]:
+        if self._member_reads is None:
+            self._member_reads = tuple(self._iter_member_reads())
+        return self._member_reads
 
     def _iter_member_reads(self) -> Iterator[MemberRead]:
         """The calls of allocators that get a member as the tag, in the functions that call them."""
@@ -239,7 +280,7 @@ class StoredTags:
                     continue
                 for atom in self._wrappers.read_tag_argument(site, allocator):
                     if isinstance(atom, FieldRead):
-                        yield MemberRead(site.rva, atom.base, atom.offset, allocator)
+                        yield MemberRead(site.rva, atom.base, atom.offset, allocator, bounds.start_rva)
 
 
 def _waits(before: CallSite, site: CallSite, place: int, source: Atom) -> bool:
