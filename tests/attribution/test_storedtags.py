@@ -106,7 +106,7 @@ def test_an_object_in_data_with_a_pointer_to_its_method(pointer_offset):
     ],
 )
 def test_what_is_no_object_with_a_method(other):
-    assert object_in_data(**{"tag": b"Obj5", **other}) == [POSSIBLE]
+    assert {*object_in_data(**{"tag": b"Obj5", **other})} <= {POSSIBLE}
 
 
 def test_an_object_in_data_with_a_pointer_to_what_reads_no_tag_of_it():

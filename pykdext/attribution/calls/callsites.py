@@ -160,7 +160,7 @@ class CallSites:
             if len({use.call_rva for use in calls.values() if use.is_proof}) >= enough:
                 break
         if is_deep and not any(use.is_proof for use in calls.values()):
-            for use in self._iter_uses_of_stored(sought, flows):
+            for use in self._iter_deep_uses(sought, flows):
                 known_use = calls.get((use.call_rva, use.source))
                 if known_use is None or known_use.allocator is None or use.is_proof:
                     calls[use.call_rva, use.source] = use
@@ -221,6 +221,18 @@ class CallSites:
                 for variable, offset in sought.find_members(atom, self._image):
                     yield FieldRead(Parameter(location), offset, TAG_BYTES), ImageRead(variable, TAG_BYTES)
 
+    def _iter_deep_uses(self, sought: _SoughtTag, flows: Sequence[FunctionFlow]) -> Iterator[TagUse]:
+        """The calls that get the tag from where it is stored; without a proof those of methods that may get it."""
+        is_proven = False
+        for use in self._iter_uses_of_stored(sought, flows):
+            is_proven = is_proven or use.is_proof
+            yield use
+        for variable in sorted(sought.variables) if not is_proven else ():
+            read = self._stored.find_method_read(variable)
+            if read is not None:
+                source = ImageRead(variable, TAG_BYTES)
+                yield TagUse(read.call_rva, source, None, read.allocator, member_offset=read.offset)
+
     def _iter_uses_of_stored(self, sought: _SoughtTag, flows: Sequence[FunctionFlow]) -> Iterator[TagUse]:
         """The calls that get the tag from a variable or a member, where it is in data or one of ``flows`` stores it."""
         stores: Dict[Store, Tuple[Atom, str]] = {}
@@ -255,11 +267,6 @@ class CallSites:
             if found is not None:
                 offset = None if isinstance(store.base, ImageRead) and store.base == found.base else store.offset
                 yield TagUse(found.call_rva, source, None, found.allocator, (), text, member_offset=offset)
-        for variable in sorted(sought.variables) if not is_proven else ():
-            method = self._stored.find_method_read(variable)
-            if method is not None:
-                tag_read = ImageRead(variable, TAG_BYTES)
-                yield TagUse(method.call_rva, tag_read, None, method.allocator, member_offset=method.offset)
 
     def _iter_uses_of_object(self, flow: FunctionFlow, store: Store) -> Iterator[TagUse]:
         """The calls of a function that get the structure in which it stores the tag, or has it stored."""
