@@ -11,6 +11,7 @@ LINE_END = frozenset("\n")
 
 _ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 _ESCAPE_CHARACTERS = 10
+_NOT_PLAIN = re.compile("[^ -~]")
 
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*(?=@)")
 _TOKEN_AS_USER = re.compile(r"(?<=://)(?![a-z][a-z._-]{0,15}@)[^/\s:@*]+(?=@)")
@@ -27,12 +28,11 @@ def make_printable(text: str, kept: AbstractSet[str] = LINE_END) -> str:
     r"""``text`` with every character outside of printable ASCII as ``\x1b`` or ``\u202e``, but for those ``kept``."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        character
-        if character in kept or (character.isascii() and character.isprintable())
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
+    return _NOT_PLAIN.sub(lambda found: found[0] if found[0] in kept else _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def make_visible(text: str) -> str:

@@ -9,7 +9,7 @@ the public symbols, volatility's overlays for older and 32-bit kernels).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Tuple
+from typing import Optional, Tuple
 
 VALID = 1
 INVALID_PTE_MASK = 1 << 45
@@ -72,6 +72,15 @@ class EntryFormat:
         """Return whether a valid entry above the last level maps memory itself."""
         kind_bits = (self.large_flags ^ self.table_flags) & _KIND_BITS
         return level in self.large_levels and entry & kind_bits == self.large_flags & kind_bits
+
+    def upper_levels(self) -> Tuple[Tuple[int, int, Optional[Tuple[int, int]]], ...]:
+        """Return shift, mask of an index and the bits that tell large pages, of each level above the last."""
+        kind_bits = (self.large_flags ^ self.table_flags) & _KIND_BITS
+        large = (kind_bits, self.large_flags & kind_bits)
+        return tuple(
+            (self.shifts[level], (1 << self.index_bits[level]) - 1, large if level in self.large_levels else None)
+            for level in range(self.last_level)
+        )
 
 
 X64 = EntryFormat(

@@ -18,6 +18,7 @@ class AddressSpace:
         self.frames = frames
         self._entries = entries
         self._software = software
+        self._upper_levels = entries.upper_levels()
         self.root_pfn = frames.take_root()
         self._map_tables()
 
@@ -61,16 +62,19 @@ class AddressSpace:
 
     def translate(self, va: int) -> Optional[int]:
         """Return the physical address, or None where no page is."""
-        entries, table_address = self._entries, self.root_address
-        for level in range(entries.last_level):
-            entry = self._read_entry(table_address + entries.entry_offset(va, level))
+        entries, address = self._entries, self.root_address
+        entry_bytes, frame_mask = entries.entry_bytes, entries.frame_mask
+        for shift, index_mask, large_bits in self._upper_levels:
+            address += (va >> shift & index_mask) * entry_bytes
+            page, offset = self.memory.page(address >> 12), address & 0xFFF
+            entry = int.from_bytes(page[offset : offset + entry_bytes], "little")
             if not entry & VALID:
                 return None
-            if entries.is_large(entry, level):
-                span = 1 << entries.shifts[level]
-                return entry & entries.frame_mask & -span | va & (span - 1)
-            table_address = entry & entries.frame_mask
-        frame = self._decode_leaf(self._read_entry(table_address + entries.entry_offset(va, entries.last_level)))
+            if large_bits is not None and entry & large_bits[0] == large_bits[1]:
+                span = 1 << shift
+                return entry & frame_mask & -span | va & (span - 1)
+            address = entry & frame_mask
+        frame = self._decode_leaf(self._read_entry(address + entries.entry_offset(va, entries.last_level)))
         return None if frame is None else frame << 12 | va & 0xFFF
 
     def frame_of(self, va: int) -> int:

@@ -39,6 +39,13 @@ def hurt():
     return forge("pipo", build=19041)
 
 
+@pytest.fixture
+def modules():
+    """For tests of many commands: what they import is the same for all of them."""
+    with imported_once():
+        yield
+
+
 def check_screen(ended):
     """What holds for every screen: no traceback, whole markup, short pieces, harmless ASCII."""
     assert not ended.error
@@ -62,7 +69,7 @@ def squeeze(text, source):
 
 class TestReports:
     @pytest.mark.parametrize("scenario", SCENARIOS)
-    def test_the_same_as_outside(self, scenario, tmp_path, capsys, monkeypatch):
+    def test_the_same_as_outside(self, scenario, tmp_path, capsys, monkeypatch, modules):
         monkeypatch.setenv("COLUMNS", "100")
         machine = sample_machine(scenario, healthy_share=32)
         dump = str(tmp_path / "MEMORY.DMP")
@@ -151,9 +158,8 @@ class TestWidth:
     """Nothing is wider than the 100 columns of the window, however long a word from outside is."""
 
     @pytest.fixture(autouse=True)
-    def modules(self):
-        with imported_once():
-            yield
+    def imported(self, modules):
+        pass
 
     @pytest.fixture
     def deep(self, tmp_path):

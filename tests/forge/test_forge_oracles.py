@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dumps.forge import BUILDS, BUILDS_BY_ARCH, SCENARIOS, TagTruth, forge
+from tests.helpers.forgedumps import unchanged_machine
 
 VALID_STATES = ("nt", "KDBG", "ExPoolTagTables", "table:0", "bigpages", "page:2M", "page:1G", "unloaded")
 
@@ -53,7 +54,7 @@ def open_kernel(open_context, evidence):
 @pytest.mark.parametrize("kind", [1, 5, 6, 8, 9, 10])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_kdmp_parser_reads_every_page(kdmp_parser, tmp_path, scenario, kind):
-    machine = forge(scenario, healthy_share=32)
+    machine = unchanged_machine(scenario, healthy_share=32)
     machine.save(tmp_path / "m.dmp", kind=kind)
     dump = kdmp_parser.KernelDumpParser(tmp_path / "m.dmp")
     assert int(dump.type) == kind

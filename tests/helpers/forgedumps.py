@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 
+from dumps.forge import forge
 from dumps.forge.containers import KINDS as DUMP_KINDS
 from pykdext.targets.dump.crashdump import open_crashdump
 from tests.helpers.pagetables import KINDS as PROCESSORS
@@ -36,6 +38,12 @@ _SELF_MAP = {
     "x86": (0xC0000000, 0xC0800000),
     "x86pae": (0xC0000000, 0xC0800000),
 }
+
+
+@functools.lru_cache(maxsize=2)
+def unchanged_machine(scenario, **options):
+    """The forged machine of a scenario, for tests that come one after another and change nothing in it."""
+    return forge(scenario, **options)
 
 
 class DumpFolder:

@@ -16,6 +16,7 @@ from pykdext.model.objects import HolderKind
 from pykdext.pipeline.holders import PROCESS_ORDERS, find_holders, list_processes
 from pykdext.pipeline.objectsample import sample_objects
 from pykdext.pipeline.sources import open_source
+from tests.helpers.forgedumps import unchanged_machine
 from tests.helpers.objectmachines import make_machine, open_space
 
 KERNELS = [
@@ -129,7 +130,7 @@ def test_other_users_of_a_tag_are_not_those_that_driver_verifier_watches(tmp_pat
 
 @pytest.mark.parametrize("tag", ["Even", "Proc", "File", "Sect", "Thre", "Toke", "Key ", "ALPC"])
 def test_on_a_healthy_machine_nobody_stands_out(tag, tmp_path):
-    machine = forge("lookaside", leaked=1)
+    machine = unchanged_machine("lookaside", leaked=1)
     report = holders_of(machine, tag, tmp_path)
     assert report.kind is HolderKind.NORMAL
     assert report.sentence.endswith("Nobody stands out.")

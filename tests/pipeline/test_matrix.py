@@ -9,6 +9,7 @@ import pytest
 from dumps.forge import forge
 from pykdext.cli.main import main
 from pykdext.targets.dump.crashdump import open_crashdump
+from tests.helpers.forgedumps import unchanged_machine
 
 GENERATIONS = {
     "x86": (2600, 3790, 6002, 7601, 9600, 15063, 17763, 19041),
@@ -35,7 +36,7 @@ def read_json(capsys, *arguments):
 
 @pytest.mark.parametrize(("arch", "build", "kind"), MATRIX, ids=str)
 def test_the_tag_tables_of_every_dump(arch, build, kind, tmp_path, capsys):
-    machine = forge("pipo", build=build, arch=arch)
+    machine = unchanged_machine("pipo", build=build, arch=arch)
     dump = tmp_path / "MEMORY.DMP"
     machine.save(dump, kind=kind)
     status, document = read_json(capsys, "used", dump)
@@ -81,7 +82,7 @@ def test_the_modules_of_every_dump(arch, build, tmp_path, capsys):
 def test_the_blocks_of_a_tag(arch, build, kind, tmp_path, capsys):
     if kind not in (FULL, BITMAP_KERNEL):
         pytest.skip("blocks are read through virtual memory: one container of each way of packing is enough")
-    machine = forge("pipo", build=build, arch=arch)
+    machine = unchanged_machine("pipo", build=build, arch=arch)
     dump = tmp_path / "MEMORY.DMP"
     machine.save(dump, kind=kind)
     _, document = read_json(capsys, "blocks", "Pipo", dump)
@@ -121,7 +122,7 @@ def test_tagging_switched_off_is_said(arch, tmp_path, capsys):
 
 @pytest.mark.parametrize(("arch", "build"), [("x86", 7601), ("x64", 19041), ("arm64", 22000)])
 def test_a_forged_small_memory_dump_tells_its_modules(arch, build, tmp_path, capsys):
-    machine = forge("pipo", build=build, arch=arch)
+    machine = unchanged_machine("pipo", build=build, arch=arch)
     dump = tmp_path / "mini.dmp"
     machine.save(dump, kind=4)
     status, document = read_json(capsys, dump)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from pykdext.kernel.pool.inference import MAX_ROW_BITS, MIN_ROW_BITS
@@ -123,6 +124,10 @@ class TableRows:
     def is_used(self, row: int) -> bool:
         """A row that was read, is believed so far, and has a tag."""
         return bool(self.keys[row]) and row not in self.doubts
+
+    def used_rows(self) -> List[int]:
+        """The ascending numbers of the rows that :meth:`is_used` is true of."""
+        return [row for row in compress(range(len(self.keys)), self.keys) if row not in self.doubts]
 
     def doubt(self, rows: Iterable[int], reason: str) -> None:
         """Believe no row of ``rows`` any more that was read."""
@@ -239,9 +244,7 @@ class _Weighing:
 
     def _find_hash(self) -> Optional[Callable[[int], int]]:
         """The hash that puts the tags where they are; None if none of the known ones does."""
-        pairs = {
-            (row, table.keys[row]) for table in self._tables for row in range(self._row_count - 1) if table.is_used(row)
-        }
+        pairs = {(row, table.keys[row]) for table in self._tables for row in table.used_rows() if row <= self._mask}
         reach = self._reach()
         best, most = None, 0
         for hash_key in _HASHES:
@@ -263,13 +266,12 @@ class _Weighing:
         placed: Dict[Tuple[int, int], bool] = {}
         for table in self._tables:
             misplaced = set()
-            for row in range(self._row_count):
-                if table.is_used(row):
-                    pair = row, table.keys[row]
-                    if pair not in placed:
-                        placed[pair] = self._is_placed(hash_key, reach, *pair)
-                    if not placed[pair]:
-                        misplaced.add(row)
+            for row in table.used_rows():
+                pair = row, table.keys[row]
+                if pair not in placed:
+                    placed[pair] = self._is_placed(hash_key, reach, *pair)
+                if not placed[pair]:
+                    misplaced.add(row)
             self._doubt_pages(table, misplaced, MISPLACED)
             if not whole_pages_only:
                 table.doubt(misplaced, MISPLACED)
@@ -286,39 +288,39 @@ class _Weighing:
 
     def _doubt_contradicted(self, *, is_hashed: bool) -> None:
         """A row has the same tag in all tables, and by its hash a tag one row: what most have counts, or the first."""
-        keys_of_row: Dict[int, Counter[int]] = {}
-        rows_of_key: Dict[int, Counter[int]] = {}
+        keys_of_row: Dict[int, List[int]] = {}
+        rows_of_key: Dict[int, List[int]] = {}
         for table in self._tables:
-            for row in range(self._row_count):
-                if table.is_used(row):
-                    keys_of_row.setdefault(row, Counter())[table.keys[row]] += 1
-                    rows_of_key.setdefault(table.keys[row], Counter())[row] += 1
-        right_key = {row: keys.most_common(1)[0][0] for row, keys in keys_of_row.items() if len(keys) > 1}
-        right_row = {key: rows.most_common(1)[0][0] for key, rows in rows_of_key.items() if is_hashed and len(rows) > 1}
+            for row in table.used_rows():
+                keys_of_row.setdefault(row, []).append(table.keys[row])
+                rows_of_key.setdefault(table.keys[row], []).append(row)
+        right_key = {row: _choose(keys) for row, keys in keys_of_row.items() if keys.count(keys[0]) < len(keys)}
+        right_row = {
+            key: _choose(rows) for key, rows in rows_of_key.items() if is_hashed and rows.count(rows[0]) < len(rows)
+        }
         if not right_key and not right_row:
             return
         for table in self._tables:
             wrong = {
                 row
-                for row, key in enumerate(table.keys)
-                if table.is_used(row) and (right_key.get(row, key) != key or right_row.get(key, row) != row)
+                for row in table.used_rows()
+                if right_key.get(row, table.keys[row]) != table.keys[row] or right_row.get(table.keys[row], row) != row
             }
             self._doubt_pages(table, wrong, CONTRADICTED)
             table.doubt(wrong, CONTRADICTED)
 
     def _doubt_zeros(self, *, is_hashed: bool) -> None:
         """Pages without tags where others let expect some, or a hash does that spreads them evenly."""
-        used = [row for row in range(self._mask + 1) if any(table.is_used(row) for table in self._tables)]
-        used_rows = set(used)
+        used_rows = {row for table in self._tables for row in table.used_rows() if row <= self._mask}
         filled = self._filled_rows(used_rows)
-        share = len(used) / filled if filled else 0.0
+        share = len(used_rows) / filled if filled else 0.0
         for table in self._tables:
             zeros = [page for page in self._pages(table) if self._is_zero(table, page)]
             zero_rows = {row for page in zeros for row in range(page.first_key, page.stop)}
-            own = sum(map(table.is_used, range(self._mask + 1)))
+            own = sum(row <= self._mask for row in table.used_rows())
             expected = len(used_rows - zero_rows)
             own_share = own / max(own, expected + 1)
-            if used and not own:
+            if used_rows and not own:
                 table.doubt(range(self._row_count), ZEROED)
                 continue
             for page in zeros:
@@ -353,17 +355,23 @@ class _Weighing:
 
 def _find_reach(tables: Sequence[TableRows], mask: int) -> List[int]:
     """For each row how many rows right before it hold tags, or may: so far it may stand from its hash."""
-    taken = bytearray(mask + 1)
+    unknown, used = set(range(mask + 1)), set()
+    for table in tables:
+        believed = set(compress(range(mask + 1), table.present)) - table.doubts.keys()
+        unknown -= believed
+        used |= believed.intersection(compress(range(mask + 1), table.keys))
+    taken = unknown | used
+    length = next((mask - row for row in range(mask, -1, -1) if row not in taken), mask)
+    reach = []
     for row in range(mask + 1):
-        believed = [table for table in tables if table.present[row] and row not in table.doubts]
-        taken[row] = not believed or any(table.keys[row] for table in believed)
-    reach = [0] * (mask + 1)
-    length = 0
-    for step in range(2 * len(reach)):
-        row = step & mask
-        reach[row] = min(length, mask)
-        length = length + 1 if taken[row] else 0
+        reach.append(min(length, mask))
+        length = length + 1 if row in taken else 0
     return reach
+
+
+def _choose(values: List[int]) -> int:
+    """The value that occurs most often, of several the first."""
+    return Counter(values).most_common(1)[0][0]
 
 
 def _count_numbers(data: bytes) -> int:
