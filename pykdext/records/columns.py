@@ -289,7 +289,7 @@ def find_columns(titles: Sequence[str]) -> Optional[Columns]:
     return Columns(facts, sorted(counters.values()))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1 << 12)
 def find_fact(title: str) -> Optional[str]:
     """What a title other than a counter's announces: ``tag``, ``pool``, ``time``, ``driver`` ...; None: nothing."""
     name = re.sub(r"[\W_]", "", title).lower()

@@ -138,9 +138,9 @@ def _list_patterns() -> Tuple[Tuple[Pattern[str], str], ...]:
 
 @cache
 def _list_signs() -> Tuple[str, ...]:
-    """What stands in a word where a pattern matches: of texts with blanks their first words."""
+    """What stands in a word where a pattern matches: of texts with blanks their longest words."""
     texts = (text for _, pattern in _TRANSLATIONS for text in find_literals(pattern))
-    return tuple(dict.fromkeys(text.split()[0] if text else "" for text in texts))
+    return tuple(dict.fromkeys(max(text.split(), key=len, default="") for text in texts))
 
 
 @lru_cache(maxsize=1 << 14)
