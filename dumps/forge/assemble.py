@@ -32,6 +32,7 @@ from dumps.forge.pooltotals import Limits, PoolTotals, count_totals, nonpaged_li
 from dumps.forge.processors import write_processors
 from dumps.forge.regions import PAGED_POOL_START, plan_regions
 from dumps.forge.segmentheap import plan_heap
+from dumps.forge.sessions import SessionSpaces, write_session_spaces
 from dumps.forge.system import (
     FIVE_LEVELS_PFN_DATABASE,
     PFN_DATABASE,
@@ -102,6 +103,7 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
     objects = None
     if population is not None:
         parts.frame_owners = FrameOwners(architecture.entries) if wishes.page_frames is not None else None
+        parts.sessions = SessionSpaces() if wishes.session_pool else None
         objects = ObjectWriter(parts, modules, types, _NOW, scenario.uptime_seconds, traced=wishes.traced)
         objects.write(population)
         for tag, blocks in objects.blocks.items():
@@ -116,10 +118,18 @@ def assemble_machine(scenario: Scenario, kernel: KernelBuild, wishes: Wishes) ->
     trim_pages(parts)
     if objects is not None:
         objects.link()
+    if parts.sessions is not None:
+        write_session_spaces(parts, parts.sessions)
 
     found = None if objects is None else objects.truth
     truth = _tell_truth(scenario, parts, modules, unloaded, tags, pool, limits, found)
-    truth = replace(truth, memory=memory, frames=frames, private_frames=private)
+    truth = replace(
+        truth,
+        session_tags=parts.sessions.tags if parts.sessions is not None else {},
+        memory=memory,
+        frames=frames,
+        private_frames=private,
+    )
     user_frames, free_frames = write_user_pages(parts) if wishes.user_pages else (frozenset(), frozenset())
     machine = ForgedMachine(
         truth=truth,

@@ -45,7 +45,7 @@ class Truth:
     large. ``memory`` are further numbers of the memory manager,
     ``frames`` says how many page frames have which use, ``private_frames`` how many of them are private pages of which
     process; all are empty unless they were wished for. ``big_blocks``: where the blocks in use are that the big-page
-    table lists.
+    table lists. ``session_tags``: the tags of each session's pool, by its number.
     """
 
     build: int
@@ -69,6 +69,7 @@ class Truth:
     frames: Dict[str, int] = field(default_factory=dict)
     private_frames: Dict[int, int] = field(default_factory=dict)
     big_blocks: Tuple[int, ...] = ()
+    session_tags: Dict[int, Dict[bytes, TagTruth]] = field(default_factory=dict)
 
 
 @dataclass

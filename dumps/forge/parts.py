@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Dict, Optional
+from typing import TYPE_CHECKING, Dict, Optional
 
 from dumps.forge.frameowners import FrameOwners
 from dumps.forge.kernels import KernelBuild
 from dumps.forge.pagetables import AddressSpace
 from dumps.forge.regions import Regions
 from dumps.forge.segmentheap import SegmentHeap
+
+if TYPE_CHECKING:
+    from dumps.forge.sessions import SessionSpaces
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Parts:
     heap: Optional[SegmentHeap] = None
     addresses: Dict[str, int] = field(default_factory=dict)
     frame_owners: Optional[FrameOwners] = None
+    sessions: Optional[SessionSpaces] = None
 
     def variable(self, name: str) -> int:
         """Return the address of a variable of nt."""

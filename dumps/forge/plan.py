@@ -88,3 +88,4 @@ class Wishes:
     memory: Optional[MemoryPlan] = None
     page_frames: Optional[FramePlan] = None
     traced: bool = False
+    session_pool: bool = False

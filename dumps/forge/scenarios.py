@@ -16,6 +16,7 @@ from dumps.forge.objects import leaks
 from dumps.forge.pageframes import FramePlan, page_frame_variables
 from dumps.forge.plan import BlockPlan, Scenario, Wishes
 from dumps.forge.privatekernels import choose_kernel
+from dumps.forge.sessions import add_session_variables
 from dumps.forge.trackertables import TagTruth
 
 _PIPO = TagTruth(4_813_548, 1_203, 4_812_345 * 0x1B0)
@@ -171,6 +172,7 @@ def forge(
     page_frames: Optional[FramePlan] = None,
     virtual: bool = False,
     traced: bool = False,
+    session_pool: bool = False,
     change_kernel: Callable[[KernelBuild], KernelBuild] = lambda kernel: kernel,
 ) -> ForgedMachine:
     """Return the machine of a scenario; the same arguments make the same machine, byte for byte.
@@ -190,8 +192,11 @@ def forge(
     manager counts beside the pools, ``page_frames`` writes their page frame database. ``virtual`` lays out memory as
     virtual machines have it, a hole below 4 GiB and pages above it, with top tables of several processes and the code
     that starts processors (x64 only). ``traced`` lets x64 kernels with public symbols record references to objects
-    and the handles of whoever leaks them. ``change_kernel`` has the last word on the kernel (see ``scrambling``).
-    ValueError for an unknown scenario, architecture or build, and for a wish that the kernel cannot fulfil.
+    and the handles of whoever leaks them.
+
+    ``session_pool`` gives the sessions of a scenario of objects page tables and tag tables of their own (x64 from
+    Windows 7 to 20348). ``change_kernel`` has the last word on the kernel (see ``scrambling``). ValueError for an
+    unknown scenario, architecture or build, and for a wish that the kernel cannot fulfil.
     """
     if scenario not in _BY_NAME:
         raise ValueError(f"scenario {scenario!r}: the forge knows {', '.join(SCENARIOS)}")
@@ -232,6 +237,7 @@ def forge(
         memory,
         page_frames,
         traced,
+        session_pool,
     )
     if pool_totals or memory is not None or page_frames is not None:
         kernel = add_totals(kernel)
@@ -241,6 +247,8 @@ def forge(
         kernel = add_memory_counters(kernel)
     if page_frames is not None:
         kernel = replace(kernel, variables={**kernel.variables, **page_frame_variables(kernel)})
+    if session_pool:
+        kernel = add_session_variables(kernel)
     if virtual:
         kernel = replace(kernel, architecture=architecture)
     return assemble_machine(_BY_NAME[scenario], change_kernel(kernel), wishes)

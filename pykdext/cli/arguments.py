@@ -148,11 +148,11 @@ def _add_redact_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_row_options(parser: argparse.ArgumentParser) -> None:
-    """The options of :class:`RowOptions`."""
+def add_row_options(parser: argparse.ArgumentParser, more_pools: Sequence[str] = ()) -> None:
+    """The options of :class:`RowOptions`; ``more_pools`` may be asked for beside those of the system."""
     from pykdext.model import PoolKind
 
-    parser.add_argument("--pool", choices=[pool.value for pool in PoolKind], help="only this pool")
+    parser.add_argument("--pool", choices=[*(pool.value for pool in PoolKind), *more_pools], help="only this pool")
     parser.add_argument(
         "--tag", action="append", metavar="PATTERN", default=[], help="only these tags; * and ? match, may repeat"
     )

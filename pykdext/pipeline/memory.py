@@ -19,6 +19,7 @@ from pykdext.pipeline.mappings import find_mappers
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.memory import verdict_on_memory
 from pykdext.report.sentences.states import verdict_on
+from pykdext.targets.session.wholememory import open_whole_memory
 from pykdext.units import count_things
 from pykdext.work import UNWATCHED, Work
 
@@ -66,7 +67,8 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     if kernel is not None and processes is not None:
         roots = ProcessMemoryReader(kernel).find_roots(processes.processes)
         frames = read_page_frames(kernel, work, SAMPLED_CHUNKS if sampled else None, roots)
-        sheet = sheet and add_sessions(sheet, read_sessions(kernel, processes.processes))
+        with open_whole_memory(kernel.target) as memory:
+            sheet = sheet and add_sessions(sheet, read_sessions(kernel, processes.processes, memory))
     untagged = rank_untagged(sheet, frames)
     physical = _physical_bytes(snapshot, sheet, frames)
     pools = _pool_bytes(snapshot, frames)

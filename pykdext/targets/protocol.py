@@ -59,6 +59,14 @@ class AddressNamer(Protocol):
 
 
 @runtime_checkable
+class ProcessViewer(Protocol):
+    """A target that follows page tables by itself, those of any process."""
+
+    def view_process(self, directory_table_base: int) -> Optional[Target]:
+        """The same target as a process sees it; None where its top page table is not in memory."""
+
+
+@runtime_checkable
 class SymbolTaker(Protocol):
     """A target that reads page tables and debugger data by itself, and reads more once symbols are known.
 

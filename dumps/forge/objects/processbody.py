@@ -30,6 +30,8 @@ def pack_process(parts: Parts, layouts: ObjectLayouts, truth: ProcessTruth, tabl
     root = pack(parts.space.root_address)
     if parts.frame_owners is not None and truth.parent:
         root = pack(parts.frame_owners.claim_root(truth.pid))
+    if parts.sessions is not None and truth.session is not None:
+        root = pack(parts.sessions.claim_root(parts, truth.session) << 12)
     threads_va = truth.va + layout["ThreadListHead"]
     members: List[Tuple[int, bytes]] = [
         (sizes.process_root, root),

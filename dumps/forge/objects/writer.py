@@ -22,16 +22,12 @@ from dumps.forge.objects.truth import ObjectTruth, ProcessTruth, TypeTruth
 from dumps.forge.objects.verifier import write_verifier
 from dumps.forge.parts import Parts
 from dumps.forge.poolblocks import PoolBlock
+from dumps.forge.sessions import write_structure
 
 _SECOND = 10_000_000
 _UNHELD_WRITTEN = 64  # objects without a handle that are really there, of each type
 _FIRST_TYPE_INDEX = 2
 _SYSTEM_PID = 4
-_SESSION_PLACES = {
-    # MM_SESSION_SPACE: CommittedPages, PagedPoolInfo.AllocatedPagedPool
-    7601: (0x38, 0xB98 + 0x60), 9600: (0x30, 0xB98 + 0x60), 14393: (0x30, 0xB60 + 0x30), 17763: (0x30, 0xB8 + 0x30),
-    19041: (0x30, 0xA8 + 0x10), 20348: (0x30, 0xA8 + 0x10), 22000: (0x28, 0xA0 + 0x10),
-}  # fmt: skip
 _FIRST_WITH_INDEX = 7000
 
 
@@ -358,15 +354,7 @@ class ObjectWriter:
             if not process.exited_at:
                 table_va = self._write_handles(process)
             if process.session is not None and process.session not in sessions:
-                told = self._parts.frame_owners is not None and self._kernel.build in _SESSION_PLACES
-                va = self._blocks.reserve(b"MmSe", 0xC00 if told else 0x40, paged=False)
-                sessions[process.session] = va
-                body = bytearray(struct.pack("<III", 1, 0, process.session))
-                if told:
-                    body += bytes(0xC00 - len(body))
-                    for place, pages in zip(_SESSION_PLACES[self._kernel.build], (700 + process.session, 300)):
-                        struct.pack_into("<Q", body, place, pages)
-                self._blocks.put(va, bytes(body))
+                sessions[process.session] = write_structure(self._parts, self._blocks, process.session)
             session_va = 0 if process.session is None else sessions[process.session]
             truth = ProcessTruth(
                 va=process.va,

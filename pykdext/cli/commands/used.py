@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pykdext.model.selection import Selection
 
 _POOLMON, _POOLUSED = "poolmon", "poolused"
+_SESSION = "session"
 
 _TOP_ON_TERMINAL = 25
 """Rows that a terminal gets unless somebody asks for more."""
@@ -40,7 +41,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     from pykdext.model.selection import SORT_KEYS
 
     add_source(parser)
-    add_row_options(parser)
+    add_row_options(parser, (_SESSION,))
     parser.add_argument("--sort", choices=SORT_KEYS, default="bytes", help="largest first by this (default: bytes)")
     parser.add_argument(
         "--view",
@@ -60,10 +61,15 @@ def _show_usage(options: UsedOptions, call: Invocation) -> Outcome:
     from pykdext.report.csvtext import render_tags_csv, render_usages_csv
 
     shown_at_once = _TOP_ON_TERMINAL if call.screen.lines is not None and not options.output else None
-    pools = (PoolKind(options.pool),) if options.pool else tuple(PoolKind)
+    pools = (PoolKind(options.pool),) if options.pool and options.pool != _SESSION else tuple(PoolKind)
     selection = Selection(pools, options.tag, options.sort, options.top)
     with open_source(options, call) as source:
         snapshot, is_whole = source.snapshot, source.is_whole
+        if options.pool == _SESSION:
+            from pykdext.pipeline.sessionpool import read_session_state
+
+            snapshot = read_session_state(source, call.work)
+            is_whole = snapshot.coverage.is_complete
     guesses = describe_misspelt_patterns(options.tag, snapshot.tags)
     snapshot = replace(snapshot, warnings=(*guesses, *snapshot.warnings))
     return Outcome(

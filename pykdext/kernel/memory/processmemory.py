@@ -38,7 +38,7 @@ class ProcessMemoryReader:
         """The processes by the frames of their top page tables; one that two of them claim is nobody's."""
         found: Dict[int, Optional[Process]] = {}
         for process in processes:
-            root = (self._read_root(process) or 0) & _FRAME_MASK
+            root = (self.read_root(process) or 0) & _FRAME_MASK
             if root >> 12:
                 found[root >> 12] = process if root >> 12 not in found else None
         return {frame: process for frame, process in found.items() if process is not None}
@@ -55,7 +55,8 @@ class ProcessMemoryReader:
             return None
         return ProcessMemory(process.pid, process.image, committed, process.has_exited, resident, locked)
 
-    def _read_root(self, process: Process) -> Optional[int]:
+    def read_root(self, process: Process) -> Optional[int]:
+        """KPROCESS.DirectoryTableBase with its flags; None: not known, or not in memory."""
         if self._first is None or not self._first.has(_TABLE_BASE):
             return self._read(process).get(_ROOT)
         try:

@@ -189,14 +189,17 @@ def find_hashed_row_count(read_table: Callable[[int], TableRows]) -> Optional[in
     return best
 
 
-def doubt_strange_rows(layout: TrackerLayout, table: TableRows) -> None:
-    """Note which rows of the expansion table are not believed: it is filled row by row, with tags, and has no hash."""
+def doubt_strange_rows(layout: TrackerLayout, table: TableRows, *, is_hashed: bool = False) -> None:
+    """Note which rows of a table that stands alone are not believed: pages of what are no tags.
+
+    The expansion table has no hash, it is filled row by row: a page of it without tags between others was lost.
+    """
     used = [row for row, key in enumerate(table.keys) if key]
     rows_in_page = PAGE_BYTES // layout.row_bytes
     for start in range(0, len(table.keys), rows_in_page):
         rows = range(start, min(start + rows_in_page, len(table.keys)))
         keys = [table.keys[row] for row in rows if table.keys[row]]
-        if not keys and used and start < used[-1]:
+        if not keys and not is_hashed and used and start < used[-1]:
             table.doubt(rows, ZEROED)
         elif sum(map(is_printable, keys)) < _PRINTABLE_SHARE * len(keys):
             table.doubt(rows, STRANGE)

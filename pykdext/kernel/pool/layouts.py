@@ -127,6 +127,16 @@ def find_described_layout(kernel: Kernel) -> Optional[TrackerLayout]:
     return layout if layout is not None and layout.count_bits in (32, 64) and layout.bytes_bits in (32, 64) else None
 
 
+def find_known_layout(kernel: Kernel) -> Optional[TrackerLayout]:
+    """The layout by types, else the shipped one of this build, whatever the tables hold; None: nothing tells it."""
+    described = find_described_layout(kernel)
+    if described is not None:
+        return described
+    facts = kernel.target.facts
+    shipped = list_tracker_layouts(facts.machine.pointer_size)
+    return next((layout for layout in shipped if layout.fits_build(facts.machine, facts.build)), None)
+
+
 def find_tracker_layout(machine: Machine, build: Optional[int], samples: Sequence[bytes]) -> TrackerLayout:
     """The shipped layout of the rows in the beginnings of the tables: it reads the most rows of one of them as rows.
 

@@ -20,7 +20,7 @@ from pykdext.kernel.pool.believed import (
     gather_rows,
 )
 from pykdext.kernel.pool.inference import MAX_ROW_BITS, MIN_ROW_BITS
-from pykdext.kernel.pool.layouts import TrackerLayout, find_described_layout, find_tracker_layout
+from pykdext.kernel.pool.layouts import TrackerLayout, find_described_layout, find_known_layout, find_tracker_layout
 from pykdext.kernel.pool.plausible import Weighed, doubt_counters
 from pykdext.kernel.pool.provenpages import prove_table_pages, prove_table_pointers
 from pykdext.kernel.pool.tablelocation import TableLocation, locate_tag_tables
@@ -92,6 +92,21 @@ def read_pool_snapshot(
     return replace(state, tags=tags, memory=memory, coverage=coverage)
 
 
+def read_located_tables(
+    kernel: Kernel, location: TableLocation, work: Work = UNWATCHED
+) -> Tuple[Tuple[TagUsage, ...], TableCoverage, Tuple[str, ...]]:
+    """The tags of tables at a known place, what was read of them, and what was missing.
+
+    Raises:
+        TargetError, LayoutNotFoundError: not one row can be read.
+    """
+    reader = _TableReader(kernel, location, is_alone=True)
+    with work.hold():
+        reader.read(work)
+    tags = reader.tag_usages()
+    return tags, reader.coverage(), tuple(reader.warnings)
+
+
 def state_without_tags(kernel: Kernel, path: str = "") -> PoolSnapshot:
     """What ``kernel`` tells of its machine where its tag tables cannot be read: no tags, and no totals."""
     facts = kernel.target.facts
@@ -119,7 +134,9 @@ def _state_of(facts: TargetFacts, source: SnapshotSource, warnings: Tuple[str, .
 class _TableReader:
     """One reading of all tables: sums by key, and what was missing."""
 
-    def __init__(self, kernel: Kernel, location: TableLocation) -> None:
+    def __init__(self, kernel: Kernel, location: TableLocation, *, is_alone: bool = False) -> None:
+        """``is_alone``: no table of another processor has the same tags, to compare with."""
+        self._is_alone = is_alone
         self._kernel = kernel
         self._target = kernel.target
         self._build = kernel.target.facts.build
@@ -143,11 +160,13 @@ class _TableReader:
         return [tuple(self._target.read_present(table, _HEAD_BYTES)) for table in self._location.tables]
 
     def _find_layout(self) -> TrackerLayout:
+        if self._is_alone and (known := find_known_layout(self._kernel)) is not None:
+            return known
         tables = self._location.tables
         samples = [head[0][1] for table, head in zip(tables, self._heads) if head and head[0][0] == table]
         if not samples:
             raise TargetError(
-                f"tag table at 0x{tables[0]:x}: found no page of it, expected the rows of "
+                f"tag table at 0x{tables[0]:x}: found no first page of it, expected the rows of "
                 f"{count_things(len(tables), 'processor')}. "
                 "Hint: the dump does not hold the tag tables"
             )
@@ -217,6 +236,8 @@ class _TableReader:
             work.report(len(self._heads), len(self._heads), "tag tables")
         finally:  # an end by the user leaves what was read before it
             doubt_rows(self._layout, tables)
+            for gathered in tables if self._is_alone else ():
+                doubt_strange_rows(self._layout, gathered, is_hashed=True)
             for number, gathered in enumerate(tables):
                 self._add_table(number, gathered)
         if self._location.expected is not None and len(self._heads) < self._location.expected:

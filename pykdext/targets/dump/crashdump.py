@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Callable, Iterator, Optional, Tuple, Union
 
@@ -155,6 +156,16 @@ class CrashDump(DumpTarget):
         """Take the value of MiInvalidPteMask, which only symbols find: more pages may translate than before."""
         self._space.set_invalid_pte_mask(mask)
         self._modules = self._read_modules()
+
+    def view_process(self, directory_table_base: int) -> Optional[CrashDump]:
+        """The same dump as a process sees it, with nothing to close; None: its top page table is not in the file."""
+        space = self._space.with_root(directory_table_base)
+        if not space.has_root:
+            return None
+        view = copy(self)
+        view._space = space
+        view._memory = VirtualMemory(self._container, space)
+        return view
 
     def find_physical(self, address: int) -> Optional[int]:
         """The physical address of a virtual one; None if it does not translate, or to a page of zeros."""

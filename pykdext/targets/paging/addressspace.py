@@ -137,6 +137,14 @@ class AddressSpace:
         """Whether the top table can be read: without it no address translates."""
         return self._table(self._root) is not None
 
+    def with_root(self, directory_table_base: int) -> AddressSpace:
+        """The address space of other page tables of the same kernel."""
+        other = AddressSpace(self._mode, self._memory, directory_table_base)
+        other._invalid_pte_mask = self._invalid_pte_mask
+        other._shown_mask = self._shown_mask
+        other._prototype_base = self._prototype_base
+        return other
+
     def forget_tables(self) -> None:
         """Read every table anew: more memory is there than before."""
         self._tables.clear()

@@ -240,7 +240,7 @@ def test_no_symbol_is_one_line():
 
 
 def test_an_absent_table_is_one_line():
-    with pytest.raises(TargetError, match="found no page of it"):
+    with pytest.raises(TargetError, match="found no first page of it"):
         read_pool_snapshot(kernel_of(19041, [b""]))
 
 

@@ -1,0 +1,43 @@
+"""The tags of session pool as a state of their own: what ``!poolused 8`` shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pykdext.errors import TargetError
+from pykdext.kernel.objects.space import ObjectSpace
+from pykdext.kernel.pool.sessiontables import read_session_pool
+from pykdext.model import POOL_OF_SESSION, PoolSnapshot, SystemMemory
+from pykdext.pipeline.sources import Source
+from pykdext.records.columns import SESSION_POOL
+from pykdext.targets.session.wholememory import open_whole_memory
+from pykdext.units import count_things
+from pykdext.work import UNWATCHED, Work
+
+
+def read_session_state(source: Source, work: Work = UNWATCHED) -> PoolSnapshot:
+    """The session pool of all sessions of a kernel, added up; the totals of the system's pools are not its own.
+
+    Raises:
+        TargetError: the source has no kernel, or its sessions' tables cannot be read; it says why.
+    """
+    snapshot, kernel = source.snapshot, source.kernel
+    path = snapshot.source.path or "session"
+    if kernel is None:
+        if {POOL_OF_SESSION, SESSION_POOL} & set(snapshot.warnings):
+            return snapshot
+        raise TargetError(f"{path}: session pool is read in a dump's memory; found {snapshot.source.kind}")
+    processes = ObjectSpace(kernel, work).processes.processes
+    with open_whole_memory(kernel.target) as memory:
+        pool = read_session_pool(kernel, memory, processes, work)
+    if pool.tags is None or pool.coverage is None:
+        raise TargetError(f"{path}: no tags of session pool: {pool.reason}")
+    note = f"{SESSION_POOL}: the sum of {count_things(pool.sessions_read, 'session')}"
+    kept = tuple(text for text in snapshot.warnings if not text.startswith("tag table"))
+    return replace(
+        snapshot,
+        tags=pool.tags,
+        memory=SystemMemory(),
+        coverage=pool.coverage,
+        warnings=(*kept, note, *pool.warnings),
+    )
