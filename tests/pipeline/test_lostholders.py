@@ -49,7 +49,7 @@ def test_without_the_system_process_the_others_are_read(arch, build, tmp_path):
     assert any("their list is torn" in warning for warning in report.warnings)
 
 
-@pytest.mark.parametrize(("arch", "build"), KERNELS, ids=str)
+@pytest.mark.parametrize(("arch", "build"), KERNELS[2:], ids=str)
 def test_exited_processes_need_no_type(arch, build, tmp_path):
     machine = machine_of(arch, build)
     system = machine.truth.objects.process(4)
@@ -144,7 +144,7 @@ def test_a_session_without_tag_tables_has_its_links():
     assert "!handle 0 3 0n2428" in "".join(piece for piece, is_markup in ended.pieces if is_markup)
 
 
-@pytest.mark.parametrize("build", [7601, 19041, 22000])
+@pytest.mark.parametrize("build", [7601, 20348])
 def test_driver_verifiers_drivers_are_found_without_symbols(build, tmp_path):
     """Their tree is somewhere in nt's data: it is known by the images and the names that it leads to."""
     machine = forge("verifier", build=build, leaked=400_000, healthy_share=64, known_kernel=False)
@@ -170,7 +170,7 @@ def test_a_tree_that_leads_to_other_names_is_not_that_of_drivers(tmp_path):
     assert any("nothing tells where its drivers are" in warning for warning in report.warnings)
 
 
-@pytest.mark.parametrize(("arch", "build"), [("x64", 3790), ("x64", 6002), ("x86", 2600), ("x86pae", 3790)], ids=str)
+@pytest.mark.parametrize(("arch", "build"), [("x64", 6002), ("x86", 2600), ("x86pae", 3790)], ids=str)
 def test_the_list_of_older_driver_verifiers_is_found(arch, build, tmp_path):
     """One driver of it was never loaded; XP keeps its allocations elsewhere and tells the counters only."""
     machine = forge("verifier", build=build, arch=arch, leaked=200_000, healthy_share=64)
