@@ -73,6 +73,8 @@ def _iter_found(text: str) -> List[Allocation]:
 
 def _iter_old_found(text: str) -> List[Allocation]:
     """The blocks of debuggers of XP's time; a line above them names the pool, or the command does."""
+    if not _SEARCHED.search(text):
+        return []
     blocks = []
     pool: Optional[PoolKind] = None
     asked: Optional[PoolKind] = None

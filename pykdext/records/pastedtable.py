@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.model import PoolKind, PoolSnapshot
@@ -185,6 +185,7 @@ def find_unread_table(file: TextFile) -> Optional[Tuple[int, str]]:
     return None
 
 
+@lru_cache(maxsize=1 << 12)
 def is_tag_titles(line: str) -> bool:
     """Whether a line has a word that titles the column of tags."""
     return bool(_TAG_WORD.search(english_words(line)))

@@ -19,6 +19,7 @@ from pykdext.records.textfile import TextFile
 NO_TITLES = "the table has no titles; what its columns are was told by the rows themselves"
 
 _ROW = re.compile(r"^[\s|]{0,20}(\S(?:.{0,2}\S)?)[\s|]+((?:\d{1,20}[\s|]+){3,7}\d{1,20})(?=\s|\||$)(.*)$")
+_TWO_NUMBERS = re.compile(r"\d(?:[^\S\n]|\|)+\d")
 _SIGNATURE = re.compile(r"UNKNOWN pooltag|update pooltag\.txt|\bBinary\s?:", re.IGNORECASE)
 _FEWEST_ROWS = 2
 
@@ -31,6 +32,8 @@ class _Row(NamedTuple):
 
 def parse_untitled_rows(file: TextFile) -> Tuple[PoolSnapshot, ...]:
     """The snapshots of rows without titles; empty unless the rows tell what they count."""
+    if not _TWO_NUMBERS.search(file.text):
+        return ()
     snapshots: List[PoolSnapshot] = []
     rows: List[_Row] = []
     heading = ""
