@@ -12,7 +12,7 @@ from pykdext.attribution.calls.callsites import ENOUGH_CALLS, CallSites, Sight, 
 from pykdext.attribution.calls.codereader import Numbers
 from pykdext.attribution.calls.fetched import find_fetched
 from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
-from pykdext.attribution.calls.references import find_references, is_written
+from pykdext.attribution.calls.references import find_references, find_writers, is_written
 from pykdext.attribution.calls.sweep import AllocatorCallers
 from pykdext.attribution.calls.wrappers import Wrappers
 from pykdext.attribution.contexts import find_context_call
@@ -266,16 +266,27 @@ def _describe_use(
         text += ", in the structure that it gets"
     if isinstance(use.source, ImageRead):
         text += f"; the tag is read from +0x{use.source.rva:x}"
-        if module.image.is_file and is_written(module.image, use.source.rva, TAG_BYTES):
-            text += ", which the driver writes, too: the file has only what is there at first"
+        text += _describe_variable(module.image, use.source.rva)
     elif use.origin_text:
         text += f"; {use.origin_text} at +0x{use.origin_rva:x}"
     if use.changer_rva is not None:
         text += f", unless the call at +0x{use.changer_rva:x}, which gets its address, puts another one there"
     if use.kept_rva is not None:
         text += f", kept at +0x{use.kept_rva:x} until then"
+        if len(find_writers(module.image, use.kept_rva)) > 1:
+            text += ", unless other code that writes there puts another one there"
     confidence = Confidence.PROVEN if use.is_proof else Confidence.LIKELY
     return Evidence(tag, module.image.module.name, meaning.kind, confidence, text, use.call_rva)
+
+
+def _describe_variable(image: Image, rva: int) -> str:
+    """What is to be said of a variable in a file: a copy, or a store by an index or a pointer, may change it, too."""
+    if not image.is_file:
+        return ""
+    if is_written(image, rva, TAG_BYTES):
+        return ", which the driver writes, too: the file has only what is there at first"
+    is_writable = any(one.writable and one.rva <= rva < one.rva + one.size for one in image.sections)
+    return ", in memory that can be written: the file has only what is there at first" if is_writable else ""
 
 
 def _describe_unproven(

@@ -37,6 +37,17 @@ def test_a_variable_that_is_set_when_the_driver_starts():
     assert f"kept at +0x{VARIABLE:x}" in item.detail and "'Late'" in item.detail
 
 
+@pytest.mark.parametrize("writers", [1, 2])
+def test_a_variable_that_is_set_at_two_places(writers):
+    code = X64Code()
+    for tag in (b"Late", b"Else")[:writers]:
+        store(code, VARIABLE, tag)
+    code.add(ENTER, (LOAD_R8D, VARIABLE), (CALL_SLOT, SLOT), LEAVE)
+    (item,) = find(code.bytes, b"Late")
+    assert item.confidence is PROVEN
+    assert ("unless other code that writes there puts another one there" in item.detail) == (writers == 2)
+
+
 def test_another_variable_than_the_one_that_is_read():
     code = X64Code()
     store(code, VARIABLE, b"Magi")
