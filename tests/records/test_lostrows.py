@@ -53,6 +53,13 @@ def test_a_row_that_cannot_be_read_counts_as_missing_and_ends_in_1(tmp_path, cap
     assert main(["analyze", str(path)]) == 0
 
 
+def test_find_says_why_it_ends_in_1(tmp_path, capsys):
+    path = tmp_path / "pool.csv"
+    path.write_text(COMMAS.format(broken="Evil,Nonp,1x0,10,90,9000"))
+    assert main(["find", "Good", str(path)]) == 1
+    assert "read in part: 2 of 3 rows of the text could be read" in " ".join(capsys.readouterr().out.split())
+
+
 def test_what_a_debugger_prints_among_the_rows_is_no_row(tmp_path, capsys):
     path = tmp_path / "pool.txt"
     path.write_text(DEBUGGER.format(broken="GetPointerFromAddress: unable to read from fffff803"))

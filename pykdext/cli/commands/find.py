@@ -101,7 +101,7 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
     from pykdext.report.csvtext import render_owners_csv
     from pykdext.report.jsondoc import render_owners_json
     from pykdext.report.plaintext import render_owners_text
-    from pykdext.report.sentences.states import say_lacking_counts
+    from pykdext.report.sentences.states import describe_coverage, say_lacking_counts
     from pykdext.targets.session.debugger import is_in_debugger
 
     lists = pipeline.TagLists.load(options.pooltags)
@@ -121,6 +121,8 @@ def _find(options: FindOptions, call: Invocation) -> Outcome:
             kernel, options.images, options.tags, lists, jobs, call.work, options.symbols, state
         )
     lacking = say_lacking_counts(state.coverage) if state else ""
+    if state and not lacking and not state.coverage.is_complete:
+        lacking = f"read in part: {describe_coverage(state.coverage, None)}"
     warnings = (
         *describe_misspelt_tags(options.tags, state.tags if state else ()),
         *([lacking] if lacking else []),
