@@ -16,6 +16,7 @@ from pykdext.model import LeakReport, NextStep, PoolKind, PoolSnapshot, Untagged
 from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryReport, PageFrames
 from pykdext.model.objects import ProcessList
 from pykdext.pipeline.mappings import find_mappers
+from pykdext.pipeline.sessionpool import describe_session_pool
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.memory import verdict_on_memory
 from pykdext.report.sentences.states import verdict_on
@@ -74,18 +75,25 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     pools = _pool_bytes(snapshot, frames)
     dominant = find_dominant(untagged, physical, sum(pools.values()))
     balloons = _find_balloons(kernel)
+    session_pool: Tuple[str, Tuple[NextStep, ...]] = ("", ())
+    if kernel is not None and processes is not None:
+        session_pool = describe_session_pool(kernel, processes, snapshot, work)
     mappers = None
     if kernel is not None and dominant is not None and dominant.kind is UntaggedKind.SYSTEM_PTES:
         mappers = find_mappers(kernel, snapshot, work)
     return MemoryReport(
         snapshot=snapshot,
-        verdict=verdict_on_memory(sheet, frames, untagged, dominant, pools, balloons, mappers),
+        verdict=" ".join(
+            filter(
+                None, (verdict_on_memory(sheet, frames, untagged, dominant, pools, balloons, mappers), session_pool[0])
+            )
+        ),
         sheet=sheet,
         frames=frames,
         untagged=untagged,
         dominant=dominant,
         balloons=balloons,
-        next_steps=_STEPS[dominant.kind] if dominant else (),
+        next_steps=(*(_STEPS[dominant.kind] if dominant else ()), *session_pool[1]),
         warnings=(*snapshot.warnings, *_iter_warnings(kernel, sheet, frames)),
         by_process=_read_processes(kernel, processes) if kernel and processes else None,
         mappers=mappers,

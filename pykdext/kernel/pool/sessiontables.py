@@ -18,7 +18,7 @@ from pykdext.kernel.pool.tagtables import read_located_tables
 from pykdext.kernel.structs import read_record
 from pykdext.model import ExpansionState, PoolTag, PoolUsage, TableCoverage, TagUsage
 from pykdext.model.objects import Process
-from pykdext.targets.protocol import Target
+from pykdext.targets.protocol import ProcessViewer, Target
 from pykdext.units import count_things
 from pykdext.work import UNWATCHED, Work
 
@@ -59,6 +59,8 @@ def read_session_pool(
     table = kernel.read_word(located.address)
     if not table or rows is None or not 1 < rows <= _MOST_ROWS:
         return SessionPool(None, reason="the variables that lead to the table of session pool are not in memory")
+    if not isinstance(memory, ProcessViewer):
+        return SessionPool(None, reason="session space is mapped by page tables that only a dump's file has")
     views = list_session_views(kernel, memory, processes)
     sums: Dict[PoolTag, TagUsage] = {}
     parts: List[TableCoverage] = []

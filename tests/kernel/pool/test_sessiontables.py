@@ -13,6 +13,9 @@ from pykdext.cli.main import main
 from pykdext.kernel.memory.sessions import read_sessions
 from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.pipeline.sources import open_source
+from pykdext.units import format_bytes
+from tests.helpers.fakepykd import FakePykd
+from tests.helpers.windbgscreens import type_command
 
 BUILDS = (7601, 9600, 14393, 17763, 19041, 20348)
 TABLE = 0xFFFFF900C1200000
@@ -58,6 +61,30 @@ def test_the_sum_of_all_sessions_equals_the_truth(build, tmp_path, capsys):
     assert read_of(document) == sums(machine)
     assert status == 0 and document["coverage"]["expansion_table"] == "read"
     assert "the table is of a session pool, not of the system's pools: the sum of 2 sessions" in document["warnings"]
+
+
+def test_the_verdict_on_memory_says_what_session_pool_holds(tmp_path, capsys):
+    machine = unhurt(19041)
+    status, document = ask(machine, tmp_path, capsys, "memory")
+    held = {tag: row[2] + row[5] for tag, row in sums(machine).items()}
+    largest = max(held, key=held.get)
+    sentence = document["verdict"].partition("Session pool of 2 sessions, which these tags do not count, holds ")[2]
+    assert sentence.startswith(format_bytes(sum(held.values())))
+    assert sentence.endswith(f"its largest tag is {largest.decode()} ({format_bytes(held[largest])}).")
+    assert document["next_steps"][-1]["command"].startswith("poolleak used --pool session ")
+    assert status in (0, 1)
+
+
+def test_in_the_debugger_the_file_of_its_dump_is_read(tmp_path):
+    machine = unhurt(19041)
+    dump = tmp_path / "sessions.dmp"
+    machine.save(dump)
+    ended = type_command("poolleak used --pool session --tag Gh05", FakePykd.of_machine(machine, dump_path=str(dump)))
+    assert "sum of 2 sessions" in " ".join(ended.text.split())
+    assert f"{sums(machine)[b'Gh05'][5]:,}" in ended.text
+
+    live = type_command("poolleak used --pool session", FakePykd.of_machine(machine, system="local"))
+    assert live.status == 3 and "no tags of session pool: session space is mapped by" in " ".join(live.text.split())
 
 
 def root_of(machine, session):
