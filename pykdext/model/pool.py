@@ -343,13 +343,16 @@ class PoolSnapshot:
         if self.source.symbols is not None:
             return 0
         stated, listed = self.stated_total(pool), self.counted_bytes(pool)
-        for said, slack in (
-            (stated.bytes if stated else None, 0.0),
-            (self.memory.used_bytes(pool), _UNLISTED_SHARE),
-        ):
-            if said is not None and listed is not None:
-                return said - listed if said - listed > slack * said else 0
-        return None if MAY_BE_CUT in self.warnings or not self.is_whole(pool) else 0
+        if stated is not None and stated.bytes is not None and listed is not None:
+            return max(0, stated.bytes - listed)
+        if MAY_BE_CUT in self.warnings:
+            return None
+        if sum(1 for row in self.tags if row.usage(pool).bytes) >= WHOLE_ROWS:
+            return 0
+        held = self.memory.used_bytes(pool)
+        if held is None or listed is None:
+            return None
+        return held - listed if held - listed > _UNLISTED_SHARE * held else 0
 
     def total_bytes(self, pool: PoolKind) -> Optional[int]:
         """Bytes outstanding of all tags in ``pool``; None where no tag says, or where tables are missing."""

@@ -36,6 +36,7 @@ def test_a_tag_that_a_cut_list_does_not_have_did_not_grow_for_that():
     diff, conclusion, shown = told(paste(OLD), paste(GROWN, FRESH))
     assert changes(diff, "Zfre") == (Change.UNLISTED,)
     assert conclusion.verdict.startswith("Tag Zold of the nonpaged pool grew most: by 10.0 MB")
+    assert conclusion.verdict.endswith("Tag Zfre holds 900 MB; the first list, which is only a part, does not have it.")
     assert diff.total_bytes(PoolKind.NONPAGED) == 10 * MB
     assert "tags that both states list: nonpaged +10,485,760 bytes" in shown
     assert "Zfre: missing in the first state, which is a part of a list or cut" in shown
@@ -59,6 +60,12 @@ def test_where_nothing_else_grew_the_verdict_says_what_is_not_known():
 def test_a_total_tells_what_the_list_lacks(facts, change):
     before = replace(paste(OLD), **facts)
     assert changes(compare_snapshots(before, paste(GROWN, FRESH)), "Zfre") == (change,)
+
+
+def test_a_list_of_hundreds_of_tags_is_whole():
+    many = [row(f"Q{number:03d}", usage(9, 1, MB)) for number in range(200)]
+    before = replace(paste(OLD, *many), memory=SystemMemory(nonpaged_bytes=5000 * MB))
+    assert changes(compare_snapshots(before, paste(GROWN, FRESH, *many)), "Zfre") == (Change.NEW,)
 
 
 def test_a_dump_has_every_tag():

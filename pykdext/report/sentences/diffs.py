@@ -20,7 +20,7 @@ def verdict_on_diff(diff: Diff, asked: Sequence[TagDelta], conclusion: Conclusio
         return "No tag differs."
     if not conclusion.grown:
         return _say_restart(diff) + _say_nothing_grew(diff, asked)
-    return _say_restart(diff) + _say_most_grown(diff, conclusion)
+    return _say_restart(diff) + _say_most_grown(diff, conclusion) + _say_larger_unlisted(diff, asked, conclusion)
 
 
 def _say_lacking(diff: Diff) -> str:
@@ -69,6 +69,17 @@ def _say_nothing_grew(diff: Diff, asked: Sequence[TagDelta]) -> str:
         return f"{no_tag} grew." if is_told else f"{said}."
     blocks = f"{count_things(most.outstanding, 'block')} more"
     return f"{said}; tag {str(most.tag).strip()} has {blocks} than before, the most of all."
+
+
+def _say_larger_unlisted(diff: Diff, asked: Sequence[TagDelta], conclusion: Conclusion) -> str:
+    """That a tag which only the second list has holds more than the one that grew most did grow by."""
+    unlisted = [delta for delta in asked if Change.UNLISTED in delta.changes and delta.bytes is not None]
+    largest = max(unlisted, key=lambda delta: delta.bytes or 0, default=None)
+    first = conclusion.grown[0]
+    if largest is None or _is_unlisted(diff, first) or (largest.bytes or 0) <= (first.bytes or 0):
+        return ""
+    size = f"Tag {str(largest.tag).strip()} holds {format_bytes(largest.bytes)}"
+    return f" {size}; the first list, which is only a part, does not have it."
 
 
 def _is_unlisted(diff: Diff, grown: GrownTag) -> bool:
