@@ -36,13 +36,18 @@ class OpenSource:
     """
 
     def __init__(
-        self, path: Optional[Path] = None, *, pooltags: Optional[Path] = None, symbols: Optional[str] = None
+        self,
+        path: Optional[Path] = None,
+        *,
+        pooltags: Optional[Path] = None,
+        symbols: Optional[str] = None,
+        needs_tags: bool = True,
     ) -> None:
         self._lists = pipeline.TagLists.load(_text(pooltags))
         self._symbols = symbols
         self._opened = ExitStack()
         self._opened_source: Optional[pipeline.Source] = self._opened.enter_context(
-            pipeline.open_source(_text(path), symbol_path=symbols)
+            pipeline.open_source(_text(path), symbol_path=symbols, needs_tags=needs_tags)
         )
         self.snapshot: PoolSnapshot = self._opened_source.snapshot
 
@@ -68,7 +73,9 @@ class OpenSource:
         return self._opened_source
 
     def analyze(self, top: Optional[int] = 5) -> LeakReport:
-        """The verdict, with the ``top`` suspects; None: all."""
+        """The verdict, with the ``top`` suspects; None: all. TargetError where the tags cannot be read."""
+        if self._source.lacks:
+            raise TargetError(self._source.lacks)
         return pipeline.analyze(self._source, self._lists, top=top)
 
     def find(self, tags: Union[Tag, Iterable[Tag]], images: Iterable[Path] = (), jobs: int = 1) -> pipeline.FoundOwners:
@@ -119,13 +126,18 @@ class BatchAnswer:
 
 
 def open_source(
-    path: Optional[Path] = None, *, pooltags: Optional[Path] = None, symbols: Optional[str] = None
+    path: Optional[Path] = None,
+    *,
+    pooltags: Optional[Path] = None,
+    symbols: Optional[str] = None,
+    needs_tags: bool = True,
 ) -> OpenSource:
     """Open a source, recognised by its content; None: the debugger's session, or the live machine.
 
-    ``pooltags``: a tag list. ``symbols``: a symbol path; None: that of the environment.
+    ``pooltags``: a tag list. ``symbols``: a symbol path; None: that of the environment. Without ``needs_tags`` a dump
+    is opened whose tag tables cannot be read, too: for its processes and holders.
     """
-    return OpenSource(path, pooltags=pooltags, symbols=symbols)
+    return OpenSource(path, pooltags=pooltags, symbols=symbols, needs_tags=needs_tags)
 
 
 def analyze(

@@ -129,3 +129,14 @@ def test_a_closed_source_says_so(tmp_path):
     ):
         with pytest.raises(TargetError, match=r"log\.csv: found a closed source, expected an open one"):
             ask()
+
+
+def test_a_small_dump_is_opened_for_its_processes(evidence):
+    path = evidence / "dumps" / "triage_x64.dmp"
+    with pytest.raises(pykdext.PykdextError, match="no pool tag tables"):
+        pykdext.open(path)
+    with pykdext.open(path, needs_tags=False) as source:
+        (system,) = source.processes().processes
+        assert (system.pid, system.handles, source.snapshot.tags) == (4, 225, ())
+        with pytest.raises(pykdext.PykdextError, match="no pool tag tables"):
+            source.analyze()
