@@ -32,6 +32,9 @@ MIN_ROWS_BEFORE_TEXT = 2
 
 MIN_ROWS_OF_LOOP = 3
 
+MAX_BYTES_BEFORE = 64
+"""Of a structure of which the table is a member: code may have the address of that, and add the place in it."""
+
 MAX_READERS = 8
 """Functions that refer to a table and are followed."""
 
@@ -62,10 +65,14 @@ def find_indexed_table(
     # a loop may begin with a pointer to the member behind the first tag; with two rows that may be anything
     behind = rows.row_bytes if rows.tags >= MIN_ROWS_OF_LOOP else TAG_BYTES
     starts = range(rows.first_rva - rows.row_bytes + TAG_BYTES, rows.first_rva + behind, TAG_BYTES)
-    readers = sorted({rva for rvas in find_references(image, starts).values() for rva in rvas})
-    for rva in readers[:MAX_READERS]:
+    around = range(rows.first_rva - MAX_BYTES_BEFORE, rows.first_rva, TAG_BYTES)
+    found = find_references(image, {*starts, *around})
+    readers = sorted({(start not in starts, rva) for start, rvas in found.items() for rva in rvas})
+    for is_around, rva in readers[:MAX_READERS]:
         flow = followed.find_flow(rva)
-        sites = flow.calls if flow is not None else ()
+        if flow is None or (is_around and rows.first_rva not in flow.variables):
+            continue
+        sites = flow.calls
         allocators = [wrappers.find_allocator(site, resolver.resolve(image, site)) for site in sites]
         others = [site for site, allocator in zip(sites, allocators) if allocator is None]
         if rows.row_bytes == TAG_BYTES and _is_handed(others, image, rows):

@@ -174,6 +174,18 @@ def call_through(depth):
     return ((b"\x48\x8b\x05", VARIABLE), b"\xff\x50\x08")  # mov rax, [rip+n]; call [rax+8]
 
 
+@pytest.mark.parametrize(("displacement", "expected"), [(12, [LIKELY]), (16, []), (4, [])])
+def test_a_table_in_a_structure_whose_address_code_has(displacement, expected):
+    """lea rax, [structure]; mov r8d, [rax+rcx*4+12]: the table begins at 12 of it."""
+    code = X64Code()
+    load = b"\x44\x8b\x44\x88" + bytes([displacement])
+    code.add(ENTER, (b"\x48\x8d\x05", VARIABLE), load, (CALL_SLOT, SLOT), LEAVE)
+    variables = bytes(0x40) + struct.pack("<QI", 3, 1) + b"Mlt0Mlt1Mlt2" + bytes(16)
+    found = find(code.bytes, b"Mlt1", variables=variables)
+    assert [item.confidence for item in found] == expected
+    assert all("one of 3 in a table of tags" in item.detail for item in found)
+
+
 def test_a_pointer_to_what_takes_no_tag_proves_nothing():
     code = X64Code()
     other = code.add(b"\x31\xc0\xc3")
