@@ -144,3 +144,19 @@ def _is_taken(name, a, b):
         "le": zero or sign != overflow,
         "g": not zero and sign == overflow,
     }[name]
+
+
+@pytest.mark.parametrize(
+    ("values", "is_kept"),
+    [
+        (range(8), True),
+        (range(9), False),  # a counter
+        (range(0xFFFFF80412340000, 0xFFFFF80412340009), False),  # a pointer that moves
+        (range(0x82340000, 0x82340009), False),
+        (range(PIPO, PIPO + 32), True),  # tags, with the bit of protected pool or not
+        (range(PIPO | 1 << 31, (PIPO | 1 << 31) + 32), True),
+        (range(PIPO, PIPO + 33), False),
+    ],
+)
+def test_what_a_loop_steps_through_ends_soon_and_many_tags_are_kept(values, is_kept):
+    assert (join(*map(constant, values)) != UNKNOWN) == is_kept
