@@ -8,7 +8,7 @@ is in system space.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
@@ -45,9 +45,7 @@ class SessionView:
         return "a session" if self.number is None else f"session {self.number}"
 
 
-def list_session_views(
-    kernel: Kernel, memory: Optional[Target], processes: Iterable[Process]
-) -> Tuple[SessionView, ...]:
+def iter_session_views(kernel: Kernel, memory: Optional[Target], processes: Iterable[Process]) -> Iterator[SessionView]:
     """The sessions that processes belong to, each once, through the page tables of one of its processes."""
     members: Dict[int, List[Process]] = {}
     for process in processes:
@@ -55,15 +53,9 @@ def list_session_views(
         if address and (address in members or len(members) < MOST_SESSIONS):
             members.setdefault(address, []).append(process)
     reader = ProcessMemoryReader(kernel)
-    return tuple(
-        SessionView(
-            address,
-            next((each.session for each in found if each.session is not None), None),
-            len(found),
-            _view_one_of(found, reader, memory),
-        )
-        for address, found in members.items()
-    )
+    for address, found in members.items():
+        number = next((each.session for each in found if each.session is not None), None)
+        yield SessionView(address, number, len(found), _view_one_of(found, reader, memory))
 
 
 def _view_one_of(members: List[Process], reader: ProcessMemoryReader, memory: Optional[Target]) -> Optional[Target]:
@@ -88,7 +80,7 @@ def read_sessions(
     if form is None or form.offset(_COMMITTED) is None:
         return ()
     found = []
-    for view in list_session_views(kernel, memory, processes):
+    for view in iter_session_views(kernel, memory, processes):
         record: Optional[Dict[str, Optional[int]]] = None
         for target in (kernel.target, view.target):
             try:

@@ -12,7 +12,7 @@ from typing import Dict, Iterable, List, Optional, Tuple
 
 from pykdext.errors import PykdextError
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.memory.sessions import SessionView, list_session_views
+from pykdext.kernel.memory.sessions import SessionView, iter_session_views
 from pykdext.kernel.pool.tablelocation import TableLocation
 from pykdext.kernel.pool.tagtables import read_located_tables
 from pykdext.kernel.structs import read_record
@@ -27,6 +27,9 @@ _TABLE, _ROWS = "ExpSessionPoolTrackTable", "ExpSessionPoolTrackTableSize"
 _SPACE = "_MM_SESSION_SPACE"
 _EXPANSION, _EXPANSION_ROWS = "PoolTrackTableExpansion", "PoolTrackTableExpansionSize"
 _MOST_ROWS = 1 << 20
+MOST_ROWS_READ = 1 << 22
+"""Of the tables of all sessions together: a thousand sessions with the usual two thousand rows, twice."""
+
 _MOST_TOLD = 4
 
 
@@ -61,14 +64,20 @@ def read_session_pool(
         return SessionPool(None, reason="the variables that lead to the table of session pool are not in memory")
     if not isinstance(memory, ProcessViewer):
         return SessionPool(None, reason="session space is mapped by page tables that only a dump's file has")
-    views = list_session_views(kernel, memory, processes)
     sums: Dict[PoolTag, TagUsage] = {}
     parts: List[TableCoverage] = []
     unread: List[str] = []
     warnings: List[str] = []
-    for view in views:
+    sessions, rows_left = 0, MOST_ROWS_READ
+    for view in iter_session_views(kernel, memory, processes):
+        sessions += 1
         if work.is_ended:
+            unread.append(f"{view.name}: interrupted before it was read")
             break
+        rows_left -= rows
+        if rows_left < 0:
+            unread.append(f"{view.name}: no more than {MOST_ROWS_READ:,} rows are read of all sessions")
+            continue
         read = None if view.target is None else _read_one(kernel, view, table, rows, located.source, work)
         if isinstance(read, str) or read is None:
             unread.append(f"{view.name}: {read or 'the page tables of its processes are not in memory'}")
@@ -80,12 +89,12 @@ def read_session_pool(
             sums[row.tag] = _add(sums[row.tag], row) if row.tag in sums else row
     if not parts:
         reason = unread[0] if unread else "no process belongs to a session"
-        return SessionPool(None, len(views), reason=reason)
+        return SessionPool(None, sessions, reason=reason)
     if unread:
         shown = "; ".join(unread[:_MOST_TOLD])
-        warnings.append(f"session pool of {len(parts)} of {count_things(len(views), 'session')} was read ({shown})")
+        warnings.append(f"session pool of {len(parts)} of {count_things(sessions, 'session')} was read ({shown})")
     return SessionPool(
-        tuple(sums[tag] for tag in sorted(sums)), len(views), len(parts), _join(parts, len(views)), "", tuple(warnings)
+        tuple(sums[tag] for tag in sorted(sums)), sessions, len(parts), _join(parts, sessions), "", tuple(warnings)
     )
 
 

@@ -12,6 +12,7 @@ from dumps.forge import forge
 from pykdext.cli.main import main
 from pykdext.kernel.memory.sessions import read_sessions
 from pykdext.kernel.objects.space import ObjectSpace
+from pykdext.kernel.pool import sessiontables
 from pykdext.pipeline.sources import open_source
 from pykdext.units import format_bytes
 from tests.helpers.fakepykd import FakePykd
@@ -61,6 +62,14 @@ def test_the_sum_of_all_sessions_equals_the_truth(build, tmp_path, capsys):
     assert read_of(document) == sums(machine)
     assert status == 0 and document["coverage"]["expansion_table"] == "read"
     assert "the table is of a session pool, not of the system's pools: the sum of 2 sessions" in document["warnings"]
+
+
+def test_rows_of_all_sessions_together_are_bounded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sessiontables, "MOST_ROWS_READ", 400)
+    machine = unhurt(19041)
+    status, document = ask(machine, tmp_path, capsys)
+    assert status == 1 and read_of(document) == sums(machine, {0})
+    assert any("no more than 400 rows are read of all sessions" in text for text in document["warnings"])
 
 
 def test_the_verdict_on_memory_says_what_session_pool_holds(tmp_path, capsys):
