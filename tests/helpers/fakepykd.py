@@ -151,7 +151,7 @@ class FakePykd:
     """The module pykd of one session.
 
     Attributes for tests:
-        calls, call_count: calls by function, and of all together.
+        calls, call_count, last_read_call: calls by function, of all together, and until the last read that succeeded.
         reads, failures: ``(address, size)`` of every read that succeeded, and of those that did not.
         commands: what was given to dbgCommand. console: what WinDbg shows.
         modules: what getModulesList gives; an exception is raised.
@@ -193,7 +193,7 @@ class FakePykd:
         self.validity_answer = ...
         self.debugger_data = 0
         self.break_at_call = self.run_at_call = None
-        self.calls, self.call_count = Counter(), 0
+        self.calls, self.call_count, self.last_read_call = Counter(), 0, 0
         self.reads, self.failures, self.commands = [], [], []
         self.console = FakeConsole()
         self._hidden = set()
@@ -431,6 +431,7 @@ class FakePykd:
             self._mourn_pages(offset, size)
             raise MemoryException(f"Memory exception at 0x{offset:x} target virtual address")
         self.reads.append((offset, size))
+        self.last_read_call = self.call_count
         return data
 
     def _mourn_pages(self, offset, size):
