@@ -29,7 +29,8 @@ def describe_session_pool(
         return "", ()
     largest = max(held, key=lambda tag: held[tag])
     partial = "" if pool.coverage is not None and pool.coverage.is_complete else "at least "
-    sessions, total = count_things(pool.sessions_read, "session"), format_bytes(sum(held.values()))
+    share = "" if pool.sessions_read == pool.sessions else f"{pool.sessions_read:,} of "
+    sessions, total = f"{share}{count_things(pool.sessions, 'session')}", format_bytes(sum(held.values()))
     words = (
         f"Session pool of {sessions}, which these tags do not count, holds {partial}{total}; "
         f"its largest tag is {largest} ({format_bytes(held[largest])})."
