@@ -20,7 +20,7 @@ from pykdext.errors import RecordFormatError
 from pykdext.model import POOL_UNNAMED, PoolKind, PoolSnapshot, PoolUsage, SnapshotSource, SystemMemory, TimeOrigin
 from pykdext.records.columns import find_fact, find_pool, find_unit
 from pykdext.records.moments import MONTH_FIRST, ZONE_UNKNOWN, Moment, find_moment, find_time_of_day
-from pykdext.records.quantities import find_program_mark, parse_size
+from pykdext.records.quantities import find_decimal_mark, find_program_mark, parse_size
 from pykdext.records.samples import ROUNDED
 from pykdext.records.tagtable import LineFaults, TagTable, check_memory, count_rows, tag_of_text
 from pykdext.records.textfile import TextFile
@@ -301,7 +301,7 @@ def _read_timeline(
         rows.append((moment, cells))
         for cell, seen in texts.items():
             seen.append(cells[cell])
-    marks = {cell: find_program_mark(seen) for cell, seen in texts.items()}
+    marks = {cell: find_decimal_mark(seen) for cell, seen in texts.items()}
     pools = [pool for pool in PoolKind if any(total.field == f"{pool.value}_bytes" for total in totals)]
     unnamed = [] if len(pools) == 1 else [POOL_UNNAMED]  # beside one pool's total stand tags of that pool
     snapshots = []

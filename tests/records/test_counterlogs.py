@@ -160,3 +160,10 @@ def test_a_listing_of_counters_with_three_decimals_is_read_and_nothing_counts_as
     path.write_text(f"Timestamp                 CounterSamples\n---------                 --------------\n{samples}")
     found = [(snapshot.memory.nonpaged_bytes, snapshot.memory.paged_bytes) for snapshot in load_log(str(path))]
     assert found == [(123456789, 988), (98765, 988)]
+
+
+def test_people_group_digits_here_and_not_there(tmp_path):
+    path = tmp_path / "notes.md"
+    rows = "| 2026-09-25 10:00 | 1020 |\n| 2026-09-25 11:00 | 1,030 |\n"
+    path.write_text(f"| Time | Nonpaged pool (MB) |\n|---|---|\n{rows}")
+    assert [snapshot.memory.nonpaged_bytes >> 20 for snapshot in load_log(str(path))] == [1020, 1030]
