@@ -299,6 +299,7 @@ class TestManners:
         assert "..." not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("modules")
 class TestDamage:
     @pytest.mark.parametrize("share", [0.3, 0.6, 0.75, 0.8])
     def test_a_target_that_resumes(self, share):

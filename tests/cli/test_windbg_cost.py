@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.fakepykd import FakePykd
+from tests.helpers.fakepykd_console import imported_once
 from tests.helpers.windbgscreens import sample_machine, type_command
 
 TABLE_BYTES = {(4, 1025): 4 * 1025 * 0x38, (16, 4097): 16 * 4097 * 0x38}
@@ -22,6 +23,13 @@ COMMANDS = {
     "poolleak diff before.json": (TABLES, 110),
 }
 """The bytes beside the tables, and the calls beside those that read the tables: three a table and one for 64 KiB."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def modules():
+    """Importing asks pykd for nothing."""
+    with imported_once():
+        yield
 
 
 @pytest.fixture(scope="module")
