@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Collection, List, Mapping, Optional, Protocol, Sequence, Tuple, TypeVar
+from typing import Callable, Collection, List, Mapping, Optional, Protocol, Sequence, Tuple, TypeVar, runtime_checkable
 
 from pykdext.errors import SymbolFileError
 from pykdext.model import Struct, TypeLayout
@@ -25,6 +25,14 @@ class SymbolSource(Protocol):
 
     def find_type(self, type_name: str) -> Optional[TypeLayout]:
         """Layout of a structure of nt, or None."""
+
+
+@runtime_checkable
+class EnumerationSource(Protocol):
+    """A source of symbols that knows enumerations, too: PDB and ISF files."""
+
+    def find_enumeration(self, type_name: str) -> Optional[Mapping[str, int]]:
+        """The value of each enumerator, or None."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,12 @@ class SymbolChain:
     def find_type(self, type_name: str) -> Optional[TypeLayout]:
         """The layout of a structure by the first source that knows it; None if nobody does."""
         return self._first_answer(lambda source: source.find_type(type_name))
+
+    def find_enumeration(self, type_name: str) -> Optional[Mapping[str, int]]:
+        """The enumerators of an enumeration by the first source that knows it; None if nobody does."""
+        return self._first_answer(
+            lambda source: source.find_enumeration(type_name) if isinstance(source, EnumerationSource) else None
+        )
 
     def make_struct(
         self,

@@ -55,6 +55,16 @@ class IsfSymbols:
             fields[name] = self._describe(self._number(field, "offset"), self._part(field, "type"))
         return TypeLayout(self._number(entry, "size"), fields)
 
+    def find_enumeration(self, type_name: str) -> Optional[Dict[str, int]]:
+        """The enumerators of an enumeration and their values. SymbolFileError if damaged."""
+        entry = self._entry("enums", type_name)
+        if entry is None:
+            return None
+        constants = self._part(entry, "constants")
+        if not all(isinstance(value, int) and not isinstance(value, bool) for value in constants.values()):
+            raise SymbolFileError(self.path, f"no numbers in {type_name:.60}", "a number for each enumerator")
+        return dict(constants)
+
     def find_function(self, address: int) -> Optional[Tuple[str, int]]:
         """The nearest symbol at or before an address and the bytes from there. SymbolFileError if damaged.
 

@@ -81,6 +81,10 @@ class PdbSymbols:
         """Size and fields of a structure, class or union. SymbolFileError if damaged."""
         return self._types.find_layout(type_name)
 
+    def find_enumeration(self, type_name: str) -> Optional[Dict[str, int]]:
+        """The enumerators of an enumeration and their values. SymbolFileError if damaged."""
+        return self._types.find_enumeration(type_name)
+
     def find_function(self, address: int) -> Optional[Tuple[str, int]]:
         """The function around an address and the offset in it, in bytes. SymbolFileError if damaged.
 

@@ -26,6 +26,7 @@ _LF_INDEX = 0x1404
 _LF_ARRAY = 0x1503
 _LF_ENUM = 0x1507
 _LF_MEMBER = 0x150D
+_LF_ENUMERATE = 0x1502
 
 _AGGREGATE_SIZE_AT = {0x1504: 16, 0x1505: 16, 0x1519: 16, 0x1506: 8}
 """Where the size stands in the content of a class, structure, interface and union; its name follows."""
@@ -74,6 +75,8 @@ _POINTER_KIND_SIZES = {0x0A: 4, 0x0B: 6, 0x0C: 8}
 _RECORD_NAME = re.compile("#[0-9a-f]{1,8}")
 _MAX_INDIRECTIONS = 32
 """Modifiers, enumerations and bit fields around a type; real ones need three."""
+_MAX_ENUMERATORS = 1 << 16
+"""The largest enumeration of a kernel has some thousands."""
 
 
 class TypeRecords:
@@ -89,6 +92,7 @@ class TypeRecords:
         self._first = 0
         self._positions = array("I")
         self._definitions: Dict[bytes, int] = {}
+        self._enumerations: Dict[bytes, int] = {}
         if stream:
             self._index_records()
 
@@ -110,6 +114,27 @@ class TypeRecords:
         except (struct.error, ValueError):
             raise self._damaged(f"a record of {name} that ends early") from None
 
+    def find_enumeration(self, name: str) -> Optional[Dict[str, int]]:
+        """The value of each enumerator of the enumeration ``name``, as stored; None if no record defines it."""
+        index = self._enumerations.get(name.encode())
+        if index is None:
+            return None
+        try:
+            _, start, _ = self._record(index)
+            (field_list,) = struct.unpack_from("<I", self._data, start + 8)
+            return dict(self._iter_enumerators(field_list))
+        except (struct.error, ValueError):
+            raise self._damaged(f"a record of {name} that ends early") from None
+
+    def _iter_enumerators(self, field_list: int) -> Iterator[Tuple[str, int]]:
+        for number, (position, end) in enumerate(self._iter_parts(field_list)):
+            (kind,) = struct.unpack_from("<H", self._data, position)
+            if kind != _LF_ENUMERATE or number >= _MAX_ENUMERATORS:
+                raise self._damaged(f"an enumeration with a part of kind 0x{kind:x} at 0x{position:x}")
+            value, name_at = self._read_signed(position + 4)
+            name = self._data[name_at : self._skip_name(name_at, end) - 1]
+            yield name.decode("utf-8", "replace"), value
+
     def _damaged(self, found: str) -> SymbolFileError:
         return SymbolFileError(self._path, found, "whole type records")
 
@@ -128,10 +153,21 @@ class TypeRecords:
             if kind in _AGGREGATE_SIZE_AT:
                 for name in self._defined_names(kind, position + _RECORD.size, position + 2 + length):
                     self._definitions.setdefault(name, self._first + len(self._positions))
+            elif kind == _LF_ENUM:
+                self._index_enumeration(position + _RECORD.size, position + 2 + length)
             self._positions.append(position)
             position += 2 + length
         if position != end or self._first + len(self._positions) != last:
             raise self._damaged(f"{count_things(len(self._positions), 'type record')} up to 0x{position:x}")
+
+    def _index_enumeration(self, start: int, end: int) -> None:
+        """Note the name of an enumeration (count, properties, type, list of fields, name) unless it is announced."""
+        if start + 12 >= end:
+            raise self._damaged(f"an enumeration at 0x{start:x} that ends early")
+        (properties,) = struct.unpack_from("<H", self._data, start + 2)
+        if not properties & _IS_FORWARD:
+            name = self._data[start + 12 : end].split(b"\0", 1)[0]
+            self._enumerations.setdefault(name, self._first + len(self._positions))
 
     def _defined_names(self, kind: int, start: int, end: int) -> List[bytes]:
         """The names that an aggregate's record defines; none if it only announces the type."""
@@ -158,6 +194,13 @@ class TypeRecords:
 
     def _read_number(self, position: int) -> Tuple[int, int]:
         """A size or offset, of variable length, and the position behind it."""
+        value, behind = self._read_signed(position)
+        if value < 0:
+            raise self._damaged(f"the size or offset {value} at 0x{position:x}")
+        return value, behind
+
+    def _read_signed(self, position: int) -> Tuple[int, int]:
+        """A number of variable length and the position behind it."""
         (number,) = struct.unpack_from("<H", self._data, position)
         if number < 0x8000:
             return number, position + 2
@@ -165,8 +208,6 @@ class TypeRecords:
             raise self._damaged(f"a number of kind 0x{number:x} at 0x{position:x}")
         form = _NUMBERS[number]
         (value,) = form.unpack_from(self._data, position + 2)
-        if value < 0:
-            raise self._damaged(f"the size or offset {value} at 0x{position:x}")
         return value, position + 2 + form.size
 
     def _read_fields(self, field_list: int) -> Dict[str, FieldLayout]:
@@ -177,7 +218,17 @@ class TypeRecords:
         return fields
 
     def _iter_members(self, field_list: int) -> Iterator[Tuple[str, int, int]]:
-        """Name, offset and type of each member; a list over 64 KB goes on in further records."""
+        """Name, offset and type of each member."""
+        for position, end in self._iter_parts(field_list):
+            (kind,) = struct.unpack_from("<H", self._data, position)
+            if kind == _LF_MEMBER:
+                (type_index,) = struct.unpack_from("<I", self._data, position + 4)
+                offset, name_at = self._read_number(position + 8)
+                name = self._data[name_at : self._skip_name(name_at, end) - 1]
+                yield name.decode("utf-8", "replace"), offset, type_index
+
+    def _iter_parts(self, field_list: int) -> Iterator[Tuple[int, int]]:
+        """Begin of each part and end of its record; a list over 64 KB goes on in further records."""
         lists, seen = [field_list] if field_list else [], set()
         while lists:
             index = lists.pop()
@@ -187,22 +238,21 @@ class TypeRecords:
             seen.add(index)
             while position < end:
                 (kind,) = struct.unpack_from("<H", self._data, position)
-                if kind == _LF_MEMBER:
-                    (type_index,) = struct.unpack_from("<I", self._data, position + 4)
-                    offset, name_at = self._read_number(position + 8)
-                    position = self._skip_name(name_at, end)
-                    name = self._data[name_at:position].split(b"\0", 1)[0]
-                    yield name.decode("utf-8", "replace"), offset, type_index
-                elif kind == _LF_INDEX:
+                if kind == _LF_INDEX:
                     lists.append(struct.unpack_from("<I", self._data, position + 4)[0])
                     position += 8
                 else:
+                    yield position, end
                     position = self._skip_part(kind, position, end)
                 while position < end and self._data[position] > _PADDING:
                     position += self._data[position] & 0xF
 
     def _skip_part(self, kind: int, position: int, end: int) -> int:
-        """The position behind a part of a field list that is no field."""
+        """The position behind a part of a field list."""
+        if kind == _LF_MEMBER:
+            return self._skip_name(self._read_number(position + 8)[1], end)
+        if kind == _LF_ENUMERATE:
+            return self._skip_name(self._read_signed(position + 4)[1], end)
         if kind == _LF_ONEMETHOD:
             (attributes,) = struct.unpack_from("<H", self._data, position + 2)
             introducing = (attributes >> 2 & 7) in _INTRODUCING_VIRTUAL

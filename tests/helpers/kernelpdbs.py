@@ -18,6 +18,17 @@ _INTEGERS = {1: 0x20, 2: 0x21, 4: 0x22, 8: 0x23}
 _BYTE = 0x20
 _FORWARD = 0x80
 
+_FIRST = "NonPagedPool PagedPool SystemCache SystemPtes UltraZero PfnDatabase Cfg HyperSpace"
+_SECOND = "PfnDatabase NonPagedPool PagedPool SystemCache SystemPtes UltraZero Cfg HyperSpace KernelStacks PageTables"
+_REGION_TYPES = {
+    14393: f"{_FIRST} PageTables SpecialPool Session WorkingSetPagedPool WorkingSetSystemCache SystemImages",
+    17763: f"{_FIRST} KernelStacks PageTables SpecialPoolPaged SpecialPoolNonPaged Session SystemImages",
+    19041: f"{_FIRST} KernelStacks PageTables Session SecureNonPagedPool SystemImages",
+    20348: f"{_SECOND} Session SecureNonPagedPool KernelShadowStacks SystemImages",
+    22000: f"{_SECOND} Session SecureNonPagedPool KernelShadowStacks SystemImages",
+}
+"""_MI_ASSIGNED_REGION_TYPES by build, as public symbols have it, without the first word of each enumerator."""
+
 
 class _Records:
     """Type records in the making."""
@@ -81,6 +92,10 @@ class _Records:
             return self._add_array(_INTEGERS[size // count], size)
         return _INTEGERS[size] if size in _INTEGERS else self._add_array(_BYTE, size)
 
+    def add_region_types(self, names: List[str]) -> None:
+        listed = [writer.enumerator(f"AssignedRegion{name}", value) for value, name in enumerate([*names, "Maximum"])]
+        self._add(writer.enumeration("_MI_ASSIGNED_REGION_TYPES", self._add_list(listed), len(listed)))
+
     def _add_array(self, element: int, size: int) -> int:
         body = struct.pack("<HII", 0x1503, element, 0x23) + writer.numeric(size) + b"\0"
         return self._add(writer.padded(body))
@@ -116,6 +131,8 @@ def kernel_pdb(
     records = _Records(types)
     for name in types:
         records.add_type(name)
+    if build in _REGION_TYPES:
+        records.add_region_types(_REGION_TYPES[build].split())
     symbols = b"".join(writer.public(name, 1, rva - 0x1000) for name, rva in sorted(variables.items()))
     streams = [
         b"",

@@ -88,7 +88,18 @@ def member(name, type_index, offset):
     return padded(struct.pack("<HHI", 0x150D, 3, type_index) + numeric(offset) + name.encode() + b"\0", 0)
 
 
+def enumeration(name, field_list, count=0, properties=0):
+    body = struct.pack("<HHHII", 0x1507, count, properties, 0x74, field_list) + name.encode() + b"\0"
+    return padded(body)
+
+
+def enumerator(name, value):
+    return padded(struct.pack("<HH", 0x1502, 3) + numeric(value) + name.encode() + b"\0", 0)
+
+
 def numeric(number):
+    if number < 0:
+        return struct.pack("<Hi", 0x8003, number)
     return struct.pack("<H", number) if number < 0x8000 else struct.pack("<HI", 0x8004, number)
 
 

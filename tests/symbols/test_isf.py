@@ -28,7 +28,7 @@ def base(name):
 
 DOCUMENT = {
     "base_types": {"pointer": {"size": 8}, "unsigned long": {"size": 4}, "void": {"size": 0}},
-    "enums": {"_POOL_TYPE": {"size": 4, "base": "int", "constants": {}}},
+    "enums": {"_POOL_TYPE": {"size": 4, "base": "int", "constants": {"Paged": 1}}},
     "metadata": {"format": "6.1.0", "windows": {"pdb": {"GUID": GUID, "age": 1, "database": "ntkrnlmp.pdb"}}},
     "symbols": {"PoolTrackTable": {"address": 0x1234}, "Typed": {"address": 8, "type": base("unsigned long")}},
     "user_types": {
@@ -77,6 +77,7 @@ def test_addresses_and_layouts(tmp_path):
     assert (symbols.name, symbols.path) == ("isf", str(tmp_path / "some.json"))
     assert symbols.find_address("PoolTrackTable") == BASE + 0x1234
     assert symbols.find_address("NoSuchVariable") is None
+    assert symbols.find_enumeration("_POOL_TYPE") == {"Paged": 1} and symbols.find_enumeration("_NONE") is None
     row = symbols.find_type("_ROW")
     assert row.size == 96
     assert row.fields == {

@@ -280,6 +280,28 @@ def test_a_type_that_is_only_announced_takes_its_size_from_the_definition(tmp_pa
 
 
 @ends_soon
+def enumeration_pdb(*parts, properties=0):
+    return small_pdb(
+        types=writer.types([writer.field_list(*parts), writer.enumeration("_KIND", 0x1000, 3, properties)])
+    )
+
+
+def test_enumerators_are_found_with_their_values(tmp_path):
+    parts = [writer.enumerator(name, value) for name, value in (("Below", -2), ("One", 1), ("Large", 0x12345))]
+    pdb = load(tmp_path, enumeration_pdb(*parts))
+    assert pdb.find_enumeration("_KIND") == {"Below": -2, "One": 1, "Large": 0x12345}
+    assert pdb.find_enumeration("_OTHER") is None and pdb.find_type("_KIND") is None
+    assert load(tmp_path, enumeration_pdb(*parts, properties=0x80)).find_enumeration("_KIND") is None
+
+
+@pytest.mark.parametrize(
+    "parts", [[writer.member("Key", 0x22, 4)], [writer.continued(0x1000)], [writer.enumerator("Cut", 1)[:6]]]
+)
+def test_damaged_enumerations_are_said(tmp_path, parts):
+    with pytest.raises(SymbolFileError):
+        load(tmp_path, enumeration_pdb(*parts)).find_enumeration("_KIND")
+
+
 def test_variables_and_types_of_a_large_pdb_are_found(tmp_path):
     data = writer.large_pdb(GUID)
     assert len(data) > 10_000_000

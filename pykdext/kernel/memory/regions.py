@@ -1,7 +1,8 @@
 """The regions of system space: which addresses serve what.
 
-Since Windows 10 1607 _MI_VISIBLE_STATE lists them in the order of _MI_ASSIGNED_REGION_TYPES, which differs by build
-(public symbols). Before, the variables of the pools and the module list tell what they can.
+Since Windows 10 1607 _MI_VISIBLE_STATE lists them in the order of _MI_ASSIGNED_REGION_TYPES, which differs by build: a
+PDB or ISF file of the kernel tells it, else the table by build here (public symbols). Before, the variables of the
+pools and the module list tell what they can.
 """
 
 from __future__ import annotations
@@ -36,7 +37,30 @@ _ORDER: Dict[int, Tuple[FrameUse, ...]] = {
         *(_OTHER, _TABLES, _OTHER, FrameUse.NONPAGED_POOL, _STACKS, _OTHER, _IMAGES),
     ),
 }
-"""The uses of the regions by build. That of 26200 is from one public tool; all others are from symbols."""
+"""The uses of the regions by build, where no file of symbols tells.
+
+That of 26200 is from one public tool; all others are from symbols.
+"""
+
+_ENUMERATION, _PREFIX = "_MI_ASSIGNED_REGION_TYPES", "AssignedRegion"
+_USES: Dict[str, FrameUse] = {
+    "NonPagedPool": FrameUse.NONPAGED_POOL,
+    "SecureNonPagedPool": FrameUse.NONPAGED_POOL,
+    "PagedPool": FrameUse.PAGED_POOL,
+    "SystemCache": FrameUse.FILE_CACHE,
+    "SystemPtes": FrameUse.SYSTEM_PTES,
+    "NonCachedMappings": FrameUse.SYSTEM_PTES,
+    "PfnDatabase": FrameUse.PAGE_FRAMES,
+    "HyperSpace": FrameUse.HYPERSPACE,
+    "KernelStacks": _STACKS,
+    "KernelShadowStacks": _STACKS,
+    "PageTables": _TABLES,
+    "Session": _SESSION,
+    "SystemImages": _IMAGES,
+}
+"""The uses by the enumerators' names behind ``AssignedRegion`` (public symbols); those of others are not told."""
+_MAX_REGION_TYPES = 64
+"""The newest kernel has 18 types of regions."""
 
 _SAME_AS = {19042: 19041, 19043: 19041, 19044: 19041, 19045: 19041}
 _LARGEST_REGION_BYTES = 1 << 47
@@ -59,12 +83,11 @@ def read_regions(kernel: Kernel) -> List[Region]:
 
 
 def _read_assigned(kernel: Kernel) -> List[Region]:
-    build = kernel.build
-    order, table = _ORDER.get(_SAME_AS.get(build, build)), _find_table(kernel)
-    if order is None or table is None:
+    order, table = _find_order(kernel), _find_table(kernel)
+    if table is None:
         return []
     found = []
-    for number, use in enumerate(order):
+    for number, use in order.items():
         try:
             row = kernel.target.read_virtual(table + 16 * number, 16)
         except MemoryReadError:
@@ -73,6 +96,19 @@ def _read_assigned(kernel: Kernel) -> List[Region]:
         if start >= kernel.target.machine.kernel_start and 0 < size <= _LARGEST_REGION_BYTES:
             found.append(Region(start, start + size, use, True))
     return found
+
+
+def _find_order(kernel: Kernel) -> Dict[int, FrameUse]:
+    """The use of each row of the table: by the kernel's own symbols, else by its build; empty if neither tells."""
+    told = kernel.symbols.find_enumeration(_ENUMERATION)
+    if not told:
+        return dict(enumerate(_ORDER.get(_SAME_AS.get(kernel.build, kernel.build), ())))
+    end = min(told.get(f"{_PREFIX}Maximum", _MAX_REGION_TYPES), _MAX_REGION_TYPES)
+    return {
+        value: _USES.get(name[len(_PREFIX) :], _OTHER)
+        for name, value in told.items()
+        if name.startswith(_PREFIX) and 0 <= value < end
+    }
 
 
 def _find_table(kernel: Kernel) -> Optional[int]:
