@@ -221,6 +221,12 @@ def test_real_kernels_have_the_addresses_of_the_profiles(evidence):
     assert count == 7
 
 
+def test_real_kernels_tell_the_kinds_of_regions_since_windows_10(evidence):
+    told = [symbols.find_enumeration("_MI_ASSIGNED_REGION_TYPES") for _, symbols in kernels(evidence)]
+    pool = [kinds["AssignedRegionNonPagedPool"] for kinds in told if kinds]
+    assert (told.count(None), sorted(pool)) == (2, [0, 0, 0, 1, 1])
+
+
 ROW_BYTES = {7601: 0x28, 9600: 0x28, 14393: 0x28, 17763: 0x38, 19041: 0x38, 20348: 0x50, 22000: 0x50}
 
 

@@ -422,6 +422,7 @@ def assert_ends_well(tmp_path, data):
         for name in ("PoolTrackTable", "_POOL_TRACKER_TABLE", "_ROW"):
             pdb.find_address(name)
             pdb.find_type(name)
+            pdb.find_enumeration(name)
         pdb.find_function(BASE + 0x1004)
     except SymbolFileError as error:
         said = str(error)
