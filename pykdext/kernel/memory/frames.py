@@ -29,6 +29,9 @@ from pykdext.work import UNWATCHED, Work
 NOT_IN_MEMORY = "the records of the page frame database are not in the dump"
 """Why nothing is told of a database that is known."""
 
+FIRST_LOOK = 8
+"""Pieces of a sample. Where all of them are missing no more is asked for: in a debugger that takes time."""
+
 _USES = tuple(FrameUse)
 _MOST_TABLE_ENTRIES = 1 << 16
 _MOST_KEYS = 1 << 18
@@ -113,10 +116,11 @@ def read_page_frames(
     is_whole = stride == 1
     owners = _Owners(database, roots) if roots and is_whole and database.columns.pte_frame is not None else None
     tally = _Tally(kernel, database, Classifier(database.space, regions, database.columns), owners)
-    for number in range(0, whole, stride):
-        if work.is_ended:
+    numbers = range(whole) if is_whole else _spread_first(range(0, whole, stride))
+    for done, number in enumerate(numbers):
+        if work.is_ended or (not is_whole and done == FIRST_LOOK and not tally.has_records):
             break
-        work.report(number, whole, "page frames")
+        work.report(done * stride, whole, "page frames")
         first = number * CHUNK_RECORDS
         for start, data in database.iter_records(kernel, first, min(CHUNK_RECORDS, database.frames - first)):
             tally.add(start, data)
@@ -126,9 +130,9 @@ def read_page_frames(
         work.report(whole, whole, "page frames")
     if is_whole:
         tally.end_piece()
-    read = sum(sum(uses.values()) for uses in tally.pieces)
-    if not read:
+    if not tally.has_records:
         return None
+    read = sum(sum(uses.values()) for uses in tally.pieces)
     counts = _estimate(tally.pieces, whole, stride)
     return PageFrames(
         uses=tuple(sorted(counts, key=lambda count: (-count.frames, count.use.value))),
@@ -138,6 +142,12 @@ def read_page_frames(
         has_regions=any(region.is_exact for region in regions),
         private=() if owners is None else owners.rank(),
     )
+
+
+def _spread_first(numbers: Sequence[int]) -> Sequence[int]:
+    """The same, but ``FIRST_LOOK`` of them, evenly spread, stand first: where these are missing, all is."""
+    spread = numbers[:: max(1, -(-len(numbers) // FIRST_LOOK))]
+    return (*spread, *(number for number in numbers if number not in spread))
 
 
 def explain_missing_frames(kernel: Kernel) -> str:
@@ -219,6 +229,11 @@ class _Tally:
         self._owners = owners
         self._keys: Counter[int] = Counter()
         self._table_entries: Counter[int] = Counter()
+
+    @property
+    def has_records(self) -> bool:
+        """Whether any was counted."""
+        return any(sum(uses.values()) for uses in self.pieces)
 
     def add(self, first: int, data: bytes) -> None:
         """Count the records, the first of which is that of frame ``first``."""
