@@ -273,7 +273,7 @@ def test_counters_of_32_bit_systems_fit(arch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"arch": "ia64"}, "knows x64, x86, x86pae, arm64"),
+        ({"arch": "ia64"}, "knows x64, x64la57, x86, x86pae, arm64"),
         ({"arch": "arm64", "build": 7601}, "knows 19041, 22000"),
         ({"arch": "x86", "build": 22000}, "knows 2600"),
     ],
