@@ -204,7 +204,7 @@ class TableCoverage:
 
     @property
     def lacks_counts(self) -> bool:
-        """So much is missing that what tags hold is not known: a processor's table, or pages of one.
+        """So much is missing that what tags hold is not known: a processor's table, pages of one, or where it ends.
 
         A block that is allocated on one processor may be freed on another: a sum without one of them may be far too
         high or too low. A text has each tag whole, or not at all.
@@ -215,7 +215,7 @@ class TableCoverage:
         if read is not None and expected is not None and read < expected:
             return True
         if self.rows_read is None or self.rows_expected is None:
-            return False
+            return self.rows_read is not None
         return self.rows_expected - self.rows_read > SPOILED_ROWS
 
 

@@ -299,3 +299,19 @@ def test_history_takes_no_number_from_a_dump_that_lacks_tables(place, tmp_path, 
     assert document["verdict"] == f"{said} Tag Pipo of the nonpaged pool grew most: {grown}"
     sample = document["lines"][0]["samples"][place]
     assert all(sample[name] is None for name in ("allocs", "frees", "outstanding", "bytes"))
+
+
+def test_a_table_whose_end_is_not_known_is_not_whole(capsys, tmp_path):
+    """The first page of a table fits the hash of a shorter one; of nt's data what tells the size is missing, too."""
+    machine = forge("quiet", build=17763, processors=1, table_rows=513)
+    machine.omit(machine.addresses["table:0"] + 0x1000, 0x7000)
+    machine.omit(machine.addresses["nt"] + 0x406FE0, 8)  # PoolTrackTableSize of this kernel
+    path = tmp_path / "MEMORY.DMP"
+    machine.save(str(path))
+    status, text = answer(capsys, "analyze", str(path))
+    plain = " ".join(text.split())
+    assert status == 1
+    assert "of an unknown number of rows of the tag tables could be read: what the tags of the others hold" in plain
+    assert "No leak by its looks" not in plain
+    document = json.loads(answer(capsys, "used", str(path), "--format", "json")[1])
+    assert document["coverage"]["rows"]["expected"] is None

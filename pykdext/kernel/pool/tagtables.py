@@ -146,6 +146,7 @@ class _TableReader:
         self._rows_read = 0
         self._expansion_state = ExpansionState.UNKNOWN
         self._has_free_row = False
+        self._is_end_known = True
         self._negative: List[str] = []
         self.warnings = list(location.warnings)
         self._heads = self._read_heads()
@@ -189,6 +190,13 @@ class _TableReader:
         likely = location.row_count
         if likely is not None and hashed < likely and self._may_go_on(hashed, likely):
             return likely
+        if likely is None and self._may_go_on(hashed, 2 * hashed - 1, is_lost=True):
+            self._is_end_known = False
+            self.warnings.append(
+                f"the number of rows is not known: tags are in places of {count_things(hashed, 'row')}, as the first "
+                "of a longer table are, and what is behind these rows is not in memory"
+            )
+            return hashed
         if location.row_count not in (None, hashed):
             self.warnings.append(
                 f"the number of rows is not known: {location.row_count} stands near nt!PoolTrackTable, and the tags "
@@ -196,14 +204,16 @@ class _TableReader:
             )
         return hashed
 
-    def _may_go_on(self, row_count: int, likely: int) -> bool:
+    def _may_go_on(self, row_count: int, likely: int, *, is_lost: bool = False) -> bool:
         """Whether a table that fits a hash of few rows may be the beginning of one of ``likely`` rows.
 
         The first rows of a large table stand where a small one would have them, too, and what is behind them may be
-        left out here, or be other pages than it seems. The last row of a whole table tells.
+        left out here, or be other pages than it seems. The last row of a whole table tells. ``is_lost``: it goes on
+        only if some of what is behind it is left out.
         """
-        keys = self._read_first_table(likely).keys
-        return keys[row_count - 1] != OVERFLOW_TAG.key
+        table = self._read_first_table(likely)
+        is_whole = all(table.present[row_count:likely])
+        return table.keys[row_count - 1] != OVERFLOW_TAG.key and not (is_lost and is_whole)
 
     def _read_first_table(self, row_count: int) -> TableRows:
         base = self._location.tables[0]
@@ -221,6 +231,7 @@ class _TableReader:
             if not self._layout.count_plausible_rows(added):
                 break
             best = (1 << bits) + 1
+        self._is_end_known = False
         self.warnings.append(f"the number of rows is not known: {best} were found that read as rows")
         return best
 
@@ -316,7 +327,7 @@ class _TableReader:
             processor_tables_read=self._tables_read,
             processor_tables_expected=expected,
             rows_read=self._rows_read,
-            rows_expected=self._row_count * (expected or len(self._heads)),
+            rows_expected=self._row_count * (expected or len(self._heads)) if self._is_end_known else None,
             expansion_table=self._expansion_state,
         )
 

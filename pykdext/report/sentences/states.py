@@ -81,8 +81,7 @@ def count_read_tables(coverage: TableCoverage) -> str:
     read, expected = coverage.processor_tables_read, coverage.processor_tables_expected
     if read is not None and expected is not None and read < expected:
         return f"{read} of {count_things(expected, 'processor table')}"
-    rows = count_things(coverage.rows_expected, "row")
-    return f"{format_count(coverage.rows_read)} of {rows} of the tag tables"
+    return f"{format_count(coverage.rows_read)} of {_rows(coverage.rows_expected)} of the tag tables"
 
 
 def head_largest(coverage: TableCoverage) -> str:
