@@ -16,15 +16,14 @@ from pykdext.kernel.pool.believed import (
     TableRows,
     doubt_rows,
     doubt_strange_rows,
-    find_hashed_row_count,
     gather_rows,
 )
-from pykdext.kernel.pool.inference import MAX_ROW_BITS, MIN_ROW_BITS
 from pykdext.kernel.pool.layouts import TrackerLayout, find_described_layout, find_known_layout, find_tracker_layout
 from pykdext.kernel.pool.plausible import Weighed, doubt_counters
 from pykdext.kernel.pool.provenpages import prove_table_pages, prove_table_pointers
+from pykdext.kernel.pool.tablelength import OVERFLOW_TAG, find_table_length
 from pykdext.kernel.pool.tablelocation import TableLocation, locate_tag_tables
-from pykdext.kernel.structs import iter_row_runs, iter_whole_rows
+from pykdext.kernel.structs import iter_row_runs
 from pykdext.kernel.systemmemory import read_commit, read_system_memory
 from pykdext.model import (
     PROTECTED_POOL,
@@ -43,9 +42,6 @@ from pykdext.model import (
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.units import choose_form, count_things, say_rest
 from pykdext.work import UNWATCHED, Work
-
-OVERFLOW_TAG = PoolTag(b"Ovfl")
-"""The tag of the last row, where the kernel lumps together what found no row of its own."""
 
 _HEAD_BYTES = 4 * PAGE_BYTES
 """Read first, to recognise the layout; no table of default size is smaller."""
@@ -146,14 +142,15 @@ class _TableReader:
         self._rows_read = 0
         self._expansion_state = ExpansionState.UNKNOWN
         self._has_free_row = False
-        self._is_end_known = True
         self._negative: List[str] = []
         self.warnings = list(location.warnings)
         self._heads = self._read_heads()
         self._layout = self._find_layout()
         if location.row_count is not None:
             prove_table_pages(self._target, location.tables, self._layout, location.row_count)
-        self._row_count = self._find_row_count()
+        length = find_table_length(self._target, location, self._layout)
+        self._row_count, self._is_end_known = length.rows, length.is_known
+        self.warnings += length.warnings
         prove_table_pages(self._target, location.tables, self._layout, self._row_count)
         self._heads = self._read_heads()
 
@@ -178,62 +175,6 @@ class _TableReader:
         if not layout.fits_build(self._target.machine, self._build):
             self.warnings.append(f"the tag tables have {layout.name}, which build {self._build} is not known for")
         return layout
-
-    def _find_row_count(self) -> int:
-        """By its symbol; else by the hash that the tags of the first table fit, and only then by what was found."""
-        location = self._location
-        if location.row_count is not None and location.is_count_certain:
-            return location.row_count
-        hashed = find_hashed_row_count(self._read_first_table)
-        if hashed is None:
-            return location.row_count or self._derive_row_count()
-        likely = location.row_count
-        if likely is not None and hashed < likely and self._may_go_on(hashed, likely):
-            return likely
-        if likely is None and self._may_go_on(hashed, 2 * hashed - 1, is_lost=True):
-            self._is_end_known = False
-            self.warnings.append(
-                f"the number of rows is not known: tags are in places of {count_things(hashed, 'row')}, as the first "
-                "of a longer table are, and what is behind these rows is not in memory"
-            )
-            return hashed
-        if location.row_count not in (None, hashed):
-            self.warnings.append(
-                f"the number of rows is not known: {location.row_count} stands near nt!PoolTrackTable, and the tags "
-                f"are in places of {count_things(hashed, 'row')}, which is taken"
-            )
-        return hashed
-
-    def _may_go_on(self, row_count: int, likely: int, *, is_lost: bool = False) -> bool:
-        """Whether a table that fits a hash of few rows may be the beginning of one of ``likely`` rows.
-
-        The first rows of a large table stand where a small one would have them, too, and what is behind them may be
-        left out here, or be other pages than it seems. The last row of a whole table tells. ``is_lost``: it goes on
-        only if some of what is behind it is left out.
-        """
-        table = self._read_first_table(likely)
-        is_whole = all(table.present[row_count:likely])
-        return table.keys[row_count - 1] != OVERFLOW_TAG.key and not (is_lost and is_whole)
-
-    def _read_first_table(self, row_count: int) -> TableRows:
-        base = self._location.tables[0]
-        return self._gather(self._target.read_present(base, row_count * self._layout.row_bytes), base, row_count)
-
-    def _derive_row_count(self) -> int:
-        """The largest 2^k + 1 rows that are in memory and read as rows."""
-        base, row_bytes = self._location.tables[0], self._layout.row_bytes
-        best = (1 << MIN_ROW_BITS) + 1
-        for bits in range(MIN_ROW_BITS + 1, MAX_ROW_BITS + 1):
-            start, rows = base + best * row_bytes, (1 << bits) + 1 - best
-            added = b"".join(
-                iter_whole_rows(self._target.read_present(start, rows * row_bytes), start, row_bytes, rows)
-            )
-            if not self._layout.count_plausible_rows(added):
-                break
-            best = (1 << bits) + 1
-        self._is_end_known = False
-        self.warnings.append(f"the number of rows is not known: {best} were found that read as rows")
-        return best
 
     def read(self, work: Work) -> None:
         """Read every table, weigh what was read, and add up what is believed."""
