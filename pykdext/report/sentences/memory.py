@@ -6,7 +6,7 @@ from typing import Mapping, Optional, Sequence
 
 from pykdext.model import PoolKind, UntaggedKind, UntaggedMemory
 from pykdext.model.memory import CommitPart, CommitSheet, FrameUse, MappingHolder, PageFrames
-from pykdext.units import count_things, format_bytes, format_share
+from pykdext.units import count_things, format_bytes, format_count, format_share
 
 _OF_DRIVERS = (UntaggedKind.MDL, UntaggedKind.LOCKED, UntaggedKind.DRIVER_LOCKED, UntaggedKind.CONTIGUOUS)
 
@@ -55,13 +55,8 @@ def verdict_on_memory(
     said = f"No memory that tags miss weighs more than the pools ({held or 'of unknown size'}); {largest}."
     if not held:
         said = f"What the pools hold is not told here; of memory that tags miss {largest}."
-    used = [count for count in frames.uses if not count.use.is_available] if frames else []
-    if frames is not None and used and used[0].use not in (FrameUse.NONPAGED_POOL, FrameUse.PAGED_POOL):
-        share = format_share(used[0].frames / max(1, frames.expected))
-        said += (
-            f" The largest use is {used[0].use.value}: "
-            f"{format_bytes(used[0].frames * frames.frame_bytes)}, {share} of the machine."
-        )
+    if frames is not None:
+        said += _describe_largest_use(frames)
     small = describe_small_pools(sheet, sum(pools.values())) if frames is None and len(pools) == len(PoolKind) else ""
     said += f" {small}" if small else ""
     unexplained = sheet.unexplained_bytes if sheet else None
@@ -71,6 +66,19 @@ def verdict_on_memory(
         whose = "" if told else ": processes' own memory, and what no kernel tells"
         said += f" {share} of what is committed is in no counter{whose}."
     return said
+
+
+def _describe_largest_use(frames: PageFrames) -> str:
+    """The largest use where it is none of the pools; of frames read in part its share is of these alone."""
+    used = [count for count in frames.uses if not count.use.is_available]
+    if not used or used[0].use in (FrameUse.NONPAGED_POOL, FrameUse.PAGED_POOL):
+        return ""
+    held = f"{used[0].use.value}: {format_bytes(used[0].frames * frames.frame_bytes)}"
+    if not frames.is_sampled and frames.read < frames.expected:
+        share = format_share(used[0].frames / max(1, frames.read))
+        read = f"{format_count(frames.read)} of {count_things(frames.expected, 'page frame')}"
+        return f" Of {read}, whose records could be read, the largest use is {held}, {share} of these."
+    return f" The largest use is {held}, {format_share(used[0].frames / max(1, frames.expected))} of the machine."
 
 
 def name_holder(holder: MappingHolder) -> str:
