@@ -28,7 +28,7 @@ MAX_IMAGE_BYTES = 4 << 20
 MAX_BLOCKS_OF_TAG = 64
 MAX_BYTES_OF_BLOCK = 0x1000
 MAX_HOLDERS = 8
-_MAX_POINTERS = 4096
+MAX_POINTERS = 4096
 """Addresses that are followed for one holder."""
 
 _MAX_RUN_PAGES = 1 << 22
@@ -53,14 +53,32 @@ def find_holders(
     """The drivers and pool tags whose data point at valid mappings in ``regions``, the most bytes first."""
     runs = _Runs(target, space)
     found: List[MappingHolder] = []
+    for name, is_tag, pointers in iter_pointers(target, regions, images, blocks, work):
+        found += _measure(name, is_tag, pointers, runs)
+    return rank_holders(found)
+
+
+def rank_holders(found: Sequence[MappingHolder]) -> Tuple[MappingHolder, ...]:
+    """The ``MAX_HOLDERS`` that lead to most."""
+    return tuple(sorted(found, key=lambda holder: (-holder.most_bytes, holder.name))[:MAX_HOLDERS])
+
+
+def iter_pointers(
+    target: Target,
+    regions: Sequence[_Range],
+    images: Iterable[Image],
+    blocks: Iterable[Allocation],
+    work: Work,
+) -> Iterator[Tuple[str, bool, Set[int]]]:
+    """Each driver and, true, each pool tag with the addresses within ``regions`` that its data hold."""
     for image in images:
         if work.is_ended:
-            break
+            return
         if canonical_name(image.module.name) in EVERYBODYS:
             continue
         pointers = set(_iter_pointers(_iter_data(image), regions))
         image.release()
-        found += _measure(image.module.name, False, pointers, runs)
+        yield image.module.name, False, pointers
     by_tag: Dict[str, Set[int]] = {}
     sampled: Counter[str] = Counter()
     for block in blocks:
@@ -71,9 +89,7 @@ def find_holders(
         pieces = (data for _, data in target.read_present(block.address, min(block.size_bytes, MAX_BYTES_OF_BLOCK)))
         by_tag.setdefault(name, set()).update(_iter_pointers(pieces, regions))
     for name, pointers in by_tag.items():
-        found += _measure(name, True, pointers, runs)
-    found.sort(key=lambda holder: (-holder.most_bytes, holder.name))
-    return tuple(found[:MAX_HOLDERS])
+        yield name, True, pointers
 
 
 def _iter_data(image: Image) -> Iterator[bytes]:
@@ -98,7 +114,7 @@ def _iter_pointers(pieces: Iterable[bytes], regions: Sequence[_Range]) -> Iterat
 
 def _measure(name: str, is_tag: bool, pointers: Set[int], runs: _Runs) -> Iterator[MappingHolder]:
     """The holder, if one of its pointers leads to a mapping; what two of them lead to is counted once."""
-    pages = sorted({address & -PAGE_BYTES for address in pointers})[:_MAX_POINTERS]
+    pages = sorted({address & -PAGE_BYTES for address in pointers})[:MAX_POINTERS]
     total, ranges, reached = 0, 0, 0
     for page in pages:
         if page < reached:

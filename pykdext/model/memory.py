@@ -225,7 +225,8 @@ class MappingHolder:
     """A driver, or the blocks of a pool tag (``is_tag``), whose data point at valid mappings in system PTE space.
 
     ``ranges`` are those that its pointers lead to, ``most_bytes`` what they map at most: neighbours may be counted in.
-    That it points there is no proof that it mapped them: possible, no more.
+    Where pages without a page table entry fill the machine, they are lists of such pages, and what these name.
+    That it points there is no proof that it mapped or took them: possible, no more.
     """
 
     name: str
@@ -243,7 +244,8 @@ class MemoryReport:
         dominant: that of it which fills the machine, None where nothing does.
         balloons: drivers of hypervisors that are loaded and take memory away by design.
         by_process: what processes were charged for themselves.
-        mappers: who points at system PTE mappings; None: it was not looked for, as they fill no machine here.
+        mappers: who points at system PTE mappings, or at lists of other pages of drivers, whichever fill the machine;
+            None: it was not looked for, as neither does.
     """
 
     snapshot: PoolSnapshot

@@ -15,7 +15,7 @@ from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import LeakReport, NextStep, PoolKind, PoolSnapshot, UntaggedKind
 from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryReport, PageFrames
 from pykdext.model.objects import ProcessList
-from pykdext.pipeline.mappings import find_mappers
+from pykdext.pipeline.mappings import find_listers, find_mappers
 from pykdext.pipeline.sessionpool import describe_session_pool
 from pykdext.pipeline.sources import Source
 from pykdext.report.sentences.memory import verdict_on_memory
@@ -26,6 +26,9 @@ from pykdext.work import UNWATCHED, Work
 
 SAMPLED_CHUNKS, VERDICT_CHUNKS = 192, 48
 """Pieces of 4,096 page frames that ``poolleak memory`` and every verdict look at."""
+
+_IN_LISTS = (UntaggedKind.MDL, UntaggedKind.LOCKED, UntaggedKind.DRIVER_LOCKED)
+"""Pages that a memory descriptor list of their driver names, and no page table."""
 
 _BALLOON_DRIVERS = ("vmmemctl.sys", "balloon.sys", "dmvsc.sys", "xenballoon.sys", "prl_memdev.sys")
 """Drivers that take memory from a virtual machine at its host's wish: VMware, virtio, Hyper-V, Xen, Parallels."""
@@ -81,6 +84,8 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     mappers = None
     if kernel is not None and dominant is not None and dominant.kind is UntaggedKind.SYSTEM_PTES:
         mappers = find_mappers(kernel, snapshot, work)
+    elif kernel is not None and dominant is not None and dominant.kind in _IN_LISTS:
+        mappers = find_listers(kernel, snapshot, work)
     return MemoryReport(
         snapshot=snapshot,
         verdict=" ".join(

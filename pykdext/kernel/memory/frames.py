@@ -144,6 +144,30 @@ def read_page_frames(
     )
 
 
+class FrameReader:
+    """Tells the use of single page frames."""
+
+    def __init__(self, kernel: Kernel, database: FrameDatabase) -> None:
+        self._kernel = kernel
+        self._database = database
+        self._classifier = Classifier(database.space, (), database.columns)
+
+    @classmethod
+    def open(cls, kernel: Kernel) -> Optional[FrameReader]:
+        """A reader of this kernel's frames; None where ``find_database`` says why there is none."""
+        database = find_database(kernel)
+        return None if isinstance(database, str) else cls(kernel, database)
+
+    def is_unmapped(self, frame: int) -> bool:
+        """Whether a frame is in use and no page table maps it; false where its record cannot be read."""
+        if not 0 < frame < self._database.frames:
+            return False
+        for _, data in self._database.iter_records(self._kernel, frame, 1):
+            (key,) = self._database.columns.keys(data)
+            return self._classifier.decide(*self._database.columns.split_key(key)) is FrameUse.NO_PTE
+        return False
+
+
 def _spread_first(numbers: Sequence[int]) -> Sequence[int]:
     """The same, but ``FIRST_LOOK`` of them, evenly spread, stand first: where these are missing, all is."""
     spread = numbers[:: max(1, -(-len(numbers) // FIRST_LOOK))]

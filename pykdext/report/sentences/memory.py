@@ -45,7 +45,7 @@ def verdict_on_memory(
         said = describe_untagged(dominant, bool(pools))
         if balloons:
             said += f" {' and '.join(balloons)}, loaded here, takes memory at the wish of the host (possible)."
-        elif dominant.kind in _OF_DRIVERS:
+        elif dominant.kind in _OF_DRIVERS and mappers is None:
             said += " Which driver holds them is not told here: nothing leads from such pages to whoever took them."
         return said if mappers is None else f"{said} {_describe_mappers(mappers, dominant)}"
     held = ", ".join(f"{format_bytes(size)} of {pool.value} pool" for pool, size in pools.items())
@@ -87,16 +87,25 @@ def name_holder(holder: MappingHolder) -> str:
 
 
 def _describe_mappers(mappers: Sequence[MappingHolder], dominant: UntaggedMemory) -> str:
-    """Who points at the mappings, with the grade of that; only where it is much of them."""
+    """Who points at the mappings, or at lists of the pages, with the grade of that; only where it is much of them."""
+    are_mapped = dominant.kind is UntaggedKind.SYSTEM_PTES
+    who = "Who mapped" if are_mapped else "Who took"
     if not mappers:
-        return "Who mapped them is not told by this dump: no driver's data in it point there."
+        leads = "points there" if are_mapped else "leads to a list of such pages (MDL)"
+        return f"{who} them is not told by this dump: no data of a driver in it {leads}."
     first = mappers[0]
     name, most = name_holder(first), format_bytes(first.most_bytes)
     if first.most_bytes < NOTABLE_SHARE * dominant.bytes:
-        return f"Who mapped most of them is not told by this dump: what {name} points at is {most} at most."
+        leads = "points at is" if are_mapped else "has in lists is"
+        return f"{who} most of them is not told by this dump: what {name} {leads} {most} at most."
+    if are_mapped:
+        return (
+            f"Up to {most} of them ({count_things(first.ranges, 'range')}) is what {name} points at "
+            "(possible: who points there need not have mapped it)."
+        )
     return (
-        f"Up to {most} of them ({count_things(first.ranges, 'range')}) is what {name} points at "
-        "(possible: who points there need not have mapped it)."
+        f"Up to {most} of them are in {count_things(first.ranges, 'list')} of pages (MDL) that the data of {name} lead "
+        "to (possible: who points there need not have taken them)."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import struct
 
 import pytest
 
@@ -175,6 +176,49 @@ def test_who_points_at_the_mappings_is_told_as_possible(tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["mappers"] == [{"name": image.module.name, "is_tag": False, "ranges": 1, "most_bytes": 40 << 12}]
     assert "Who mapped most of them is not told by this dump" in document["verdict"]
+
+
+def find_pages_without_entry(machine, count):
+    """Numbers of frames whose records are those of pages in use, at an entry that is no page table's."""
+    nonpaged, found, number = machine.addresses["region:nonpaged"], [], 0
+    while len(found) < count:
+        record = machine.read_virtual(0xFFFFFA8000000000 + number * 0x30, 0x30)
+        if record[0x22] & 7 == 6 and nonpaged <= int.from_bytes(record[8:16], "little") < nonpaged + (1 << 27):
+            found.append(number)
+        number += 1
+    return found
+
+
+@pytest.mark.parametrize("is_true", [True, False])
+def test_who_points_at_lists_of_pages_is_told_as_possible(is_true, tmp_path, capsys):
+    """The list of MmAllocatePagesForMdlEx as wdm.h has it. One that names mapped pages is none of them."""
+    plan = plan_frames(0x40000, **{"no PTE": 6000})
+    machine = forge("quiet", build=19041, memory=MemoryPlan(mdl_pages=100), page_frames=plan)
+    path = tmp_path / "locked.dmp"
+    machine.save(path)
+    with open_source(str(path)) as source:
+        image, section = next(
+            (image, section)
+            for image in source.kernel.images[4:]
+            for section in image.sections
+            if section.writable and image.read(section.rva, 8) is not None
+        )
+    pages = find_pages_without_entry(machine, 3000)
+    if not is_true:
+        pages = [number + 1 for number in pages]
+    head = struct.pack("<QHHHHQQQII", 0, 0x30 + 3000 * 8, 2, 0, 0, 0, 0, 0, 3000 << 12, 0)
+    address = 0xFFFFD00000000000
+    for page in range(8):
+        machine.space.map_page(address + page * 0x1000, machine.space.frames.take())
+    machine.write_virtual(address, head + struct.pack("<3000Q", *pages))
+    machine.write_virtual(image.module.base + section.rva, address.to_bytes(8, "little"))
+    machine.save(path)
+    main(["memory", str(path), "--format", "json"])
+    document = json.loads(capsys.readouterr().out)
+    found = [{"name": image.module.name, "is_tag": False, "ranges": 1, "most_bytes": 3000 << 12}]
+    assert document["mappers"] == (found if is_true else [])
+    assert ("Who took most of them is not told" in document["verdict"]) is is_true
+    assert ("leads to a list of such pages (MDL)" in document["verdict"]) is not is_true
 
 
 def test_pages_that_a_live_dump_leaves_out_are_told_from_damage(tmp_path, capsys):
