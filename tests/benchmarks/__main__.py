@@ -18,6 +18,7 @@ from typing import Callable, Dict, List, Optional
 from tests.benchmarks import (
     callsites,
     damageddumps,
+    debuggertables,
     driverfolder,
     fleet,
     growthtrends,
@@ -61,6 +62,7 @@ _BENCHMARKS: Dict[str, Callable[..., Report]] = {
     "verdicts": verdicts.run,
     "scrambled": scrambledkernels.run,
     "newest": newestkernels.run,
+    "debugger": debuggertables.run,
 }
 
 

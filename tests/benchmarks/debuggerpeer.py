@@ -1,4 +1,4 @@
-"""ntoseye on the same small machine as we: its handles by type, through its own API and a process of its own.
+"""ntoseye on the same small machine as we: its handles, tag tables and totals, through its own API, apart from us.
 
 It finds nt by the first page of the image alone: kernel memory without code that begins as linkers write it (``MZ``,
 90h) and names a section POOLCODE; of the machines that are forged here only Windows 7's maps that page by itself. It
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
-from typing import Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from dumps.forge.machine import ForgedMachine
 from tests.benchmarks.rounds import ContestantError
@@ -40,20 +40,33 @@ print(json.dumps([time.process_time() - started, count]))
 """
 
 
+_TABLES = """
+import json, sys
+import ntoseye
+inspect = ntoseye.attach(backend="dmp", connect=sys.argv[1]).inspect
+rows = [row.to_dict() for row in inspect.pool_usage().rows]
+system = inspect.vm().to_dict()["system"]
+print(json.dumps([rows, {name: fact["value"] for name, fact in system.items() if isinstance(fact, dict)}]))
+"""
+
+
 def is_installed() -> bool:
     """Whether ntoseye can run here."""
     return importlib.util.find_spec("ntoseye") is not None
 
 
-def prepare(machine: ForgedMachine, isf_path: Path, folder: Path) -> None:
-    """Let nt look as ntoseye wants it, and put a PDB of all types of the kernel where it looks for one."""
+def prepare(machine: ForgedMachine, isf_path: Path, folder: Path, more: Sequence[str] = ()) -> None:
+    """Let nt look as ntoseye wants it, and put a PDB of all types of the kernel where it looks for one.
+
+    ``more``: names of further variables for the PDB; those that the kernel does not have are left out.
+    """
     isf = pdbs.read_isf(isf_path)
     nt_va = machine.addresses["nt"]
     machine.write_virtual(nt_va + 2, b"\x90")
     machine.write_virtual(nt_va + 0xF00, b"POOLCODE")
     system_at = isf["symbols"]["PsInitialSystemProcess"]["address"]
     machine.write_virtual(nt_va + system_at, struct.pack("<Q", machine.addresses["process"]))
-    wanted = {name: isf["symbols"][name]["address"] for name in _SYMBOLS}
+    wanted = {name: isf["symbols"][name]["address"] for name in (*_SYMBOLS, *more) if name in isf["symbols"]}
     source = pdbs.render_source(isf, list(isf["user_types"]), wanted)
     data = pdbs.build_pdb(source, "x64", folder)
     known = uuid.UUID(machine.kernel.guid).bytes_le
@@ -64,12 +77,22 @@ def prepare(machine: ForgedMachine, isf_path: Path, folder: Path) -> None:
 
 def measure(path: Path, home: Path) -> Tuple[float, int]:
     """Seconds of the processor for the handles of all processes, their types read, and how many there were."""
-    words = [sys.executable, "-c", _SCRIPT, str(path)]
+    seconds, count = _run(_SCRIPT, path, home)
+    return float(seconds), int(count)
+
+
+def read_tables(path: Path, home: Path) -> Tuple[List[Dict[str, Any]], Dict[str, int]]:
+    """The rows of its ``pool_usage``, and the totals of its ``vm`` by name: pages, or bytes where the name says so."""
+    rows, totals = _run(_TABLES, path, home)
+    return rows, totals
+
+
+def _run(script: str, path: Path, home: Path) -> Any:
+    words = [sys.executable, "-c", script, str(path)]
     ended = subprocess.run(words, env={**os.environ, "HOME": str(home)}, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise ContestantError(f"ntoseye: {ended.stderr.strip().splitlines()[-1]}")
-    seconds, count = json.loads(ended.stdout)
-    return float(seconds), int(count)
+    return json.loads(ended.stdout)
 
 
 def _guid_of(pdb: bytes) -> bytes:
