@@ -1,9 +1,9 @@
 """Who points at lists of pages that no page table maps: a hint at the driver behind pages for MDLs.
 
-A driver that takes pages (MmAllocatePagesForMdlEx) or locks them (MmProbeAndLockPages) gets a memory descriptor list,
-whose array names them, and keeps its address in its data or in blocks of pool. What looks like a list counts where a
-sample of its pages is in use and mapped by no page table. A pointer is no proof of who took the pages: the grade is
-never better than possible. Layout of the 64-bit MDL: wdm.h of the Windows Driver Kit.
+A driver that takes pages (MmAllocatePagesForMdlEx) gets a memory descriptor list, whose array names them, and keeps its
+address in its data or in blocks of pool. What looks like a list counts where a sample of its pages is in use and mapped
+by no page table; pages that a driver only locked are mapped by their process. A pointer is no proof of who took the
+pages: the grade is never better than possible. Layout of the 64-bit MDL: wdm.h of the Windows Driver Kit.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ FEWEST_UNMAPPED = 0.9
 
 _HEAD = struct.Struct("<QHHHHQQQII")
 _ALIGNMENT = 8
+_LARGEST_SIZE = 0xFFFF  # that of a list of more pages does not fit into its 16 bits
 
 IsUnmapped = Callable[[int], bool]
 """Whether a page frame is in use, and no page table maps it."""
@@ -97,10 +98,9 @@ class _Lists:
             and offset < PAGE_BYTES
             and start % PAGE_BYTES == 0
             and (following == 0 or following >= self._kernel_start)
-            and size >= _HEAD.size
             and (size - expected) % 8 == 0
-            and (size >= expected or expected >= 1 << 16)
-        )  # the size of a list of many pages does not fit into its 16 bits
+            and (size >= expected or expected > _LARGEST_SIZE)
+        )
         if not is_list or not self._names_unmapped(address + _HEAD.size, pages):
             return None
         return pages * PAGE_BYTES, following

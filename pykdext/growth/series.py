@@ -32,7 +32,8 @@ class Series:
     """The samples of the judged segment in order of time, all segments, and what had to be done to get there.
 
     ``judged`` is the index of the segment; None without samples. ``has_times``: there are times for rates, else the
-    samples are in order, but nothing tells how far apart they are.
+    samples are in order, but nothing tells how far apart they are. ``uncounted`` samples were left out, as they lack
+    processors' tables.
     """
 
     samples: Tuple[PoolSnapshot, ...]
@@ -40,6 +41,7 @@ class Series:
     judged: Optional[int]
     warnings: Tuple[str, ...]
     has_times: bool
+    uncounted: int = 0
 
 
 def arrange_series(
@@ -56,23 +58,27 @@ def arrange_series(
         raise MixedMachinesError(mixed)
     if mixed:
         warnings.append(f"{mixed}; taken for one series as told")
-    counted = _leave_out_uncounted(snapshots, warnings)
-    order = order_samples(counted, keep_all=every_seconds is not None)
+    counted = [snapshot for snapshot in snapshots if not snapshot.coverage.lacks_counts]
+    warnings += _describe_uncounted(snapshots)
+    # Times that are told count all samples, those that are left out, too.
+    order = order_samples(snapshots if every_seconds else counted, keep_all=every_seconds is not None)
     warnings += order.warnings
     kept = _drop_doubles(order.samples, warnings)
     order = Ordered(tuple(kept), order.has_times, ())
     if every_seconds:
-        order = date_samples(order, every_seconds)
+        dated = date_samples(order, every_seconds)
+        order = Ordered(tuple(each for each in dated.samples if not each.coverage.lacks_counts), dated.has_times, ())
     if not order.has_times:
         warnings.append(describe_untrusted_times(order.samples))
     ordered = order.samples
     if not ordered:
-        return Series((), (), None, tuple(warnings), True)
+        return Series((), (), None, tuple(warnings), True, len(snapshots) - len(counted))
     pieces, segments = _cut_segments(ordered, order.has_times)
     judged = _choose_segment(segments)
     if len(segments) > 1:
         warnings += _describe_segments(segments, judged)
-    return Series(_thin_out(pieces[judged], warnings), segments, judged, tuple(warnings), order.has_times)
+    samples = _thin_out(pieces[judged], warnings)
+    return Series(samples, segments, judged, tuple(warnings), order.has_times, len(snapshots) - len(counted))
 
 
 def _describe_mixture(snapshots: Sequence[PoolSnapshot]) -> Optional[str]:
@@ -95,15 +101,13 @@ def _describe_mixture(snapshots: Sequence[PoolSnapshot]) -> Optional[str]:
     return None
 
 
-def _leave_out_uncounted(snapshots: Sequence[PoolSnapshot], warnings: List[str]) -> Sequence[PoolSnapshot]:
-    """The samples without those that lack processors' tables: their tags seem to hold more or less than they do."""
+def _describe_uncounted(snapshots: Sequence[PoolSnapshot]) -> Tuple[str, ...]:
+    """Which samples lack processors' tables: their tags seem to hold more or less than they do."""
     lacking = [snapshot.source.path or "a sample" for snapshot in snapshots if snapshot.coverage.lacks_counts]
     if not lacking:
-        return snapshots
-    warnings.append(
-        f"left out, for rows of the tag tables are missing and what tags hold is not known: {name_some(lacking)}"
-    )
-    return [snapshot for snapshot in snapshots if not snapshot.coverage.lacks_counts]
+        return ()
+    why = "rows of the tag tables are missing and what tags hold is not known"
+    return (f"left out, for {why}: {name_some(lacking)}",)
 
 
 def _drop_doubles(ordered: Sequence[PoolSnapshot], warnings: List[str]) -> List[PoolSnapshot]:

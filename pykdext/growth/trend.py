@@ -83,6 +83,7 @@ def follow_series(
         groups=groups,
         warnings=tuple(warnings),
         totals=totals if series.has_times else tuple(map(_drop_rate, totals)),
+        uncounted=series.uncounted,
     )
 
 

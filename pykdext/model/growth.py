@@ -212,7 +212,8 @@ class TrendReport:
     ``samples`` and ``span_seconds`` are those of the ``judged`` segment, which is one of ``segments``; it is None if no
     sample could be used. ``newest`` is its last sample, ``moments`` when each of its samples was taken. Where nothing
     tells when that was, ``span_seconds`` is None and ``moments`` is empty: only the order is known, and no trend has a
-    slope. ``totals`` are those of the pools as a whole, where the samples tell them.
+    slope. ``totals`` are those of the pools as a whole, where the samples tell them. ``uncounted`` samples were
+    left out, as they lack processors' tables.
     """
 
     samples: int
@@ -225,6 +226,7 @@ class TrendReport:
     groups: Tuple[LockstepGroup, ...]
     warnings: Tuple[str, ...]
     totals: Tuple[TotalTrend, ...] = ()
+    uncounted: int = 0
 
     @property
     def has_times(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 
 from pykdext.model.pool import PoolSnapshot
 from pykdext.model.report import NextStep
-from pykdext.model.untagged import UntaggedMemory
+from pykdext.model.untagged import UntaggedKind, UntaggedMemory
 
 
 class CommitPart(enum.Enum):
@@ -259,3 +259,9 @@ class MemoryReport:
     warnings: Tuple[str, ...]
     by_process: Optional[MemoryByProcess] = None
     mappers: Optional[Tuple[MappingHolder, ...]] = None
+
+    @property
+    def pointed_at(self) -> str:
+        """What the data of ``mappers`` point at: system PTEs, or lists of pages that no page table maps."""
+        is_mapped = self.dominant is not None and self.dominant.kind is UntaggedKind.SYSTEM_PTES
+        return "system PTEs" if is_mapped else "lists of pages"

@@ -100,6 +100,20 @@ class PoolUsage:
     bytes: Optional[int]
     clamped: bool = False
 
+    def __add__(self, other: PoolUsage) -> PoolUsage:
+        """What both did together; what one of them does not tell is not told of both."""
+
+        def add(one: Optional[int], another: Optional[int]) -> Optional[int]:
+            return None if one is None or another is None else one + another
+
+        return PoolUsage(
+            add(self.allocs, other.allocs),
+            add(self.frees, other.frees),
+            add(self.outstanding, other.outstanding),
+            add(self.bytes, other.bytes),
+            self.clamped or other.clamped,
+        )
+
     @property
     def freed_share(self) -> Optional[float]:
         """Frees per allocation, 0.0 to 1.0; None without allocations, or where a 32-bit counter wrapped."""
@@ -121,8 +135,10 @@ class PoolUsage:
 
 
 UNUSED = PoolUsage(0, 0, 0, 0)
-UNSAID = PoolUsage(None, None, None, None)
 """The usage of a pool that a tag never allocated from."""
+
+UNSAID = PoolUsage(None, None, None, None)
+"""The usage of a tag in a pool of which the source says nothing, or nothing that can be known."""
 
 
 @dataclass(frozen=True)

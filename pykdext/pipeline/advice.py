@@ -13,9 +13,7 @@ from pykdext.units import format_address
 def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[NextStep, ...]:
     """The commands that lead on from here: WinDbg's for a suspect, poolleak's where growth must be seen first."""
     hint = None if snapshot.image is None else snapshot.image.windbg_hint
-    program = "!py poolleak" if snapshot.source.is_session else "poolleak"
-    path = snapshot.source.path
-    source = f" {quote_word(path)}" if path else ""
+    program, source = name_program(snapshot)
     if hint is None:
         steps = list(dict.fromkeys(step for suspect in suspects[:3] for step in _suspect_steps(suspect)))
     else:
@@ -34,11 +32,21 @@ def next_steps(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Tuple[Nex
     return (*steps, keep)
 
 
+def name_program(snapshot: PoolSnapshot) -> Tuple[str, str]:
+    """How poolleak is called where ``snapshot`` was taken, and its source as a word behind a blank, empty of a session.
+
+    A path may come from elsewhere: as it stands there nothing in it is expanded or run.
+    """
+    path = snapshot.source.path
+    program = "!py poolleak" if snapshot.source.is_session else "poolleak"
+    return program, f" {quote_word(path)}" if path else ""
+
+
 def _iter_file_searches(snapshot: PoolSnapshot, suspects: Sequence[Suspect]) -> Iterator[NextStep]:
     """How to search driver files for what a text, which holds no images, cannot tell."""
     if snapshot.source.symbols is not None or snapshot.image is not None or not snapshot.tags:
         return
-    wanted = [_quote(item.tag.text.rstrip()) for item in suspects[:3] if not item.role.tells_no_caller]
+    wanted = [quote_word(item.tag.text.rstrip()) for item in suspects[:3] if not item.role.tells_no_caller]
     why = "who owns it, by the machine's driver files" if wanted else "who owns a tag, by the machine's driver files"
     if wanted or not suspects:
         yield NextStep(f"poolleak find {' '.join(dict.fromkeys(wanted)) or 'TAG'} --images DIR", why)
@@ -57,13 +65,10 @@ def _steps_without_windbg(suspect: Suspect, source: str) -> Iterator[NextStep]:
     """What leads on where WinDbg does not open the file."""
     yield from _iter_questions(suspect)
     if suspect.role is not Role.OBJECT:
-        yield NextStep(f"poolleak find {_quote(suspect.tag.text)}{source}", f"every place that uses {suspect.tag.text}")
-        yield NextStep(f"poolleak blocks {_quote(suspect.tag.text)}{source}", "where its blocks are")
-
-
-def _quote(tag: str) -> str:
-    """A tag as a word of the command line."""
-    return tag if tag.isalnum() else f'"{tag}"'
+        yield NextStep(
+            f"poolleak find {quote_word(suspect.tag.text)}{source}", f"every place that uses {suspect.tag.text}"
+        )
+        yield NextStep(f"poolleak blocks {quote_word(suspect.tag.text)}{source}", "where its blocks are")
 
 
 def _iter_questions(suspect: Suspect) -> Iterator[NextStep]:

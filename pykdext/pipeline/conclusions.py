@@ -27,6 +27,7 @@ from pykdext.model import (
     TrendReport,
 )
 from pykdext.model.names import find_engine_name
+from pykdext.pipeline.advice import name_program
 from pykdext.pipeline.evidence import NO_CONTENTS, SearchedImages
 from pykdext.pipeline.sources import has_memory, open_source
 from pykdext.pipeline.weighing import FoundOwners, weigh_owners
@@ -199,12 +200,13 @@ def _iter_steps(snapshot: PoolSnapshot, grown: Sequence[GrownTag]) -> Iterator[N
     for owner in leading.owners[:1]:
         if not leading.role.tells_no_caller:
             yield NextStep(f"lmvm {find_engine_name(owner.module)}", f"version and vendor of {owner.module}")
-    tag = str(leading.tag).strip()
+    tag = quote_word(str(leading.tag).strip())
     if has_memory(snapshot):
-        program = "!py poolleak" if snapshot.source.is_session else "poolleak"
-        source = f" {quote_word(snapshot.source.path)}" if snapshot.source.path else ""
+        program, source = name_program(snapshot)
         if grown[0].role is Role.OBJECT:
-            yield NextStep(f"{program} holders {str(grown[0].tag).strip()}{source}", "who holds its objects")
+            yield NextStep(
+                f"{program} holders {quote_word(str(grown[0].tag).strip())}{source}", "who holds its objects"
+            )
         yield NextStep(f"{program} blocks {tag}{source}", "where its blocks are, and what they point at")
     else:
         yield NextStep(f"poolleak find {tag} --images DIR", "who owns it, by the machine's driver files")

@@ -15,6 +15,7 @@ from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.model import LeakReport, NextStep, PoolKind, PoolSnapshot, UntaggedKind
 from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryReport, PageFrames
 from pykdext.model.objects import ProcessList
+from pykdext.pipeline.advice import name_program
 from pykdext.pipeline.mappings import find_listers, find_mappers
 from pykdext.pipeline.sessionpool import describe_session_pool
 from pykdext.pipeline.sources import Source
@@ -68,37 +69,34 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
     sheet = read_commit_sheet(kernel) if kernel else snapshot.commit or sheet_of_totals(snapshot.memory)
     processes = ObjectSpace(kernel, work).processes if kernel else None
     frames = snapshot.frames
+    session_pool: str = ""
+    session_steps: Tuple[NextStep, ...] = ()
     if kernel is not None and processes is not None:
         roots = ProcessMemoryReader(kernel).find_roots(processes.processes)
         frames = read_page_frames(kernel, work, SAMPLED_CHUNKS if sampled else None, roots)
         with open_whole_memory(kernel.target) as memory:
             sheet = sheet and add_sessions(sheet, read_sessions(kernel, processes.processes, memory))
+            session_pool, session_steps = describe_session_pool(kernel, memory, processes, snapshot, work)
     untagged = rank_untagged(sheet, frames)
     physical = _physical_bytes(snapshot, sheet, frames)
     pools = _pool_bytes(snapshot, frames)
     dominant = find_dominant(untagged, physical, sum(pools.values()))
     balloons = _find_balloons(kernel)
-    session_pool: Tuple[str, Tuple[NextStep, ...]] = ("", ())
-    if kernel is not None and processes is not None:
-        session_pool = describe_session_pool(kernel, processes, snapshot, work)
     mappers = None
     if kernel is not None and dominant is not None and dominant.kind is UntaggedKind.SYSTEM_PTES:
         mappers = find_mappers(kernel, snapshot, work)
     elif kernel is not None and dominant is not None and dominant.kind in _IN_LISTS:
         mappers = find_listers(kernel, snapshot, work)
+    verdict = verdict_on_memory(sheet, frames, untagged, dominant, pools, balloons, mappers)
     return MemoryReport(
         snapshot=snapshot,
-        verdict=" ".join(
-            filter(
-                None, (verdict_on_memory(sheet, frames, untagged, dominant, pools, balloons, mappers), session_pool[0])
-            )
-        ),
+        verdict=f"{verdict} {session_pool}".rstrip(),
         sheet=sheet,
         frames=frames,
         untagged=untagged,
         dominant=dominant,
         balloons=balloons,
-        next_steps=(*(_STEPS[dominant.kind] if dominant else ()), *session_pool[1]),
+        next_steps=(*(_STEPS[dominant.kind] if dominant else ()), *session_steps),
         warnings=(*snapshot.warnings, *_iter_warnings(kernel, sheet, frames)),
         by_process=_read_processes(kernel, processes) if kernel and processes else None,
         mappers=mappers,
@@ -200,9 +198,7 @@ def weigh_untagged(report: LeakReport, kernel: Optional[Kernel], work: Work) -> 
         return report
     steps: Tuple[NextStep, ...] = ()
     if fills is not None:
-        path = snapshot.source.path
-        source = f' "{path}"' if " " in path else f" {path}" if path else ""
-        program = "!py poolleak" if snapshot.source.is_session else "poolleak"
+        program, source = name_program(snapshot)
         whole = " --whole" if kernel is not None else ""
         steps = (*_STEPS[fills.kind], NextStep(f"{program} memory{source}{whole}", "all of the memory by use"))
     report = replace(report, untagged=untagged, fills=fills, next_steps=(*steps, *report.next_steps))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Tuple
+from typing import Optional, Tuple
 
 from pykdext.errors import TargetError
 from pykdext.kernel.kernel import Kernel
@@ -11,19 +11,27 @@ from pykdext.kernel.objects.space import ObjectSpace
 from pykdext.kernel.pool.sessiontables import read_session_pool
 from pykdext.model import POOL_OF_SESSION, NextStep, PoolKind, PoolSnapshot, SystemMemory
 from pykdext.model.objects import ProcessList
+from pykdext.pipeline.advice import name_program
 from pykdext.pipeline.sources import Source
 from pykdext.records.columns import SESSION_POOL
+from pykdext.targets.protocol import Target
 from pykdext.targets.session.wholememory import open_whole_memory
 from pykdext.units import count_things, format_bytes
 from pykdext.work import UNWATCHED, Work
 
 
 def describe_session_pool(
-    kernel: Kernel, processes: ProcessList, snapshot: PoolSnapshot, work: Work = UNWATCHED
+    kernel: Kernel,
+    memory: Optional[Target],
+    processes: ProcessList,
+    snapshot: PoolSnapshot,
+    work: Work = UNWATCHED,
 ) -> Tuple[str, Tuple[NextStep, ...]]:
-    """What session pool holds beside the system's pools, in a sentence with its step; nothing where it is not told."""
-    with open_whole_memory(kernel.target) as memory:
-        pool = read_session_pool(kernel, memory, processes.processes, work)
+    """What session pool holds beside the system's pools, in a sentence with its step; nothing where it is not told.
+
+    ``memory``: where page tables of processes can be followed, if anywhere.
+    """
+    pool = read_session_pool(kernel, memory, processes.processes, work)
     held = {row.tag: sum(row.usage(kind).bytes or 0 for kind in PoolKind) for row in pool.tags or ()}
     if not sum(held.values()):
         return "", ()
@@ -35,9 +43,7 @@ def describe_session_pool(
         f"Session pool of {sessions}, which these tags do not count, holds {partial}{total}; "
         f"its largest tag is {largest} ({format_bytes(held[largest])})."
     )
-    path = snapshot.source.path
-    program = "!py poolleak" if snapshot.source.is_session else "poolleak"
-    source = f' "{path}"' if " " in path else f" {path}" if path else ""
+    program, source = name_program(snapshot)
     return words, (NextStep(f"{program} used --pool session{source}", "session pool by its own tags"),)
 
 

@@ -174,9 +174,11 @@ def find_unread_table(file: TextFile) -> Optional[Tuple[int, str]]:
     """Of a text of which no table could be read: the line, and what was found there. None without titles of tags."""
     lines = [line[:_LINE_CHARACTERS] for line in file.text.split("\n", _MOST_SEARCHED_LINES)[:_MOST_SEARCHED_LINES]]
     for index, line in enumerate(lines):
-        below = next((number for number in range(index + 1, len(lines)) if not _RULE.match(lines[number])), None)
-        if below is None or not is_tag_titles(line):
+        if not is_tag_titles(line):
             continue
+        below = next((number for number in range(index + 1, len(lines)) if not _RULE.match(lines[number])), None)
+        if below is None:
+            break
         for split in _SPLITS:
             titles, cells = split(line), split(lines[below])
             if len(titles) > 1 and abs(len(cells) - len(titles)) < 2 and _find_sided_columns(titles, "nonpaged paged"):

@@ -67,7 +67,7 @@ class TagTable:
         side = self._sides[pool]
         if tag.raw in side:
             self._repeated.append(tag)
-            usage = _add_usages(side[tag.raw], usage)
+            usage = side[tag.raw] + usage
         side[tag.raw] = usage
 
     def __len__(self) -> int:
@@ -178,16 +178,3 @@ def check_against_memory(tags: Sequence[TagUsage], memory: SystemMemory) -> Iter
                 f"the {pool.value} rows hold {format_bytes(sum(known))}, {format_bytes(abs(missing))} {word} than "
                 "the pool by the system's own total" + ("; the log may be filtered or cut" if missing > 0 else "")
             )
-
-
-def _add_usages(one: PoolUsage, other: PoolUsage) -> PoolUsage:
-    def add(left: Optional[int], right: Optional[int]) -> Optional[int]:
-        return None if left is None or right is None else left + right
-
-    return PoolUsage(
-        add(one.allocs, other.allocs),
-        add(one.frees, other.frees),
-        add(one.outstanding, other.outstanding),
-        add(one.bytes, other.bytes),
-        one.clamped or other.clamped,
-    )

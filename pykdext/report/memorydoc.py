@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from typing import Any, Dict, Iterator, Optional
 
-from pykdext.model import UntaggedKind
 from pykdext.model.documents import subject_document, untagged_document
 from pykdext.model.memory import CommitSheet, MemoryByProcess, MemoryReport, PageFrames
 from pykdext.report.csvtext import iter_csv
@@ -109,9 +108,7 @@ def _iter_rows(report: MemoryReport) -> Iterator[Dict[str, Any]]:
         yield {"table": "committed", "name": "in no counter", "bytes": report.sheet.unexplained_bytes}
     for holder in report.mappers or ():
         kind = "tag" if holder.is_tag else "driver"
-        are_mapped = report.dominant is not None and report.dominant.kind is UntaggedKind.SYSTEM_PTES
-        where = "points at system PTEs" if are_mapped else "points at lists of pages"
-        yield {"table": where, "name": holder.name, "bytes": holder.most_bytes, "of": kind}
+        yield {"table": f"points at {report.pointed_at}", "name": holder.name, "bytes": holder.most_bytes, "of": kind}
     for session in report.sheet.sessions if report.sheet else ():
         name = "session" if session.number is None else f"session {session.number}"
         yield {"table": "sessions", "name": name, "bytes": session.committed_bytes, "of": "committed"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List, Sequence
 
-from pykdext.model import PoolKind, UntaggedKind, UntaggedMemory
+from pykdext.model import PoolKind, UntaggedMemory
 from pykdext.model.memory import CommitSheet, FrameUse, MemoryByProcess, MemoryReport, PageFrames
 from pykdext.report.layout import format_table, warning_lines, wrap
 from pykdext.report.links import Links
@@ -37,9 +37,7 @@ def render_memory_text(report: MemoryReport, width: int, markup: Markup = PLAIN)
         rows = [
             (name_holder(holder), f"{holder.ranges:,}", format_bytes(holder.most_bytes)) for holder in report.mappers
         ]
-        headers = ("Points at system PTEs", "Ranges", "At most")
-        if report.dominant is not None and report.dominant.kind is not UntaggedKind.SYSTEM_PTES:
-            headers = ("Points at lists of pages", "Lists", "At most")
+        headers = (f"Points at {report.pointed_at}", "Count", "At most")
         lines += [*format_table(headers, rows, ("left", "right", "right"), width), ""]
     if report.sheet is not None:
         lines += [*_commit_table(report.sheet, width), ""]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
-from pykdext.model import PoolKind, PoolSnapshot, PoolTag, PoolUsage
+from pykdext.model import UNSAID, PoolKind, PoolSnapshot, PoolTag, PoolUsage
 from pykdext.model.fleet import HistoryLine, HistorySample
 from pykdext.model.selection import match_tag, match_text
 from pykdext.records.snapshotfile import parse_coverage, parse_snapshot_document
@@ -17,7 +17,6 @@ from pykdext.store.source import SEPARATOR, StoredSource
 from pykdext.units import count_things, name_some
 
 _NAMED_HOSTS = 12
-_NOT_KNOWN = PoolUsage(None, None, None, None)
 
 
 def load_stored_states(source: StoredSource) -> Tuple[PoolSnapshot, ...]:
@@ -88,7 +87,7 @@ def _load_lines(connection: sqlite3.Connection, hosts: List[str], tag: Optional[
                 raise TypeError("a counter that is no number")
             if tag is None or _is_tag(PoolTag(raw), tag):
                 is_counted = snapshot_id not in uncounted
-                usage = PoolUsage(allocs, frees, outstanding, held, bool(clamped)) if is_counted else _NOT_KNOWN
+                usage = PoolUsage(allocs, frees, outstanding, held, bool(clamped)) if is_counted else UNSAID
                 moment = datetime.fromisoformat(taken_at) if taken_at else None
                 samples.setdefault((raw, pool), []).append(HistorySample(moment, uptime_seconds, usage, is_counted))
         lines += [

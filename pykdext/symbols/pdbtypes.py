@@ -129,7 +129,9 @@ class TypeRecords:
     def _iter_enumerators(self, field_list: int) -> Iterator[Tuple[str, int]]:
         for number, (position, end) in enumerate(self._iter_parts(field_list)):
             (kind,) = struct.unpack_from("<H", self._data, position)
-            if kind != _LF_ENUMERATE or number >= _MAX_ENUMERATORS:
+            if number >= _MAX_ENUMERATORS:
+                raise self._damaged(f"an enumeration of more than {_MAX_ENUMERATORS:,} names")
+            if kind != _LF_ENUMERATE:
                 raise self._damaged(f"an enumeration with a part of kind 0x{kind:x} at 0x{position:x}")
             value, name_at = self._read_signed(position + 4)
             name = self._data[name_at : self._skip_name(name_at, end) - 1]

@@ -33,7 +33,7 @@ def find(memory, *addresses):
     return [(holder.name, holder.is_tag, holder.ranges, holder.most_bytes) for holder in found]
 
 
-@pytest.mark.parametrize("count", [1, 31, 32, 33, 5000, 300_000])
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 5000, 8186, 8188, 300_000])
 def test_a_list_of_any_length(count):
     """The size of a long one does not fit into 16 bits."""
     pages = [0x1000 + number for number in range(count)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -299,6 +300,27 @@ def test_history_takes_no_number_from_a_dump_that_lacks_tables(place, tmp_path, 
     assert document["verdict"] == f"{said} Tag Pipo of the nonpaged pool grew most: {grown}"
     sample = document["lines"][0]["samples"][place]
     assert all(sample[name] is None for name in ("allocs", "frees", "outstanding", "bytes"))
+
+
+def test_times_that_are_told_count_a_sample_that_is_left_out():
+    """--every: the fourth of twelve hourly states lacks a table; the rate is that of the others' own hours."""
+    states = [
+        snapshot(row("Pipo", usage(1000 + hour, 1, (1 + hour) << 20)), path=f"{hour}.dmp", coverage=covered(4))
+        for hour in range(12)
+    ]
+    states[0] = replace(states[0], taken_at=START)
+    whole = follow_series(states, every_seconds=3600)
+    states[3] = replace(states[3], coverage=covered(3))
+    lacking = follow_series(states, every_seconds=3600)
+    assert (whole.uncounted, lacking.uncounted) == (0, 1)
+    assert lacking.span_seconds == whole.span_seconds == 11 * 3600
+    assert lacking.trends[0].slope.bytes_per_hour == whole.trends[0].slope.bytes_per_hour == 1 << 20
+
+
+def test_a_series_of_nothing_else_says_why_it_has_no_verdict(dumps, capsys):
+    status, text = answer(capsys, "trend", dumps["lost", "quiet"], dumps["lost", "pipo"], "--mixed")
+    assert status == 1
+    assert "No verdict: 2 samples lack rows of the tag tables" in " ".join(text.split())
 
 
 def test_a_table_whose_end_is_not_known_is_not_whole(capsys, tmp_path):

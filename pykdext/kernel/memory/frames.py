@@ -26,7 +26,7 @@ from pykdext.model.objects import Process
 from pykdext.targets.protocol import PAGE_BYTES
 from pykdext.work import UNWATCHED, Work
 
-NOT_IN_MEMORY = "the records of the page frame database are not in the dump"
+NOT_IN_MEMORY = "no record of the page frame database that was looked at is in the dump"
 """Why nothing is told of a database that is known."""
 
 FIRST_LOOK = 8
@@ -118,8 +118,10 @@ def read_page_frames(
     tally = _Tally(kernel, database, Classifier(database.space, regions, database.columns), owners)
     numbers = range(whole) if is_whole else _spread_first(range(0, whole, stride))
     for done, number in enumerate(numbers):
-        if work.is_ended or (not is_whole and done == FIRST_LOOK and not tally.has_records):
+        if work.is_ended:
             break
+        if not is_whole and done == FIRST_LOOK and not tally.has_records:
+            return None
         work.report(done * stride, whole, "page frames")
         first = number * CHUNK_RECORDS
         for start, data in database.iter_records(kernel, first, min(CHUNK_RECORDS, database.frames - first)):

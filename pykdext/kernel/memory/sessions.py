@@ -82,7 +82,7 @@ def read_sessions(
     found = []
     for view in iter_session_views(kernel, memory, processes):
         record: Optional[Dict[str, Optional[int]]] = None
-        for target in (kernel.target, view.target):
+        for target in (view.target, kernel.target):  # two sessions may have the same address
             try:
                 if target is not None and record is None:
                     record = dict(read_record(target, form, view.address))

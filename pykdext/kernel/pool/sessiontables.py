@@ -16,7 +16,7 @@ from pykdext.kernel.memory.sessions import SessionView, iter_session_views
 from pykdext.kernel.pool.tablelocation import TableLocation
 from pykdext.kernel.pool.tagtables import read_located_tables
 from pykdext.kernel.structs import read_record
-from pykdext.model import ExpansionState, PoolTag, PoolUsage, TableCoverage, TagUsage
+from pykdext.model import ExpansionState, PoolTag, TableCoverage, TagUsage
 from pykdext.model.objects import Process
 from pykdext.targets.protocol import ProcessViewer, Target
 from pykdext.units import count_things
@@ -124,22 +124,7 @@ def _find_expansion(kernel: Kernel, view: SessionView) -> Tuple[Optional[int], O
 
 
 def _add(first: TagUsage, second: TagUsage) -> TagUsage:
-    return TagUsage(first.tag, _add_pool(first.nonpaged, second.nonpaged), _add_pool(first.paged, second.paged))
-
-
-def _add_pool(first: PoolUsage, second: PoolUsage) -> PoolUsage:
-    """The sum; what one of them does not tell is not told of both."""
-
-    def add(one: Optional[int], other: Optional[int]) -> Optional[int]:
-        return None if one is None or other is None else one + other
-
-    return PoolUsage(
-        add(first.allocs, second.allocs),
-        add(first.frees, second.frees),
-        add(first.outstanding, second.outstanding),
-        add(first.bytes, second.bytes),
-        first.clamped or second.clamped,
-    )
+    return TagUsage(first.tag, first.nonpaged + second.nonpaged, first.paged + second.paged)
 
 
 def _join(parts: List[TableCoverage], sessions: int) -> TableCoverage:

@@ -36,6 +36,7 @@ from pykdext.report.sentences.batches import (
     name_suspect,
     verdict_on_batch,
 )
+from pykdext.report.sentences.memory import name_holder
 from pykdext.report.sentences.series import (
     describe_series,
     describe_verdicts,
@@ -142,6 +143,7 @@ def render_memory_page(report: MemoryReport, origin: Origin) -> str:
             machine=list(machine_lines(report.snapshot)),
             uses=draw_uses(report.frames) if report.frames else [],
             processes_shown=PROCESSES_SHOWN,
+            name_holder=name_holder,
         )
     )
 

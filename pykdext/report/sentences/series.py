@@ -7,7 +7,7 @@ from typing import Optional, Sequence, Tuple, Union
 from pykdext.model import Conclusion, PoolKind, PoolSnapshot, Role, TotalTrend, Trend, TrendReport, Verdict
 from pykdext.report.poolnames import name_limit, name_pool
 from pykdext.report.sentences.grown import say_holder, say_owner
-from pykdext.units import count_things, format_bytes, format_duration, format_moment
+from pykdext.units import choose_form, count_things, format_bytes, format_duration, format_moment
 
 DEADLINE_HOURS = 365 * 24
 """A limit that is farther away is no deadline."""
@@ -19,7 +19,7 @@ SMALLEST_GROWTH_BYTES = 64 << 10
 def verdict_on_series(report: TrendReport, conclusion: Optional[Conclusion] = None) -> str:
     """One or two sentences: what leaks, how fast and until when, or that nothing does."""
     if report.judged is None or report.newest is None:
-        return "There is no sample to judge."
+        return _verdict_without_samples(report)
     if not report.trends:
         return _verdict_without_trends(report)
     first = report.trends[0]
@@ -40,6 +40,16 @@ def _tells_tags(report: TrendReport) -> bool:
     """Whether tags hold something in the newest sample, asked for or not."""
     rows = report.newest.tags if report.newest else ()
     return any(row.usage(pool).bytes for row in rows for pool in PoolKind)
+
+
+def _verdict_without_samples(report: TrendReport) -> str:
+    if not report.uncounted:
+        return "There is no sample to judge."
+    lack = choose_form(report.uncounted, "lacks", "lack")
+    return (
+        f"No verdict: {count_things(report.uncounted, 'sample')} {lack} rows of the tag tables, so that what tags hold "
+        "is not known. Dumps that hold the tables of all processors, or logs of the tags, tell what grows."
+    )
 
 
 def _verdict_on_tag(first: Trend, newest: PoolSnapshot, has_times: bool, conclusion: Optional[Conclusion]) -> str:

@@ -245,7 +245,7 @@ def _say_totals(report: LeakReport, *, full_only: bool = False) -> Iterator[str]
         elif full_only:
             continue
         elif of_memory >= MUCH_MEMORY:
-            yield (f"The {name} holds {format_bytes(used)}, {format_share(of_memory)} of the machine's memory.")
+            yield f"The {name} holds {format_bytes(used)}, {format_share(of_memory)} of the machine's memory."
         elif physical is None and used >= MUCH_BYTES:
             yield f"The {name} holds {format_bytes(used)}."
 

@@ -50,7 +50,7 @@ def test_nothing_is_said_to_fill_a_machine_that_is_not_full(plain, capsys):
     assert main(["memory", str(plain)]) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "No memory that tags miss weighs more than the pools" in words
-    assert "the records of the page frame database are not in the dump" in words
+    assert "no record of the page frame database that was looked at is in the dump" in words
 
 
 def test_json_follows_its_schema_and_has_the_numbers_of_the_text(mapped, capsys):
@@ -219,6 +219,20 @@ def test_who_points_at_lists_of_pages_is_told_as_possible(is_true, tmp_path, cap
     assert document["mappers"] == (found if is_true else [])
     assert ("Who took most of them is not told" in document["verdict"]) is is_true
     assert ("leads to a list of such pages (MDL)" in document["verdict"]) is not is_true
+    main(["memory", str(path), "--format", "html"])
+    assert ("Who points at lists of pages: possible, no more" in capsys.readouterr().out) is is_true
+
+
+@pytest.mark.parametrize("command", ["analyze", "memory"])
+def test_a_path_is_quoted_in_the_next_steps(command, mapped, tmp_path, capsys):
+    """Files come from customers: what is pasted from a report runs nothing of their names."""
+    path = tmp_path / "$(touch x) dump.dmp"
+    path.symlink_to(mapped)
+    main([command, str(path), "--format", "json"])
+    commands = [step["command"] for step in json.loads(capsys.readouterr().out)["next_steps"] if step["command"]]
+    naming = [line for line in commands if "touch" in line]
+    assert naming or command == "memory"
+    assert all(f"'{path}'" in line for line in naming)
 
 
 def test_pages_that_a_live_dump_leaves_out_are_told_from_damage(tmp_path, capsys):
