@@ -87,6 +87,8 @@ def report_memory(source: Source, work: Work = UNWATCHED, *, sampled: bool) -> M
         mappers = find_mappers(kernel, snapshot, work)
     elif kernel is not None and dominant is not None and dominant.kind in _IN_LISTS:
         mappers = find_listers(kernel, snapshot, work)
+    if work.is_ended:  # who was not looked at may point there, too
+        mappers = None
     verdict = verdict_on_memory(sheet, frames, untagged, dominant, pools, balloons, mappers)
     return MemoryReport(
         snapshot=snapshot,

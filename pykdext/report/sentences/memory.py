@@ -46,7 +46,7 @@ def verdict_on_memory(
         if balloons:
             said += f" {' and '.join(balloons)}, loaded here, takes memory at the wish of the host (possible)."
         elif dominant.kind in _OF_DRIVERS and mappers is None:
-            said += " Which driver holds them is not told here: nothing leads from such pages to whoever took them."
+            said += " Which driver holds them is not told here."
         return said if mappers is None else f"{said} {_describe_mappers(mappers, dominant)}"
     held = ", ".join(f"{format_bytes(size)} of {pool.value} pool" for pool, size in pools.items())
     if not untagged:

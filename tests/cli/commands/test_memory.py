@@ -16,7 +16,9 @@ from pykdext.cli.main import main
 from pykdext.kernel.memory.regions import read_regions
 from pykdext.model import Machine, TargetFacts
 from pykdext.model.memory import FrameUse
+from pykdext.pipeline.memory import report_memory
 from pykdext.pipeline.sources import open_source
+from pykdext.work import Work
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema (extra test) is not installed")
 
@@ -221,6 +223,22 @@ def test_who_points_at_lists_of_pages_is_told_as_possible(is_true, tmp_path, cap
     assert ("leads to a list of such pages (MDL)" in document["verdict"]) is not is_true
     main(["memory", str(path), "--format", "html"])
     assert ("Who points at lists of pages: possible, no more" in capsys.readouterr().out) is is_true
+
+
+def test_nothing_is_said_of_who_points_where_the_search_was_ended(tmp_path):
+    machine = forge("quiet", build=19041, memory=MemoryPlan(mdl_pages=150_000), page_frames=plan_frames(0x40000))
+    path = tmp_path / "ended.dmp"
+    machine.save(path)
+    verdicts = []
+    for cause in (None, KeyboardInterrupt()):
+        with open_source(str(path)) as source:
+            work = Work(keeps_results=True)
+            work.cause = cause
+            report = report_memory(source, work, sampled=True)
+            verdicts.append(report.verdict)
+            assert report.mappers == (None if cause else ())
+    assert "no data of a driver in it leads to a list of such pages (MDL)" in verdicts[0]
+    assert "Which driver holds them is not told here." in verdicts[1] and "no data" not in verdicts[1]
 
 
 @pytest.mark.parametrize("command", ["analyze", "memory"])
