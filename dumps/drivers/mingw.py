@@ -1,4 +1,4 @@
-"""Builds the idiom drivers for x64 with MinGW's gcc too, where it is installed: other instructions of the same sources.
+"""Builds the idiom drivers with MinGW's gcc too, where it is installed: other instructions of the same sources.
 
 These images are not kept: which bytes come out depends on the gcc of the machine.
 """
@@ -13,33 +13,47 @@ from typing import List
 
 from dumps.drivers.build import IDIOM_DRIVERS, SOURCES, BuildError
 
-COMPILER = "x86_64-w64-mingw32-gcc"
-LIBRARIAN = "x86_64-w64-mingw32-dlltool"
+LEVELS = ("O0", "O1", "O2", "Os")
+"""Not optimised, and optimised in three ways."""
+
+_PREFIXES = {"x64": "x86_64-w64-mingw32-", "x86": "i686-w64-mingw32-"}
 
 _FLAGS = (
     *("-std=gnu11", "-ffreestanding", "-nostdlib", "-Wno-multichar", "-fno-ident", "-fomit-frame-pointer"),
     *("-fno-stack-protector", "-s"),
-    *("-Wl,--subsystem,native", "-Wl,--entry,DriverEntry", "-Wl,--dynamicbase", "-Wl,--image-base,0x140000000"),
+    *("-Wl,--subsystem,native", "-Wl,--dynamicbase"),
 )
+_OWN_FLAGS = {
+    "x64": ("-Wl,--entry,DriverEntry", "-Wl,--image-base,0x140000000"),
+    "x86": ("-m32", "-mrtd", "-mgeneral-regs-only", "-Wl,--entry,_DriverEntry@8", "-Wl,--image-base,0x10000"),
+}
+_DECORATED = {"x64": r"^(\s+)@?(\w+)@\d+$", "x86": r"^(\s+)(\w+)@\d+$"}
+"""Names whose decoration is left out: ``-mrtd`` decorates none, only fastcall functions have their own."""
+
+_LIBRARY_FLAGS = {"x64": (), "x86": ("--kill-at",)}
 
 
-def is_available() -> bool:
-    """Whether gcc and its tools are installed."""
-    return shutil.which(COMPILER) is not None and shutil.which(LIBRARIAN) is not None
+def is_available(architecture: str = "x64") -> bool:
+    """Whether gcc and its tools are installed for ``x64`` or ``x86``."""
+    return all(shutil.which(_PREFIXES[architecture] + tool) for tool in ("gcc", "dlltool"))
 
 
-def build_images(folder: Path, level: str) -> List[Path]:
-    """Build every idiom driver at a level (``O2``, ``Os``) into ``folder`` and return the files; BuildError."""
+def build_images(folder: Path, level: str, architecture: str = "x64") -> List[Path]:
+    """Build every idiom driver at one of ``LEVELS`` into ``folder`` and return the files; BuildError."""
+    prefix = _PREFIXES[architecture]
     for definition in sorted(SOURCES.glob("*.def")):
-        text = re.sub(r"^(\s+)@?(\w+)@\d+$", r"\1\2", definition.read_text(encoding="ascii"), flags=re.MULTILINE)
+        text = definition.read_text(encoding="ascii")
+        text = re.sub(_DECORATED[architecture], r"\1\2", text, flags=re.MULTILINE)
         (folder / definition.name).write_text(text, encoding="ascii")
-        _run(folder, LIBRARIAN, "-d", definition.name, "-l", f"lib{definition.stem}.a")
+        library = ("-d", definition.name, "-l", f"lib{definition.stem}.a", *_LIBRARY_FLAGS[architecture])
+        _run(folder, prefix + "dlltool", *library)
     images = []
     for driver in IDIOM_DRIVERS:
         image = folder / f"{driver.name}-{level}.sys"
         libraries = [f"-l{library}" for library in driver.libraries]
         source = str(SOURCES / f"{driver.name}.c")
-        _run(folder, COMPILER, f"-{level}", *_FLAGS, source, "-o", image.name, "-L.", *libraries)
+        flags = (f"-{level}", *_FLAGS, *_OWN_FLAGS[architecture])
+        _run(folder, prefix + "gcc", *flags, source, "-o", image.name, "-L.", *libraries)
         images.append(image)
     return images
 

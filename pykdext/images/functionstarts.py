@@ -8,6 +8,7 @@ manuals; the prologues those that MSVC, clang and gcc give to x86 functions with
 from __future__ import annotations
 
 import bisect
+import itertools
 import re
 import struct
 from typing import Container, Dict, Iterator, List, Optional, Pattern, Sequence, Tuple
@@ -56,8 +57,18 @@ _BREAKPOINT = 0xCC
 _CALL = re.compile(rb"\xe8(?=(.{4}))", re.DOTALL)
 _TAIL_JUMP = re.compile(rb"\xe9(?=(.{4}))", re.DOTALL)
 _LONG_JUMP = re.compile(rb"\x0f[\x80-\x8f](?=(.{4}))", re.DOTALL)
-_SHORT_JUMP = re.compile(rb"[\x70-\x7f\xeb](?=(.))", re.DOTALL)
+_SHORT_JUMP = re.compile(rb"[\x70-\x7f\xeb](?=([^\x00]))", re.DOTALL)  # none leads to the next instruction
+_NEAR_JUMP = re.compile(rb"\xeb(?=(.))", re.DOTALL)
+_SHORT_CONDITION = re.compile(rb"[\x70-\x7f](?=([^\x00]))", re.DOTALL)
 _SHORT_REACH = 130
+
+_TABLE_JUMP = re.compile(
+    rb"(?:\xff\x24[\x85\x8d\x95\x9d\xad\xb5\xbd](?=(.{4}))"  # jmp [4 * register + table]
+    rb"|\x8b[\x04\x0c\x14\x1c\x2c\x34\x3c][\x85\x8d\x95\x9d\xad\xb5\xbd](?=(.{4})\x3e?\xff[\xe0-\xe7]))",
+    re.DOTALL,
+)
+MAX_ARMS = 1024
+_ARM_REACH_BYTES = 1 << 15
 
 _LONGEST_STORE, _STORE_OPCODES = 6, (2, 3, 4, 6)
 """Bytes of a store up to its number, and where its opcode can stand before that."""
@@ -77,19 +88,23 @@ def read_code(image: Image) -> Pieces:
 
 def find_x86_starts(image: Image) -> List[int]:
     """Where functions seem to begin in an x86 image: RVAs, ascending."""
-    code = _Code(read_code(image))
+    base = image.module.base
+    code = _Code(read_code(image), range(base, base + image.size))
     starts = {rva + _filler_bytes(piece) for rva, piece in code.pieces}
     starts.update(rva for rva in set(_iter_targets(code.pieces, _CALL)) if code.may_begin(rva))
     starts.update(rva for rva in (image.entry_rva, *read_exports(image).rvas.values()) if rva and code.holds(rva))
-    starts.update(rva for rva in _iter_pointers(image, code.pieces) if code.begins_clearly(rva))
-    starts.update(rva for rva in _iter_taken(image, code.pieces) if code.follows_return(rva))
-    starts.update(
+    arms = set(_iter_switch_arms(image, code)) - starts
+    seeming = {rva for rva in _iter_pointers(image, code.pieces) if code.begins_clearly(rva)}
+    seeming.update(rva for rva in _iter_taken(image, code.pieces) if code.follows_return(rva))
+    seeming.update(
         rva + match.end()
         for rva, piece in code.pieces
         for match in _PROLOGUE_BEHIND_RETURN.finditer(piece)
-        if not _is_jumped_to(piece, match.end())
+        if not code.is_jumped_to(piece, match.end())
     )
-    starts.update(_iter_filled_starts(code.pieces, starts))
+    starts |= seeming - arms
+    starts.update(set(_iter_filled_starts(code, starts)) - arms)
+    starts.update(set(_iter_tail_jumped(code, sorted(starts))) - arms)
     return sorted(starts)[:MAX_STARTS]
 
 
@@ -126,7 +141,7 @@ def find_x64_leaves(
     for target, place in jumps[bisect.bisect_left(jumps, (first + 1, 0)) : bisect.bisect_left(jumps, (end, 0))]:
         if not rva <= place < end and gap.may_begin(target):
             starts.add(target)
-    starts.update(start for start in _iter_filled_starts(gap.pieces, starts) if start > first)
+    starts.update(start for start in _iter_filled_starts(gap, starts) if start > first)
     return sorted(starts)
 
 
@@ -194,11 +209,12 @@ def _arm64_branch_target(word: int, place: int) -> Optional[int]:
 
 
 class _Code:
-    """Code with questions about the bytes around a place."""
+    """Code with questions about the bytes around a place. ``addresses``: those that operands of x86 code may have."""
 
-    def __init__(self, pieces: Pieces) -> None:
+    def __init__(self, pieces: Pieces, addresses: range = range(0)) -> None:
         self.pieces = pieces
         self._starts = [rva for rva, _ in pieces]
+        self._addresses = addresses
 
     def holds(self, rva: int) -> bool:
         """Whether code is in memory at ``rva``."""
@@ -213,7 +229,7 @@ class _Code:
         """Whether a function begins here even if only some number happens to be this address."""
         if not self.holds(rva):
             return False
-        base, piece = self.pieces[bisect.bisect_right(self._starts, rva) - 1]
+        base, piece = self._piece_at(rva)
         offset = rva - base
         return offset == 0 or piece[offset - 1] == _BREAKPOINT or _PROLOGUE.match(piece, offset) is not None
 
@@ -221,13 +237,59 @@ class _Code:
         """Whether a return stands right before, and no short jump around leads here."""
         if not self.holds(rva):
             return False
-        base, piece = self.pieces[bisect.bisect_right(self._starts, rva) - 1]
+        base, piece = self._piece_at(rva)
         offset = rva - base
         returns = piece[offset - 1 : offset] == b"\xc3" or _RETURN.match(piece[max(offset - 3, 0) : offset]) is not None
-        return returns and not _is_jumped_to(piece, offset)
+        return returns and not self.is_jumped_to(piece, offset)
+
+    def is_jumped_to(self, piece: bytes, offset: int) -> bool:
+        """Whether some short jump around ``offset`` leads there, by the bytes that it would have."""
+        return self._has_jump(_SHORT_JUMP, piece, offset)
+
+    def has_condition_to(self, rva: int) -> bool:
+        """Whether some short conditional jump leads to ``rva``."""
+        base, piece = self._piece_at(rva)
+        return self._has_jump(_SHORT_CONDITION, piece, rva - base)
+
+    def iter_near_jumps(self) -> Iterator[Tuple[int, int]]:
+        """The targets of what seem to be short jumps without a condition, and where these stand."""
+        for rva, piece in self.pieces:
+            for jump in _NEAR_JUMP.finditer(piece):
+                if not self._is_in_address(piece, jump.start()):
+                    distance = int.from_bytes(jump.group(1), "little", signed=True)
+                    yield rva + jump.end() + 1 + distance, rva + jump.start()
+
+    def follows_end_and_filling(self, rva: int) -> bool:
+        """Whether the end of a function stands before ``rva``, and perhaps filling in between."""
+        if not self.holds(rva):
+            return False
+        base, piece = self._piece_at(rva)
+        offset = rva - base
+        if _is_behind_an_end(piece, offset):
+            return True
+        starts = range(max(offset - _ALIGNMENT + 1, 0), offset)
+        return rva % _ALIGNMENT == 0 and any(
+            _is_behind_an_end(piece, start) and _FILLER.fullmatch(piece, start, offset) for start in starts
+        )
+
+    def _has_jump(self, jumps: Pattern[bytes], piece: bytes, offset: int) -> bool:
+        """What is a part of an address is none: the addresses of an image have the same upper bytes."""
+        return any(
+            jump.end() + 1 + int.from_bytes(jump.group(1), "little", signed=True) == offset
+            and not self._is_in_address(piece, jump.start())
+            for jump in jumps.finditer(piece, max(offset - _SHORT_REACH, 0), offset + _SHORT_REACH)
+        )
+
+    def _piece_at(self, rva: int) -> Tuple[int, bytes]:
+        return self.pieces[bisect.bisect_right(self._starts, rva) - 1]
+
+    def _is_in_address(self, piece: bytes, offset: int) -> bool:
+        """Whether one of the two bytes at ``offset`` is in an address, by the four bytes that would be one."""
+        starts = range(max(offset - 3, 0), offset + 2) if self._addresses else ()
+        return any(int.from_bytes(piece[start : start + 4], "little") in self._addresses for start in starts)
 
     def _follows_an_end(self, rva: int) -> bool:
-        base, piece = self.pieces[bisect.bisect_right(self._starts, rva) - 1]
+        base, piece = self._piece_at(rva)
         return _is_behind_an_end(piece, rva - base)
 
 
@@ -237,45 +299,79 @@ def _filler_bytes(code: bytes) -> int:
     return filler.end() if filler else 0
 
 
-def _iter_filled_starts(pieces: Pieces, known: Container[int]) -> Iterator[int]:
+def _iter_filled_starts(code: _Code, known: Container[int]) -> Iterator[int]:
     """What follows filling: breakpoints up to an aligned place, or the end of a function and any filling.
 
     A lone breakpoint needs such an end before it: the byte is common in operands. Compilers align the targets of jumps
     too: what is jumped to is no function, unless it is ``known`` to be one.
     """
-    jumped_to = set(_iter_targets(pieces, _LONG_JUMP))
-    for rva, code in pieces:
-        for filler in _FILLER.finditer(code):
+    jumped_to = set(_iter_targets(code.pieces, _LONG_JUMP))
+    for rva, piece in code.pieces:
+        for filler in _FILLER.finditer(piece):
             start, end = filler.span()
             place = rva + end
-            if end == len(code) or place in known or place in jumped_to:
+            if end == len(piece) or place in known or place in jumped_to:
                 continue
-            if code[start] == _BREAKPOINT:
+            if piece[start] == _BREAKPOINT:
                 is_run = end - start > 1
-                begins = (is_run and place % _ALIGNMENT == 0) or _is_behind_an_end(code, start)
+                begins = (is_run and place % _ALIGNMENT == 0) or _is_behind_an_end(piece, start)
             else:
-                begins = _is_behind_an_end(code, start) and not _is_jumped_to(code, end)
+                begins = _is_behind_an_end(piece, start) and not code.is_jumped_to(piece, end)
             if begins:
                 yield place
+
+
+def _iter_tail_jumped(code: _Code, known: Sequence[int]) -> Iterator[int]:
+    """Places behind an end to which only other functions jump: it is their last call. ``known``: sorted.
+
+    A jump of the function around the place would make it the target of a loop or a condition.
+    """
+    sources: Dict[int, List[int]] = {}
+    for target, source in itertools.chain(_iter_jumps(code.pieces, _TAIL_JUMP), code.iter_near_jumps()):
+        sources.setdefault(target, []).append(bisect.bisect_right(known, source))
+    conditions = set(_iter_targets(code.pieces, _LONG_JUMP))
+    for target, functions in sources.items():
+        function = bisect.bisect_right(known, target)
+        if function in functions or target in conditions or known[function - 1 : function] == [target]:
+            continue
+        if code.follows_end_and_filling(target) and not code.has_condition_to(target):
+            yield target
+
+
+def _iter_switch_arms(image: Image, code: _Code) -> Iterator[int]:
+    """Where the jumps through tables of addresses lead: ``jmp [table + 4 * index]``, or a load of that and a jump."""
+    tables: Dict[int, int] = {}
+    for rva, piece in code.pieces:
+        for match in _TABLE_JUMP.finditer(piece):
+            tables.setdefault(
+                int.from_bytes(match.group(1) or match.group(2), "little") - image.module.base, rva + match.start()
+            )
+    for table, jump in tables.items():
+        for number in range(MAX_ARMS):
+            rva = table + 4 * number
+            raw = image.read(rva, 4) if 0 <= rva < image.size and (number == 0 or rva not in tables) else None
+            arm = int.from_bytes(raw, "little") - image.module.base if raw is not None else -1
+            if abs(arm - jump) > _ARM_REACH_BYTES or not code.holds(arm):
+                break
+            yield arm
 
 
 def _is_behind_an_end(code: bytes, offset: int) -> bool:
     return _ENDS.search(code[max(offset - _LONGEST_END, 0) : offset]) is not None
 
 
-def _is_jumped_to(code: bytes, offset: int) -> bool:
-    """Whether some short jump around ``offset`` leads there, by the bytes that it would have."""
-    jumps = _SHORT_JUMP.finditer(code, max(offset - _SHORT_REACH, 0), offset + _SHORT_REACH)
-    return any(jump.end() + 1 + int.from_bytes(jump.group(1), "little", signed=True) == offset for jump in jumps)
-
-
 def _iter_targets(code: Pieces, instruction: Pattern[bytes]) -> Iterator[int]:
     """Where the instructions lead that ``instruction`` finds; its group is their 32-bit displacement."""
+    return (target for target, _ in _iter_jumps(code, instruction))
+
+
+def _iter_jumps(code: Pieces, instruction: Pattern[bytes]) -> Iterator[Tuple[int, int]]:
+    """Where the instructions lead that ``instruction`` finds, and where they stand."""
     for rva, piece in code:
         for found in instruction.finditer(piece):
             displacement = found.group(1)
             if displacement != b"\0\0\0\0":  # how position-independent x86 code asks for its own address
-                yield rva + found.end() + 4 + int.from_bytes(displacement, "little", signed=True)
+                yield rva + found.end() + 4 + int.from_bytes(displacement, "little", signed=True), rva + found.start()
 
 
 def _iter_pointers(image: Image, code: Pieces) -> Iterator[int]:

@@ -239,6 +239,48 @@ class TestX86:
         image = open_image(Part(b".text", TEXT, code, CODE), machine=X86)
         assert table_starts(FunctionTable(image)) == [TEXT]
 
+    def test_arms_of_a_switch_are_no_functions(self):
+        """cmp eax, 1; jmp [eax*4+table]; filling; xor eax, eax; ret; filling; inc eax; ret: gcc aligns the arms."""
+        jump = b"\xff\x24\x85" + struct.pack("<I", BASES[X86] + XDATA)
+        load = b"\x8b\x04\x85" + struct.pack("<I", BASES[X86] + XDATA) + b"\xff\xe0"  # mov eax, [...]; jmp eax
+        arms = (b"\x31\xc0\xc3", b"\x40\xc3", b"\x33\xc0\xc3")
+        for switch in (jump, load):
+            code = b"".join(part + b"\xcc" * (-len(part) % 16) for part in (b"\x83\xf8\x01" + switch, *arms))
+            table = struct.pack("<II", BASES[X86] + TEXT + 0x10, BASES[X86] + TEXT + 0x20)
+            image = open_image(
+                Part(b".text", TEXT, code, CODE), Part(b".rdata", XDATA, table + bytes(8), CONSTANTS), machine=X86
+            )
+            assert table_starts(FunctionTable(image)) == [TEXT, TEXT + 0x30], "behind the last arm is another one"
+
+    @pytest.mark.parametrize(
+        ("place", "jump", "begins"),
+        [
+            (0x32, b"\xeb\xdc", True),
+            (0x32, b"\xe9\xd9\xff\xff\xff", True),
+            (0x20, b"\xeb\xee", False),
+            (0x20, b"\x75\xee", False),
+        ],
+        ids=["near", "far", "loop", "condition"],
+    )
+    def test_a_function_to_which_only_another_one_jumps(self, place, jump, begins):
+        """A wrapper with arguments in registers is the last call of the only function that uses it."""
+        code = bytearray(b"\x40" * 0x50)
+        code[:5] = b"\xe8" + struct.pack("<i", 0x30 - 5)
+        code[0x0F] = code[0x2F] = 0xC3
+        code[place : place + len(jump)] = jump
+        image = open_image(Part(b".text", TEXT, bytes(code), CODE), machine=X86)
+        wanted = [TEXT, *([TEXT + 0x10] if begins else []), TEXT + 0x30]
+        assert table_starts(FunctionTable(image)) == wanted
+
+    def test_a_part_of_an_address_is_no_jump(self):
+        """The address 400A70h has the bytes of a jump over ten bytes to what begins behind a return."""
+        code = bytearray(b"\x40" * 0x40)
+        code[:6] = b"\xb8" + struct.pack("<I", BASES[X86] + TEXT + 0x20) + b"\xc3"  # mov eax, offset; ret
+        code[0x12:0x18] = b"\x8b\x0d" + struct.pack("<I", BASES[X86] + 0xA70)  # mov ecx, [400A70h]
+        code[0x1F] = 0xC3
+        image = open_image(Part(b".text", TEXT, bytes(code), CODE), machine=X86)
+        assert table_starts(FunctionTable(image)) == [TEXT, TEXT + 0x20]
+
     def test_what_is_not_in_memory_has_no_function(self):
         image = open_image(Part(b".text", TEXT, b"\x8b\xc0" * 0x1800, CODE), machine=X86, missing=[TEXT + PAGE])
         table = FunctionTable(image)
