@@ -105,6 +105,19 @@ def test_a_dozen_tags_for_one_call_are_each_proven():
         assert [item.confidence for item in find(code.bytes, tag)] == [PROVEN], tag
 
 
+def test_a_tag_that_a_register_still_holds_is_pushed_all_the_same():
+    """x86: mov ecx, TAG; ...; push line; push ecx; push size; push pool; call W, a wrapper by the stack alone."""
+    pool = bytes.fromhex("6a80 51 6880010000 6a00")  # push line; push ecx; push 180h; push 0
+    wrapper = b"\x55\x8b\xec\xff\x75\x10\xff\x75\x0c\xff\x75\x08\xff\x15"
+    wrapper += struct.pack("<I", NARROW_BASES[1] + SLOT) + b"\x5d\xc2\x10\0"
+    caller = b"\xb9Twic" + pool
+    code = caller + b"\xe8" + struct.pack("<i", 0x40 - len(caller) - 5) + b"\xc3"
+    code = code.ljust(0x40, b"\xcc") + wrapper
+    (item,) = find(code, b"Twic", Machine.X86)
+    assert item.confidence is PROVEN
+    assert item.detail.startswith("call +0x1040, which hands tag 'Twic' to ExAllocatePoolWithTag")
+
+
 def test_a_wrapper_that_frees_first_is_one_that_allocates():
     """if (p) ExFreePoolWithTag(p, tag); return ExAllocatePoolWithTag(pool, n, tag)."""
     code = X64Code()

@@ -78,6 +78,11 @@ class TagUse:
         return is_maker and self.member_offset is None and self.changer_rva is None
 
     @property
+    def strength(self) -> Tuple[bool, bool]:
+        """What orders the uses that one call may make of the tag: it can lie where no function takes it from, too."""
+        return self.is_proof, self.allocator is not None
+
+    @property
     def origin_rva(self) -> Optional[int]:
         """Where the tag comes from: the instruction of a constant, or the place of a variable."""
         if isinstance(self.source, Constant):
@@ -156,7 +161,10 @@ class CallSites:
                 for use in self._iter_uses(site, sought):
                     text = sought.name_in(flow.instruction_text.get(use.origin_rva or 0, ""), use.source)
                     changer = self._stored.find_changer(flow, site, use.source) if use.is_proof else None
-                    calls[use.call_rva, use.source] = replace(use, origin_text=text, changer_rva=changer)
+                    told = replace(use, origin_text=text, changer_rva=changer)
+                    known_use = calls.get((use.call_rva, use.source))
+                    if known_use is None or told.strength >= known_use.strength:
+                        calls[use.call_rva, use.source] = told
             if len({use.call_rva for use in calls.values() if use.is_proof}) >= enough:
                 break
         if is_deep and not any(use.is_proof for use in calls.values()):
