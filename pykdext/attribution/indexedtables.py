@@ -139,4 +139,11 @@ def _is_lone_tag(image: Image, rva: int, *, is_last: bool = False) -> bool:
     if data is None or not is_plausible(data[1 : 1 + TAG_BYTES]):
         return False
     before, behind = measure_text(data, 1, 1)
-    return before == 0 and (behind == 0 or is_last)
+    return before == 0 and (behind == 0 or is_last or _is_pointer(image, rva + TAG_BYTES))
+
+
+def _is_pointer(image: Image, rva: int) -> bool:
+    """Whether an address of the image stands there: its first byte may be a character."""
+    size = image.machine.pointer_size
+    raw = image.read(rva, size) if rva % size == 0 else None
+    return raw is not None and 0 < int.from_bytes(raw, "little") - image.module.base < image.size

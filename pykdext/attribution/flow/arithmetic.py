@@ -9,6 +9,7 @@ from pykdext.attribution.flow.values import (
     UNKNOWN_ATOM,
     Atom,
     Constant,
+    Entry,
     FieldRead,
     ImageRead,
     Parameter,
@@ -80,6 +81,8 @@ def _displace_atom(atom: Atom, offset: int, size: int, operand: Optional[Constan
         return Constant((atom.number + offset) & ((1 << 8 * size) - 1), max(origins, default=None))
     if isinstance(atom, StackAddress):
         return StackAddress(atom.offset + signed(offset, size))
+    if isinstance(atom, Entry):
+        return Entry(atom.number + signed(offset, size))
     return atom if offset == 0 else UNKNOWN_ATOM
 
 

@@ -11,6 +11,7 @@ from pykdext.attribution.flow.values import (
     UNKNOWN,
     Atom,
     Constant,
+    Entry,
     FieldRead,
     ImageRead,
     Parameter,
@@ -26,6 +27,9 @@ MAX_KEPT = 512
 
 MAX_ENTRIES = 30
 """Entries of an array in the frame; with one more value are fewer than those that are told apart."""
+
+MAX_ARRAYS = 4
+"""Arrays of which one address may be an entry's."""
 
 _IMPORT_ADDRESS_DIRECTORY = 12
 _TAG_BYTES, _NOTED_BYTES = 4, 16
@@ -56,7 +60,7 @@ class Memory:
     def load_element(self, state: State, pointer: Value, offset: int, entry_bytes: int, size: int) -> Value:
         """An entry of an array with an index that nobody knows: in the frame any of those that were written there."""
         (atom, *others) = pointer
-        if isinstance(atom, Constant) and not others:
+        if isinstance(atom, (Constant, Entry)) and not others:
             self.note_variable(state, atom.number + offset)
         if others or not isinstance(atom, StackAddress) or entry_bytes < _TAG_BYTES or size != _TAG_BYTES:
             return UNKNOWN
@@ -67,6 +71,14 @@ class Memory:
                 break
             entries.append(value)
         return join(UNKNOWN, *entries)
+
+    def add_index(self, total: Value, left: Value, right: Value) -> Value:
+        """``total``, the sum of both, with the entry where one is the address of an array, and the other not known."""
+        if not total >= UNKNOWN:
+            return total
+        starts = {atom.number for atom in left | right if isinstance(atom, (Constant, Entry))}
+        arrays = [Entry(number) for number in starts if 0 <= number - self._base < self._image.size]
+        return total.union(arrays) if len(arrays) <= MAX_ARRAYS else total
 
     def store(self, state: State, pointer: Value, offset: int, size: int, value: Value) -> None:
         """Put ``value`` there. With several possible places each keeps what it had as a possibility."""
@@ -93,7 +105,7 @@ class Memory:
         if isinstance(atom, StackAddress) and not others:
             return state.frame.cut(atom.offset + offset, size)
         value = self.load(state, pointer, offset, size)
-        return [] if value == UNKNOWN else [Cell(0, size, value)]
+        return [] if value >= UNKNOWN else [Cell(0, size, value)]
 
     def store_cells(self, state: State, pointer: Value, offset: int, size: int, pieces: List[Cell]) -> None:
         """Put pieces there, where it is one place of the frame; of several places nothing is known afterwards."""
@@ -111,6 +123,8 @@ class Memory:
 
         What a parameter points at is the caller's: that something else is stored there is of interest, too.
         """
+        if isinstance(atom, Entry):
+            return
         for start in range(0, min(size, _NOTED_BYTES), _TAG_BYTES):
             taken = part(value, start, min(size - start, 2 * _TAG_BYTES)) if start else value
             is_kept = any(self._is_of_interest(piece) for piece in taken)
@@ -132,6 +146,8 @@ class Memory:
         if isinstance(atom, Constant):
             self.note_variable(state, atom.number + offset)
             return self._load_image(atom.number + offset - self._base, size)
+        if isinstance(atom, Entry):
+            self.note_variable(state, atom.number + offset)
         if isinstance(atom, (Parameter, ImageRead, FieldRead)):
             read = FieldRead(atom, offset, size)
             return frozenset({read}) if read.dereferences <= MAX_DEREFERENCES else UNKNOWN

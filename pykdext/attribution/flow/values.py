@@ -93,11 +93,21 @@ class Returned:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """An address of an entry of an array in the image, which nobody knows: ``number`` is that of the first entry.
+
+    It stands beside ``UNKNOWN`` and says nothing of the value; a load through it tells that the array is read.
+    """
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Unknown:
     """Anything."""
 
 
-Atom = Union[Constant, Parameter, ImageRead, FieldRead, StackAddress, Returned, Unknown]
+Atom = Union[Constant, Parameter, ImageRead, FieldRead, StackAddress, Returned, Entry, Unknown]
 Value = FrozenSet[Atom]
 
 UNKNOWN_ATOM = Unknown()
@@ -123,6 +133,11 @@ def numbers(value: Value) -> Optional[FrozenSet[int]]:
     """The numbers that ``value`` can be, or None if it can be something else."""
     found = {atom.number for atom in value if isinstance(atom, Constant)}
     return frozenset(found) if len(found) == len(value) else None
+
+
+def without_entries(value: Value) -> Value:
+    """``value`` itself, where it may be an entry's address just as any other."""
+    return value if value is UNKNOWN else frozenset(atom for atom in value if not isinstance(atom, Entry))
 
 
 def map_constants(value: Value, change: Callable[[int], int], bits: int = 64) -> Value:

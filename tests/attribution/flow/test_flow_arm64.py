@@ -161,6 +161,12 @@ WORDS = {
     "subs w19, w19, #1": 0x71000673,
     "mov x3, #0x20": 0xD2800403,
     "ldr w2, [x8, x3]": 0xB8636902,
+    "umull x2, w3, w4": 0x9BA47C62,
+    "umaddl x2, w3, w4, x2": 0x9BA40862,
+    "umnegl x2, w3, w4": 0x9BA4FC62,
+    "smull x2, w3, w4": 0x9B247C62,
+    "smsubl x2, w3, w4, x2": 0x9B248862,
+    "mov w3, #-2": 0x12800023,
 }
 
 PIPO_IN_W2 = ("mov w2, #0x6950", "movk w2, #0x6f70, lsl #16")
@@ -246,6 +252,11 @@ def test_words_are_the_assemblers():
         ),
         ((*HALVES, "mul w2, w3, w4"), {0x6950 * 0x6F70}),
         ((*HALVES, *PIPO_IN_W2, "madd w2, w3, w4, w2"), {PIPO + 0x6950 * 0x6F70}),
+        ((*HALVES, "umull x2, w3, w4"), {0x6950 * 0x6F70}),
+        ((*HALVES, *PIPO_IN_W2, "umaddl x2, w3, w4, x2"), {PIPO + 0x6950 * 0x6F70}),
+        ((*HALVES, "umnegl x2, w3, w4"), {-0x6950 * 0x6F70 & 0xFFFFFFFF}),
+        (("mov w3, #-2", "mov w4, #0x6f70", "smull x2, w3, w4"), {-2 * 0x6F70 & 0xFFFFFFFF}),
+        ((*PIPO_IN_W2, "mov w3, #-2", "mov w4, #0x6f70", "smsubl x2, w3, w4, x2"), {PIPO + 2 * 0x6F70}),
         (("mov w3, #0x6950", "mvn w2, w3"), {0xFFFF96AF}),
         (("mov w3, #0x6950", "neg w2, w3"), {0xFFFF96B0}),
         (("mov w3, #0x6950", "mov w2, w3"), {0x6950}),

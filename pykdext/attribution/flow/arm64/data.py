@@ -173,6 +173,20 @@ def _multiply(sign: int) -> Result:
     return result
 
 
+def _multiply_long(sign: int, *, is_signed: bool) -> Result:
+    """``umull`` and ``umaddl`` (``sign`` 1), ``umnegl`` and ``umsubl``: of four bytes eight; and their signed kin."""
+
+    def result(operation: Operation) -> Value:
+        left, right, *addend = operation.sources
+        factors = [part(value, 0, 4) for value in (left, right)]
+        if is_signed:
+            factors = [sign_extend(value, 4, 8) for value in factors]
+        product = combine(factors[0], factors[1], lambda a, b: sign * a * b, 64)
+        return add(product, addend[0], 8) if addend else product
+
+    return result
+
+
 def _zero_extend(from_size: int) -> Result:
     return lambda operation: part(operation.sources[0], 0, from_size)
 
@@ -220,6 +234,14 @@ RESULTS: Dict[str, Result] = {
     "madd": _multiply(1),
     "mneg": _multiply(-1),
     "msub": _multiply(-1),
+    "umull": _multiply_long(1, is_signed=False),
+    "umaddl": _multiply_long(1, is_signed=False),
+    "umnegl": _multiply_long(-1, is_signed=False),
+    "umsubl": _multiply_long(-1, is_signed=False),
+    "smull": _multiply_long(1, is_signed=True),
+    "smaddl": _multiply_long(1, is_signed=True),
+    "smnegl": _multiply_long(-1, is_signed=True),
+    "smsubl": _multiply_long(-1, is_signed=True),
     "csel": lambda operation: join(*operation.sources),
     "csinc": _conditional(_increment, 2),
     "csinv": _conditional(_complement, 2),
@@ -256,6 +278,10 @@ EXTENSIONS: Dict[str, Tuple[int, bool]] = {
     "sxtx": (8, True),
 }
 """Of an operand: the bytes that are taken of it, and whether their sign is extended."""
+
+
+SUMS = frozenset(("add", "madd", "umaddl", "smaddl"))
+"""What makes the address of an entry: of an array at the first or the last source."""
 
 
 def extend_value(value: Value, extension: str, size: int) -> Value:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property, partial
 from typing import Callable, Dict, Iterator, Tuple
 
-from pykdext.attribution.flow.arm64.data import RESULTS, Operation, has_number_of
+from pykdext.attribution.flow.arm64.data import RESULTS, SUMS, Operation, has_number_of
 from pykdext.attribution.flow.arm64.decoder import INSTRUCTION_BYTES, Arm64Decoder, Arm64Instruction, read_operand
 from pykdext.attribution.flow.arm64.memory import Arm64Memory
 from pykdext.attribution.flow.arm64.registers import (
@@ -44,6 +44,7 @@ from pykdext.attribution.flow.values import (
     Value,
     constant,
     numbers,
+    without_entries,
 )
 from pykdext.images.image import Image
 from pykdext.images.loadconfig import read_guard_check_slot
@@ -179,7 +180,10 @@ class Arm64InstructionSet:
             immediates=tuple([operand.number for operand in operands if operand.number is not None]),
             shift=operands[-1].shift if operands else 0,
         )
-        write_general(state, target, RESULTS[instruction.mnemonic](operation))
+        value = RESULTS[instruction.mnemonic](operation)
+        if instruction.mnemonic in SUMS and target.size == self._image.machine.pointer_size:
+            value = self._memory.add_index(value, operation.sources[0], operation.sources[-1])
+        write_general(state, target, value)
         return True
 
     def _forget_results(self, state: State, instruction: Arm64Instruction) -> None:
@@ -291,7 +295,7 @@ def _keep_nonvolatile(vectors: Cells) -> Cells:
 
 def _read_target(state: State, instruction: Arm64Instruction) -> Value:
     register = instruction.register(0)
-    return read_general(state, register) if isinstance(register, GeneralRegister) else UNKNOWN
+    return without_entries(read_general(state, register)) if isinstance(register, GeneralRegister) else UNKNOWN
 
 
 def _is_read(value: Value) -> bool:

@@ -68,6 +68,10 @@ class Arm64Memory:
         self._memory = Memory(image)
         self._base = image.module.base
 
+    def add_index(self, total: Value, left: Value, right: Value) -> Value:
+        """The sum of both, as :meth:`Memory.add_index` tells."""
+        return self._memory.add_index(total, left, right)
+
     def transfer(self, state: State, instruction: Arm64Instruction) -> bool:
         """Do the instruction to ``state`` if it is a load or store that is understood; whether it was."""
         load = _LOADS.get(instruction.mnemonic)

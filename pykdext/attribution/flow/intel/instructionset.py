@@ -45,6 +45,7 @@ from pykdext.attribution.flow.values import (
     StackAddress,
     Value,
     join,
+    without_entries,
 )
 from pykdext.images.image import Image
 
@@ -148,7 +149,7 @@ class IntelInstructionSet:
         if name == "call":
             if self._effects.check_guarded_call(state, instruction):
                 return NOTHING_TO_TELL
-            target = self._operands.read(state, instruction, 0)
+            target = without_entries(self._operands.read(state, instruction, 0))
             return Step(call=Call(target, self._dispatched(state, target)))
         if name == "jmp" and not isinstance(instruction.operands[0], Immediate):
             return self._jump(state, instruction)
@@ -164,7 +165,7 @@ class IntelInstructionSet:
         """An indirect jump: to another function, or through a jump table."""
         if isinstance(instruction.operands[0], MemoryOperand):
             state.table = None  # its own operand tells of a table, not what was read before
-        value = self._operands.read(state, instruction, 0)
+        value = without_entries(self._operands.read(state, instruction, 0))
         addresses = tuple(atom.number - self._base for atom in value if isinstance(atom, Constant))
         pointers = frozenset(atom for atom in value - UNKNOWN if not isinstance(atom, Constant))
         call = Call(pointers, self._dispatched(state, pointers), is_jump=True) if pointers else None

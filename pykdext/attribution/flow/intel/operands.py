@@ -68,9 +68,11 @@ class Operands:
             return constant(operand.number, instruction.rva)
         if isinstance(operand, MemoryOperand):
             pointer, offset = self.address(state, instruction, operand)
-            if operand.scaled is not None and operand.base is not None and pointer >= UNKNOWN:
-                array = state.read_register(operand.base)
+            array = UNKNOWN if operand.base is None else state.read_register(operand.base)
+            if operand.scaled is not None and pointer >= UNKNOWN and not array >= UNKNOWN:
                 return self.memory.load_element(state, array, offset, operand.scale, operand.size)
+            if self.pointer_bytes == 4 and operand.base is not None and pointer >= UNKNOWN:
+                self.memory.note_variable(state, operand.displacement & 0xFFFFFFFF)  # of an array, by an offset
             return self.memory.load(state, pointer, offset, operand.size)
         return UNKNOWN
 
@@ -141,7 +143,7 @@ class Operands:
         base = constant(0) if operand.base is None else state.read_register(operand.base)
         if scaled >= UNKNOWN:
             self._note_table(state, base, operand)
-        pointer = add(base, scaled, self.pointer_bytes)
+        pointer = self.memory.add_index(add(base, scaled, self.pointer_bytes), base, scaled)
         return Address(pointer, signed(operand.displacement, self.pointer_bytes))
 
     def effective_address(self, state: State, instruction: IntelInstruction, operand: MemoryOperand) -> Value:

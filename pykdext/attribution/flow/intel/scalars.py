@@ -104,9 +104,11 @@ def _set_if(operands: Operands, state: State, instruction: IntelInstruction) -> 
 
 def _add(operands: Operands, state: State, instruction: IntelInstruction) -> None:
     size = instruction.operands[0].size
-    operands.write(
-        state, instruction, 0, add(operands.read(state, instruction, 0), operands.read(state, instruction, 1), size)
-    )
+    left, right = operands.read(state, instruction, 0), operands.read(state, instruction, 1)
+    total = add(left, right, size)
+    if size == operands.pointer_bytes:
+        total = operands.memory.add_index(total, left, right)
+    operands.write(state, instruction, 0, total)
 
 
 def _subtract(operands: Operands, state: State, instruction: IntelInstruction) -> None:
