@@ -261,6 +261,8 @@ def _describe_use(
     else:
         text = f"call {allocator.name} with tag {tag.text!r}"
         text += f", one of {use.choices} that it may get" if use.choices > 1 else ""
+        is_looked_up = use.callee is not None and use.callee.is_looked_up
+        text += ", through a pointer that it looked up by this name" if is_looked_up else ""
     text += (", made by arithmetic" if is_made else "") + meaning.comment
     if allocator.structure is not None:
         text += ", in the structure that it gets"

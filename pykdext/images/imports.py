@@ -26,6 +26,9 @@ _DELAY_DESCRIPTOR = struct.Struct("<II4xII12x")
 """Attributes, DllNameRVA, ImportAddressTableRVA (the pointers), ImportNameTableRVA (the lookup table)."""
 
 _BY_RVA = 1
+_HINT_BYTES = 2
+"""Before a name: an index into the exporter's names."""
+
 _SLOTS_A_READ = 128
 
 
@@ -56,6 +59,14 @@ def read_imports(image: Image) -> Tuple[ImportSlot, ...]:
     for library in (*_iter_libraries(image), *_iter_delayed_libraries(image)):
         slots += _iter_slots(image, library, MAX_SLOTS - len(slots))
     return tuple(slots)
+
+
+def iter_name_rvas(image: Image) -> Iterator[int]:
+    """Where the names stand that the lookup tables refer to, as far as they can be read. Never fails."""
+    width = image.machine.pointer_size
+    for library in (*_iter_libraries(image), *_iter_delayed_libraries(image)):
+        entries = _iter_lookup_entries(image, library.lookup_rva, width, MAX_SLOTS)
+        yield from (entry + _HINT_BYTES for entry in entries if entry < image.size)
 
 
 def _iter_libraries(image: Image) -> Iterator[_Library]:
@@ -107,7 +118,7 @@ def _iter_slots(image: Image, library: _Library, limit: int) -> Iterator[ImportS
         if entry & by_ordinal and entry < by_ordinal + 0x10000:
             ordinal = entry & 0xFFFF
         elif entry < image.size:
-            name = image.read_text(entry + 2, MAX_NAME_BYTES)  # behind the hint, an index into the exporter's names
+            name = image.read_text(entry + _HINT_BYTES, MAX_NAME_BYTES)
         yield ImportSlot(library.slots_rva + index * width, library.module, name, ordinal)
 
 

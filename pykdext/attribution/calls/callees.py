@@ -8,15 +8,15 @@ put in between are followed: import thunks, the dispatcher of control-flow guard
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Dict, FrozenSet, Iterable, Mapping, Optional, Sequence, Tuple, Union
+from typing import Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from pykdext.attribution.calls.allocators import allocator_names, find_allocator
 from pykdext.attribution.calls.kmdf import FrameworkTable, find_framework_table
 from pykdext.attribution.flow.calls import CallSite
 from pykdext.attribution.flow.thunks import read_thunk
-from pykdext.attribution.flow.values import Atom, Constant, FieldRead, ImageRead
+from pykdext.attribution.flow.values import Atom, Constant, FieldRead, ImageRead, Returned
 from pykdext.images.exports import read_exports
 from pykdext.images.image import Image
 from pykdext.images.imports import read_imports
@@ -32,12 +32,24 @@ class Callee:
 
     Attributes:
         name: as it is imported or exported, or None. module: file name of the image it is imported from or lies in.
-        rva: of a function in the calling image, else None; it may be exported and have a name, too.
+        rva: of a function in the calling image, else None; it may be exported and have a name, too. is_looked_up: the
+        name is what the driver asked for when it looked the pointer up.
     """
 
     name: Optional[str] = None
     module: Optional[str] = None
     rva: Optional[int] = None
+    is_looked_up: bool = False
+
+
+class Fetched(NamedTuple):
+    """What an image looks up by name: the variables that hold functions and the calls that return them, by RVA."""
+
+    variables: Mapping[int, Callee]
+    calls: Mapping[int, Callee]
+
+
+_NOTHING_FETCHED = Fetched({}, {})
 
 
 class CalleeResolver:
@@ -49,11 +61,11 @@ class CalleeResolver:
         self._imports: Dict[Image, Dict[int, Callee]] = {}
         self._exports: Dict[Image, Dict[int, str]] = {}
         self._exported: Dict[Callee, Optional[Tuple[Image, int]]] = {}
-        self._fetched: Dict[Image, Mapping[int, Callee]] = {}
+        self._fetched: Dict[Image, Fetched] = {}
         self._frameworks: Dict[Image, Optional[FrameworkTable]] = {}
 
-    def learn_fetched(self, image: Image, fetched: Mapping[int, Callee]) -> None:
-        """The variables of an image, by RVA, that hold functions which it looks up by name."""
+    def learn_fetched(self, image: Image, fetched: Fetched) -> None:
+        """The functions that an image looks up by name."""
         self._fetched[image] = fetched
 
     def resolve(self, image: Image, site: CallSite) -> Optional[Callee]:
@@ -101,7 +113,9 @@ class CalleeResolver:
         """The RVAs of the image's pointers through which it calls functions that take a pool tag, by its own tables."""
         named = [rva for rva, callee in self._imports_of(image).items() if callee.name and find_allocator(callee.name)]
         table = self._framework_of(image)
-        return frozenset((*named, *self._fetched.get(image, ()), *(table.slots if table is not None else ())))
+        return frozenset(
+            (*named, *self._fetched.get(image, _NOTHING_FETCHED).variables, *(table.slots if table is not None else ()))
+        )
 
     def _follow(self, image: Image, target: Atom) -> Optional[Callee]:
         """The function behind ``target`` and the jumps that stand before it."""
@@ -118,8 +132,11 @@ class CalleeResolver:
             rva = target.number - image.module.base
             return self._own_function(image, rva) if 0 <= rva < image.size else self._exported_at(target.number)
         imported = None
+        fetched = self._fetched.get(image, _NOTHING_FETCHED)
+        if isinstance(target, Returned):
+            return fetched.calls.get(target.call_rva)
         if isinstance(target, ImageRead):
-            imported = self._imports_of(image).get(target.rva) or self._fetched.get(image, {}).get(target.rva)
+            imported = self._imports_of(image).get(target.rva) or fetched.variables.get(target.rva)
         if imported is None and isinstance(target, (ImageRead, FieldRead)):
             return self._framework_function(image, target)
         return imported
@@ -168,11 +185,14 @@ class CalleeResolver:
 
 
 def _choose(callees: Iterable[Optional[Callee]]) -> Optional[Callee]:
-    """The only one of ``callees``; of several the only one that takes a pool tag."""
+    """The only one of ``callees``; of several the only one that takes a pool tag, or those that take it alike."""
     distinct = [callee for callee in dict.fromkeys(callees) if callee is not None]
     if len(distinct) > 1:
-        distinct = [callee for callee in distinct if callee.name is not None and find_allocator(callee.name)]
-    return distinct[0] if len(distinct) == 1 else None
+        allocators = [(callee, find_allocator(callee.name)) for callee in distinct if callee.name is not None]
+        distinct = [callee for callee, allocator in allocators if allocator is not None]
+        ways = {replace(allocator, name="") for _, allocator in allocators if allocator is not None}
+        return distinct[0] if len(ways) == 1 else None
+    return distinct[0] if distinct else None
 
 
 def _next_place(image: Image, target: Optional[Atom]) -> Optional[Atom]:

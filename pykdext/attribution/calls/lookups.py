@@ -2,24 +2,30 @@
 
 ``MmGetSystemRoutineAddress`` and ``NdisGetRoutineAddress`` get a UNICODE_STRING, ``FltGetRoutineAddress`` plain text
 (WDK: wdm.h, ndis.h, fltkernel.h). The string is in the image, or is put together on the stack by
-``RtlInitUnicodeString``.
+``RtlInitUnicodeString``. Drivers also have functions of their own that search the kernel's exports, or get a pointer to
+one from their port driver (``VideoPortGetProcAddress``): what such a call returns for the name of a function that takes
+a pool tag is that function to whoever calls it.
 """
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Set
+from typing import Dict, Iterator, Optional, Set
 
 from pykdext.attribution.calls.allocators import argument_locations, is_maker
+from pykdext.attribution.calls.names import find_names, find_pointers
 from pykdext.attribution.flow.calls import CallSite
 from pykdext.attribution.flow.state import State
 from pykdext.attribution.flow.thunks import read_thunk
-from pykdext.attribution.flow.values import Atom, Constant, ImageRead, Returned, StackAddress, Value
+from pykdext.attribution.flow.values import Atom, Constant, ImageRead, Location, Returned, StackAddress, Value
 from pykdext.images.image import Image
 from pykdext.images.imports import read_imports
 from pykdext.model import Machine, MachineTable
 
 MAX_NAME_BYTES = 64
 """Characters of a function's name that is looked up; the longest allocator has 42."""
+
+MAX_NAMED_ARGUMENT = 6
+"""Arguments of a driver's own function among which a name is looked for."""
 
 _LOOK_UPS = frozenset(("MmGetSystemRoutineAddress", "NdisGetRoutineAddress", "FltGetRoutineAddress"))
 _INITIALISERS = frozenset(("RtlInitUnicodeString", "RtlInitUnicodeStringEx"))
@@ -33,26 +39,37 @@ class LookUpCalls:
     def __init__(self, image: Image) -> None:
         self._image = image
         self._result = _RESULTS[image.machine]
-        self._first, self._second = argument_locations(image.machine)[:2]
+        locations = argument_locations(image.machine)
+        self._first, self._second = locations[:2]
+        self._named_locations = (
+            *locations[:MAX_NAMED_ARGUMENT],
+            *(place for place in locations[-2:] if place.register),
+        )
         self._pointer_bytes = image.machine.pointer_size
-        slots = {slot.rva: slot.name for slot in read_imports(image) if slot.name is not None}
-        self._look_ups = {rva: name for rva, name in slots.items() if name in _LOOK_UPS}
-        makers = {rva for rva, name in slots.items() if is_maker(name)}
+        self._imports = {slot.rva: slot.name for slot in read_imports(image) if slot.name is not None}
+        self._look_ups = {rva: name for rva, name in self._imports.items() if name in _LOOK_UPS}
+        makers = {rva for rva, name in self._imports.items() if is_maker(name)}
         self._returning = makers | self._look_ups.keys()
         self._slots: Dict[Atom, Optional[int]] = {}
-        self._initialisers = {rva for rva, name in slots.items() if name in _INITIALISERS} if self._look_ups else set()
+        self._names = find_names(image)
+        pointers = find_pointers(image, self._names)
+        self._strings = {rva - self._pointer_bytes: name for rva, name in pointers.items()}
+        self._variables = [part for part in image.sections if part.writable and part.holds_data]
+        is_asked = bool(self._look_ups or self._names)
+        self._initialisers = {rva for rva, name in self._imports.items() if is_asked and name in _INITIALISERS}
 
     @property
-    def slots(self) -> Set[int]:
-        """The pointers in the import tables to what looks functions up."""
-        return set(self._look_ups)
+    def places(self) -> Set[int]:
+        """What code refers to that looks functions up: the pointers in the import tables, and names."""
+        pointers = {rva + self._pointer_bytes for rva in self._strings}
+        return {*self._look_ups, *self._names, *self._strings, *pointers}
 
     def __call__(self, site: CallSite, state: State) -> None:
         """Note what a look-up or an allocator returned, and where a string begins."""
-        if not self._returning:
+        if not self._returning and not self._names:
             return
         slot = self._find_slot(site)
-        if slot in self._returning:
+        if slot in self._returning or (slot is None and self._names and self._read_own_name(site, 0) is not None):
             state.registers[self._result] = frozenset({Returned(site.rva)})
         elif slot in self._initialisers:
             for atom in site.frame.argument(self._first, self._pointer_bytes):
@@ -60,11 +77,14 @@ class LookUpCalls:
                     text = site.frame.argument(self._second, self._pointer_bytes)
                     state.write_frame(atom.offset + self._pointer_bytes, self._pointer_bytes, text)
 
-    def read_name(self, site: CallSite) -> Optional[str]:
-        """The name that a look-up is asked for; None where it is no look-up, or not one name."""
+    def read_name(self, site: CallSite, call_before_rva: int) -> Optional[str]:
+        """The name that a look-up is asked for; None where it is no look-up, or not one name.
+
+        ``call_before_rva``: what was pushed before that call may be left from it.
+        """
         slot = self._find_slot(site)
         if slot not in self._look_ups:
-            return None
+            return self._read_own_name(site, call_before_rva) if slot is None and self._names else None
         texts: Value = site.frame.argument(self._first, self._pointer_bytes)
         is_wide = self._look_ups[slot] != "FltGetRoutineAddress"
         if is_wide:
@@ -72,15 +92,49 @@ class LookUpCalls:
         names = {self._read_text(atom, is_wide=is_wide) for atom in texts if isinstance(atom, Constant)}
         return names.pop() if len(names) == 1 else None
 
+    def find_filled(self, site: CallSite, call_before_rva: int) -> Optional[int]:
+        """The variable whose address a call gets besides the name, for what it finds; None if there is not just one."""
+        found = set()
+        for location in self._named_locations:
+            for atom in self._iter_given(site, location, call_before_rva):
+                rva = atom.number - self._image.module.base if isinstance(atom, Constant) else -1
+                if any(part.rva <= rva < part.rva + part.size for part in self._variables):
+                    found.add(rva)
+        found -= self._names.keys() | self._strings.keys()
+        return found.pop() if len(found) == 1 else None
+
     def _find_slot(self, site: CallSite) -> Optional[int]:
-        """The pointer that is called through, perhaps by a jump that the linker made."""
+        """The pointer of an import that is called through, perhaps by a jump that the linker made."""
         for atom in site.target:
             if atom not in self._slots:
                 self._slots[atom] = self._read_slot(atom)
             slot_rva = self._slots[atom]
-            if slot_rva in self._returning or slot_rva in self._initialisers:
+            if slot_rva in self._imports:
                 return slot_rva
         return None
+
+    def _read_own_name(self, site: CallSite, call_before_rva: int) -> Optional[str]:
+        """The name of a function that takes a tag, of which a function gets the address that is no import."""
+        names = set()
+        for location in self._named_locations:
+            for atom in self._iter_given(site, location, call_before_rva):
+                if isinstance(atom, Constant):
+                    rva = atom.number - self._image.module.base
+                    names.add(self._names.get(rva) or self._strings.get(rva))
+                elif isinstance(atom, StackAddress):
+                    buffer = site.frame.stack(atom.offset + self._pointer_bytes, self._pointer_bytes)
+                    rvas = (text.number - self._image.module.base for text in buffer if isinstance(text, Constant))
+                    names.update(map(self._names.get, rvas))
+        names.discard(None)
+        return names.pop() if len(names) == 1 else None
+
+    def _iter_given(self, site: CallSite, location: Location, call_before_rva: int) -> Iterator[Atom]:
+        """The possibilities of an argument that is surely one: not left on the stack by an earlier call."""
+        for atom in site.frame.argument(location, self._pointer_bytes):
+            origin_rva = atom.origin_rva if isinstance(atom, Constant) else None
+            is_pushed = origin_rva is not None and call_before_rva < origin_rva < site.rva
+            if location.register or location == self._first or is_pushed:
+                yield atom
 
     def _read_slot(self, atom: Atom) -> Optional[int]:
         target: Optional[Atom] = atom
