@@ -277,6 +277,9 @@ def _describe_use(
         text += f", kept at +0x{use.kept_rva:x} until then"
         if len(find_writers(module.image, use.kept_rva)) > 1:
             text += ", unless other code that writes there puts another one there"
+    if use.doubtful_rva is not None:
+        text += f"; through the pointer at +0x{use.doubtful_rva:x}, unless other code that writes there puts another"
+        text += " function there"
     confidence = Confidence.PROVEN if use.is_proof else Confidence.LIKELY
     return Evidence(tag, module.image.module.name, meaning.kind, confidence, text, use.call_rva)
 

@@ -8,7 +8,7 @@ put in between are followed: import thunks, the dispatcher of control-flow guard
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -33,13 +33,15 @@ class Callee:
     Attributes:
         name: as it is imported or exported, or None. module: file name of the image it is imported from or lies in.
         rva: of a function in the calling image, else None; it may be exported and have a name, too. is_looked_up: the
-        name is what the driver asked for when it looked the pointer up.
+        name is what the driver asked for when it looked the pointer up. doubtful_rva: the variable through which it is
+        called then, if other code may write there.
     """
 
     name: Optional[str] = None
     module: Optional[str] = None
     rva: Optional[int] = None
     is_looked_up: bool = False
+    doubtful_rva: Optional[int] = field(default=None, compare=False)
 
 
 class Fetched(NamedTuple):
@@ -132,14 +134,28 @@ class CalleeResolver:
             rva = target.number - image.module.base
             return self._own_function(image, rva) if 0 <= rva < image.size else self._exported_at(target.number)
         imported = None
-        fetched = self._fetched.get(image, _NOTHING_FETCHED)
         if isinstance(target, Returned):
-            return fetched.calls.get(target.call_rva)
+            return self._fetched.get(image, _NOTHING_FETCHED).calls.get(target.call_rva)
         if isinstance(target, ImageRead):
-            imported = self._imports_of(image).get(target.rva) or fetched.variables.get(target.rva)
+            imported = self._imports_of(image).get(target.rva) or self._fetched_at(image, target.rva)
         if imported is None and isinstance(target, (ImageRead, FieldRead)):
             return self._framework_function(image, target)
         return imported
+
+    def _fetched_at(self, image: Image, rva: int) -> Optional[Callee]:
+        """The function that was looked up for this variable; None where the variable is seen to hold another one."""
+        fetched = self._fetched.get(image, _NOTHING_FETCHED).variables.get(rva)
+        raw = image.read(rva, image.machine.pointer_size) if fetched is not None and not image.is_file else None
+        address = int.from_bytes(raw, "little") if raw is not None else 0
+        if fetched is None or not address:
+            return fetched
+        if address in image.module:
+            return None
+        holder = next((other for other in self._images if address in other.module), None)
+        if holder is None or not self._exports_of(holder):
+            return fetched
+        exported = self._exported_at(address)
+        return replace(exported, is_looked_up=fetched.name == exported.name) if exported is not None else None
 
     def _own_function(self, image: Image, rva: int) -> Optional[Callee]:
         """A function of the image itself; None where there is only a jump."""

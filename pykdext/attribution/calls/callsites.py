@@ -55,6 +55,7 @@ class TagUse:
         pointer that only the running driver has. kept_rva: the variable of the image in which the tag is kept from its
         source to the call, or None. member_offset: where in a structure it is stored, if all that is known is that the
         call gets what is at the same place of a structure. choices: the tags that the call may get, by an index.
+        doubtful_rva: of the pointer to the allocator, as :class:`Callee` has it.
         changer_rva: a call before it that gets the address at which the tag waits, and may have put another one there.
     """
 
@@ -69,6 +70,7 @@ class TagUse:
     kept_rva: Optional[int] = None
     member_offset: Optional[int] = None
     choices: int = 1
+    doubtful_rva: Optional[int] = None
     changer_rva: Optional[int] = None
 
     @property
@@ -192,13 +194,15 @@ class CallSites:
             tags = (
                 {atom.number & TAG_MASK for atom in value if isinstance(atom, Constant)} if value > UNKNOWN else set()
             )
+            doubtful_rva = callee.doubtful_rva if callee is not None else None
             for source in sought.find_sources(value):
-                yield TagUse(site.rva, source, callee, allocator, choices=max(len(tags), 1))
+                choices = max(len(tags), 1)
+                yield TagUse(site.rva, source, callee, allocator, choices=choices, doubtful_rva=doubtful_rva)
             return
         for handed, source in self._iter_handed(site, callee, sought):
             found = self.wrappers.follow(callee, handed, MAX_WRAPPERS) or self._follow_pointer(site, callee, handed)
             if found is not None:
-                yield TagUse(site.rva, source, callee, found.allocator, found.wrappers, is_chosen=found.is_chosen)
+                yield _use_of(found, site.rva, source, callee)
             elif isinstance(handed, Parameter) and handed.location not in other_locations(self._machine):
                 is_dead_end = self.wrappers.is_dead_end(callee, handed.location, MAX_WRAPPERS)
                 yield TagUse(site.rva, source, callee, is_dead_end=is_dead_end)
@@ -287,8 +291,7 @@ class CallSites:
                     member = FieldRead(Parameter(location), store.offset, TAG_BYTES)
                     found = self.wrappers.follow(callee, member, MAX_WRAPPERS)
                     if found is not None:
-                        way = found.wrappers
-                        yield TagUse(site.rva, store.base, callee, found.allocator, way, is_chosen=found.is_chosen)
+                        yield _use_of(found, site.rva, store.base, callee)
 
     def _iter_stores(self, flow: FunctionFlow, sought: _SoughtTag) -> Iterator[Tuple[Store, Atom]]:
         """Where a function, or a constructor that it calls, stores the tag."""
@@ -303,6 +306,19 @@ class CallSites:
             for location in argument_locations(self._machine):
                 for source in sought.find_sources(site.frame.argument(location, TAG_BYTES)):
                     yield from ((store, source) for store in self._stored.find_stores_of(site, location))
+
+
+def _use_of(found: HandedOn, call_rva: int, source: Atom, callee: Optional[Callee]) -> TagUse:
+    """The call that hands the tag to functions on the way to the allocator."""
+    return TagUse(
+        call_rva,
+        source,
+        callee,
+        found.allocator,
+        found.wrappers,
+        is_chosen=found.is_chosen,
+        doubtful_rva=found.doubtful_rva,
+    )
 
 
 @dataclass(frozen=True)

@@ -61,12 +61,14 @@ class Wrapper(NamedTuple):
 class HandedOn:
     """What a parameter becomes the tag of, and the functions on the way, the outermost first.
 
-    ``is_chosen``: the last of them is called through a pointer that only the running driver has.
+    ``is_chosen``: the last of them is called through a pointer that only the running driver has. ``doubtful_rva``: of
+    the pointer to the allocator, as :class:`Callee` has it.
     """
 
     allocator: Allocator
     wrappers: Tuple[Wrapper, ...]
     is_chosen: bool = False
+    doubtful_rva: Optional[int] = None
 
 
 class _Places(NamedTuple):
@@ -211,7 +213,8 @@ class Wrappers:
             allocator = self.find_allocator(site, callee)
             if allocator is not None:
                 if handed in self.read_tag_argument(site, allocator):
-                    found.append(HandedOn(allocator, (wrapper,)))
+                    doubtful_rva = callee.doubtful_rva if callee is not None else None
+                    found.append(HandedOn(allocator, (wrapper,), doubtful_rva=doubtful_rva))
             elif depth > 1 and self._can_follow(callee):
                 for further in self._iter_further(site, callee, handed, depth - 1):
                     found.append(replace(further, wrappers=(wrapper, *further.wrappers)))
