@@ -278,8 +278,10 @@ def _describe_use(
         if len(find_writers(module.image, use.kept_rva)) > 1:
             text += ", unless other code that writes there puts another one there"
     if use.doubtful_rva is not None:
-        text += f"; through the pointer at +0x{use.doubtful_rva:x}, unless other code that writes there puts another"
-        text += " function there"
+        text += (
+            f"; the pointer is kept at +0x{use.doubtful_rva:x}, unless other code that writes there puts another one"
+        )
+        text += " there"
     confidence = Confidence.PROVEN if use.is_proof else Confidence.LIKELY
     return Evidence(tag, module.image.module.name, meaning.kind, confidence, text, use.call_rva)
 

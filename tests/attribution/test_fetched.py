@@ -30,7 +30,7 @@ POINTER, STRING = 3 * PAGE + 0x40, 3 * PAGE + 0x80
 LOOK_UP = SLOT + 0x10
 NAME = "ExAllocatePoolWithTag".encode("utf-16-le")
 STORE = b"\x48\x89\x05"  # mov [rip+n], rax
-PROVISO = f"; through the pointer at +0x{POINTER:x}, unless other code that writes there puts another function there"
+PROVISO = f"; the pointer is kept at +0x{POINTER:x}, unless other code that writes there puts another one there"
 
 
 def constants():
