@@ -8,7 +8,7 @@ checked against the tag tables before it is believed.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterator, Optional
+from typing import Dict, Iterator, List, Mapping, Optional
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
@@ -46,22 +46,24 @@ def read_system_memory(kernel: Kernel, tagged_nonpaged: Optional[int], tagged_pa
     ``tagged_nonpaged`` and ``tagged_paged`` are the sums of the tags, in bytes.
     """
     commit = read_commit(kernel)
-    for memory in _iter_readings(kernel):
-        if _is_plausible(memory, PoolKind.NONPAGED, tagged_nonpaged) and _is_plausible(
-            memory, PoolKind.PAGED, tagged_paged
-        ):
-            return replace(
-                commit,
-                nonpaged_bytes=memory.nonpaged_bytes,
-                nonpaged_limit_bytes=memory.nonpaged_limit_bytes,
-                paged_bytes=memory.paged_bytes,
-                paged_limit_bytes=memory.paged_limit_bytes,
-            )
-    return commit
+    tagged = {PoolKind.NONPAGED: tagged_nonpaged, PoolKind.PAGED: tagged_paged}
+    readings = list(_iter_readings(kernel))
+    for memory in readings:
+        if _is_plausible(memory, tagged):
+            return _join(commit, _without_zeros(memory))
+    if kernel.find_symbol("MiState") is None:  # each number has a variable of its own
+        return _join(commit, _keep_plausible(readings[0], tagged))
+    partial = {memory for memory in map(_without_zeros, readings) if _is_plausible(memory, tagged)}
+    if len(readings) > 1:  # a layout that is guessed needs a count that proves it
+        partial = {memory for memory in partial if memory.nonpaged_bytes or memory.paged_bytes}
+    return _join(commit, partial.pop()) if len(partial) == 1 else commit
 
 
 def read_commit(kernel: Kernel) -> SystemMemory:
-    """Commit charge and physical memory, and no more; all None if they contradict each other."""
+    """Commit charge and physical memory, and no more; what is contradicted by another number is left out.
+
+    A limit is told without the charge, too, which may be zero or not in memory.
+    """
     partition = kernel.find_symbol("MiSystemPartition")
     form = kernel.struct(_PARTITION_TYPE, *_PARTITION_FIELDS) if partition is not None else None
     if partition is not None and form is not None:
@@ -71,19 +73,60 @@ def read_commit(kernel: Kernel) -> SystemMemory:
         located = map(kernel.find_symbol, names)
         pages = [_read_pages(kernel, symbol.address) if symbol else None for symbol in located]
     committed, limit, physical, available = pages
-    if not committed or not limit or committed > limit or limit > LARGEST_COMMIT_BYTES:
+    if not limit or (committed or 0) > limit or limit > LARGEST_COMMIT_BYTES:
         return SystemMemory()
-    found = SystemMemory(commit_bytes=committed, commit_limit_bytes=limit)
-    if physical and (available or 0) <= physical <= LARGEST_COMMIT_BYTES:
-        return replace(found, physical_bytes=physical, available_bytes=available)
-    return found
+    is_told = bool(physical) and (available or 0) <= (physical or 0) <= LARGEST_COMMIT_BYTES
+    if not committed and form is not None and not (is_told and limit >= (physical or 0) // 2):
+        return SystemMemory()  # a member of a layout that moves, which no other number confirms
+    found = SystemMemory(commit_bytes=committed or None, commit_limit_bytes=limit)
+    return replace(found, physical_bytes=physical, available_bytes=available) if is_told else found
 
 
-def _is_plausible(memory: SystemMemory, pool: PoolKind, tagged: Optional[int]) -> bool:
-    """The pool holds about what its tags count (plus headers and free space), and no more than it may."""
-    used, limit = memory.used_bytes(pool), memory.limit_bytes(pool)
-    if limit is not None and not (used or tagged or 0) <= limit <= LARGEST_POOL_BYTES:
-        return False
+def _join(commit: SystemMemory, pools: SystemMemory) -> SystemMemory:
+    return replace(
+        commit,
+        nonpaged_bytes=pools.nonpaged_bytes,
+        nonpaged_limit_bytes=pools.nonpaged_limit_bytes,
+        paged_bytes=pools.paged_bytes,
+        paged_limit_bytes=pools.paged_limit_bytes,
+    )
+
+
+def _without_zeros(memory: SystemMemory) -> SystemMemory:
+    """No pool of a running kernel holds nothing or may hold nothing: a zero is a number that is not kept there."""
+    return SystemMemory(
+        nonpaged_bytes=memory.nonpaged_bytes or None,
+        nonpaged_limit_bytes=memory.nonpaged_limit_bytes or None,
+        paged_bytes=memory.paged_bytes or None,
+        paged_limit_bytes=memory.paged_limit_bytes or None,
+    )
+
+
+def _keep_plausible(memory: SystemMemory, tagged: Mapping[PoolKind, Optional[int]]) -> SystemMemory:
+    """Without the counters that the tags contradict, as one that is zero, and without limits that are exceeded."""
+    kept: Dict[str, Optional[int]] = {}
+    for pool in PoolKind:
+        used, limit = memory.used_bytes(pool), memory.limit_bytes(pool)
+        if not used or not _agrees(used, tagged[pool]):
+            used = None
+        if not limit or not (used or tagged[pool] or 0) <= limit <= LARGEST_POOL_BYTES:
+            limit = None
+        kept[f"{pool.value}_bytes"], kept[f"{pool.value}_limit_bytes"] = used, limit
+    return SystemMemory(**kept)
+
+
+def _is_plausible(memory: SystemMemory, tagged: Mapping[PoolKind, Optional[int]]) -> bool:
+    """Each pool holds about what its tags count (plus headers and free space), and no more than it may."""
+    for pool in PoolKind:
+        used, limit = memory.used_bytes(pool), memory.limit_bytes(pool)
+        if limit is not None and not (used or tagged[pool] or 0) <= limit <= LARGEST_POOL_BYTES:
+            return False
+        if not _agrees(used, tagged[pool]):
+            return False
+    return True
+
+
+def _agrees(used: Optional[int], tagged: Optional[int]) -> bool:
     return used is None or tagged is None or tagged // 2 <= used <= 4 * tagged + (1 << 30)
 
 

@@ -115,7 +115,8 @@ def _commit_table(sheet: CommitSheet, width: int) -> List[str]:
     if unexplained is not None and committed:
         share = format_share(max(0, unexplained) / committed)
         rows.append(("in no counter", format_bytes(unexplained), share, "processes, stacks, session"))
-    lines = format_table(("Committed", "Bytes", "Share", "Of"), rows, ("left", "right", "right", "left"), width)
+    titles, align = ("Committed", "Bytes", "Share", "Of"), ("left", "right", "right", "left")
+    lines = format_table(titles, rows, align, width) if rows else []
     words = [
         f"committed {format_bytes(committed)}",
         f"limit {format_bytes(sheet.limit_bytes)}",

@@ -68,6 +68,8 @@ _TOTALS: Dict[str, _Place] = {
     "system_pte_free_bytes": _Place(state="Vs.SystemPteInfo.TotalFreeSystemPtes"),
 }
 
+_NEVER_ZERO = ("committed_bytes", "limit_bytes", "peak_bytes", "physical_bytes", "system_pte_bytes")
+
 _FAILURES: Tuple[Tuple[str, _Place], ...] = (
     ("pool allocations", _Place("ExPoolFailures", width=4)),
     ("system PTE allocations", _Place(state="Vs.SystemPteInfo.PteFailures")),
@@ -157,11 +159,12 @@ class _Counters:
 def read_commit_sheet(kernel: Kernel) -> Optional[CommitSheet]:
     """The commit sheet as far as this kernel tells; None where it tells neither a line nor a total.
 
-    Zeros everywhere tell nothing: no running kernel has them.
-
+    Zeros everywhere tell nothing: no running kernel has them. Nor has one a limit or a charge of zero: such a number
+    is not kept there, and the others are told without it.
     """
     counters = _Counters(kernel)
     totals: Dict[str, Any] = {name: _as_bytes(counters.read(place)) for name, place in _TOTALS.items()}
+    totals.update({name: totals[name] or None for name in _NEVER_ZERO})
     committed = totals["committed_bytes"]
     lines: List[CommitLine] = []
     doubtful: List[str] = []

@@ -313,10 +313,10 @@ class _TableReader:
         weighed = doubt_counters(tags, machine, read_commit(self._kernel))
         self._note_doubtful(weighed)
         memory = read_system_memory(self._kernel, *_sum_pools(weighed.tags))
-        if memory.nonpaged_bytes is None and memory.paged_bytes is None:
-            memory = read_system_memory(self._kernel, *_sum_pools(weighed.tags, but_largest=True))
-            if not doubt_counters(weighed.tags, machine, memory).doubtful:
-                memory = read_commit(self._kernel)
+        if memory.nonpaged_bytes is None or memory.paged_bytes is None:
+            other = read_system_memory(self._kernel, *_sum_pools(weighed.tags, but_largest=True))
+            if doubt_counters(weighed.tags, machine, other).doubtful:
+                memory = other
         weighed = doubt_counters(weighed.tags, machine, memory)
         self._note_doubtful(weighed)
         return weighed.tags, memory

@@ -125,6 +125,13 @@ class TestCommitSheet:
         assert sheet.doubtful == ("Pages For MDLs",)
         assert "Pages For MDLs" not in [line.name for line in sheet.lines]
 
+    def test_a_limit_is_told_though_the_charge_is_zero(self, tmp_path):
+        machine = forge("quiet", build=7601, memory=MemoryPlan())
+        machine.write_virtual(machine.kernel.base + machine.kernel.variables["MmTotalCommittedPages"], bytes(8))
+        sheet = ask(machine, tmp_path / "m.dmp", read_commit_sheet)
+        assert (sheet.committed_bytes, sheet.limit_bytes) == (None, machine.truth.limits["commit"][1])
+        assert sheet.lines and not sheet.doubtful
+
     @pytest.mark.parametrize(("arch", "build"), [("x86", 7601), ("arm64", 22000)])
     def test_kernels_whose_counters_nobody_knows_have_no_invented_lines(self, arch, build, tmp_path):
         sheet = ask(forge("quiet", build=build, arch=arch), tmp_path / "m.dmp", read_commit_sheet)

@@ -10,7 +10,7 @@ from pykdext.errors import LayoutNotFoundError, TargetError
 from pykdext.kernel.kernel import Kernel, TargetSymbols
 from pykdext.kernel.pool.bigpages import read_big_pages
 from pykdext.kernel.pool.smallblocks import find_small_blocks
-from pykdext.kernel.systemmemory import read_system_memory
+from pykdext.kernel.systemmemory import read_commit, read_system_memory
 from pykdext.model import Machine, PoolKind, PoolTag, SystemMemory, TargetFacts
 from pykdext.symbols.chain import SymbolChain
 from tests.helpers.segments import SegmentsTarget
@@ -222,9 +222,76 @@ def test_implausible_limits_are_not_believed():
     assert totals_of(22000, {}, "SomethingElse") == SystemMemory()
 
 
-def test_limits_of_older_kernels_are_variables():
+def totals_of_variables(nonpaged, nonpaged_limit, paged, paged_limit, without=()):
     names = ("MmAllocatedNonPagedPool", "MmMaximumNonPagedPoolInBytes", "MmSizeOfPagedPoolInBytes", "MmPagedPoolInfo")
-    data = struct.pack("<3Q", 320 * 256, 3 * GB, 128 * GB).ljust(0x100, b"\0")
-    data = data[:0x78] + struct.pack("<Q", 110 * 256) + data[0x80:]
-    kernel = kernel_of({VARIABLES: data}, {name: VARIABLES + 8 * i for i, name in enumerate(names)}, 7601)
-    assert read_system_memory(kernel, *TAGGED) == SystemMemory(320 * MB, 3 * GB, 110 * MB, 128 * GB)
+    data = struct.pack("<3Q", nonpaged, nonpaged_limit, paged_limit).ljust(0x100, b"\0")
+    data = data[:0x78] + struct.pack("<Q", paged) + data[0x80:]
+    places = {name: VARIABLES + 8 * i for i, name in enumerate(names) if name not in without}
+    return read_system_memory(kernel_of({VARIABLES: data}, places, 7601), *TAGGED)
+
+
+def test_limits_of_older_kernels_are_variables():
+    found = totals_of_variables(320 * 256, 3 * GB, 110 * 256, 128 * GB)
+    assert found == SystemMemory(320 * MB, 3 * GB, 110 * MB, 128 * GB)
+
+
+@pytest.mark.parametrize(("nonpaged", "paged"), [(0, 110), (320, 0), (0, 0), (0, 5)])
+def test_a_limit_is_told_though_its_counter_is_zero_or_wrong(nonpaged, paged):
+    found = totals_of_variables(nonpaged * 256, 3 * GB, paged * 256, 128 * GB)
+    counted = {0: None, 5: None, 110: 110 * MB, 320: 320 * MB}
+    assert found == SystemMemory(counted[nonpaged], 3 * GB, counted[paged], 128 * GB)
+
+
+def test_a_limit_is_told_where_its_counter_has_no_symbol():
+    found = totals_of_variables(0, 3 * GB, 0, 128 * GB, without=("MmAllocatedNonPagedPool", "MmPagedPoolInfo"))
+    assert found == SystemMemory(None, 3 * GB, None, 128 * GB)
+
+
+@pytest.mark.parametrize("limit", [0, 200 * MB, 17 << 40])
+def test_a_limit_that_cannot_be_hides_no_other(limit):
+    assert totals_of_variables(320 * 256, limit, 0, 128 * GB) == SystemMemory(320 * MB, None, None, 128 * GB)
+
+
+@pytest.mark.parametrize("build", [20348, 22000])
+def test_a_member_of_mistate_that_is_zero_hides_no_limit(build):
+    limit = {20348: 0x4230, 22000: 0x4430}[build]
+    pages = {0x8: 320 * 256, limit: 16 * GB >> 12, limit + 8: 64 * GB >> 12}
+    assert totals_of(build, pages) == SystemMemory(320 * MB, 16 * GB, None, 64 * GB)
+    del pages[0x8]
+    assert totals_of(build, pages) == SystemMemory(None, 16 * GB, None, 64 * GB)
+
+
+@pytest.mark.parametrize("limit", [0x2630, 0x25F0])
+def test_of_several_layouts_with_a_zero_one_is_proven_by_the_count_that_is_left(limit):
+    pages = {limit: 16 * GB >> 12, limit - 8: 110 * 256, limit + 8: 64 * GB >> 12}
+    assert totals_of(19041, pages) == SystemMemory(None, 16 * GB, 110 * MB, 64 * GB)
+    del pages[limit - 8]
+    assert totals_of(19041, pages) == SystemMemory()
+
+
+def commit_of(**pages):
+    values = dict(zip(pages, range(VARIABLES, VARIABLES + 8 * len(pages), 8)))
+    return read_commit(kernel_of({VARIABLES: struct.pack(f"<{len(pages)}Q", *pages.values())}, values, 7601))
+
+
+def test_a_commit_limit_is_told_though_the_charge_is_zero():
+    pages = {"MmTotalCommittedPages": 0, "MmTotalCommitLimit": 9 << 18, "MmNumberOfPhysicalPages": 8 << 18}
+    assert commit_of(**pages) == SystemMemory(commit_limit_bytes=9 * GB, physical_bytes=8 * GB)
+    assert commit_of(**{**pages, "MmTotalCommittedPages": 10 << 18}) == SystemMemory()
+    del pages["MmNumberOfPhysicalPages"]
+    assert commit_of(**pages) == SystemMemory(commit_limit_bytes=9 * GB)
+    del pages["MmTotalCommittedPages"]
+    assert commit_of(**pages) == SystemMemory(commit_limit_bytes=9 * GB)
+
+
+def test_a_commit_limit_in_a_structure_needs_another_number_beside_a_charge_of_zero():
+    def found(**pages):
+        places = {"physical": 0x4140 + 0x10, "committed": 0x4140 + 0x228, "limit": 0x4140 + 0x318}
+        data = bytearray(0x5000)
+        for name, count in pages.items():
+            struct.pack_into("<Q", data, places[name], count)
+        return read_commit(kernel_of({VARIABLES: bytes(data)}, {"MiSystemPartition": VARIABLES}, 22000))
+
+    told = SystemMemory(commit_limit_bytes=9 * GB, physical_bytes=8 * GB, available_bytes=0)
+    assert found(physical=8 << 18, limit=9 << 18) == told
+    assert found(physical=8 << 18, limit=3 << 18) == found(limit=9 << 18) == SystemMemory()
