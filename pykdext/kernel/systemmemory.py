@@ -8,7 +8,7 @@ checked against the tag tables before it is believed.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Iterator, List, Mapping, Optional
+from typing import Dict, Iterator, Mapping, Optional
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel

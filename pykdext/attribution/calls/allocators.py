@@ -1,7 +1,7 @@
 """The kernel's functions that take a pool tag, and where a caller hands it to them.
 
-Prototypes are those of the WDK documentation (wdm.h, ntifs.h, ndis.h, fltkernel.h, storport.h, video.h, winddi.h) and
-of the KMDF headers in the Windows Driver Frameworks repository; places of arguments are those of Microsoft's calling
+Prototypes are those of the WDK documentation (wdm.h, ntddk.h, ntifs.h, ndis.h, fltkernel.h, storport.h, usbdlib.h,
+video.h, winddi.h) and of the KMDF headers in the Windows Driver Frameworks repository; places of arguments are those of Microsoft's calling
 conventions for x64 and ARM64, and of stdcall on x86.
 """
 
@@ -199,6 +199,7 @@ _ALLOCATORS = (
     Allocator("ExInitializeLookasideListEx", Action.INITIALISES, 7, 8),
     Allocator("ExFreePoolWithTag", Action.FREES, 2, 2),
     Allocator("ExFreePool2", Action.FREES, 2, 4),
+    Allocator("ExCreatePool", Action.REGISTERS, 2, 4),
     Allocator("ExSecurePoolUpdate", Action.NAMES, 2, 7),
     Allocator("ExSecurePoolValidate", Action.NAMES, 2, 4),
     # wdm.h, Mm and Io
@@ -214,6 +215,7 @@ _ALLOCATORS = (
     # ntifs.h
     Allocator("FsRtlAllocatePoolWithTag", Action.ALLOCATES, 3, 3),
     Allocator("FsRtlAllocatePoolWithQuotaTag", Action.ALLOCATES, 3, 3),
+    Allocator("FsRtlAllocateAePushLock", Action.ALLOCATES, 2, 2),
     Allocator("FsRtlAllocateExtraCreateParameter", Action.ALLOCATES, 5, 6),
     Allocator("FsRtlInitExtraCreateParameterLookasideList", Action.INITIALISES, 4, 4),
     # fltkernel.h
@@ -235,12 +237,17 @@ _ALLOCATORS = (
     Allocator("NdisFreeMemoryWithTagPriority", Action.FREES, 3, 3),
     # storport.h: StorPortAllocatePool is an inline function; it is this export with the function code 0.
     Allocator("StorPortExtendedFunction", Action.ALLOCATES, 4, None, condition=Condition(argument=1, number=0)),
+    # usbdlib.h: a static library, whose functions a driver's symbols may name.
+    Allocator("USBD_CreateHandle", Action.ALLOCATES, 4, 5),
     # video.h
     Allocator("VideoPortAllocatePool", Action.ALLOCATES, 4, 4),
     # winddi.h
     Allocator("EngAllocUserMem", Action.RESERVES, 2, 2),
     Allocator("EngAllocPrivateUserMem", Action.RESERVES, 3, 3),
     Allocator("EngAllocMem", Action.ALLOCATES, 3, 3),
+    # watchdog.sys, which no header of the WDK declares: ReactOS's prototypes
+    Allocator("WdAllocateWatchdog", Action.ALLOCATES, 3, 3),
+    Allocator("WdAllocateDeferredWatchdog", Action.ALLOCATES, 3, 3),
     # wdfmemory.h, wdfdriver.h: KMDF functions get WdfDriverGlobals as their first argument, which the documented
     # prototypes leave out.
     Allocator("WdfMemoryCreate", Action.ALLOCATES, 4, 7),

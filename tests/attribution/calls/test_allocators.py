@@ -72,7 +72,35 @@ PLACES = {
     "ExInitializePagedLookasideList": (0x28, 20, "x5"),
     "WdfLookasideListCreate": (0x28, 20, "x5"),
     "ExInitializeLookasideListEx": (0x30, 24, "x6"),
+    "ExAllocateCacheAwareRundownProtection": ("rdx", 4, "x1"),
+    "ExCreatePool": ("rdx", 4, "x1"),
+    "ExFreePool2": ("rdx", 4, "x1"),
+    "EngAllocUserMem": ("rdx", 4, "x1"),
+    "FltAllocateExtraCreateParameter": (0x28, 20, "x5"),
+    "FltFreePoolAlignedWithTag": ("r8", 8, "x2"),
+    "FltInitExtraCreateParameterLookasideList": (0x20, 16, "x4"),
+    "FsRtlAllocateAePushLock": ("rdx", 4, "x1"),
+    "FsRtlAllocatePoolWithQuotaTag": ("r8", 8, "x2"),
+    "FsRtlInitExtraCreateParameterLookasideList": ("r9", 12, "x3"),
+    "IoInitializeRemoveLockEx": ("rdx", 4, "x1"),
+    "MmAllocateMappingAddressEx": ("rdx", 4, "x1"),
+    "MmFreeMappingAddress": ("rdx", 4, "x1"),
+    "NdisAllocateCloneOidRequest": ("r8", 8, "x2"),
+    "NdisFreeMemoryWithTag": ("rdx", 4, "x1"),
+    "NdisFreeMemoryWithTagPriority": ("r8", 8, "x2"),
+    "NdisInitializeNPagedLookasideList": (0x28, 20, "x5"),
+    "USBD_CreateHandle": ("r9", 12, "x3"),
+    "WdAllocateDeferredWatchdog": ("r8", 8, "x2"),
+    "WdAllocateWatchdog": ("r8", 8, "x2"),
+    "WheaGetErrorSourceInfo": ("r9", 12, "x3"),
 }
+STRUCTURES = {
+    "NdisAllocateNetBufferListPool": ("rdx", 8, 8),
+    "NdisAllocateNetBufferPool": ("rdx", 4, 4),
+    "NdisAllocateTimerObject": ("rdx", 4, 4),
+    "WdfDriverCreate": (0x20, 0x1C, 0x10),
+}
+"""Where the address of the structure goes on x64, and where the tag stands in it on 64-bit and 32-bit systems."""
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -84,16 +112,13 @@ def test_place_of_the_tag(name):
     assert allocator.tag_structure_offset(Machine.X64) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "place", "wide", "narrow"),
-    [
-        ("NdisAllocateNetBufferListPool", "rdx", 8, 8),
-        ("NdisAllocateNetBufferPool", "rdx", 4, 4),
-        ("NdisAllocateTimerObject", "rdx", 4, 4),
-        ("WdfDriverCreate", 0x20, 0x1C, 0x10),
-    ],
-)
-def test_tags_in_structures(name, place, wide, narrow):
+def test_every_place_was_counted_by_hand():
+    assert set(allocator_names()) == {*PLACES, *STRUCTURES}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_tags_in_structures(name):
+    place, wide, narrow = STRUCTURES[name]
     allocator = find_allocator(name)
     assert allocator.action.is_proof, (
         "the pools of NDIS are the caller's, and so is what the framework allocates for it"
