@@ -8,10 +8,16 @@ checked against the tag tables before it is believed.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Iterator, Mapping, Optional
+from typing import Dict, Iterator, List, Mapping, Optional
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.pool.limitinference import (
+    PARTITION_FIELDS,
+    PARTITION_TYPE,
+    infer_pool_limits,
+    locate_partition,
+)
 from pykdext.kernel.pool.plausible import LARGEST_POOL_BYTES
 from pykdext.model import PoolKind, Struct, SystemMemory
 from pykdext.model.layouts import make_struct
@@ -31,13 +37,8 @@ _STATE_FIELDS = (
 )
 """What the pools hold and may hold, in pages: nonpaged, then paged."""
 
-_PARTITION_TYPE = "_MI_PARTITION"
-_PARTITION_FIELDS = (
-    "Vp.TotalCommittedPages",
-    "Vp.TotalCommitLimit",
-    "Vp.NumberOfPhysicalPages",
-    "Vp.AvailablePages",
-)
+
+_COMMIT_SYMBOLS = ("MiSystemPartition", "MmTotalCommitLimit")
 
 
 def read_system_memory(kernel: Kernel, tagged_nonpaged: Optional[int], tagged_paged: Optional[int]) -> SystemMemory:
@@ -47,16 +48,43 @@ def read_system_memory(kernel: Kernel, tagged_nonpaged: Optional[int], tagged_pa
     """
     commit = read_commit(kernel)
     tagged = {PoolKind.NONPAGED: tagged_nonpaged, PoolKind.PAGED: tagged_paged}
+    pools = _read_pools(kernel, tagged)
+    if pools.nonpaged_limit_bytes is None and _lacks_limits(kernel):
+        inferred = infer_pool_limits(kernel, tagged_nonpaged or 0, tagged_paged or 0)
+        if inferred.nonpaged_limit_bytes is not None:
+            pools = replace(inferred, nonpaged_bytes=pools.nonpaged_bytes)
+    return _join(commit, pools)
+
+
+def list_inferred(kernel: Kernel, memory: SystemMemory) -> List[str]:
+    """Which limits of ``memory`` no symbol tells, one line each."""
+    found = []
+    if memory.nonpaged_limit_bytes is not None and _lacks_limits(kernel):
+        found.append("the pools' limits were inferred: just one place in nt's data agrees with the tags and the memory")
+    if memory.commit_limit_bytes is not None and not any(map(kernel.find_symbol, _COMMIT_SYMBOLS)):
+        found.append("the commit limit was inferred: just one place in nt's data agrees with the machine's memory")
+    return found
+
+
+def _lacks_limits(kernel: Kernel) -> bool:
+    """Whether neither symbols nor layouts tell the limit of the nonpaged pool."""
+    if kernel.find_symbol("MmMaximumNonPagedPoolInBytes") is not None:
+        return False
+    return kernel.find_symbol("MiState") is None or not any(True for _ in _iter_state_forms(kernel))
+
+
+def _read_pools(kernel: Kernel, tagged: Mapping[PoolKind, Optional[int]]) -> SystemMemory:
+    """By symbols: what the tags and the other numbers do not contradict."""
     readings = list(_iter_readings(kernel))
+    if kernel.find_symbol("MiState") is None:  # each number has a variable of its own
+        return _keep_plausible(readings[0], tagged)
     for memory in readings:
         if _is_plausible(memory, tagged):
-            return _join(commit, _without_zeros(memory))
-    if kernel.find_symbol("MiState") is None:  # each number has a variable of its own
-        return _join(commit, _keep_plausible(readings[0], tagged))
+            return _without_zeros(memory)
     partial = {memory for memory in map(_without_zeros, readings) if _is_plausible(memory, tagged)}
     if len(readings) > 1:  # a layout that is guessed needs a count that proves it
         partial = {memory for memory in partial if memory.nonpaged_bytes or memory.paged_bytes}
-    return _join(commit, partial.pop()) if len(partial) == 1 else commit
+    return partial.pop() if len(partial) == 1 else SystemMemory()
 
 
 def read_commit(kernel: Kernel) -> SystemMemory:
@@ -64,10 +92,10 @@ def read_commit(kernel: Kernel) -> SystemMemory:
 
     A limit is told without the charge, too, which may be zero or not in memory.
     """
-    partition = kernel.find_symbol("MiSystemPartition")
-    form = kernel.struct(_PARTITION_TYPE, *_PARTITION_FIELDS) if partition is not None else None
+    partition = locate_partition(kernel)
+    form = kernel.struct(PARTITION_TYPE, *PARTITION_FIELDS) if partition is not None else None
     if partition is not None and form is not None:
-        pages = [_read_member(kernel, partition.address, form, path) for path in _PARTITION_FIELDS]
+        pages = [_read_member(kernel, partition, form, path) for path in PARTITION_FIELDS]
     else:
         names = ("MmTotalCommittedPages", "MmTotalCommitLimit", "MmNumberOfPhysicalPages", "MmAvailablePages")
         located = map(kernel.find_symbol, names)

@@ -1,8 +1,8 @@
 """The kernel's functions that take a pool tag, and where a caller hands it to them.
 
 Prototypes are those of the WDK documentation (wdm.h, ntddk.h, ntifs.h, ndis.h, fltkernel.h, storport.h, usbdlib.h,
-video.h, winddi.h) and of the KMDF headers in the Windows Driver Frameworks repository; places of arguments are those of Microsoft's calling
-conventions for x64 and ARM64, and of stdcall on x86.
+video.h, winddi.h) and of the KMDF headers in the Windows Driver Frameworks repository; places of arguments are those of
+Microsoft's calling conventions for x64 and ARM64, and of stdcall on x86.
 """
 
 from __future__ import annotations

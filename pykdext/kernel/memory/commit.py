@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.pool.limitinference import PARTITION_TYPE, locate_partition
 from pykdext.model import SystemMemory
 from pykdext.model.layouts import FieldLayout
 from pykdext.model.memory import CommitLine, CommitPart, CommitSheet, MemoryFailure, SessionMemory
@@ -20,7 +21,7 @@ from pykdext.targets.protocol import PAGE_BYTES
 LARGEST_COUNT_PAGES = 1 << 40
 """More pages than any Windows can address: a larger number was not read from the right place."""
 
-_STATE, _PARTITION = ("MiState", "_MI_SYSTEM_INFORMATION"), ("MiSystemPartition", "_MI_PARTITION")
+_STATE, _PARTITION = ("MiState", "_MI_SYSTEM_INFORMATION"), ("MiSystemPartition", PARTITION_TYPE)
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,14 @@ class _Counters:
         """Address and field of the members that this kernel has."""
         variable, type_name = where
         located = self._kernel.find_symbol(variable)
+        address = None if located is None else located.address
+        if where == _PARTITION:
+            address = locate_partition(self._kernel)
         wanted = [path for path in dict.fromkeys(paths) if path]
-        layout = self._kernel.struct(type_name, *wanted) if located is not None and wanted else None
-        if located is None or layout is None:
+        layout = self._kernel.struct(type_name, *wanted) if address is not None and wanted else None
+        if address is None or layout is None:
             return {}
-        return {
-            path: (located.address + field.offset, field) for path, field in layout.fields.items() if field is not None
-        }
+        return {path: (address + field.offset, field) for path, field in layout.fields.items() if field is not None}
 
 
 def read_commit_sheet(kernel: Kernel) -> Optional[CommitSheet]:

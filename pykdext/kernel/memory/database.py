@@ -13,6 +13,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
+from pykdext.kernel.pool.limitinference import find_physical_pages
 from pykdext.model import Machine
 from pykdext.model.layouts import Struct
 from pykdext.targets.protocol import PAGE_BYTES
@@ -189,7 +190,7 @@ def find_database(kernel: Kernel) -> Union[FrameDatabase, str]:
     base = base or _FIXED_PTE_BASE
     space = PteSpace(base, 5 if kernel.has_five_levels else 4)
     columns = replace(columns, is_wide=space.levels > 4)
-    return FrameDatabase(address, min(highest + 1, MOST_FRAMES), _physical_frames(kernel), columns, space)
+    return FrameDatabase(address, min(highest + 1, MOST_FRAMES), find_physical_pages(kernel), columns, space)
 
 
 def _find_columns(kernel: Kernel) -> Optional[Columns]:
@@ -242,13 +243,3 @@ def _highest_by_runs(kernel: Kernel) -> Optional[int]:
     except MemoryReadError:
         return None
     return int.from_bytes(data[:8], "little") + int.from_bytes(data[8:], "little") - 1
-
-
-def _physical_frames(kernel: Kernel) -> Optional[int]:
-    """How many pages of memory the machine has; None: not in memory, or damaged."""
-    block = kernel.find_variable("MmPhysicalMemoryBlock")
-    try:
-        frames = int.from_bytes(kernel.target.read_virtual(block + 8, 8), "little") if block else 0
-    except MemoryReadError:
-        return None
-    return frames if 0 < frames <= MOST_FRAMES else None

@@ -70,7 +70,7 @@ class KernelData:
         """The sections of nt that can be written; what is near the variable where they are not known."""
         if self._nt is None or not any(section.writable and section.known for section in self._nt.sections):
             return iter(self._near)
-        return _iter_written(self._nt)
+        return iter_written(self._nt)
 
     def _find_pointers(self, address: int, data: bytes, pointer: int) -> Iterator[int]:
         """Where in ``data`` the pointer stands, the variable of processor 0's table itself left out."""
@@ -129,7 +129,7 @@ class KernelData:
         return tuple(count for count in ROW_COUNTS if count in values and count - 2 in values)
 
 
-def _iter_written(nt: Image) -> Iterator[Tuple[int, bytes]]:
+def iter_written(nt: Image) -> Iterator[Tuple[int, bytes]]:
     """What is in memory of nt's sections that can be written, by address."""
     room = MAX_DATA_BYTES
     for section in nt.sections:
@@ -143,7 +143,7 @@ def iter_variables(target: Target, nt: Optional[Image]) -> Iterator[Tuple[int, i
     """Address and value of every pointer-sized word in nt's data that can be written."""
     size = target.pointer_size
     code = "<Q" if size == 8 else "<I"
-    for address, data in _iter_written(nt) if nt is not None else ():
+    for address, data in iter_written(nt) if nt is not None else ():
         skip = -address % size
         end = len(data) - (len(data) - skip) % size
         for number, (word,) in enumerate(struct.iter_unpack(code, data[skip:end])):

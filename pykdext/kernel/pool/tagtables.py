@@ -24,7 +24,7 @@ from pykdext.kernel.pool.provenpages import prove_table_pages, prove_table_point
 from pykdext.kernel.pool.tablelength import OVERFLOW_TAG, find_table_length
 from pykdext.kernel.pool.tablelocation import TableLocation, locate_tag_tables
 from pykdext.kernel.structs import iter_row_runs
-from pykdext.kernel.systemmemory import read_commit, read_system_memory
+from pykdext.kernel.systemmemory import list_inferred, read_commit, read_system_memory
 from pykdext.model import (
     PROTECTED_POOL,
     ExpansionState,
@@ -317,6 +317,7 @@ class _TableReader:
             other = read_system_memory(self._kernel, *_sum_pools(weighed.tags, but_largest=True))
             if doubt_counters(weighed.tags, machine, other).doubtful:
                 memory = other
+        self.warnings += list_inferred(self._kernel, memory)
         weighed = doubt_counters(weighed.tags, machine, memory)
         self._note_doubtful(weighed)
         return weighed.tags, memory
