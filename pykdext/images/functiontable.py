@@ -11,17 +11,17 @@ from functools import cached_property
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from pykdext.images.functionstarts import (
-    Pieces,
     find_arm64_call_targets,
     find_arm64_starts,
     find_call_targets,
     find_jumps,
+    find_pointed,
     find_x64_leaves,
-    find_x86_starts,
-    read_code,
 )
 from pykdext.images.image import Image
+from pykdext.images.intelcode import Pieces, read_code
 from pykdext.images.unwindtables import CodeRange, read_unwind_table
+from pykdext.images.x86starts import find_x86_starts
 from pykdext.model import Machine, MachineTable
 
 
@@ -96,6 +96,10 @@ class FunctionTable:
         return find_jumps(self._code)
 
     @cached_property
+    def _pointed(self) -> List[int]:
+        return find_pointed(self.image, self._code)
+
+    @cached_property
     def _arm64_call_targets(self) -> List[int]:
         return find_arm64_call_targets(self._code)
 
@@ -127,7 +131,7 @@ class FunctionTable:
         return sorted({*find_arm64_starts(code, rva), *called})
 
     def _find_x64_starts(self, code: bytes, rva: int) -> List[int]:
-        return find_x64_leaves(code, rva, self._call_targets, self._jumps)
+        return find_x64_leaves(code, rva, self._call_targets, self._jumps, self._pointed)
 
     def _find_x86_starts(self, code: bytes, rva: int) -> List[int]:
         starts = self._x86_starts

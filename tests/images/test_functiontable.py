@@ -131,6 +131,26 @@ class TestX64:
         inside = open_table(b"\x90" * 16 + code, entry(TEXT, TEXT + 0x10), PLAIN)  # nothing tells of what jumps
         assert inside.find(TEXT + 0x23).start_rva == inside.find(TEXT + 0x20).start_rva
 
+    @pytest.mark.parametrize(
+        ("way", "offset", "begins"),
+        [
+            ("data", 0x14, True),
+            ("lea", 0x14, True),
+            ("data", 0x12, False),
+            ("unaligned", 0x14, False),
+            ("", 0x14, False),
+        ],
+    )
+    def test_a_leaf_that_is_only_pointed_at_begins_behind_a_jump(self, way, offset, begins):
+        """A method without filling before it, as for size: a table in data has its address, or code takes it."""
+        pointer = struct.pack("<Q", BASES[X64] + TEXT + offset) if way in ("data", "unaligned") else b""
+        lea = b"\x48\x8d\x0d" + struct.pack("<i", offset - 7) if way == "lea" else b"\x90" * 7
+        code = (
+            lea.ljust(0x10, b"\x90") + b"\x8b\xc1\xff\xe0" + b"\x8b\x01\xc3"
+        )  # mov eax, ecx; jmp rax; mov eax, [rcx]; ret
+        table = open_table(code, entry(TEXT, TEXT + 0x10), PLAIN + bytes(12 if way == "data" else 8) + pointer)
+        assert table.find(TEXT + 0x15).start_rva == TEXT + (offset if begins else 0x10)
+
     def test_jump_targets_that_are_aligned_split_no_function(self):
         body = b"\x85\xc9\x74\x0b\xc3".ljust(15, b"\x90")  # test ecx, ecx; je over the filling; ret
         code = b"\x90" + body + b"\xc3"
