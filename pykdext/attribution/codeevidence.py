@@ -17,6 +17,7 @@ from pykdext.attribution.calls.sweep import AllocatorCallers
 from pykdext.attribution.calls.wrappers import Wrappers
 from pykdext.attribution.contexts import find_context_call
 from pykdext.attribution.flow.calls import LONGEST_INSTRUCTION_BYTES
+from pykdext.attribution.flow.standard import StandardAddresses
 from pykdext.attribution.flow.values import ImageRead
 from pykdext.attribution.indexedtables import find_indexed_table
 from pykdext.attribution.owners import ModuleFacts
@@ -76,6 +77,7 @@ class CodeAttributor:
         self._resolver = CalleeResolver([module.image for module in index.modules])
         self._pools: Dict[int, bool] = {}
         self._room = CodeRoom()
+        self._addresses = StandardAddresses(module.image.module for module in index.modules)
         self._followed: Dict[int, FollowedImage] = {}
         self._call_sites: Dict[int, CallSites] = {}
 
@@ -231,7 +233,7 @@ class CodeAttributor:
         """The functions of one of the images."""
         base = image.module.base
         if base not in self._followed:
-            self._followed[base] = FollowedImage(image, self._room)
+            self._followed[base] = FollowedImage(image, self._room, self._addresses, self._cache)
         return self._followed[base]
 
 

@@ -7,12 +7,14 @@ deep, differs by build: all that is called is followed, a few levels down.
 
 from __future__ import annotations
 
-from typing import FrozenSet, List, Set
+from typing import FrozenSet, List, Optional, Set
 
 from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
 from pykdext.attribution.flow.calls import CallSite
+from pykdext.attribution.flow.standard import StandardAddresses
 from pykdext.attribution.flow.thunks import read_thunk
 from pykdext.attribution.flow.values import Constant
+from pykdext.attribution.places.cache import IndexCache
 from pykdext.images.exports import read_exports
 from pykdext.images.image import Image
 
@@ -33,12 +35,12 @@ MAX_FUNCTIONS = 96
 _MAX_JUMPS = 4
 
 
-def find_pool_variables(nt: Image) -> FrozenSet[int]:
+def find_pool_variables(nt: Image, cache: Optional[IndexCache] = None) -> FrozenSet[int]:
     """The addresses in nt's writable data that its pool routines read or write, of arrays where they begin.
 
-    Empty where its code is not in memory. Bounded and never fails.
+    Empty where its code is not in memory. What was followed is kept in the ``cache``. Bounded and never fails.
     """
-    followed = FollowedImage(nt, CodeRoom())
+    followed = FollowedImage(nt, CodeRoom(), StandardAddresses([nt.module]), cache)
     exports = read_exports(nt).rvas
     waiting = [exports[name] for name in EXPORTED_ROUTINES if name in exports]
     seen: Set[int] = set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Protocol, Sequence, Tuple
 
 from pykdext.images.debugdirectory import DebugDirectory, link_time, read_debug_directory
 from pykdext.images.headers import PeHeaderError, SectionHeader, read_pe_headers
@@ -58,6 +58,17 @@ class Section:
         return not (self.executable and self.known)
 
 
+class ImageMemory(Protocol):
+    """The part of a target that images are read with."""
+
+    @property
+    def machine(self) -> Machine:
+        """The architecture of the kernel."""
+
+    def read_present(self, address: int, size: int) -> Iterator[Tuple[int, bytes]]:
+        """The readable parts of a range, as ``(address, bytes)``, ascending and disjoint; never raises."""
+
+
 class Image:
     """A mapped image. Memory is read once, when first asked for, and kept until :meth:`release`.
 
@@ -71,16 +82,16 @@ class Image:
         warnings: what was wrong or missing, one line each.
     """
 
-    def __init__(self, target: Target, module: Module, *, zeros_are_code: bool = False) -> None:
+    def __init__(self, memory: ImageMemory, module: Module, *, zeros_are_code: bool = False) -> None:
         self.module = module
         self.warnings: List[str] = []
-        self.machine: Machine = target.machine
+        self.machine: Machine = memory.machine
         self.timestamp: Optional[int] = None
         self.checksum: Optional[int] = None
         self.entry_rva: Optional[int] = None
         self._subsystem = 0
         self.size = min(module.size, MAX_IMAGE_BYTES)
-        self._target = target
+        self._memory = memory
         self._asked: List[Tuple[int, int]] = []
         self._pieces: List[Tuple[int, bytes]] = []
         self._directories: Tuple[Tuple[int, int], ...] = ()
@@ -274,7 +285,7 @@ class Image:
             gaps.append((start, stop))
         base = self.module.base
         for gap_start, gap_stop in gaps:
-            present = self._target.read_present(base + gap_start, gap_stop - gap_start)
+            present = self._memory.read_present(base + gap_start, gap_stop - gap_start)
             for address, data in present:
                 self._pieces += self._leave_out_zeros(address - base, data)
         if gaps:

@@ -214,9 +214,10 @@ def _open_machine(work: Work, symbol_path: Optional[str], needs_tags: bool) -> S
 
 def _follow_pool_code(nt: Image) -> FrozenSet[int]:
     """Which variables nt's pool routines use; the reader of code is loaded only for kernels that nobody knows."""
+    from pykdext.attribution.places.cache import open_index_cache
     from pykdext.attribution.poolcode import find_pool_variables
 
-    return find_pool_variables(nt)
+    return find_pool_variables(nt, open_index_cache())
 
 
 def _read_target(

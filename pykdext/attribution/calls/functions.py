@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Dict, List, Optional
 
 from pykdext.attribution.calls.allocators import find_removed_bytes
-from pykdext.attribution.calls.lookups import LookUpCalls
+from pykdext.attribution.calls.keptflows import KeptFlows, open_kept_flows
+from pykdext.attribution.calls.lookups import LookUpCalls, read_named_places
 from pykdext.attribution.flow.calls import FunctionFlow
 from pykdext.attribution.flow.function import follow_function
+from pykdext.attribution.flow.standard import POINTER_BYTES, StandardAddresses, StandardImage
+from pykdext.attribution.places.cache import IndexCache
 from pykdext.images.exports import Exports, read_exports
 from pykdext.images.functiontable import FunctionBounds, FunctionTable
 from pykdext.images.image import Image
@@ -17,6 +21,8 @@ MAX_FOLLOWED_BYTES = 1 << 18
 
 MAX_FOLLOWED_IN_ALL_BYTES = 1 << 22
 """The same for all images of a machine together."""
+
+NOT_MOVED = StandardAddresses(())
 
 
 class CodeRoom:
@@ -29,14 +35,24 @@ class CodeRoom:
 class FollowedImage:
     """Functions by any address in them, as long as there is ``room``, which images share.
 
-    ``look_ups`` knows the calls that look functions up. The image's warnings tell if some were left out for the limits;
-    these lines are ``warnings``, too.
+    They are followed at standard ``addresses``, and told as they are in memory; what was told of them is kept in the
+    ``cache``. ``look_ups`` knows the calls that look functions up. The image's warnings tell if some were left out for
+    the limits; these lines are ``warnings``, too.
     """
 
-    def __init__(self, image: Image, room: CodeRoom) -> None:
+    def __init__(
+        self,
+        image: Image,
+        room: CodeRoom,
+        addresses: StandardAddresses = NOT_MOVED,
+        cache: Optional[IndexCache] = None,
+    ) -> None:
         self.image = image
         self.warnings: List[str] = []
-        self.look_ups = LookUpCalls(image)
+        self._named = read_named_places(image)
+        self.look_ups = LookUpCalls(image, self._named)
+        self._addresses = addresses if image.machine.pointer_size == POINTER_BYTES else NOT_MOVED
+        self._cache = cache
         self._room = room
         self._functions = FunctionTable(image)
         self._flows: Dict[int, Optional[FunctionFlow]] = {}
@@ -85,10 +101,35 @@ class FollowedImage:
         self._room_bytes -= bounds.size_bytes
         self._room.left_bytes -= bounds.size_bytes
         try:
-            return follow_function(self.image, bounds, find_removed_bytes, self.look_ups)
+            return self._standard_image.restore(self._load_flow(bounds) or self._follow_anew(bounds))
         except ImportError as error:  # capstone's library is made for each system: an installation can lack it
             self._warn(f"{name}: its functions cannot be decoded ({error}). Hint: pip install capstone")
             return None
+
+    def _load_flow(self, bounds: FunctionBounds) -> Optional[FunctionFlow]:
+        return self._kept_flows.load(bounds) if self._kept_flows is not None else None
+
+    def _follow_anew(self, bounds: FunctionBounds) -> FunctionFlow:
+        self._standard_image.begin()
+        look_ups = LookUpCalls(self._standard_image, self._named)
+        flow = follow_function(self._standard_image, bounds, self._removed_bytes, look_ups)
+        if self._kept_flows is not None:
+            self._kept_flows.save(bounds, flow)
+        return flow
+
+    @cached_property
+    def _standard_image(self) -> StandardImage:
+        return StandardImage(self.image, self._addresses)
+
+    @cached_property
+    def _kept_flows(self) -> Optional[KeptFlows]:
+        return open_kept_flows(self._cache, self._standard_image, self._named)
+
+    @cached_property
+    def _removed_bytes(self) -> Dict[int, int]:
+        """What the imported functions take from the stack, where that is known."""
+        known = ((rva, find_removed_bytes(name)) for rva, name in self._named.imports.items())
+        return {rva: removed for rva, removed in known if removed is not None}
 
     def _warn(self, text: str) -> None:
         if text not in self.warnings:

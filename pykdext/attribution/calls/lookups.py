@@ -9,7 +9,7 @@ a pool tag is that function to whoever calls it.
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, Optional, Set
+from typing import Dict, Iterator, Mapping, NamedTuple, Optional, Set
 
 from pykdext.attribution.calls.allocators import argument_locations, is_maker
 from pykdext.attribution.calls.names import find_names, find_pointers
@@ -33,10 +33,34 @@ _INITIALISERS = frozenset(("RtlInitUnicodeString", "RtlInitUnicodeStringEx"))
 _RESULTS = MachineTable("calls that return functions", {Machine.X86: "eax", Machine.X64: "rax", Machine.ARM64: "x0"})
 
 
-class LookUpCalls:
-    """What calls do that look a function up, make its name, or allocate: an ``ApplyCall`` for one image."""
+class NamedPlaces(NamedTuple):
+    """The places of an image that tell of functions by their names, by RVA.
 
-    def __init__(self, image: Image) -> None:
+    Attributes:
+        imports: the pointers in its import tables. texts: names of functions that take a pool tag, which it does not
+        import. strings: the UNICODE_STRINGs, and their like, with such a text.
+    """
+
+    imports: Mapping[int, str]
+    texts: Mapping[int, str]
+    strings: Mapping[int, str]
+
+
+def read_named_places(image: Image) -> NamedPlaces:
+    """All of them in ``image``. Never fails."""
+    imports = {slot.rva: slot.name for slot in read_imports(image) if slot.name is not None}
+    texts = find_names(image)
+    pointers = find_pointers(image, texts)
+    return NamedPlaces(imports, texts, {rva - image.machine.pointer_size: name for rva, name in pointers.items()})
+
+
+class LookUpCalls:
+    """What calls do that look a function up, make its name, or allocate: an ``ApplyCall`` for one function or more.
+
+    ``named`` are the places of the image.
+    """
+
+    def __init__(self, image: Image, named: NamedPlaces) -> None:
         self._image = image
         self._result = _RESULTS[image.machine]
         locations = argument_locations(image.machine)
@@ -46,14 +70,11 @@ class LookUpCalls:
             *(place for place in locations[-2:] if place.register),
         )
         self._pointer_bytes = image.machine.pointer_size
-        self._imports = {slot.rva: slot.name for slot in read_imports(image) if slot.name is not None}
+        self._imports, self._names, self._strings = named
         self._look_ups = {rva: name for rva, name in self._imports.items() if name in _LOOK_UPS}
         makers = {rva for rva, name in self._imports.items() if is_maker(name)}
         self._returning = makers | self._look_ups.keys()
         self._slots: Dict[Atom, Optional[int]] = {}
-        self._names = find_names(image)
-        pointers = find_pointers(image, self._names)
-        self._strings = {rva - self._pointer_bytes: name for rva, name in pointers.items()}
         self._variables = [part for part in image.sections if part.writable and part.holds_data]
         is_asked = bool(self._look_ups or self._names)
         self._initialisers = {rva for rva, name in self._imports.items() if is_asked and name in _INITIALISERS}

@@ -8,8 +8,8 @@ from typing import Callable, FrozenSet, Mapping, Optional, Protocol, Tuple
 from pykdext.attribution.flow.state import State
 from pykdext.attribution.flow.values import Atom, Location, Value
 
-FindRemovedBytes = Callable[[str], Optional[int]]
-"""By the name of an imported function: the bytes of arguments that it takes from the stack on x86; None: not known."""
+RemovedBytes = Mapping[int, int]
+"""The bytes of arguments that imported functions take from the stack on x86, by the RVA of the pointer to each."""
 
 
 ApplyCall = Callable[["CallSite", State], None]
@@ -18,11 +18,6 @@ ApplyCall = Callable[["CallSite", State], None]
 
 def apply_nothing(_site: CallSite, _state: State) -> None:
     """Where nothing is known."""
-
-
-def know_no_function(_name: str) -> Optional[int]:
-    """The answer where nothing is known of imported functions."""
-    return None
 
 
 class FrameReader(Protocol):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from types import MappingProxyType
 from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Set, Tuple
 
 from pykdext.attribution.flow.calls import (
     ApplyCall,
     CallSite,
-    FindRemovedBytes,
     FunctionFlow,
+    RemovedBytes,
     apply_nothing,
-    know_no_function,
 )
 from pykdext.attribution.flow.cells import part
 from pykdext.attribution.flow.controlflow import ControlFlow
@@ -47,14 +47,14 @@ _STATES_COMPARED = 16
 def follow_function(
     image: Image,
     bounds: FunctionBounds,
-    find_removed_bytes: FindRemovedBytes = know_no_function,
+    removed_bytes: RemovedBytes = MappingProxyType({}),
     apply_call: ApplyCall = apply_nothing,
 ) -> FunctionFlow:
     """The calls of the function at ``bounds``. Bounded and never fails: what was cut is said in ``lost``.
 
-    ``find_removed_bytes`` knows the functions that the image imports, ``apply_call`` what some of them do.
+    ``removed_bytes`` is of the functions that the image imports; ``apply_call`` knows what some of them do.
     """
-    instruction_set = PROCESSORS[image.machine].open_instruction_set(image, find_removed_bytes)
+    instruction_set = PROCESSORS[image.machine].open_instruction_set(image, removed_bytes)
     return _FunctionWalk(image, bounds, instruction_set, apply_call).follow()
 
 
@@ -63,7 +63,7 @@ class CallFrame:
 
     def __init__(self, state: State, call_base: Optional[int]) -> None:
         self.state = state
-        self._call_base = call_base
+        self.call_base = call_base
         self._arguments: Dict[Tuple[Location, int], Value] = {}
 
     def argument(self, location: Location, size: int) -> Value:
@@ -76,9 +76,9 @@ class CallFrame:
     def _read_argument(self, location: Location, size: int) -> Value:
         if location.register:
             return part(self.state.read_register(location.register), 0, size)
-        if self._call_base is None:
+        if self.call_base is None:
             return UNKNOWN
-        return self.state.read_frame(self._call_base + location.stack_offset, size)
+        return self.state.read_frame(self.call_base + location.stack_offset, size)
 
     def stack(self, offset: int, size: int) -> Value:
         """What stands in the caller's frame."""

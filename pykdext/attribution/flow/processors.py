@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, NamedTuple, Optional
 
 from pykdext.attribution.flow.arm64 import thunks as arm64_thunks
-from pykdext.attribution.flow.calls import FindRemovedBytes
+from pykdext.attribution.flow.calls import RemovedBytes
 from pykdext.attribution.flow.intel.thunks import read_x64_thunk, read_x86_thunk
 from pykdext.attribution.flow.state import InstructionSet
 from pykdext.attribution.flow.values import Atom
@@ -20,20 +20,20 @@ class Processor(NamedTuple):
         open_instruction_set: for one image. read_thunk: where the bytes at an RVA of an image jump at once, or None.
     """
 
-    open_instruction_set: Callable[[Image, FindRemovedBytes], InstructionSet[Any]]
+    open_instruction_set: Callable[[Image, RemovedBytes], InstructionSet[Any]]
     read_thunk: Callable[[Image, int, bytes], Optional[Atom]]
 
 
-def _open_arm64(image: Image, _find_removed_bytes: FindRemovedBytes) -> InstructionSet[Any]:
+def _open_arm64(image: Image, _removed_bytes: RemovedBytes) -> InstructionSet[Any]:
     from pykdext.attribution.flow.arm64.instructionset import Arm64InstructionSet  # needs the disassembler
 
     return Arm64InstructionSet(image)
 
 
-def _open_intel(image: Image, find_removed_bytes: FindRemovedBytes) -> InstructionSet[Any]:
+def _open_intel(image: Image, removed_bytes: RemovedBytes) -> InstructionSet[Any]:
     from pykdext.attribution.flow.intel.instructionset import IntelInstructionSet  # needs the disassembler
 
-    return IntelInstructionSet(image, find_removed_bytes)
+    return IntelInstructionSet(image, removed_bytes)
 
 
 PROCESSORS = MachineTable(

@@ -2,13 +2,14 @@
 
 An entry belongs to bytes, not to a name: its key is the digest of a piece of a section as it was in memory, of where
 it lies, and of this program's tables. What is kept is what a search of these bytes gives, so that no answer depends on
-what was searched before. An entry is checked for damage, and holds numbers only.
+what was searched before. An entry is checked for damage.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import struct
 import sys
 import zlib
@@ -106,6 +107,19 @@ class IndexCache:
         self._folder = folder
         self._folder_bytes: Optional[int] = None
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody but this user writes into the folder, as far as the system tells; it may not be there yet."""
+        if sys.platform == "win32":  # the user's own folder is his by inheritance
+            return True
+        try:
+            facts = self._folder.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return facts.st_uid == os.geteuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
     def load(self, machine: Machine, piece: Piece) -> Optional[CachedPlaces]:
         """What looks like a tag in ``piece``, of an image for ``machine``; None if it was not searched before."""
         if len(piece.data) < MIN_PIECE_BYTES:
@@ -142,7 +156,7 @@ class IndexCache:
         if len(key) + len(content) > MAX_ENTRY_BYTES:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             entry = _MAGIC + hashlib.sha256(body).digest() + body
             write_whole(str(self._path(key)), entry, is_waited_for=False)  # a damaged entry is as good as none
             self._make_room(len(body))

@@ -483,7 +483,7 @@ def test_a_known_allocator_removes_its_own_arguments_only():
     target = SegmentsTarget({base: memory}, machine=Machine.X86, modules=(Module("made.sys", base, len(memory)),))
     bounds = FunctionBounds(0x1000, ((0x1000, 0x1000 + len(code)),), "flow")
     image = read_image(target, target.modules()[0])
-    freed, allocated = follow_function(image, bounds, {"ExFreePoolWithTag": 8, "ExAllocatePoolWithTag": 12}.get).calls
+    freed, allocated = follow_function(image, bounds, {0x2000: 8, 0x2004: 12}).calls
     assert numbers(freed.frame.argument(Location("", 4), 4)) == {ALTR}
     assert numbers(allocated.frame.argument(Location("", 8), 4)) == {PIPO}
 

@@ -8,7 +8,7 @@ import re
 from typing import Dict, Optional
 
 from pykdext.attribution.flow.arithmetic import displace
-from pykdext.attribution.flow.calls import FindRemovedBytes
+from pykdext.attribution.flow.calls import RemovedBytes
 from pykdext.attribution.flow.intel.decoder import (
     DECODED_BYTES,
     GeneralRegister,
@@ -22,7 +22,6 @@ from pykdext.attribution.flow.state import VECTOR_BYTES, State
 from pykdext.attribution.flow.thunks import read_thunk
 from pykdext.attribution.flow.values import UNKNOWN, UNKNOWN_ATOM, ImageRead, StackAddress, numbers
 from pykdext.images.image import Image
-from pykdext.images.imports import read_imports
 from pykdext.images.loadconfig import read_guard_check_slot
 
 MAX_CALLEE_BYTES = 0x1000
@@ -61,11 +60,9 @@ _SAVED_BY_FRAME_HELPER = 24
 class CallEffects:
     """The effects of calls in one function."""
 
-    def __init__(
-        self, image: Image, decoder: IntelDecoder, operands: Operands, find_removed_bytes: FindRemovedBytes
-    ) -> None:
+    def __init__(self, image: Image, decoder: IntelDecoder, operands: Operands, removed_bytes: RemovedBytes) -> None:
         self._image = image
-        self._find_removed_bytes = find_removed_bytes
+        self._imported_bytes = removed_bytes
         self._decoder = decoder
         self._operands = operands
         self._base = image.module.base
@@ -157,12 +154,6 @@ class CallEffects:
             pointers = frozenset({read_thunk(self._image, callee) or UNKNOWN_ATOM})
         removed = {self._imported_bytes.get(atom.rva) if isinstance(atom, ImageRead) else None for atom in pointers}
         return removed.pop() if len(removed) == 1 else None
-
-    @functools.cached_property
-    def _imported_bytes(self) -> Dict[int, int]:
-        """By the RVA of the pointer in the import tables, of the functions that are known."""
-        known = ((slot.rva, self._find_removed_bytes(slot.name)) for slot in read_imports(self._image) if slot.name)
-        return {rva: removed for rva, removed in known if removed is not None}
 
     def _count_awaited(self, state: State, instruction: IntelInstruction) -> int:
         """Bytes on the stack that the next call needs besides what is pushed until then.

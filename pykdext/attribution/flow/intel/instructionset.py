@@ -6,7 +6,7 @@ import struct
 from typing import Dict, Iterator, Tuple
 
 from pykdext.attribution.flow.arithmetic import displace
-from pykdext.attribution.flow.calls import FindRemovedBytes
+from pykdext.attribution.flow.calls import RemovedBytes
 from pykdext.attribution.flow.decisions import CONDITIONS as DECIDING
 from pykdext.attribution.flow.decisions import decide
 from pykdext.attribution.flow.intel.calls import CallEffects
@@ -83,13 +83,13 @@ class IntelInstructionSet:
 
     decoded_bytes = DECODED_BYTES
 
-    def __init__(self, image: Image, find_removed_bytes: FindRemovedBytes) -> None:
+    def __init__(self, image: Image, removed_bytes: RemovedBytes) -> None:
         self._image = image
         self._base = image.module.base
         self._operands = Operands(image)
         self._pointer_bytes = self._operands.pointer_bytes
         self._decoder = IntelDecoder(self._pointer_bytes, self._base, _MODELLED)
-        self._effects = CallEffects(image, self._decoder, self._operands, find_removed_bytes)
+        self._effects = CallEffects(image, self._decoder, self._operands, removed_bytes)
         self.stack_pointer = self._operands.stack_pointer
 
     def entry_state(self) -> State:
