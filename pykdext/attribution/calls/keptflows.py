@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
@@ -29,7 +29,7 @@ MAX_VARIANTS = 4
 """Flows kept of the same code: what it reads besides may differ, as the addresses in another build of Windows do."""
 
 _PROGRAM = ("attribution/flow", "attribution/calls", "images")
-"""The folders of the code that decides what a flow tells."""
+"""The folders of the code that decides what a flow tells, besides the decoder."""
 
 
 class _Variant(NamedTuple):
@@ -96,11 +96,14 @@ def open_kept_flows(
 def _identify_program() -> str:
     """The digest of the program that follows functions; empty where that cannot be read."""
     folder = Path(pykdext.__file__).parent
+    decoder = find_spec("capstone")
+    if decoder is None or not decoder.origin:
+        return ""
     digest = hashlib.sha256()
     try:
-        digest.update(version("capstone").encode())
-        for path in sorted(path for name in _PROGRAM for path in (folder / name).rglob("*.py")):
+        own = sorted(path for name in _PROGRAM for path in (folder / name).rglob("*.py"))
+        for path in (*own, Path(decoder.origin)):
             digest.update(path.read_bytes())
-    except (PackageNotFoundError, OSError):
+    except OSError:
         return ""
     return digest.hexdigest()
