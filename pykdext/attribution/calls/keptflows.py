@@ -82,9 +82,7 @@ class KeptFlows:
         return hashlib.sha256(f"{self._facts} {bounds} {self._image.digest(ranges)}".encode()).digest()
 
 
-def open_kept_flows(
-    cache: Optional[IndexCache], image: StandardImage, named: NamedPlaces
-) -> Optional[KeptFlows]:
+def open_kept_flows(cache: Optional[IndexCache], image: StandardImage, named: NamedPlaces) -> Optional[KeptFlows]:
     """The kept flows of ``image``; None without a cache of the user's own, or where this program cannot be told apart.
 
     What others may write into is not believed: a flow proves who owns a tag.
