@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
-import pykdext
 from pykdext.attribution.calls.lookups import NamedPlaces
 from pykdext.attribution.flow.calls import FunctionFlow
 from pykdext.attribution.flow.packing import pack_flow, unpack_flow
@@ -93,7 +92,7 @@ def open_kept_flows(cache: Optional[IndexCache], image: StandardImage, named: Na
 @lru_cache(maxsize=1)
 def _identify_program() -> str:
     """The digest of the program that follows functions; empty where that cannot be read."""
-    folder = Path(pykdext.__file__).parent
+    folder = Path(__file__).parent.parent.parent
     decoder = find_spec("capstone")
     if decoder is None or not decoder.origin:
         return ""
