@@ -12,10 +12,11 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import Any, Collection, FrozenSet, Iterable, List, Optional, Set, Tuple
 
 from pykdext.attribution.calls.allocators import allocator_names
-from pykdext.attribution.calls.codereader import TAG_MASK, Numbers
+from pykdext.attribution.calls.codereader import TAG_MASK, Makers, Numbers
 from pykdext.attribution.calls.processors import PROCESSORS
 from pykdext.attribution.codeevidence import CodeAttributor
 from pykdext.attribution.frameworkdrivers import may_be_default_tag
@@ -62,7 +63,11 @@ class FileSummary:
         return not forms.isdisjoint(self.words) or may_be_default_tag(self.module.name, tag)
 
     def _can_make(self, number: int) -> bool:
-        return any(numbers.can_make(number) for numbers in self.callers)
+        return bool(self._makers.find(number))
+
+    @cached_property
+    def _makers(self) -> Makers:
+        return PROCESSORS[self.machine].open_makers(self.callers)
 
 
 def summarise_file(found: ModuleIndex, code: CodeAttributor) -> Optional[FileSummary]:

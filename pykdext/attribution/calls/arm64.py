@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Collection, FrozenSet, Iterator, Tuple
+from typing import Collection, Dict, FrozenSet, Iterator, List, Sequence, Set, Tuple
 
-from pykdext.attribution.calls.codereader import TAG_MASK, Reference
+from pykdext.attribution.calls.codereader import OFFSET_BITS, TAG_MASK, Reference, TargetIndex
 from pykdext.images.image import Image
 from pykdext.units import count_things
 
 _LITERAL_LOAD = re.compile(rb"[\x18\x1c\x58\x5c\x98\x9c]")  # the last byte of the instruction
 _CALL = re.compile(rb"[\x14-\x17\x94-\x97]")  # the last byte of the instruction
-_WORD_BYTES = 4
+_WORD_BYTES, _WORD = 4, struct.Struct("<I")
 _CALL_REACH = 1 << 26
 
 _ADRP_FOLD = bytes(0x41 if byte & 0x9F == 0x90 else 0x2E for byte in range(256))
@@ -25,89 +25,108 @@ _ADRP_REACH_INSTRUCTIONS = 64
 _HALF_BITS, _HALF = 16, struct.Struct("<H")
 _COUNT_BYTES = 4
 
+_NO_LOAD = False, False, 0
 
-def iter_calls(rva: int, code: bytes, wanted: FrozenSet[int], mask: int) -> Iterator[int]:
-    """The RVAs of calls and jumps to ``wanted`` in code at ``rva``; ``mask`` has the bits of an address."""
+_OffsetsByVariable = Dict[int, Dict[int, None]]
+"""Each offset once, in the order in which they were found: several ``adrp`` may lead to one instruction."""
+
+
+def list_calls(rva: int, code: bytes) -> List[int]:
+    """The calls and jumps in code at ``rva``, packed as ``TargetIndex`` takes them."""
+    packed: List[int] = []
     for match in _CALL.finditer(code):
         offset = match.end() - _WORD_BYTES
         if offset >= 0 and (rva + offset) % _WORD_BYTES == 0:
             steps = int.from_bytes(code[offset : offset + _WORD_BYTES], "little") % _CALL_REACH
             steps -= _CALL_REACH if steps >= _CALL_REACH >> 1 else 0
-            if rva + offset + _WORD_BYTES * steps & mask in wanted:
-                yield rva + offset
+            packed.append(rva + offset + _WORD_BYTES * steps << OFFSET_BITS | offset)
+    return packed
 
 
-def iter_references(_image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
-    """``adrp`` of a page, then ``add`` or a load with the offset in it; loads of literals, which lie near the code."""
-    yield from _iter_literals(rva, code, wanted)
-    for place, page, register in _iter_pages(rva, code, wanted):
-        for offset, address in _iter_uses(code, place + 4, register, page):
-            if address in wanted:
-                yield Reference(address, rva + offset)
+class PagedOperands:
+    """``adrp`` of a page, then ``add``, a load or a store with the offset in it; loads of literals near the code."""
+
+    def __init__(self, _image: Image, rva: int, code: bytes) -> None:
+        self._rva = rva
+        self._literals = TargetIndex(_iter_literals(rva, code))
+        self._pages = TargetIndex(_iter_pages(rva, code))
+        self._uses: Dict[int, Tuple[_OffsetsByVariable, _OffsetsByVariable]] = {}
+
+    def iter_references(self, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+        """Instructions that read, or make the address."""
+        for variable in wanted:
+            reads, _ = self._find_uses(code, variable)
+            for offset in (*self._literals.find(variable), *reads.get(variable, ())):
+                yield Reference(variable, self._rva + offset)
+
+    def iter_stores(self, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+        """Instructions that write."""
+        for variable in wanted:
+            _, stores = self._find_uses(code, variable)
+            for offset in stores.get(variable, ()):
+                yield Reference(variable, self._rva + offset)
+
+    def _find_uses(self, code: bytes, variable: int) -> Tuple[_OffsetsByVariable, _OffsetsByVariable]:
+        """Reads and stores of all variables behind each ``adrp`` of this one's page."""
+        page = variable & ~0xFFF
+        if page not in self._uses:
+            reads: _OffsetsByVariable = {}
+            stores: _OffsetsByVariable = {}
+            for place in self._pages.find(page):
+                (word,) = _WORD.unpack_from(code, place)
+                for offset, address, is_store in _iter_uses(code, place + _WORD_BYTES, word & 0x1F, page):
+                    (stores if is_store else reads).setdefault(address, {})[offset] = None
+            self._uses[page] = reads, stores
+        return self._uses[page]
 
 
-def iter_stores(_image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
-    """``adrp`` of a page, then a store with the offset in it."""
-    for place, page, register in _iter_pages(rva, code, wanted):
-        for offset, address in _iter_uses(code, place + 4, register, page, stores=True):
-            if address in wanted:
-                yield Reference(address, rva + offset)
-
-
-def _iter_pages(rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Tuple[int, int, int]]:
-    """Each ``adrp`` of a page with one of ``wanted``: its offset, the page, the register."""
-    pages = {variable & ~0xFFF for variable in wanted}
+def _iter_pages(rva: int, code: bytes) -> Iterator[int]:
+    """Each ``adrp``, by the page."""
     for match in re.finditer(b"A", code.translate(_ADRP_FOLD)):
-        offset = match.end() - 4
-        if offset >= 0 and (rva + offset) % 4 == 0:
-            word = int.from_bytes(code[offset : offset + 4], "little")
+        offset = match.end() - _WORD_BYTES
+        if offset >= 0 and (rva + offset) % _WORD_BYTES == 0:
+            word = int.from_bytes(code[offset : offset + _WORD_BYTES], "little")
             steps = word >> 3 & 0x1FFFFC | word >> 29 & 3
             page = (rva + offset & ~0xFFF) + ((steps ^ 0x100000) - 0x100000 << 12)
-            if page in pages:
-                yield offset, page, word & 0x1F
+            yield page << OFFSET_BITS | offset
 
 
-def _iter_literals(rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
-    """``ldr`` of a literal, which is told by its distance."""
+def _iter_literals(rva: int, code: bytes) -> Iterator[int]:
+    """Each ``ldr`` of a literal, which is told by its distance."""
     for match in _LITERAL_LOAD.finditer(code):
         offset = match.end() - _WORD_BYTES
         if offset >= 0 and (rva + offset) % _WORD_BYTES == 0:
             steps = int.from_bytes(code[offset : offset + _WORD_BYTES], "little") >> 5 & 0x7FFFF
             target = rva + offset + _WORD_BYTES * (steps - (steps >> 18 << 19))
-            if target in wanted:
-                yield Reference(target, rva + offset)
+            yield target << OFFSET_BITS | offset
 
 
-def _iter_uses(
-    code: bytes, offset: int, register: int, page: int, *, stores: bool = False
-) -> Iterator[Tuple[int, int]]:
-    """The instructions from ``offset`` on that add to the page in ``register`` or load from it, with the address.
-
-    With ``stores`` it is only those that store there.
+def _iter_uses(code: bytes, offset: int, register: int, page: int) -> Iterator[Tuple[int, int, bool]]:
+    """The instructions from ``offset`` on that use the page in ``register``, with the address; True: it stores there.
 
     Addresses that ``add`` makes are followed; a register that is loaded, or gets another page, is not an address.
+    Without any address left the rest is not looked at: mostly the next instruction loads over the page.
     """
     addresses = {register: page}
-    count = min(_ADRP_REACH_INSTRUCTIONS, (len(code) - offset) // 4)
+    count = min(_ADRP_REACH_INSTRUCTIONS, (len(code) - offset) // _WORD_BYTES)
     for number, word in enumerate(struct.unpack_from(f"<{count}I", code, offset)):
         base, target = word >> 5 & 0x1F, word & 0x1F
         if word & 0xFFC00000 == 0x91000000 and base in addresses:  # add x, base, #imm12
             addresses[target] = addresses[base] + (word >> 10 & 0xFFF)
-            if not stores:
-                yield offset + 4 * number, addresses[target]
+            yield offset + _WORD_BYTES * number, addresses[target], False
             continue
-        is_load, is_vector, scale = _decode_load(word)
+        is_load, is_vector, scale = _decode_load(word) if word & 0x3B000000 == 0x39000000 else _NO_LOAD
         is_store = word & 0x3FC00000 == 0x39000000
-        if (is_store if stores else is_load) and base in addresses:
-            yield offset + 4 * number, addresses[base] + ((word >> 10 & 0xFFF) << scale)
+        if (is_store or is_load) and base in addresses:
+            yield offset + _WORD_BYTES * number, addresses[base] + ((word >> 10 & 0xFFF) << scale), is_store
         if (is_load and not is_vector) or word & 0x9F000000 == 0x90000000:
             addresses.pop(target, None)
+            if not addresses:
+                return
 
 
 def _decode_load(word: int) -> Tuple[bool, bool, int]:
-    """Whether an instruction loads from a base and an offset, into a vector register, and the offset's scale."""
-    if word & 0x3B000000 != 0x39000000:
-        return False, False, 0
+    """Of a load or store: whether it loads, whether that is into a vector register, and the scale of its offset."""
     size, is_vector, operation = word >> 30, bool(word & 0x04000000), word >> 22 & 3
     if is_vector:
         return bool(operation & 1), True, 4 if operation & 2 else size
@@ -144,6 +163,23 @@ class Arm64Numbers:
         count = len(self._lower).to_bytes(_COUNT_BYTES, "little")
         return count + b"".join(map(_HALF.pack, (*sorted(self._lower), *sorted(self._upper))))
 
-    def can_make(self, number: int) -> bool:
+    @property
+    def halves(self) -> Tuple[FrozenSet[int], FrozenSet[int]]:
+        """The lower and the upper ones."""
+        return self._lower, self._upper
+
+
+class Arm64Makers:
+    """Functions by the halves that they hold."""
+
+    def __init__(self, functions: Sequence[Arm64Numbers]) -> None:
+        self._lower: Dict[int, Set[int]] = {}
+        self._upper: Dict[int, Set[int]] = {}
+        for place, function in enumerate(functions):
+            for known, halves in zip((self._lower, self._upper), function.halves):
+                for half in halves:
+                    known.setdefault(half, set()).add(place)
+
+    def find(self, number: int) -> FrozenSet[int]:
         """Where one half of the tag is there: tags of one driver mostly begin, or end, with the same characters."""
-        return number & 0xFFFF in self._lower or number >> _HALF_BITS in self._upper
+        return frozenset(self._lower.get(number & 0xFFFF, ())) | self._upper.get(number >> _HALF_BITS, frozenset())

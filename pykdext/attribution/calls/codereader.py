@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Callable, Collection, FrozenSet, Iterator, NamedTuple, Protocol
+from array import array
+from bisect import bisect_left
+from typing import Any, Callable, Collection, FrozenSet, Iterable, Iterator, List, NamedTuple, Protocol, Sequence
 
 from pykdext.images.image import Image
 from pykdext.model import PROTECTED_POOL
 
 TAG_MASK = PROTECTED_POOL - 1
 """The tag tables have a tag without this bit."""
+
+OFFSET_BITS = 28
+"""Of a place in an image: no more than ``MAX_IMAGE_BYTES`` of one are looked at."""
+
+_OFFSET_MASK = (1 << OFFSET_BITS) - 1
 
 
 class Reference(NamedTuple):
@@ -18,6 +25,32 @@ class Reference(NamedTuple):
     rva: int
 
 
+class TargetIndex:
+    """Offsets in a piece of code by what the bytes there refer to, each eight bytes. Targets have 35 bits, and a sign.
+
+    ``packed``: of each place its target, shifted by OFFSET_BITS, and in these bits its offset.
+    """
+
+    def __init__(self, packed: Iterable[int]) -> None:
+        self._packed = array("q", sorted(packed))
+
+    def find(self, target: int) -> List[int]:
+        """The offsets that refer to ``target``, ascending."""
+        first = bisect_left(self._packed, target << OFFSET_BITS)
+        stop = bisect_left(self._packed, target + 1 << OFFSET_BITS, first)
+        return [packed & _OFFSET_MASK for packed in self._packed[first:stop]]
+
+
+class Operands(Protocol):
+    """The instructions in one piece of an image's code that may refer to variables. ``code`` is that piece again."""
+
+    def iter_references(self, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+        """Those that read one of ``wanted`` (RVAs), or take its address."""
+
+    def iter_stores(self, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+        """Those that write one of ``wanted``."""
+
+
 class Numbers(Protocol):
     """The numbers in a function's instructions."""
 
@@ -25,22 +58,28 @@ class Numbers(Protocol):
     def packed(self) -> bytes:
         """As bytes, to be kept."""
 
-    def can_make(self, number: int) -> bool:
-        """Whether few instructions with them can make the tag ``number`` (without PROTECTED_POOL), or that with it."""
+
+class Makers(Protocol):
+    """The ``Numbers`` of several functions, searched together."""
+
+    def find(self, number: int) -> FrozenSet[int]:
+        """Which functions, by their order, hold numbers of which few instructions can make a tag.
+
+        That is ``number`` (a tag without PROTECTED_POOL), or the tag with it.
+        """
 
 
 class CodeReader(NamedTuple):
     """One processor's row.
 
     Attributes:
-        iter_calls: the calls and jumps in code at an RVA to given places, with the mask of an address.
-        iter_references: the instructions in a piece of an image's code, at an RVA, that refer to given variables.
-        iter_stores: those that write them. read_numbers: of the code of one function. parse_numbers: of what was
-        ``packed``; ValueError if it is damaged.
+        list_calls: the calls and jumps in code at an RVA, packed as ``TargetIndex`` takes them. read_operands: of a
+        piece, at an RVA, of an image's code. read_numbers: of the code of one function. parse_numbers: of what was
+        ``packed``; ValueError if it is damaged. open_makers: of the functions with these numbers.
     """
 
-    iter_calls: Callable[[int, bytes, FrozenSet[int], int], Iterator[int]]
-    iter_references: Callable[[Image, int, bytes, Collection[int]], Iterator[Reference]]
-    iter_stores: Callable[[Image, int, bytes, Collection[int]], Iterator[Reference]]
+    list_calls: Callable[[int, bytes], List[int]]
+    read_operands: Callable[[Image, int, bytes], Operands]
     read_numbers: Callable[[bytes], Numbers]
     parse_numbers: Callable[[bytes], Numbers]
+    open_makers: Callable[[Sequence[Any]], Makers]

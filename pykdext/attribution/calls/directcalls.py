@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from typing import Collection, Tuple
 
-from pykdext.attribution.calls.processors import PROCESSORS
+from pykdext.attribution.calls.codeindex import iter_call_indexes
 from pykdext.images.image import Image
 
 
 def find_direct_calls(image: Image, targets: Collection[int]) -> Tuple[int, ...]:
     """The RVAs of what calls, or jumps to, one of ``targets``: RVAs, negative or large for what is outside."""
-    mask = (1 << 8 * image.machine.pointer_size) - 1
-    wanted = frozenset(target & mask for target in targets)
-    iter_calls = PROCESSORS[image.machine].iter_calls
+    if not targets:
+        return ()
+    limit = 1 << 8 * image.machine.pointer_size
+    wanted = {(target + limit // 2) % limit - limit // 2 for target in targets}
     return tuple(
-        place
-        for section in image.sections
-        if section.executable and wanted
-        for rva, code in image.iter_present(section)
-        for place in iter_calls(rva, code, wanted, mask)
+        rva + offset
+        for rva, index in iter_call_indexes(image)
+        for offset in sorted(offset for target in wanted for offset in index.find(target))
     )

@@ -1,4 +1,4 @@
-"""What of x86 and x64 code is read without decoding it: calls, references to variables, numbers.
+"""What of x86 and x64 code is read without decoding it: calls, references to variables.
 
 Encodings are those of the Intel SDM: ``E8`` and ``E9`` with a displacement from the next instruction. x64 addresses
 relative to the next instruction, x86 by the whole address.
@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Collection, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Collection, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Pattern, Tuple
 
-from pykdext.attribution.calls.codereader import TAG_MASK, Reference
-from pykdext.attribution.places.tagencodings import PROTECTED_TEXT, TAG_BYTES, TEXT
+from pykdext.attribution.calls.codereader import OFFSET_BITS, Reference, TargetIndex
 from pykdext.images.image import Image
-from pykdext.model import PROTECTED_POOL
-from pykdext.units import count_things
 
 _CALL = re.compile(rb"[\xe8\xe9](?=.{4})", re.DOTALL)
 _CALL_BYTES = 5
-_COUNT = _BASE = struct.Struct("<I")
-_DISPLACEMENT = struct.Struct("<i")
+_ADDRESS, _DISPLACEMENT = struct.Struct("<I"), struct.Struct("<i")
 
 _PREFIXES = frozenset((0x66, 0xF0, 0xF2, 0xF3))
 _DISPLACEMENT_BYTES = 4
@@ -62,18 +58,6 @@ _WRITES_0F: Mapping[int, FrozenSet[int]] = {
     4: frozenset(),
 }
 
-_TAGS = re.compile(rb"[" + TEXT + rb"]{3,}[" + PROTECTED_TEXT + rb"]?", re.DOTALL)
-"""Any four bytes of a match look like a tag, and so no others."""
-
-_NUMBER_FOLLOWS = frozenset((*range(0xB8, 0xC0), *range(0x05, 0x40, 8), 0x68, 0xA9))
-"""``mov`` of a register, arithmetic and ``test`` with the accumulator, ``push``."""
-
-_OPERAND_FOLLOWS = frozenset((0x69, 0x81, 0xC7, 0xF7))
-"""``imul``, arithmetic, ``mov`` and ``test``: modrm, perhaps SIB and displacement stand before the number."""
-
-_LONGEST_OPERAND_BYTES = 7
-"""From such an opcode to the number."""
-
 
 class _Opcodes(NamedTuple):
     """By the bytes of an immediate behind the displacement."""
@@ -84,45 +68,49 @@ class _Opcodes(NamedTuple):
 
 _READING, _WRITING = _Opcodes(_READS, _READS_0F), _Opcodes(_WRITES, _WRITES_0F)
 
-_LOWER = 0xFFFFFF
-_ONE_CHARACTER = frozenset(change << shift for shift in range(0, 8 * TAG_BYTES, 8) for change in range(1, 0x100))
-"""How two numbers differ, bit by bit, that have three bytes in common."""
 
-
-def iter_calls(rva: int, code: bytes, wanted: FrozenSet[int], mask: int) -> Iterator[int]:
-    """The RVAs of calls and jumps to ``wanted`` in code at ``rva``; ``mask`` has the bits of an address."""
+def list_calls(rva: int, code: bytes) -> List[int]:
+    """The calls and jumps in code at ``rva``, packed as ``TargetIndex`` takes them."""
     read_displacement = _DISPLACEMENT.unpack_from
-    for match in _CALL.finditer(code):
-        end = match.end()
-        if rva + end + _CALL_BYTES - 1 + read_displacement(code, end)[0] & mask in wanted:
-            yield rva + end - 1
+    next_rva = rva + _CALL_BYTES
+    return [
+        (next_rva + start + read_displacement(code, start + 1)[0] << OFFSET_BITS) | start
+        for start in [match.start() for match in _CALL.finditer(code)]
+    ]
 
 
-def iter_relative(image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+class RelativeOperands:
     """x64: the operand [rip+disp32] is relative to the end of the instruction, perhaps behind an immediate."""
-    return _iter_relative(image, rva, code, wanted, _READING)
 
+    def __init__(self, image: Image, rva: int, code: bytes) -> None:
+        self._rva = rva
+        read_displacement = _DISPLACEMENT.unpack_from
+        next_rva = rva + _DISPLACEMENT_BYTES
+        matches = re.finditer(rb"M(?=...[MF])", code.translate(_fold_relative(image.size)), re.DOTALL)
+        self._index = TargetIndex(
+            (next_rva + end + read_displacement(code, end)[0] << OFFSET_BITS) | end - 1
+            for end in [match.end() for match in matches]
+        )
 
-def iter_relative_stores(image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
-    """x64: the same of instructions that write."""
-    return _iter_relative(image, rva, code, wanted, _WRITING)
+    def iter_references(self, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+        """Instructions that read."""
+        return self._iter_uses(code, wanted, _READING)
 
+    def iter_stores(self, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+        """Instructions that write."""
+        return self._iter_uses(code, wanted, _WRITING)
 
-def _iter_relative(
-    image: Image, rva: int, code: bytes, wanted: Collection[int], opcodes: _Opcodes
-) -> Iterator[Reference]:
-    variables: Dict[int, List[Tuple[int, int]]] = {}
-    for immediate_bytes in _READS:
+    def _iter_uses(self, code: bytes, wanted: Collection[int], opcodes: _Opcodes) -> Iterator[Reference]:
         for variable in wanted:
-            variables.setdefault(variable - immediate_bytes, []).append((variable, immediate_bytes))
-    read_displacement = struct.Struct("<i").unpack_from
-    for match in re.finditer(rb"M(?=...[MF])", code.translate(_fold_relative(image.size)), re.DOTALL):
-        (displacement,) = read_displacement(code, match.end())
-        target = rva + match.end() + _DISPLACEMENT_BYTES + displacement
-        for variable, immediate_bytes in variables.get(target, ()):
-            start = _find_start(code, match.start() - 1, (immediate_bytes,), opcodes, has_rex=True)
-            if start is not None:
-                yield Reference(variable, rva + start)
+            places = [
+                (offset, immediate_bytes)
+                for immediate_bytes in _READS
+                for offset in self._index.find(variable - immediate_bytes)
+            ]
+            for offset, immediate_bytes in sorted(places):
+                start = _find_start(code, offset - 1, (immediate_bytes,), opcodes, has_rex=True)
+                if start is not None:
+                    yield Reference(variable, self._rva + start)
 
 
 def _fold_relative(image_bytes: int) -> bytes:
@@ -132,31 +120,45 @@ def _fold_relative(image_bytes: int) -> bytes:
     return bytes(0x4D if byte & 0xC7 == 0x05 else 0x46 if is_far[byte] else 0x2E for byte in range(256))
 
 
-def iter_absolute(image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+class AbsoluteOperands:
     """x86: the four bytes of the address, as a displacement or an immediate."""
-    for variable in wanted:
-        address = (image.module.base + variable & 0xFFFFFFFF).to_bytes(4, "little")
-        offset = code.find(address)
-        while offset >= 0:
-            start = _find_absolute_start(code, offset)
-            if start is not None:
-                yield Reference(variable, rva + start)
-            offset = code.find(address, offset + 1)
+
+    def __init__(self, image: Image, rva: int, code: bytes) -> None:
+        self._rva = rva
+        base, mask = image.module.base, 0xFFFFFFFF
+        read_address = _ADDRESS.unpack_from
+        offsets = [match.start() for match in _match_addresses(base & mask, image.size).finditer(code)]
+        variables = ((read_address(code, offset)[0] - base & mask, offset) for offset in offsets)
+        self._index = TargetIndex(
+            variable << OFFSET_BITS | offset for variable, offset in variables if variable < image.size
+        )
+
+    def iter_references(self, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+        """Instructions that read, or take the address."""
+        for variable in wanted:
+            for offset in self._index.find(variable):
+                start = _find_absolute_start(code, offset)
+                if start is not None:
+                    yield Reference(variable, self._rva + start)
+
+    def iter_stores(self, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
+        """Instructions that write: the address is their displacement."""
+        for variable in wanted:
+            for offset in self._index.find(variable):
+                before = code[offset - 1] if offset else 0
+                start = offset - 1 if before in (0xA2, 0xA3) else None  # mov of the accumulator
+                if before & 0xC7 == 0x05:
+                    start = _find_start(code, offset - 2, tuple(_WRITES), _WRITING, has_rex=False)
+                if start is not None:
+                    yield Reference(variable, self._rva + start)
 
 
-def iter_absolute_stores(image: Image, rva: int, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
-    """x86: the four bytes of the address, as the displacement of an instruction that writes."""
-    for variable in wanted:
-        address = (image.module.base + variable & 0xFFFFFFFF).to_bytes(4, "little")
-        offset = code.find(address)
-        while offset >= 0:
-            before = code[offset - 1] if offset else 0
-            start = offset - 1 if before in (0xA2, 0xA3) else None  # mov of the accumulator
-            if before & 0xC7 == 0x05:
-                start = _find_start(code, offset - 2, tuple(_WRITES), _WRITING, has_rex=False)
-            if start is not None:
-                yield Reference(variable, rva + start)
-            offset = code.find(address, offset + 1)
+def _match_addresses(base: int, image_bytes: int) -> Pattern[bytes]:
+    """Four bytes whose upper two are those of an address in an image, which may reach over 4 GiB's end."""
+    uppers = {upper & 0xFFFF for upper in range(base >> 16, (base + image_bytes >> 16) + 1)}
+    thirds = re.escape(bytes({upper & 0xFF for upper in uppers}))
+    fourths = re.escape(bytes({upper >> 8 for upper in uppers}))
+    return re.compile(rb"(?=..[%b][%b])" % (thirds, fourths), re.DOTALL)
 
 
 def _find_absolute_start(code: bytes, offset: int) -> Optional[int]:
@@ -193,65 +195,3 @@ def _find_start(
     if has_rex and start > 0 and code[start - 1] & 0xF0 == 0x40:
         start -= 1
     return start - 1 if start > 0 and code[start - 1] in _PREFIXES else start
-
-
-def _may_be_operand(code: bytes, start: int) -> bool:
-    """Whether an instruction may have the four bytes at ``start`` as its number, or as the upper half of that."""
-    if start < 1:
-        return False
-    return (
-        code[start - 1] in _NUMBER_FOLLOWS
-        or not _OPERAND_FOLLOWS.isdisjoint(code[max(start - _LONGEST_OPERAND_BYTES, 0) : start - 1])
-        or (start > TAG_BYTES and code[start - TAG_BYTES - 1] & 0xF8 == 0xB8)
-    )
-
-
-class IntelNumbers:
-    """Whatever bytes of x86 and x64 code may be operands; of what looks like a tag, what stands behind an opcode."""
-
-    def __init__(self, code: bytes, bases: Collection[int]) -> None:
-        self._code = code
-        self._bases = frozenset(bases)
-
-    @classmethod
-    def read(cls, code: bytes) -> IntelNumbers:
-        """Those of a function."""
-        tags = (
-            code[start : start + TAG_BYTES]
-            for match in _TAGS.finditer(code)
-            for start in range(match.start(), match.end() - TAG_BYTES + 1)
-            if _may_be_operand(code, start)
-        )
-        return cls(code, [int.from_bytes(tag, "little") & TAG_MASK for tag in tags])
-
-    @classmethod
-    def parse(cls, packed: bytes) -> IntelNumbers:
-        """What ``packed`` is of; ValueError if it is cut short."""
-        (count,) = _COUNT.unpack(packed[: _COUNT.size].ljust(_COUNT.size, b"\xff"))
-        end = _COUNT.size + TAG_BYTES * count
-        if len(packed) < end:
-            raise ValueError(f"{count_things(len(packed), 'byte')} for {count_things(count, 'number')}")
-        return cls(packed[end:], [base for (base,) in _BASE.iter_unpack(packed[_COUNT.size : end])])
-
-    @property
-    def packed(self) -> bytes:
-        """All that is looked at, to be kept."""
-        return _COUNT.pack(len(self._bases)) + b"".join(map(_BASE.pack, sorted(self._bases))) + self._code
-
-    def can_make(self, number: int) -> bool:
-        """By a shift, by a change of one character, or by the difference to another tag, which must be there, too.
-
-        Of a difference the lower three bytes are looked for: the last one depends on PROTECTED_POOL.
-        """
-        code = self._code
-        return self._holds_shifted(number) or any(
-            base ^ number in _ONE_CHARACTER
-            or (number - base & _LOWER).to_bytes(3, "little") in code
-            or ((number ^ base) & _LOWER).to_bytes(3, "little") in code
-            for base in self._bases
-        )
-
-    def _holds_shifted(self, number: int) -> bool:
-        zero_bits = (number & -number).bit_length() - 1
-        shifted = (tag >> max(zero_bits, 0) for tag in (number, number | PROTECTED_POOL))
-        return any(tag.to_bytes(TAG_BYTES, "little") in self._code for tag in shifted)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Collection, Dict, FrozenSet, Iterator, Mapping, Set, Tuple
 
+from pykdext.attribution.calls.codeindex import iter_operands
 from pykdext.attribution.calls.codereader import Reference
-from pykdext.attribution.calls.processors import PROCESSORS
 from pykdext.images.image import Image
 
 MAX_REFERENCES = 256
@@ -27,10 +27,8 @@ def find_writers(image: Image, rva: int) -> Tuple[int, ...]:
 
 
 def _iter_stores(image: Image, wanted: FrozenSet[int]) -> Iterator[Reference]:
-    iter_stores = PROCESSORS[image.machine].iter_stores
-    for section in image.sections:
-        for start, code in image.iter_present(section) if section.executable else ():
-            yield from iter_stores(image, start, code, wanted)
+    for code, operands in iter_operands(image):
+        yield from operands.iter_stores(code, wanted)
 
 
 def find_references(image: Image, rvas: Collection[int]) -> Mapping[int, Tuple[int, ...]]:
@@ -41,11 +39,9 @@ def find_references(image: Image, rvas: Collection[int]) -> Mapping[int, Tuple[i
     """
     found: Dict[int, Set[int]] = {}
     wanted = frozenset(rvas)
-    iter_references = PROCESSORS[image.machine].iter_references
-    for section in image.sections:
-        for rva, code in image.iter_present(section) if section.executable and wanted else ():
-            for reference in iter_references(image, rva, code, wanted):
-                places = found.setdefault(reference.variable, set())
-                if len(places) < MAX_REFERENCES:
-                    places.add(reference.rva)
+    for code, operands in iter_operands(image) if wanted else ():
+        for reference in operands.iter_references(code, wanted):
+            places = found.setdefault(reference.variable, set())
+            if len(places) < MAX_REFERENCES:
+                places.add(reference.rva)
     return {variable: tuple(sorted(places)) for variable, places in found.items()}

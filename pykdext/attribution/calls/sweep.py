@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Dict, Iterable, Optional, Set, Tuple
 
 from pykdext.attribution.calls.allocatorcalls import find_allocator_calls
 from pykdext.attribution.calls.allocators import allocator_names
 from pykdext.attribution.calls.callees import CalleeResolver
-from pykdext.attribution.calls.codereader import TAG_MASK, Numbers
+from pykdext.attribution.calls.codereader import TAG_MASK, Makers, Numbers
 from pykdext.attribution.calls.directcalls import find_direct_calls
 from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.calls.processors import PROCESSORS
@@ -57,7 +58,6 @@ class AllocatorCallers:
         self._followed = followed
         self._room_bytes = min(room_bytes, MAX_CALLER_BYTES)
         self._functions: Dict[int, FunctionBounds] = {}
-        self._numbers: Dict[int, Numbers] = {}
         key = _identify(self._image, self._room_bytes) if cache and self._image.is_file and room_bytes > 0 else b""
         kept = cache.load_entry(key) if cache and key else None
         if room_bytes <= 0:
@@ -70,20 +70,20 @@ class AllocatorCallers:
     def find_makers(self, tag: PoolTag) -> Tuple[int, ...]:
         """The entries of those that hold numbers of which ``tag`` can be made, with or without PROTECTED_POOL."""
         number = tag.key & TAG_MASK
-        found = tuple(start_rva for start_rva in self._functions if self._numbers_of(start_rva).can_make(number))
-        self._image.release()
-        return found
+        starts = tuple(self._functions)
+        return tuple(starts[place] for place in sorted(self._makers.find(number)))
 
-    @property
+    @cached_property
     def numbers(self) -> Tuple[Numbers, ...]:
         """Those of each function."""
-        return tuple(map(self._numbers_of, self._functions))
+        read_numbers = PROCESSORS[self._image.machine].read_numbers
+        numbers = tuple(read_numbers(_read_code(self._image, bounds)) for bounds in self._functions.values())
+        self._image.release()
+        return numbers
 
-    def _numbers_of(self, start_rva: int) -> Numbers:
-        if start_rva not in self._numbers:
-            code = _read_code(self._image, self._functions[start_rva])
-            self._numbers[start_rva] = PROCESSORS[self._image.machine].read_numbers(code)
-        return self._numbers[start_rva]
+    @cached_property
+    def _makers(self) -> Makers:
+        return PROCESSORS[self._image.machine].open_makers(self.numbers)
 
     def _pack(self) -> bytes:
         """What was collected, to be kept."""
