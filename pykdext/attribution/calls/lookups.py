@@ -81,7 +81,12 @@ class LookUpCalls:
 
     @property
     def places(self) -> Set[int]:
-        """What code refers to that looks functions up: the pointers in the import tables, and names."""
+        """What code refers to that looks functions up: the pointers in the import tables, and names.
+
+        Nothing where the image has no name of a function that takes a pool tag: what it looks up is something else.
+        """
+        if not self._names:
+            return set()
         pointers = {rva + self._pointer_bytes for rva in self._strings}
         return {*self._look_ups, *self._names, *self._strings, *pointers}
 

@@ -15,7 +15,7 @@ MAX_HITS = 4096
 MAX_POINTERS = 64
 """Pointers of one image to such names that are told."""
 
-_STEMS = ("Alloc", "Pool", "Lookaside", "WithTag")
+_STEMS = ("Alloc", "Pool", "Lookaside", "WithTag", "ReservedMapping", "MappingAddress", "RemoveLock", "ErrorSourceInfo")
 """What all these names contain but a few that nobody looks up."""
 
 _ENCODINGS = (("latin-1", 1), ("utf-16-le", 2))
