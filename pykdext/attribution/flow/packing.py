@@ -6,7 +6,7 @@ Values are many times the same: each stands once, in a table, and is meant by it
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Sequence, Tuple, Type
+from typing import Any, Dict, List, Sequence, Tuple, Type, get_args
 
 from pykdext.attribution.flow.calls import CallSite, FrameReader, FunctionFlow
 from pykdext.attribution.flow.cells import Cell, Cells
@@ -16,18 +16,14 @@ from pykdext.attribution.flow.values import (
     UNKNOWN,
     UNKNOWN_ATOM,
     Atom,
-    Constant,
     FieldRead,
-    ImageRead,
     Location,
     Parameter,
-    Returned,
-    StackAddress,
     Unknown,
     Value,
 )
 
-_KINDS: Tuple[Type[Atom], ...] = (Constant, Parameter, ImageRead, FieldRead, StackAddress, Returned, Unknown)
+_KINDS: Tuple[Type[Atom], ...] = get_args(Atom)
 
 
 def pack_flow(flow: FunctionFlow) -> str:

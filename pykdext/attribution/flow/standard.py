@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Set, Tuple
 
 from pykdext.attribution.flow.calls import CallSite, FrameReader, FunctionFlow
-from pykdext.attribution.flow.values import Atom, Constant, Location, Value
+from pykdext.attribution.flow.values import Atom, Constant, Entry, Location, Value
 from pykdext.images.image import Image
 from pykdext.model import Machine, Module
 
@@ -167,9 +167,9 @@ class StandardImage(Image):
         return value if restored == value else restored
 
     def _restore_atom(self, atom: Atom) -> Atom:
-        if not isinstance(atom, Constant) or atom.number >> 32 < _FIRST_UPPER_HALF:
+        if not isinstance(atom, (Constant, Entry)) or atom.number >> 32 < _FIRST_UPPER_HALF:
             return atom
-        return Constant(self._restore_number(atom.number), atom.origin_rva)
+        return replace(atom, number=self._restore_number(atom.number))
 
     def _restore_number(self, number: int) -> int:
         """Whatever is within reach of the image moves with it: calls of other modules may be relative."""

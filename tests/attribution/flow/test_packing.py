@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 
 from dumps.drivers import build
+from pykdext.attribution.flow.calls import FunctionFlow
 from pykdext.attribution.flow.function import follow_function
 from pykdext.attribution.flow.packing import pack_flow, unpack_flow
-from pykdext.attribution.flow.values import UNKNOWN
+from pykdext.attribution.flow.values import (
+    UNKNOWN,
+    UNKNOWN_ATOM,
+    Atom,
+    Constant,
+    Entry,
+    FieldRead,
+    ImageRead,
+    Location,
+    Parameter,
+    Returned,
+    StackAddress,
+)
 from pykdext.images.functiontable import FunctionTable
 from pykdext.images.image import read_image
 from pykdext.images.imagefile import open_image_file
@@ -57,6 +71,29 @@ def test_a_flow_comes_back_as_it_was(name):
             assert [(cell.offset, cell.size, origins(cell.value)) for cell in state.frame] == [
                 (cell.offset, cell.size, origins(cell.value)) for cell in other.frame
             ]
+
+
+ATOMS = [
+    Constant(7, 0x1000),
+    Constant(7),
+    Parameter(Location("rcx")),
+    Parameter(Location("", 0x28)),
+    ImageRead(0x3000, 4),
+    FieldRead(FieldRead(ImageRead(0x3000, 8), 16, 8), 4, 4),
+    StackAddress(-8),
+    Returned(0x1010),
+    Entry(0x14000),
+    UNKNOWN_ATOM,
+]
+
+
+def test_what_a_variable_may_hold_of_every_kind_comes_back():
+    assert {type(atom) for atom in ATOMS} == set(get_args(Atom))
+    kept = {rva: frozenset({atom}) for rva, atom in enumerate(ATOMS)}
+    again = unpack_flow(pack_flow(FunctionFlow(0x1000, (), kept=kept)))
+    assert {rva: origins(value) for rva, value in again.kept.items()} == {
+        rva: origins(value) for rva, value in kept.items()
+    }
 
 
 WHOLE = {
