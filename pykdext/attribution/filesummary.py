@@ -28,7 +28,7 @@ from pykdext.model import ImageVersion, Machine, Module, PoolTag
 MAX_SUMMARISED_BYTES = 64 << 20
 """Larger files are searched each time."""
 
-_FORM = 5
+_FORM = 6
 """Of a summary; it changes with what a search finds."""
 
 

@@ -21,7 +21,7 @@ from pykdext.images.functionstarts import (
 from pykdext.images.image import Image
 from pykdext.images.intelcode import Pieces, read_code
 from pykdext.images.unwindtables import CodeRange, read_unwind_table
-from pykdext.images.x86starts import find_x86_starts
+from pykdext.images.x86starts import find_x86_starts, is_clear_start
 from pykdext.model import Machine, MachineTable
 
 
@@ -62,6 +62,10 @@ class FunctionTable:
         gap_start = ranges[index].end if index >= 0 else 0
         gap_end = ranges[index + 1].start if index + 1 < len(ranges) else self.image.size
         return self._find_by_flow(rva, gap_start, gap_end)
+
+    def may_be_within(self, start_rva: int) -> bool:
+        """Whether a function is taken to begin there only as the place is aligned and some bytes look like a call."""
+        return self.image.machine is Machine.X86 and not is_clear_start(self._code, start_rva)
 
     @cached_property
     def _ranges(self) -> Tuple[CodeRange, ...]:

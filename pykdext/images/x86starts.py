@@ -70,6 +70,12 @@ def find_x86_starts(image: Image) -> List[int]:
     return sorted(starts)[:MAX_STARTS]
 
 
+def is_clear_start(pieces: Pieces, rva: int) -> bool:
+    """Whether a function seems to begin there by what stands around the place, whoever calls it."""
+    code = IntelCode(pieces)
+    return code.begins_clearly(rva) or code.follows_end_and_filling(rva)
+
+
 def _iter_tail_jumped(code: IntelCode, known: Sequence[int]) -> Iterator[int]:
     """Places behind an end to which only other functions jump: it is their last call. ``known``: sorted.
 

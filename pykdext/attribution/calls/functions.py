@@ -9,6 +9,7 @@ from pykdext.attribution.calls.allocators import find_removed_bytes
 from pykdext.attribution.calls.keptflows import KeptFlows, open_kept_flows
 from pykdext.attribution.calls.lookups import LookUpCalls, read_named_places
 from pykdext.attribution.flow.calls import FunctionFlow
+from pykdext.attribution.flow.crossing import runs_across
 from pykdext.attribution.flow.function import follow_function
 from pykdext.attribution.flow.standard import POINTER_BYTES, StandardAddresses, StandardImage
 from pykdext.attribution.places.cache import IndexCache
@@ -23,6 +24,10 @@ MAX_FOLLOWED_IN_ALL_BYTES = 1 << 22
 """The same for all images of a machine together."""
 
 NOT_MOVED = StandardAddresses(())
+
+
+MAX_PARTS = 16
+"""Functions side by side of which each may be a part of the one before."""
 
 
 class CodeRoom:
@@ -55,13 +60,19 @@ class FollowedImage:
         self._cache = cache
         self._room = room
         self._functions = FunctionTable(image)
+        self._whole: Dict[int, FunctionBounds] = {}
         self._flows: Dict[int, Optional[FunctionFlow]] = {}
         self._room_bytes = MAX_FOLLOWED_BYTES
         self._exports: Optional[Exports] = None
 
     def find_bounds(self, rva: int) -> Optional[FunctionBounds]:
         """The function around ``rva``, or None if none is known there."""
-        return self._functions.find(rva)
+        bounds = self._functions.find(rva)
+        if bounds is None:
+            return None
+        if bounds.start_rva not in self._whole:
+            self._join_parts(bounds)
+        return self._whole[bounds.start_rva]
 
     def find_flow(self, rva: int) -> Optional[FunctionFlow]:
         """The flow of the function around ``rva``; None if no function is known there or the limit is reached."""
@@ -74,6 +85,36 @@ class FollowedImage:
             ranges = tuple((max(start, entry_rva), end) for start, end in bounds.ranges if end > entry_rva)
             bounds = FunctionBounds(entry_rva, ranges, "flow")
         return self._find_flow(bounds)
+
+    def _join_parts(self, bounds: FunctionBounds) -> None:
+        """What is told apart around ``bounds`` only by bytes that look like a call is one function if code runs on."""
+        find, is_doubtful = self._functions.find, self._functions.may_be_within
+        parts = [bounds]
+        while len(parts) < MAX_PARTS and is_doubtful(parts[0].start_rva):
+            before = find(parts[0].start_rva - 1)
+            if before is None:
+                break
+            parts.insert(0, before)
+        while len(parts) < MAX_PARTS:
+            behind = find(_end_of(parts[-1]))
+            if behind is None or not is_doubtful(behind.start_rva):
+                break
+            parts.append(behind)
+        whole: List[FunctionBounds] = []
+        for part in parts:
+            joined = _join(whole[-1], part) if whole else part
+            if whole and self._runs_across(joined, part.start_rva):
+                whole[-1] = joined
+            else:
+                whole.append(part)
+        for part in parts:
+            self._whole[part.start_rva] = next(one for one in whole if part.start_rva < _end_of(one))
+
+    def _runs_across(self, bounds: FunctionBounds, rva: int) -> bool:
+        try:
+            return runs_across(self.image, bounds, rva)
+        except ImportError:
+            return False  # what is followed of the function says so
 
     def _find_flow(self, bounds: Optional[FunctionBounds]) -> Optional[FunctionFlow]:
         if bounds is None:
@@ -135,3 +176,12 @@ class FollowedImage:
         if text not in self.warnings:
             self.warnings.append(text)
             self.image.warnings.append(text)
+
+
+def _end_of(bounds: FunctionBounds) -> int:
+    return bounds.ranges[-1][1]
+
+
+def _join(first: FunctionBounds, second: FunctionBounds) -> FunctionBounds:
+    """Both as one: they are of x86, where a function is one piece."""
+    return FunctionBounds(first.start_rva, ((first.start_rva, _end_of(second)),), first.source)

@@ -28,7 +28,7 @@ from pykdext.model import PoolTag
 MAX_CALLER_BYTES = 512 << 10
 """Code kept of one image."""
 
-_FORM = 2
+_FORM = 3
 """Of what is kept of an image; it changes with what is collected."""
 
 MAX_WRAPPERS = 3
