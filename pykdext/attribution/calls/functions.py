@@ -25,7 +25,6 @@ MAX_FOLLOWED_IN_ALL_BYTES = 1 << 22
 
 NOT_MOVED = StandardAddresses(())
 
-
 MAX_PARTS = 16
 """Functions side by side of which each may be a part of the one before."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pykdext.attribution.flow.calls import know_no_function
 from pykdext.attribution.flow.controlflow import ControlFlow
 from pykdext.attribution.flow.processors import PROCESSORS
 from pykdext.images.functiontable import FunctionBounds
@@ -15,7 +14,7 @@ def runs_across(image: Image, bounds: FunctionBounds, rva: int) -> bool:
     Raises:
         ImportError: capstone's library cannot be loaded.
     """
-    code = ControlFlow(image, bounds, PROCESSORS[image.machine].open_instruction_set(image, know_no_function))
+    code = ControlFlow(image, bounds, PROCESSORS[image.machine].open_instruction_set(image, {}))
     code.enter(bounds.start_rva)
     code.is_guessing = True
     for start in code.explored():
