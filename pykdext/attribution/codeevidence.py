@@ -27,10 +27,9 @@ from pykdext.attribution.places.search import Place
 from pykdext.attribution.places.tagencodings import IN_TEXT, TAG_BYTES, measure_text
 from pykdext.attribution.registrations import describe_registration, read_context_entry
 from pykdext.attribution.taglists import load_knowntags
+from pykdext.attribution.usermode import runs_in_user_mode
 from pykdext.images.image import Image
-from pykdext.images.imports import read_imports
 from pykdext.model import Confidence, Evidence, EvidenceKind, PoolTag
-from pykdext.model.names import canonical_name
 
 MAX_SWEPT_BYTES = 2 << 20
 """Code looked through in all images for tags that are made by arithmetic."""
@@ -67,7 +66,11 @@ _MEANINGS = {
 
 
 class CodeAttributor:
-    """Names the modules whose code uses a tag. What a search of files collects is kept in the ``cache``."""
+    """Names the modules whose code uses a tag. What a search of files collects is kept in the ``cache``.
+
+    Attributes:
+        poolless: by tag the names of images that have its bytes, but run in user mode, where no pool is.
+    """
 
     name = "images"
 
@@ -75,6 +78,7 @@ class CodeAttributor:
         self._index = index
         self._cache = cache
         self._resolver = CalleeResolver([module.image for module in index.modules])
+        self.poolless: Dict[PoolTag, Dict[str, None]] = {}
         self._pools: Dict[int, bool] = {}
         self._room = CodeRoom()
         self._addresses = StandardAddresses(module.image.module for module in index.modules)
@@ -88,9 +92,10 @@ class CodeAttributor:
         """
         is_settled = False
         for module, places in self._index.find_places(tag):
-            found = list(self._iter_module_evidence(tag, module, places))
             if not self._has_pool(module.image):
-                found = [_without_pool(item) for item in found]
+                self.poolless.setdefault(tag, {})[module.image.module.name] = None
+                continue
+            found = list(self._iter_module_evidence(tag, module, places))
             is_settled = is_settled or any(item.confidence is not Confidence.POSSIBLE for item in found)
             yield from sorted(found, key=lambda item: item.confidence.rank)
         if not is_settled:
@@ -98,7 +103,7 @@ class CodeAttributor:
 
     def _iter_module_evidence(self, tag: PoolTag, module: ModuleIndex, places: TagPlaces) -> Iterator[Evidence]:
         uses = TagUses((), {})
-        if module.image.has_headers and self._has_pool(module.image):
+        if module.image.has_headers:
             uses = self._find_uses(tag, module, places.kept)
         for use in uses.calls:
             if use.allocator is not None:
@@ -110,8 +115,8 @@ class CodeAttributor:
         for place in places.kept:
             place_uses = uses_by_place.get(place.rva, [])
             if place.encoding is IN_TEXT:  # a part of a text more often than an entry of a table: it says nothing alone
-                has_code = module.image.has_headers and self._has_pool(module.image)
-                table = self._describe_table(tag, module, place) if has_code and not place_uses else None
+                has_code = module.image.has_headers and not place_uses
+                table = self._describe_table(tag, module, place) if has_code else None
                 if table is not None:
                     yield table
                 continue
@@ -126,7 +131,7 @@ class CodeAttributor:
     def _describe_structure(self, tag: PoolTag, module: ModuleIndex, place: Place) -> Optional[Evidence]:
         """What a structure or a table around ``place`` says; proven where a call is known that allocates by it."""
         found = describe_registration(module.image, tag, place.rva)
-        if not (module.image.has_headers and self._has_pool(module.image)):
+        if not module.image.has_headers:
             return found
         if found is None:
             return self._describe_table(tag, module, place)
@@ -211,11 +216,10 @@ class CodeAttributor:
         return tuple(swept)
 
     def _has_pool(self, image: Image) -> bool:
-        """False for what runs in user mode: the headers say so, and it imports nothing from the kernel or a driver."""
+        """False for what runs in user mode."""
         base = image.module.base
         if base not in self._pools:
-            imported = read_imports(image) if image.is_user_mode else ()
-            self._pools[base] = not image.is_user_mode or any(_is_of_kernel(slot.module) for slot in imported)
+            self._pools[base] = not runs_in_user_mode(image)
         return self._pools[base]
 
     def _open_call_sites(self, image: Image) -> CallSites:
@@ -235,16 +239,6 @@ class CodeAttributor:
         if base not in self._followed:
             self._followed[base] = FollowedImage(image, self._room, self._addresses, self._cache)
         return self._followed[base]
-
-
-def _is_of_kernel(module: str) -> bool:
-    name = canonical_name(module)
-    return name in ("nt", "hal.dll") or name.endswith(".sys")
-
-
-def _without_pool(item: Evidence) -> Evidence:
-    """The evidence of an image that cannot own a tag."""
-    return replace(item, confidence=Confidence.POSSIBLE, detail=f"{item.detail}; a user-mode image, which has no pool")
 
 
 def _describe_use(

@@ -100,6 +100,9 @@ class ImageFile(Closing):
         self._file = file
         self._machine = headers.machine
         self._extents = _map_sections(file, headers)
+        self._mapped_end = max(
+            (one.raw_offset + one.raw_bytes for one in headers.sections if one.raw_offset), default=0
+        )
         self._module = Module(
             name=os.path.basename(file.path),
             base=headers.base,
@@ -135,6 +138,10 @@ class ImageFile(Closing):
         """The parts of a range that the driver has, a section at a time."""
         for part in self._iter_parts(address, size):
             yield part.address, self._read(part)
+
+    def read_appended(self, max_bytes: int) -> bytes:
+        """What the file has behind the last section, which is not mapped: a signature, or what an installer carries."""
+        return self._file.read_at(self._mapped_end, max_bytes) if self._mapped_end else b""
 
     def modules(self) -> Tuple[Module, ...]:
         """The driver, named as its file."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 import signal
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -24,8 +23,9 @@ from pykdext.attribution.filesummary import (
 from pykdext.attribution.owners import has_registered
 from pykdext.attribution.places.cache import open_index_cache
 from pykdext.attribution.places.index import ImageIndex
+from pykdext.attribution.usermode import runs_in_user_mode
 from pykdext.errors import PykdextError, TargetError
-from pykdext.images.embedded import iter_embedded
+from pykdext.images.embedded import MAX_OVERLAY_BYTES, Embedded, find_appended, iter_embedded
 from pykdext.images.image import Image, read_image
 from pykdext.images.imagefile import HeldBytes, ImageFile, open_image_file
 from pykdext.model import Evidence, PoolTag
@@ -42,7 +42,15 @@ FEW_TAGS = 8
 """So many are looked for in what is kept of the files before processes are started, which takes longer."""
 
 MAX_INSIDE = 16
-"""Drivers and cabinets in the resources of one file that are looked at; installers have a few."""
+"""Images and archives inside of one file that are looked at; installers have a few."""
+
+MAX_INSIDE_BYTES = 256 << 20
+"""Of the images inside of one file that are searched; the largest installers of drivers have 100 MB."""
+
+MAX_NESTED = 3
+"""Images within images: an installer has a library that has the driver."""
+
+_UNPACK = {"a cabinet": "Hint: unpack it (expand -F:*.sys)"}
 
 FILES_A_TIME = 4
 """Files handed to a worker at once."""
@@ -184,7 +192,7 @@ def _search_file(job: _Job) -> _Found:
     try:
         with open_image_file(job.path) as target:
             index, code, found = _search_image(target, job.name, job, tags)
-            inside = list(_iter_inside(index.modules[0].image, job))
+            inside = list(_iter_inside(target, index.modules[0].image, job))
             has_new = cache is not None and key and summary is None and not all(found.evidence.values())
             new = summarise_file(index.modules[0], code) if has_new and not inside else None
             if cache is not None and new is not None:
@@ -208,22 +216,62 @@ def _search_image(
     return index, code, search_index(index, target, tags, symbol_path=job.symbol_path, folder=folder, code=code)
 
 
-def _iter_inside(image: Image, job: _Job) -> Iterator[_Found]:
-    """What the drivers tell that the image carries in its resources, and which packed ones were not looked into."""
-    for resource in itertools.islice(iter_embedded(image), MAX_INSIDE):
-        name = f"{job.name}/{resource.name}"
-        if resource.is_packed:
-            yield f"{name}: a cabinet, which was not looked into. Hint: unpack it (expand -F:*.sys)"
+def _iter_inside(target: ImageFile, image: Image, job: _Job) -> Iterator[_Found]:
+    """What the drivers tell that the image carries, and which packed ones were not looked into."""
+    packing = find_appended(target.read_appended(MAX_OVERLAY_BYTES))
+    if packing is not None:
+        yield _describe_packed(f"{job.name} (behind its last section)", packing)
+    pending = deque(_Nested(image, resource, job.name, 1) for resource in _list_embedded(image))
+    looked_at = left_out = 0
+    room_bytes = MAX_INSIDE_BYTES
+    while pending:
+        carrier, resource, carrier_name, depth = pending.popleft()
+        name = f"{carrier_name}/{resource.name}"
+        if looked_at == MAX_INSIDE or resource.size > room_bytes:
+            left_out += 1
             continue
-        content = image.read(resource.rva, resource.size)
+        looked_at += 1
+        if resource.packing is not None:
+            yield _describe_packed(name, resource.packing)
+            continue
+        room_bytes -= resource.size
+        content = carrier.read(resource.rva, resource.size)
         try:
-            target = ImageFile(HeldBytes(content or b"", f"{job.path}/{resource.name}"))
+            inner = ImageFile(HeldBytes(content or b"", f"{job.path}/{resource.name}"))
         except PykdextError:
             continue  # it only begins like one, or is of another architecture
-        index, _, found = _search_image(target, name, job, job.tags)
-        if not index.modules[0].image.is_user_mode:
+        index, _, found = _search_image(inner, name, job, job.tags)
+        inner_image = index.modules[0].image
+        if not runs_in_user_mode(inner_image):
             yield found
+        nested = _list_embedded(inner_image)
+        if depth < MAX_NESTED:
+            pending.extend(_Nested(inner_image, below, name, depth + 1) for below in nested)
+        elif nested:
+            yield f"{name}: holds images that were not looked into, as it is itself in so many"
+    if left_out:
+        more = count_things(left_out, "more image or archive", "more images and archives")
+        yield f"{job.name}: {more} in it not looked into"
+
+
+class _Nested(NamedTuple):
+    """A resource of ``carrier``, which goes by ``name``; ``depth``: 1 in the file itself."""
+
+    carrier: Image
+    resource: Embedded
+    name: str
+    depth: int
+
+
+def _list_embedded(image: Image) -> List[Embedded]:
+    found = list(iter_embedded(image))
     image.release()
+    return found
+
+
+def _describe_packed(name: str, packing: str) -> str:
+    hint = _UNPACK.get(packing, "Hint: unpack it, and give the folder" if "cut short" not in packing else "")
+    return f"{name}: {packing}, which was not looked into. {hint}".rstrip()
 
 
 def _find_absent(job: _Job) -> Tuple[Optional[FileSummary], bytes, Set[PoolTag]]:
@@ -263,9 +311,12 @@ def _merge(found: Sequence[_Found], total: int, unlisted: Sequence[str] = ()) ->
     """All files as one search; the evidence of a tag in the order of the files."""
     searched = [item for item in found if isinstance(item, SearchedImages)]
     evidence: Dict[PoolTag, Tuple[Evidence, ...]] = {}
+    poolless: Dict[PoolTag, Tuple[str, ...]] = {}
     for item in searched:
         for tag, items in item.evidence.items():
             evidence[tag] = evidence.get(tag, ()) + items
+        for tag, names in item.poolless.items():
+            poolless[tag] = poolless.get(tag, ()) + names
     warnings = [line for item in searched for line in item.warnings]
     if len(found) < total:
         warnings.append(
@@ -285,4 +336,5 @@ def _merge(found: Sequence[_Found], total: int, unlisted: Sequence[str] = ()) ->
             *(item for item in found if isinstance(item, str)),
         ),
         warnings=tuple(warnings),
+        poolless=poolless,
     )

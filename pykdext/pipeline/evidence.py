@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Dict, Mapping, Tuple
 
 from pykdext.model import Evidence, ImageVersion, Module, PoolTag
@@ -15,7 +15,8 @@ class SearchedImages:
     ``modules`` may hold unloaded ones, too. ``versions`` by module name. Of ``total`` images ``scanned`` had something
     to search; ``expected_bytes`` of theirs should be searched, ``present_bytes`` were. ``incomplete``: images that are
     not wholly there, and which share is. ``unusable``: one line for each file that is no image. ``unsearched``: images
-    that the user's end left unsearched. ``discarded_bytes``: code that is gone since the drivers started.
+    that the user's end left unsearched. ``discarded_bytes``: code that is gone since the drivers started. ``poolless``:
+    by tag the images of user mode that have its bytes.
     """
 
     evidence: Mapping[PoolTag, Tuple[Evidence, ...]]
@@ -30,6 +31,7 @@ class SearchedImages:
     warnings: Tuple[str, ...] = ()
     unsearched: int = 0
     discarded_bytes: int = 0
+    poolless: Mapping[PoolTag, Tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

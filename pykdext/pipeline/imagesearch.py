@@ -64,6 +64,7 @@ def search_index(
         warnings=(*index.warnings, *names.warnings),
         unsearched=sum(entry.reason == INTERRUPTED for entry in index.modules),
         discarded_bytes=sum(entry.discarded_bytes for entry in scanned),
+        poolless={tag: tuple(names_of_tag) for tag, names_of_tag in code.poolless.items()},
     )
 
 

@@ -75,7 +75,9 @@ def weigh_owners(
             evidence = list(limit_library_evidence(evidence, library))
         owners = weigh_evidence(evidence, facts, is_object=lists.is_object(tag))
         sharing = describe_sharing(tag, owners)
-        found.append(TagOwners(tag, owners, coverage, descriptions, (sharing,) if sharing else ()))
+        poolless = [name for search in searches for name in search.poolless.get(tag, ())]
+        notes = [line for line in (sharing, _describe_poolless(poolless)) if line is not None]
+        found.append(TagOwners(tag, owners, coverage, descriptions, tuple(notes)))
     foreign = [
         (name, share) for search in searches for name, share in search.incomplete if not facts.is_part_of_windows(name)
     ]
@@ -83,6 +85,14 @@ def weigh_owners(
     warnings = [line for search in searches for line in search.warnings]
     warnings += [*contents.warnings, *unusable, *_describe_incomplete(foreign)]
     return FoundOwners(tuple(found), coverage, not unusable, tuple(warnings))
+
+
+def _describe_poolless(names: Sequence[str]) -> Optional[str]:
+    """That images of user mode have a tag's bytes, which are no tag there; None if none has."""
+    if not names:
+        return None
+    has = "has the bytes, and runs" if len(names) == 1 else "have the bytes, and run"
+    return f"{name_some(names, _NAMED_IMAGES)} {has} in user mode, where no pool is"
 
 
 def _describe_incomplete(shares: Sequence[Tuple[str, float]]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from dumps.drivers import build
 from pykdext.attribution.codeevidence import CodeAttributor
 from pykdext.attribution.places.index import ImageIndex
+from pykdext.cli.main import main
 from pykdext.images.image import read_image
 from pykdext.images.imagefile import open_image_file
 from pykdext.model import Confidence, PoolTag
-from tests.helpers.peimages import CODE, PAGE, X64, X86, Part, build_file
+from tests.attribution.calls.test_callees import export_section
+from tests.helpers.peimages import CODE, CONSTANTS, EXPORT, IMPORT, PAGE, X64, X86, Part, build_file
 
 pytest.importorskip("capstone")
 
@@ -45,11 +48,57 @@ def save(tmp_path):
 
 
 @pytest.mark.parametrize("subsystem", [2, CONSOLE, 7, 9, 10, 16])
-def test_the_best_that_a_library_gets_is_possible(save, subsystem):
+def test_a_library_owns_nothing_and_that_is_said(save, subsystem, capsys):
     path = save(with_subsystem(build_file(Part(b".text", PAGE, CALL, CODE)), subsystem))
-    (item,) = find(path)
-    assert item.confidence is Confidence.POSSIBLE
-    assert item.detail.endswith("; a user-mode image, which has no pool")
+    assert find(path) == []
+    main(["find", "Pipo", "--images", str(path), "--format", "json"])
+    (entry,) = json.loads(capsys.readouterr().out)["tags"]
+    assert entry["owners"] == []
+    assert entry["notes"] == ["made.dll has the bytes, and runs in user mode, where no pool is"]
+
+
+@pytest.mark.parametrize(
+    ("libraries", "exports", "is_user_mode"),
+    [
+        (("WUDFx02000.dll",), (), True),
+        (("ntdll.dll",), (), True),
+        (("api-ms-win-core-synch-l1-1-0.dll", "ucrtbase.dll"), (), True),
+        ((), ("FxDriverEntryUm",), True),
+        (("KERNEL32.dll", "ntoskrnl.exe"), ("FxDriverEntryUm",), False),
+        (("WDFLDR.SYS",), (), False),
+        (("ext-ms-win-ntos-werkernel-l1-1-0.dll",), ("DriverEntry",), False),
+    ],
+)
+def test_a_driver_of_the_user_mode_framework_names_nobody(save, libraries, exports, is_user_mode):
+    """Whatever its subsystem is: by its imports and exports."""
+    table = import_tables(libraries) if libraries else b""
+    names = export_section(dict.fromkeys(exports, PAGE), 3 * PAGE) if exports else b""
+    file = build_file(
+        Part(b".text", PAGE, CALL, CODE),
+        Part(b".rdata", 2 * PAGE, table.ljust(16, b"\0"), CONSTANTS),
+        Part(b".edata", 3 * PAGE, names.ljust(16, b"\0"), CONSTANTS),
+        directories={
+            **({IMPORT: (2 * PAGE, 20)} if table else {}),
+            **({EXPORT: (3 * PAGE, len(names))} if names else {}),
+        },
+    )
+    found = find(save(with_subsystem(file, NATIVE)))
+    assert [item.confidence for item in found] == ([] if is_user_mode else [Confidence.LIKELY])
+
+
+def import_tables(libraries):
+    """At 2000h: one function of each."""
+    data = bytearray(0x400)
+    for number, library in enumerate(libraries):
+        name, lookup, function = 0x100 + 0x40 * number, 0x200 + 0x20 * number, 0x300 + 0x20 * number
+        data[20 * number : 20 * number + 20] = struct.pack(
+            "<I8xII", 2 * PAGE + lookup, 2 * PAGE + name, 2 * PAGE + lookup + 0x10
+        )
+        data[name : name + len(library)] = library.encode()
+        data[function : function + 8] = b"\0\0Func" + bytes([0x30 + number, 0])
+        for place in (lookup, lookup + 0x10):
+            data[place : place + 8] = struct.pack("<Q", 2 * PAGE + function)
+    return bytes(data)
 
 
 @pytest.mark.parametrize("subsystem", [UNKNOWN, NATIVE])
