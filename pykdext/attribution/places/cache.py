@@ -25,6 +25,9 @@ from pykdext.wholefile import write_whole
 MAX_FOLDER_BYTES = 256 << 20
 """The folder's size; entries that were not used for the longest time make room."""
 
+COUNTED_BYTES = 16 << 10
+"""An entry counts as so many bytes at least: a folder of tens of thousands of files takes long to be looked through."""
+
 MAX_ENTRY_BYTES = 16 << 20
 """No entry is larger, packed or unpacked; it would hold more than a million places."""
 
@@ -169,17 +172,17 @@ class IndexCache:
     def _make_room(self, added_bytes: int) -> None:
         """Remove the entries that were not used for the longest time, if the folder has become too large."""
         if self._folder_bytes is not None:
-            self._folder_bytes += added_bytes
+            self._folder_bytes += max(added_bytes, COUNTED_BYTES)
             if self._folder_bytes <= MAX_FOLDER_BYTES:
                 return
         entries = [(entry.stat(), entry) for entry in self._folder.glob("*" + _SUFFIX)]
         entries.sort(key=lambda item: item[0].st_mtime_ns)
-        self._folder_bytes = sum(facts.st_size for facts, _ in entries)
+        self._folder_bytes = sum(max(facts.st_size, COUNTED_BYTES) for facts, _ in entries)
         for facts, entry in entries:
             if self._folder_bytes <= MAX_FOLDER_BYTES:
                 break
             entry.unlink()
-            self._folder_bytes -= facts.st_size
+            self._folder_bytes -= max(facts.st_size, COUNTED_BYTES)
 
 
 def _identify(machine: Machine, piece: Piece) -> bytes:

@@ -204,7 +204,20 @@ def test_folder_that_cannot_be_used(tmp_path):
         assert search(memory_of(), IndexCache(folder))[0] == first
 
 
+def test_a_folder_of_many_small_entries_stays_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(indexcache, "MAX_FOLDER_BYTES", 5 * indexcache.COUNTED_BYTES)
+    cache = IndexCache(tmp_path)
+    for number in range(12):
+        cache.save_entry(number.to_bytes(32, "little"), b"small")
+        for age, path in enumerate(sorted(entries(cache), key=lambda path: path.stat().st_mtime_ns)):
+            os.utime(path, ns=(10**9 * age, 10**9 * age))
+    kept = [number for number in range(12) if cache.load_entry(number.to_bytes(32, "little"))]
+    assert kept == [7, 8, 9, 10, 11]
+    assert len(entries(cache)) == 5
+
+
 def test_oldest_entries_make_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(indexcache, "COUNTED_BYTES", 1)
     cache = IndexCache(tmp_path)
     codes = [bytes([0x90, number]).ljust(PAGE, b"\x90") for number in range(1, 6)]
     constants = PAGE  # the constants of all are the same: one entry, which is always in use
