@@ -64,7 +64,9 @@ def find_indexed_table(
         return None
     # a loop may begin with a pointer to the member behind the first tag; with two rows that may be anything
     behind = rows.row_bytes if rows.tags >= MIN_ROWS_OF_LOOP else TAG_BYTES
-    starts = range(rows.first_rva - rows.row_bytes + TAG_BYTES, rows.first_rva + behind, TAG_BYTES)
+    starts = {*range(rows.first_rva - rows.row_bytes + TAG_BYTES, rows.first_rva + behind, TAG_BYTES)}
+    if rows.row_bytes > TAG_BYTES:  # a loop that counts up to zero has the address behind the end
+        starts.add(rows.first_rva + rows.tags * rows.row_bytes)
     around = range(rows.first_rva - MAX_BYTES_BEFORE, rows.first_rva, TAG_BYTES)
     found = find_references(image, {*starts, *around})
     readers = sorted({(start not in starts, rva) for start, rvas in found.items() for rva in rvas})

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import re
 import struct
-from typing import Dict, Iterator, List, Pattern, Sequence
+from typing import Dict, Iterator, List, Pattern, Sequence, Tuple
 
 from pykdext.images.exports import read_exports
 from pykdext.images.image import Image
@@ -44,6 +44,14 @@ _TABLE_JUMP = re.compile(
 )
 _ARM_REACH_BYTES = 1 << 15
 
+_COMPARISON = re.compile(rb"\x83[\xf8-\xff](.)|(?:\x3d|\x81[\xf8-\xff])(.{4})", re.DOTALL)  # cmp register, number
+_COMPARISON_REACH_BYTES = 24
+
+MAX_SCOPES = 64
+"""``__try`` blocks of one function."""
+
+_OUTERMOST = (0xFFFFFFFE, 0xFFFFFFFF)
+
 _LONGEST_STORE, _STORE_OPCODES = 6, (2, 3, 4, 6)
 """Bytes of a store up to its number, and where its opcode can stand before that."""
 
@@ -58,6 +66,7 @@ def find_x86_starts(image: Image) -> List[int]:
     arms = set(_iter_switch_arms(image, code)) - starts
     seeming = {rva for rva in _iter_pointers(image, code.pieces) if code.begins_clearly(rva)}
     seeming.update(rva for rva in _iter_taken(image, code.pieces) if code.follows_return(rva))
+    seeming.update(rva for rva in _iter_kept(image, code.pieces) if code.follows_end_and_filling(rva))
     seeming.update(
         rva + match.end()
         for rva, piece in code.pieces
@@ -95,20 +104,60 @@ def _iter_tail_jumped(code: IntelCode, known: Sequence[int]) -> Iterator[int]:
 
 def _iter_switch_arms(image: Image, code: IntelCode) -> Iterator[int]:
     """Where the jumps through tables of addresses lead: ``jmp [table + 4 * index]``, or a load of that and a jump."""
-    tables: Dict[int, int] = {}
+    tables: Dict[int, Tuple[int, int]] = {}
     for rva, piece in code.pieces:
         for match in _TABLE_JUMP.finditer(piece):
-            tables.setdefault(
-                int.from_bytes(match.group(1) or match.group(2), "little") - image.module.base, rva + match.start()
-            )
-    for table, jump in tables.items():
-        for number in range(MAX_ARMS):
+            table = int.from_bytes(match.group(1) or match.group(2), "little") - image.module.base
+            tables.setdefault(table, (rva + match.start(), _count_arms(piece, match.start())))
+    for table, (jump, arms) in tables.items():
+        for number in range(arms):
             rva = table + 4 * number
             raw = image.read(rva, 4) if 0 <= rva < image.size and (number == 0 or rva not in tables) else None
             arm = int.from_bytes(raw, "little") - image.module.base if raw is not None else -1
             if abs(arm - jump) > _ARM_REACH_BYTES or not code.holds(arm):
                 break
             yield arm
+
+
+def _count_arms(code: bytes, jump: int) -> int:
+    """The most entries that the table of a jump has, by the comparison with its last one before it."""
+    before = code[max(jump - _COMPARISON_REACH_BYTES, 0) : jump]
+    last = [int.from_bytes(match.group(1) or match.group(2), "little") for match in _COMPARISON.finditer(before)]
+    return min(last[-1] + 1 if last else MAX_ARMS, MAX_ARMS)
+
+
+def _iter_kept(image: Image, code: Pieces) -> Iterator[int]:
+    """The addresses of code that data hold (aligned), but those of exception handlers, which are parts of functions."""
+    if not code:
+        return
+    base, first, last = image.module.base, code[0][0], code[-1][0] + len(code[-1][1])
+    addresses = range(base + first, base + last)
+    for section in image.sections:
+        if not (section.holds_data and section.initialised) or image.is_resource(section):
+            continue
+        for rva, data in image.iter_present(section):
+            aligned = data[-rva % 4 :]
+            words = struct.unpack(f"<{len(aligned) // 4}I", aligned[: len(aligned) & -4])
+            for index, word in enumerate(words):
+                if word in addresses and not _is_in_scope(words, index, addresses):
+                    yield word - base
+
+
+def _is_in_scope(words: Sequence[int], index: int, addresses: range) -> bool:
+    """Whether the address there is a filter or handler in the table of a function's ``__try`` blocks.
+
+    It has three words for each block: the block around it (the outermost have none), filter or zero, handler.
+    """
+    for start in (index - 2, index - 1):
+        for at in range(start, max(start - 3 * MAX_SCOPES, -1), -3):
+            around, condition, handler = (*words[at : at + 3], 0, 0)[:3]
+            if handler not in addresses or (condition and condition not in addresses):
+                break
+            if around in _OUTERMOST:
+                return True
+            if around >= MAX_SCOPES:
+                break
+    return False
 
 
 def _iter_pointers(image: Image, code: Pieces) -> Iterator[int]:

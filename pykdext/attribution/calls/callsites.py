@@ -29,6 +29,7 @@ from pykdext.attribution.flow.values import (
     Parameter,
     Returned,
     Value,
+    find_distance,
 )
 from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.functiontable import FunctionBounds
@@ -286,9 +287,15 @@ class CallSites:
             return
         for site in flow.calls:
             callee = self._resolver.resolve(self._image, site)
+            allocator = self.wrappers.find_allocator(site, callee)
+            if allocator is not None:
+                if self.wrappers.gets_member(site, allocator, store.base, store.offset):
+                    yield TagUse(site.rva, store.base, callee, allocator)
+                continue
             for location in argument_locations(self._machine) if callee is not None else ():
-                if site.frame.argument(location, self._machine.pointer_size) == {store.base}:
-                    member = FieldRead(Parameter(location), store.offset, TAG_BYTES)
+                distance = find_distance(store.base, site.frame.argument(location, self._machine.pointer_size))
+                if distance is not None:
+                    member = FieldRead(Parameter(location), store.offset - distance, TAG_BYTES)
                     found = self.wrappers.follow(callee, member, MAX_WRAPPERS)
                     if found is not None:
                         yield _use_of(found, site.rva, store.base, callee)

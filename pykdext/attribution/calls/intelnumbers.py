@@ -21,8 +21,8 @@ _TAGS = re.compile(rb"[" + TEXT + rb"]{3,}[" + PROTECTED_TEXT + rb"]?", re.DOTAL
 _NUMBER_FOLLOWS = frozenset((*range(0xB8, 0xC0), *range(0x05, 0x40, 8), 0x68, 0xA9))
 """``mov`` of a register, arithmetic and ``test`` with the accumulator, ``push``."""
 
-_OPERAND_FOLLOWS = frozenset((0x69, 0x81, 0xC7, 0xF7))
-"""``imul``, arithmetic, ``mov`` and ``test``: modrm, perhaps SIB and displacement stand before the number."""
+_OPERAND_FOLLOWS = frozenset((0x69, 0x81, 0x8D, 0xC7, 0xF7))
+"""``imul``, arithmetic, ``lea``, ``mov`` and ``test``: modrm, perhaps SIB and displacement stand before the number."""
 
 _LONGEST_OPERAND_BYTES = 7
 """From such an opcode to the number."""

@@ -44,11 +44,12 @@ class FrameworkTable:
     pointer_size: int
 
     def function_name(self, target: Atom) -> Optional[str]:
-        """The function that is called through ``target``, if it takes a pool tag."""
+        """The function that is called through ``target``; of one that takes no pool tag its number."""
         offset = self._table_offset(target)
         if offset is None or offset % self.pointer_size or not 0 <= offset < self.count * self.pointer_size:
             return None
-        return _FUNCTION_NAMES.get(offset // self.pointer_size)
+        number = offset // self.pointer_size
+        return _FUNCTION_NAMES.get(number, f"function {number} of the framework")
 
     @property
     def slots(self) -> Tuple[int, ...]:

@@ -27,6 +27,7 @@ from pykdext.attribution.flow.values import (
     Parameter,
     StackAddress,
     Value,
+    split_address,
 )
 from pykdext.attribution.places.tagencodings import TAG_BYTES, measure_text
 from pykdext.images.functiontable import FunctionBounds
@@ -156,7 +157,10 @@ class StoredTags:
             rva = atom.number - self._image.module.base + store.offset if isinstance(atom, Constant) else -1
             if 0 <= rva < self._image.size:
                 yield rva
-            yield Member(atom, store.offset)
+            base, distance = split_address(atom)
+            yield Member(base, store.offset + distance)
+            if distance:
+                yield Member(UNKNOWN_ATOM, store.offset)
 
     def find_functions(self, target: Value) -> Tuple[int, ...]:
         """The functions of the image to which a call through ``target`` may lead: pointers in variables, or in tables.

@@ -26,6 +26,7 @@ from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.flow.calls import CallSite, FunctionFlow
 from pykdext.attribution.flow.values import (
     UNKNOWN,
+    UNKNOWN_ATOM,
     Atom,
     Constant,
     FieldRead,
@@ -34,8 +35,10 @@ from pykdext.attribution.flow.values import (
     Parameter,
     StackAddress,
     Value,
+    find_distance,
     join,
     numbers,
+    split_address,
 )
 from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.image import Image
@@ -72,11 +75,14 @@ class HandedOn:
 
 
 class _Places(NamedTuple):
-    """In which arguments the call at ``site``, kept so that no other frame takes its key, hands over what."""
+    """In which arguments the call at ``site``, kept so that no other frame takes its key, hands over what.
+
+    Of pointers it is what they point at or near to, with the distance.
+    """
 
     site: CallSite
     of_tags: Dict[Atom, List[Location]]
-    of_pointers: Dict[Atom, List[Location]]
+    of_pointers: Dict[Atom, List[Tuple[Location, int]]]
 
 
 class Wrappers:
@@ -118,7 +124,20 @@ class Wrappers:
                 found.append(site.frame.stack(atom.offset + offset, TAG_BYTES))
             elif isinstance(atom, Constant):
                 found.append(frozenset({ImageRead(atom.number - self._image.module.base + offset, TAG_BYTES)}))
+            elif atom != UNKNOWN_ATOM:
+                base, distance = split_address(atom)
+                found.append(frozenset({FieldRead(base, distance + offset, TAG_BYTES)}))
         return join(*found)
+
+    def gets_member(self, site: CallSite, allocator: Allocator, base: Atom, offset: int) -> bool:
+        """Whether a call of ``allocator`` gets as tag what is at ``offset`` from ``base``, or a structure with it."""
+        place = allocator.tag_structure_offset(self._machine)
+        if place is None:
+            read = FieldRead(base, offset, TAG_BYTES)
+            return read in site.frame.argument(allocator.tag_location(self._machine), TAG_BYTES)
+        pointers = site.frame.argument(allocator.tag_location(self._machine), self._machine.pointer_size)
+        distance = find_distance(base, pointers)
+        return distance is not None and distance + place == offset
 
     def find_members(self, site: CallSite, callee: Optional[Callee]) -> Sequence[Tuple[FieldRead, Value]]:
         """What a call hands over in structures on the caller's stack, each member as the callee reads it.
@@ -228,7 +247,9 @@ class Wrappers:
         ways: List[Handed] = [Parameter(argument) for argument in places.of_tags.get(handed, ())]
         if isinstance(handed, FieldRead):
             pointers = places.of_pointers.get(handed.base, ())
-            ways += [FieldRead(Parameter(argument), handed.offset, TAG_BYTES) for argument in pointers]
+            ways += [
+                FieldRead(Parameter(argument), handed.offset - distance, TAG_BYTES) for argument, distance in pointers
+            ]
         ways += [member for member, value in self.find_members(site, callee) if handed in value]
         for way in ways:
             further = self.follow(callee, way, depth)
@@ -242,9 +263,11 @@ class Wrappers:
             places = _Places(site, {}, {})
             pointer_bytes = self._machine.pointer_size
             for argument in (*argument_locations(self._machine), *other_locations(self._machine)):
-                for of_atoms, size in ((places.of_tags, TAG_BYTES), (places.of_pointers, pointer_bytes)):
-                    for atom in site.frame.argument(argument, size):
-                        of_atoms.setdefault(atom, []).append(argument)
+                for atom in site.frame.argument(argument, TAG_BYTES):
+                    places.of_tags.setdefault(atom, []).append(argument)
+                for atom in site.frame.argument(argument, pointer_bytes):
+                    base, distance = split_address(atom)
+                    places.of_pointers.setdefault(base, []).append((argument, distance))
             self._places[key] = places
         return self._places[key]
 

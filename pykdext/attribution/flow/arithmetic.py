@@ -9,14 +9,19 @@ from pykdext.attribution.flow.values import (
     UNKNOWN_ATOM,
     Atom,
     Constant,
+    Displaced,
     Entry,
     FieldRead,
     ImageRead,
     Parameter,
+    Returned,
     StackAddress,
     Value,
     join,
 )
+
+MAX_DISTANCE_BYTES = 1 << 16
+"""From a pointer to a member of what it points at; farther ones, and sums of such sums, are not told apart."""
 
 
 def signed(number: int, size: int) -> int:
@@ -33,7 +38,7 @@ def signed_field(field: int, bits: int) -> int:
 
 
 def displace(value: Value, offset: int, size: int) -> Value:
-    """``value`` plus the number ``offset``, of ``size`` bytes. What is no number or stack address becomes UNKNOWN."""
+    """``value`` plus the number ``offset``, of ``size`` bytes. What is neither number nor address becomes UNKNOWN."""
     if value is UNKNOWN:
         return value
     return frozenset([_displace_atom(atom, offset, size, None) for atom in value])
@@ -83,7 +88,13 @@ def _displace_atom(atom: Atom, offset: int, size: int, operand: Optional[Constan
         return StackAddress(atom.offset + signed(offset, size))
     if isinstance(atom, Entry):
         return Entry(atom.number + signed(offset, size))
-    return atom if offset == 0 else UNKNOWN_ATOM
+    if offset == 0:
+        return atom
+    distance = signed(offset, size)
+    is_pointer = isinstance(atom, (Parameter, Returned)) or (
+        isinstance(atom, (ImageRead, FieldRead)) and atom.size == size
+    )
+    return Displaced(atom, distance) if is_pointer and abs(distance) < MAX_DISTANCE_BYTES else UNKNOWN_ATOM
 
 
 def _sign_extend_atom(atom: Atom, from_size: int, to_size: int) -> Atom:

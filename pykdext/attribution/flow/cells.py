@@ -10,6 +10,7 @@ from pykdext.attribution.flow.values import (
     UNKNOWN_ATOM,
     Atom,
     Constant,
+    Displaced,
     FieldRead,
     ImageRead,
     Parameter,
@@ -22,6 +23,8 @@ from pykdext.attribution.flow.values import (
 
 MAX_CELL_BYTES = 16
 """Larger pieces are kept as several cells."""
+
+_TAG_BYTES, _SHORT_BYTES = 4, 2
 
 MAX_CELLS = 512
 """Cells kept of one frame; what is written beyond them is forgotten."""
@@ -143,7 +146,8 @@ class Cells:
 def part(value: Value, skipped: int, size: int) -> Value:
     """The ``size`` bytes of ``value`` that begin at byte ``skipped``.
 
-    The low four bytes or more of a parameter or a stack address count as it: a pool tag has 32 bits.
+    The low four bytes or more of a parameter or a stack address count as it: a pool tag has 32 bits. So do two of a
+    parameter, which may be a short number.
     """
     if value is UNKNOWN:
         return value
@@ -164,7 +168,8 @@ def _part_of_atom(atom: Atom, skipped: int, size: int) -> Atom:
         return ImageRead(atom.rva + skipped, min(size, atom.size - skipped))
     if isinstance(atom, FieldRead) and skipped < atom.size:
         return FieldRead(atom.base, atom.offset + skipped, min(size, atom.size - skipped))
-    if isinstance(atom, (Parameter, StackAddress, Returned)) and skipped == 0 and size >= 4:
+    least = _SHORT_BYTES if isinstance(atom, Parameter) else _TAG_BYTES
+    if isinstance(atom, (Parameter, StackAddress, Displaced, Returned)) and skipped == 0 and size >= least:
         return atom
     return UNKNOWN_ATOM
 

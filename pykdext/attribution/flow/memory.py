@@ -19,6 +19,7 @@ from pykdext.attribution.flow.values import (
     StackAddress,
     Value,
     join,
+    split_address,
 )
 from pykdext.images.image import Image
 
@@ -125,6 +126,8 @@ class Memory:
         """
         if isinstance(atom, Entry):
             return
+        atom, distance = split_address(atom)
+        offset += distance
         for start in range(0, min(size, _NOTED_BYTES), _TAG_BYTES):
             taken = part(value, start, min(size - start, 2 * _TAG_BYTES)) if start else value
             is_kept = any(self._is_of_interest(piece) for piece in taken)
@@ -148,6 +151,8 @@ class Memory:
             return self._load_image(atom.number + offset - self._base, size)
         if isinstance(atom, Entry):
             self.note_variable(state, atom.number + offset)
+        atom, distance = split_address(atom)
+        offset += distance
         if isinstance(atom, (Parameter, ImageRead, FieldRead)):
             read = FieldRead(atom, offset, size)
             return frozenset({read}) if read.dereferences <= MAX_DEREFERENCES else UNKNOWN

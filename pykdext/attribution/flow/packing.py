@@ -16,6 +16,7 @@ from pykdext.attribution.flow.values import (
     UNKNOWN,
     UNKNOWN_ATOM,
     Atom,
+    Displaced,
     FieldRead,
     Location,
     Parameter,
@@ -124,7 +125,7 @@ def _unpack_atom(packed: Sequence[Any]) -> Atom:
     kind, *facts = packed
     if _KINDS[kind] is Unknown:
         return UNKNOWN_ATOM
-    if _KINDS[kind] is FieldRead:
+    if _KINDS[kind] in (Displaced, FieldRead):
         facts[0] = _unpack_atom(facts[0])
     elif _KINDS[kind] is Parameter:
         facts[0] = Location(*facts[0])

@@ -95,7 +95,7 @@ class State:
         value = self.frame.read(offset, size)
         if value is not None:
             return value
-        if offset >= self.return_bytes and size >= 4:
+        if offset >= self.return_bytes and (size >= 4 or (size == 2 and (offset - self.return_bytes) % 4 == 0)):
             return frozenset({Parameter(Location("", offset - self.return_bytes))})
         return UNKNOWN
 

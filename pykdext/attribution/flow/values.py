@@ -7,7 +7,7 @@ and addresses of the function's own stack. Everything else is ``UNKNOWN``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, FrozenSet, NamedTuple, Optional, Set, Union
+from typing import Callable, FrozenSet, NamedTuple, Optional, Set, Tuple, Union
 
 from pykdext.images.image import Image
 
@@ -86,6 +86,14 @@ class StackAddress:
 
 
 @dataclass(frozen=True)
+class Displaced:
+    """The address ``offset`` bytes behind, or before, the pointer ``base``: that of a member of what it points at."""
+
+    base: Atom
+    offset: int
+
+
+@dataclass(frozen=True)
 class Returned:
     """What the call at ``call_rva`` returned, of a function of which that is of interest."""
 
@@ -107,8 +115,15 @@ class Unknown:
     """Anything."""
 
 
-Atom = Union[Constant, Parameter, ImageRead, FieldRead, StackAddress, Returned, Entry, Unknown]
+Atom = Union[Constant, Parameter, ImageRead, FieldRead, StackAddress, Displaced, Returned, Entry, Unknown]
 Value = FrozenSet[Atom]
+
+_TAGS = (Parameter, ImageRead, FieldRead)
+"""What may be a tag of which the number is not known."""
+
+_TAG_BITS, _TAG_MASK = 32, 0x7FFFFFFF
+_PROBES = (0x2AAAAAAA, 0x55555555)
+"""Each bit of a tag once set, once not."""
 
 UNKNOWN_ATOM = Unknown()
 UNKNOWN: Value = frozenset({UNKNOWN_ATOM})
@@ -117,6 +132,22 @@ UNKNOWN: Value = frozenset({UNKNOWN_ATOM})
 def constant(number: int, origin_rva: Optional[int] = None) -> Value:
     """The value that is only this number."""
     return frozenset({Constant(number, origin_rva)})
+
+
+def split_address(atom: Atom) -> Tuple[Atom, int]:
+    """The pointer from which an address is told, and the distance to it."""
+    return (atom.base, atom.offset) if isinstance(atom, Displaced) else (atom, 0)
+
+
+def find_distance(base: Atom, address: Value) -> Optional[int]:
+    """How far behind the pointer ``base`` the one address is that ``address`` can be; None if it is another's."""
+    (atom, *others) = address
+    if others:
+        return None
+    if isinstance(atom, StackAddress) and isinstance(base, StackAddress):
+        return atom.offset - base.offset
+    pointer, distance = split_address(atom)
+    return distance if pointer == base and base != UNKNOWN_ATOM else None
 
 
 def address_in(image: Image, rva: int) -> Constant:
@@ -165,8 +196,21 @@ def combine(left: Value, right: Value, operation: Callable[[int, int], int], bit
                 origins = [origin for origin in (a.origin_rva, b.origin_rva) if origin is not None]
                 atoms.add(Constant(operation(a.number, b.number) & mask, max(origins, default=None)))
             else:
-                atoms.add(UNKNOWN_ATOM)
+                atoms.add(_keep_tag(a, b, operation) if bits == _TAG_BITS else UNKNOWN_ATOM)
     return _bounded(frozenset(atoms))
+
+
+def _keep_tag(left: Atom, right: Atom, operation: Callable[[int, int], int]) -> Atom:
+    """What is no number, where an operation with a number changes no more than the bit of PROTECTED_POOL of a tag."""
+    if isinstance(right, Constant) and isinstance(left, _TAGS):
+        results = [operation(probe, right.number) for probe in _PROBES]
+        kept: Atom = left
+    elif isinstance(left, Constant) and isinstance(right, _TAGS):
+        results = [operation(left.number, probe) for probe in _PROBES]
+        kept = right
+    else:
+        return UNKNOWN_ATOM
+    return kept if all(result & _TAG_MASK == probe for result, probe in zip(results, _PROBES)) else UNKNOWN_ATOM
 
 
 def _bounded(value: Value) -> Value:

@@ -274,7 +274,8 @@ def test_kmdf_functions_are_called_through_a_pointer(machine):
         call = FieldRead(ImageRead(VARIABLES_RVA, size), index * size, size)
         assert system.resolve(call) == Callee(name, "Wdf01000.sys")
         assert find_allocator(name) is not None
-    assert system.resolve(FieldRead(ImageRead(VARIABLES_RVA, size), 193 * size, size)) is None
+    other = system.resolve(FieldRead(ImageRead(VARIABLES_RVA, size), 193 * size, size))
+    assert other == Callee("function 193 of the framework", "Wdf01000.sys") and find_allocator(other.name) is None
     assert system.resolve(FieldRead(ImageRead(VARIABLES_RVA, size), 192 * size + 1, size)) is None
     assert system.resolve(FieldRead(ImageRead(VARIABLES_RVA + size, size), 192 * size, size)) is None
 
@@ -307,7 +308,8 @@ def test_what_is_no_bind_info_is_not_believed(lie):
 
 def test_a_table_has_no_functions_behind_its_end():
     system = System(constants=bind_info(Machine.X64, count=192))
-    assert system.resolve(FieldRead(ImageRead(VARIABLES_RVA, 8), 191 * 8, 8)) is None
+    last = system.resolve(FieldRead(ImageRead(VARIABLES_RVA, 8), 191 * 8, 8))
+    assert last == Callee("function 191 of the framework", "Wdf01000.sys")
     assert system.resolve(FieldRead(ImageRead(VARIABLES_RVA, 8), 192 * 8, 8)) is None
 
 

@@ -19,6 +19,7 @@ from pykdext.attribution.flow.memory import Memory
 from pykdext.attribution.flow.state import VECTOR_BYTES, State, Table
 from pykdext.attribution.flow.values import (
     UNKNOWN,
+    Parameter,
     StackAddress,
     Value,
     combine,
@@ -116,7 +117,8 @@ class Operands:
                 8 * self.pointer_bytes,
             )
             if register.size == 2 and whole == UNKNOWN:  # a caller need not care for what is above a short argument
-                whole = join(UNKNOWN, map_constants(value, lambda number: number, 16))
+                shorts = (atom for atom in value if isinstance(atom, Parameter))
+                whole = join(UNKNOWN, map_constants(value, lambda number: number, 16), frozenset(shorts))
             self.set_register(state, register.name, whole)
             if register.size == 1 and not register.high:
                 state.registers[_low_byte(register.name)] = value

@@ -1,0 +1,155 @@
+"""Tags that reach an allocator through members of structures and through functions that hand on a part of an object."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
+from pykdext.attribution.calls.intelnumbers import IntelNumbers
+from pykdext.attribution.contexts import find_context_call
+from pykdext.attribution.registrations import read_context_entry
+from pykdext.images.x86starts import find_x86_starts
+from pykdext.model import Confidence, Machine
+from tests.attribution.calls import test_callees
+from tests.attribution.calls.test_callees import CODE_RVA, CONSTANTS_RVA, NARROW_BASES, SLOT, WIDE_BASES, System
+from tests.attribution.test_lostproof import (
+    CALL,
+    CALL_SLOT,
+    ENTER,
+    FILLING,
+    IMPORT_ADDRESSES,
+    LEAVE,
+    PROVEN,
+    R8D,
+    X64Code,
+    find,
+    import_section,
+)
+from tests.helpers.peimages import IMPORT, PAGE
+
+pytest.importorskip("capstone")
+
+
+def is_proven(code, tag, machine=Machine.X64):
+    return [item.confidence for item in find(code, tag, machine)].count(PROVEN) > 0
+
+
+@pytest.fixture
+def with_pools(monkeypatch):
+    """The function behind the slot makes pools of NET_BUFFER_LISTs: their tag is at 8 of a structure."""
+    monkeypatch.delitem(test_callees.EXPORTS, "ExAllocatePoolWithTag")
+    monkeypatch.setitem(test_callees.EXPORTS, "NdisAllocateNetBufferListPool", test_callees.ALLOCATE)
+
+
+@pytest.mark.parametrize(("start", "is_proof"), [(0x18, True), (0x1C, False), (0x20, False)])
+def test_parameters_inside_a_larger_structure(with_pools, start, is_proof):
+    """adapter->Parameters.PoolTag = TAG; NdisAllocateNetBufferListPool(adapter, &adapter->Parameters)."""
+    code = X64Code()
+    code.add(ENTER, b"\xc7\x41\x20Memb\x48\x8d\x51" + bytes([start]), (CALL_SLOT, SLOT), LEAVE)
+    assert is_proven(code.bytes, b"Memb") is is_proof
+
+
+@pytest.mark.parametrize(("offset", "is_proof"), [(8, True), (4, False)])
+def test_a_function_that_fills_in_the_callers_structure(with_pools, offset, is_proof):
+    """InitParameters(&parameters, TAG); NdisAllocateNetBufferListPool(adapter, &parameters)."""
+    code = X64Code()
+    fill = code.add(b"\x89\x51" + bytes([offset]) + b"\xc3")  # mov [rcx+8], edx; ret
+    code.add(
+        *(ENTER, b"\x48\x8d\x4c\x24\x20\xbaFill", (CALL, fill)),  # lea rcx, [rsp+20h]; mov edx, ...
+        *(b"\x48\x8d\x54\x24\x20\x31\xc9", (CALL_SLOT, SLOT), LEAVE),  # lea rdx, [rsp+20h]; xor ecx, ecx
+    )
+    assert is_proven(code.bytes, b"Fill") is is_proof
+
+
+@pytest.mark.parametrize(("read", "is_proof"), [(4, True), (8, False)])
+def test_a_method_of_a_member_object(read, is_proof):
+    """owner.Pool.Tag = TAG; owner.Take(): return Pool.Take(): ExAllocatePoolWithTag(type, n, Tag)."""
+    code = X64Code()
+    take = code.add(ENTER, b"\x44\x8b\x41" + bytes([read]), (CALL_SLOT, SLOT), LEAVE)  # mov r8d, [rcx+4]
+    outer = code.add(ENTER, b"\x48\x83\xc1\x10", (CALL, take), LEAVE)  # add rcx, 10h
+    put = b"\xc7\x44\x24\x34Nest\x48\x8d\x4c\x24\x20"  # mov dword [rsp+34h], TAG; lea rcx, [rsp+20h]
+    code.add(b"\x48\x83\xec\x48", put, (CALL, outer), b"\x48\x83\xc4\x48\xc3")
+    assert is_proven(code.bytes, b"Nest") is is_proof
+
+
+@pytest.mark.parametrize(
+    ("change", "is_proof"),
+    [
+        (b"\x41\x81\xc8\0\0\0\x80", True),  # or r8d, 80000000h
+        (b"\x41\x0f\xba\xe8\x1f", True),  # bts r8d, 31
+        (b"\x41\x81\xf0\0\0\0\x01", False),  # xor r8d, 1000000h: another tag
+        (b"\x41\x81\xe0\xff\xff\xff\0", False),  # and r8d, 0ffffffh
+    ],
+    ids=["or", "bts", "xor", "and"],
+)
+def test_a_wrapper_that_protects_its_blocks(change, is_proof):
+    code = X64Code()
+    wrapper = code.add(ENTER, change, (CALL_SLOT, SLOT), LEAVE)
+    code.add(ENTER, R8D + b"Bit1", (CALL, wrapper), LEAVE)
+    assert is_proven(code.bytes, b"Bit1") is is_proof
+
+
+def test_an_argument_beside_which_the_same_word_waits_in_the_frame():
+    """x86: a copy of the structure that holds the tag lies where a seventh argument would."""
+    base = NARROW_BASES[1]
+    call = b"\xff\x15" + struct.pack("<I", base + SLOT)
+    wrapper = b"\xff\x74\x24\x0c\x6a\x20\x6a\x01" + call + b"\xc2\x0c\0" + FILLING  # push [esp+0ch]; push; push; call
+    wrapper = wrapper.ljust(48, b"\xcc")
+    put = b"\x83\xec\x20\xb8Copy\x89\x44\x24\x18\x89\x44\x24\x08"  # sub esp; mov eax, TAG; mov [esp+18h], eax; [esp+8]
+    caller = put + b"\xe8" + struct.pack("<i", -48 - len(put) - 5) + b"\x83\xc4\x14\xc3" + FILLING
+    assert is_proven(wrapper + caller, b"Copy", Machine.X86)
+
+
+def test_functions_without_filling_that_only_data_point_to():
+    """x86, for size: one behind the return of another, and behind a jump; no arm of a switch, no exception handler."""
+    base = NARROW_BASES[1] + CODE_RVA
+    switch = CONSTANTS_RVA + 0x80
+    code = b"\x31\xc0\xc2\x08\x00"  # 0: xor eax, eax; ret 8
+    code += b"\x83\xf8\x01\x77\x0a\xff\x24\x85" + struct.pack("<I", NARROW_BASES[1] + switch)  # 5: cmp; ja; jmp [table]
+    code += b"\x31\xc9\xc3\x31\xd2\xc3"  # 17: xor ecx, ecx; ret; 20: xor edx, edx; ret
+    code += b"\x40\xc3\x8b\x65\xe8\xc3"  # 23: inc eax; ret; 25: a handler: mov esp, [ebp-18h]; ret
+    code += b"\xb0\x01\xe9\0\0\0\0\x90\x90\x31\xf6\xc3"  # 29: mov al, 1; jmp; filling; 38: xor esi, esi; ret
+    constants = bytearray(0x100)
+    struct.pack_into("<5I", constants, 0x40, base + 5, base + 23, base + 29, base + 38, base + 1)
+    struct.pack_into("<2I", constants, 0x80, base + 17, base + 20)
+    struct.pack_into("<3I", constants, 0xA0, 0xFFFFFFFE, base + 23, base + 25)
+    system = System(Machine.X86, code=code, constants=bytes(constants))
+    assert find_x86_starts(system.driver) == [CODE_RVA + offset for offset in (0, 5, 23, 29, 38)]
+
+
+def test_a_tag_from_which_lea_makes_another_one():
+    """sbb edx, edx; and edx, 1000100h; lea r8d, [rdx + 'QA05']."""
+    numbers = IntelNumbers.read(b"\x19\xd2\x81\xe2\x00\x01\x00\x01\x44\x8d\x82QA05\xc3")
+    assert numbers.can_make(int.from_bytes(b"QB06", "little"))
+    assert not numbers.can_make(int.from_bytes(b"QB16", "little"))
+
+
+@pytest.mark.parametrize(("kind", "is_found"), [(0x10, True), (8, False)])
+def test_a_context_of_a_type_that_a_wrapper_gets(kind, is_found):
+    """FltAllocateContext(Filter, type, ...) in a function that gets the type from its callers."""
+    code = X64Code()
+    wrapper = code.add(ENTER, b"\x0f\xb7\xd1", (CALL_SLOT, SLOT), LEAVE)  # movzx edx, cx
+    code.add(ENTER, b"\xb9" + struct.pack("<I", kind), (CALL, wrapper), LEAVE)
+    base, array = WIDE_BASES[1], CONSTANTS_RVA + 0x400
+    constants = bytearray(PAGE)
+    imports = import_section({"FltAllocateContext": SLOT}, CONSTANTS_RVA)
+    constants[: len(imports)] = imports
+    for number, (its_kind, tag) in enumerate(((0x10, b"Ctx1"), (0xFFFF, bytes(4)))):
+        struct.pack_into("<HH4xQQ4s", constants, 0x400 + 0x38 * number, its_kind, 0, 0, 0x90, tag)
+    struct.pack_into("<HHIQ", constants, 0x500, 0x70, 0x203, 0, base + array)
+    directories = {IMPORT: (CONSTANTS_RVA, 40), IMPORT_ADDRESSES: (SLOT, 8)}
+    system = System(code=code.bytes, constants=bytes(constants), directories=directories)
+    entry = read_context_entry(system.driver, array + 0x18)
+    assert (find_context_call(FollowedImage(system.driver, CodeRoom()), entry) is not None) is is_found
+
+
+def test_calls_of_the_framework_that_take_no_tag():
+    """Its other functions are known by their numbers: a word for one of them is no likely tag."""
+    code = X64Code()
+    code.add(ENTER, (b"\x48\x8b\x05", 3 * PAGE), b"\x41\xb9Word\xff\x90" + struct.pack("<I", 8 * 203), LEAVE)
+    bind_info = test_callees.bind_info(Machine.X64, base=WIDE_BASES[1])
+    found = find(code.bytes, b"Word", more_constants=bind_info)
+    assert [item.confidence for item in found] == [Confidence.POSSIBLE]
+    assert "goes to function 203 of the framework" in found[0].detail
