@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from pykdext.attribution.calls.functions import CodeRoom, FollowedImage
-from pykdext.attribution.calls.intelnumbers import IntelNumbers
+from pykdext.attribution.calls.intelnumbers import IntelMakers, IntelNumbers
 from pykdext.attribution.contexts import find_context_call
 from pykdext.attribution.registrations import read_context_entry
 from pykdext.images.x86starts import find_x86_starts
@@ -121,9 +121,9 @@ def test_functions_without_filling_that_only_data_point_to():
 
 def test_a_tag_from_which_lea_makes_another_one():
     """sbb edx, edx; and edx, 1000100h; lea r8d, [rdx + 'QA05']."""
-    numbers = IntelNumbers.read(b"\x19\xd2\x81\xe2\x00\x01\x00\x01\x44\x8d\x82QA05\xc3")
-    assert numbers.can_make(int.from_bytes(b"QB06", "little"))
-    assert not numbers.can_make(int.from_bytes(b"QB16", "little"))
+    makers = IntelMakers([IntelNumbers.read(b"\x19\xd2\x81\xe2\x00\x01\x00\x01\x44\x8d\x82QA05\xc3")])
+    assert makers.find(int.from_bytes(b"QB06", "little")) == {0}
+    assert makers.find(int.from_bytes(b"QB16", "little")) == set()
 
 
 @pytest.mark.parametrize(("kind", "is_found"), [(0x10, True), (8, False)])
