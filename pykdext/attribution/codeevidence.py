@@ -171,7 +171,7 @@ class CodeAttributor:
         """The calls that get the tag from code that makes it of other numbers."""
         for module, callers in self._swept:
             makers = callers.find_makers(tag)
-            for use in self._open_call_sites(module.image).find_uses(tag, makers, ()).calls:
+            for use in self._open_call_sites(module.image).find_uses(tag, makers, ()).calls if makers else ():
                 if use.allocator is not None:
                     yield _describe_use(tag, module, use, use.allocator, is_made=repr(tag.text) not in use.origin_text)
 

@@ -109,8 +109,11 @@ class IntelMakers:
             if base ^ number in _ONE_CHARACTER:
                 found.update(places)
                 continue
-            for difference in {number - base & _LOWER, (number ^ base) & _LOWER}:
-                found.update(places[index] for index in codes.find(difference.to_bytes(_LOWER_BYTES, "little")))
+            difference = (number - base & _LOWER).to_bytes(_LOWER_BYTES, "little")
+            change = ((number ^ base) & _LOWER).to_bytes(_LOWER_BYTES, "little")
+            for wanted in (difference, change):
+                if wanted in codes.joined:
+                    found.update(places[index] for index in codes.find(wanted))
         return frozenset(found)
 
     def _find_shifted(self, number: int) -> Set[int]:
@@ -120,19 +123,19 @@ class IntelMakers:
 
 
 class _Codes:
-    """Pieces of code, joined."""
+    """Pieces of code. ``joined``: one behind another."""
 
     def __init__(self, codes: Sequence[bytes]) -> None:
-        self._joined = b"".join(codes)
+        self.joined = b"".join(codes)
         self._ends = list(accumulate(map(len, codes)))
 
     def find(self, wanted: bytes) -> Iterator[int]:
         """The pieces that hold the bytes ``wanted``, by their order."""
-        offset = self._joined.find(wanted)
+        offset = self.joined.find(wanted)
         while offset >= 0:
             index = bisect_right(self._ends, offset)
             if offset + len(wanted) <= self._ends[index]:
                 yield index
-                offset = self._joined.find(wanted, self._ends[index])
+                offset = self.joined.find(wanted, self._ends[index])
             else:
-                offset = self._joined.find(wanted, offset + 1)
+                offset = self.joined.find(wanted, offset + 1)
