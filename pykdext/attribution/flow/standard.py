@@ -24,7 +24,7 @@ POINTER_BYTES = 8
 """Of addresses that are moved."""
 
 _POINTER = struct.Struct("<Q")
-_RANGE = struct.Struct("<QQ")
+_PIECE = struct.Struct("<QQ")
 _FIRST_UPPER_HALF, _UPPER_HALVES = 0xFFFF8000, 0x7FFF
 """Each module has 4 GiB of the kernel's half of the addresses for itself, chosen by its name and size."""
 
@@ -136,8 +136,8 @@ class StandardImage(Image):
         digest = hashlib.sha256()
         for rva, size in places:
             for piece_rva, piece in super().iter_range(rva, size):
-                digest.update(_RANGE.pack(piece_rva, len(piece)) + piece)
-            digest.update(_RANGE.pack(rva, size))
+                digest.update(_PIECE.pack(piece_rva, len(piece)) + piece)
+            digest.update(f"{rva} {size}\n".encode())  # code may ask for what lies before the image, or far behind it
         return digest.hexdigest()
 
     def restore(self, flow: FunctionFlow) -> FunctionFlow:

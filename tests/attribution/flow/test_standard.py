@@ -79,3 +79,4 @@ def test_what_is_read_of_an_image_is_noted():
     assert set(standard.places_read) >= {(PAGE, 1), (PAGE, 5), (2 * PAGE, 16), (99 * PAGE, 8)}
     assert standard.digest([(PAGE, 1)]) != standard.digest([(PAGE, 2)])
     assert standard.digest([(99 * PAGE, 1)]) != standard.digest([])
+    assert len({standard.digest([(rva, 8)]) for rva in (-8, -16, 1 << 64, 1 << 70)}) == 4
