@@ -13,6 +13,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from pykdext.images.image import Image
 from pykdext.images.intelcode import (
+    BREAKPOINT,
     CALL,
     LOAD_ADDRESS,
     TAIL_JUMP,
@@ -83,8 +84,10 @@ def find_x64_leaves(
     ``pointed`` are those of :func:`find_pointed`: behind an end such a place is a function, too.
     """
     gap = IntelCode([(rva, code)])
-    first = rva + filler_bytes(code)
-    called = call_targets[bisect.bisect(call_targets, first) : bisect.bisect_left(call_targets, rva + len(code))]
+    called = call_targets[bisect.bisect_left(call_targets, rva) : bisect.bisect_left(call_targets, rva + len(code))]
+    filled = rva + filler_bytes(code)
+    first = next((target for target in called if target < filled and code[target - rva] != BREAKPOINT), filled)
+    called = [target for target in called if target > first]
     starts = {first, *(target for target in called if gap.may_begin(target))}
     end = rva + len(code)
     for target, place in jumps[bisect.bisect_left(jumps, (first + 1, 0)) : bisect.bisect_left(jumps, (end, 0))]:
@@ -96,19 +99,20 @@ def find_x64_leaves(
     return sorted(starts)
 
 
-def find_arm64_starts(code: bytes, rva: int) -> List[int]:
-    """Where functions begin in ARM64 code at ``rva`` that is known to begin with one.
+def find_arm64_starts(code: bytes, rva: int, called: Sequence[int] = ()) -> List[int]:
+    """Where functions begin in ARM64 code at ``rva`` that is known to begin with one; those that are ``called``, too.
 
     A function ends with the return or jump that no branch before it passes over; a jump to a register may lead on to
     the arms of a switch.
     """
     starts: List[int] = []
     reached = begin = -1
+    known = frozenset(called)
     words = struct.unpack_from(f"<{len(code) // 4}I", code)
     for index, word in enumerate(words):
         place = rva + 4 * index
         if begin < 0:
-            if word in _ARM64_FILLER:
+            if word in _ARM64_FILLER and place not in known:
                 continue
             begin = reached = place
             starts.append(place)
@@ -118,7 +122,7 @@ def find_arm64_starts(code: bytes, rva: int) -> List[int]:
         is_end = word in _ARM64_RETURNS or word >> 26 == _ARM64_JUMP
         if place >= reached and (is_end or _leaves_by_register(words, index)):
             begin = -1
-    return starts
+    return sorted(known.union(starts))
 
 
 def find_arm64_call_targets(pieces: Pieces) -> List[int]:

@@ -132,7 +132,7 @@ class FunctionTable:
     def _find_arm64_starts(self, code: bytes, rva: int) -> List[int]:
         targets = self._arm64_call_targets
         called = targets[bisect.bisect_left(targets, rva) : bisect.bisect_left(targets, rva + len(code))]
-        return sorted({*find_arm64_starts(code, rva), *called})
+        return find_arm64_starts(code, rva, called)
 
     def _find_x64_starts(self, code: bytes, rva: int) -> List[int]:
         return find_x64_leaves(code, rva, self._call_targets, self._jumps, self._pointed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import re
-from typing import Container, Iterator, Pattern, Sequence, Tuple
+from typing import Container, Iterator, Match, Pattern, Sequence, Tuple
 
 from pykdext.images.image import Image
 
@@ -39,7 +39,8 @@ _PROLOGUE = re.compile(
     rb"|[\x53\x55-\x57]{2,4}\x8b",  # push of registers that are kept; mov
     re.DOTALL,
 )
-_BREAKPOINT = 0xCC
+_FRAME = re.compile(rb"[\x53\x55-\x57]{0,4}(?:\x83\xec|\x81\xec..\x00\x00)", re.DOTALL)  # push ...; sub esp, n
+BREAKPOINT = 0xCC
 CALL = re.compile(rb"\xe8(?=(.{4}))", re.DOTALL)
 TAIL_JUMP = re.compile(rb"\xe9(?=(.{4}))", re.DOTALL)
 LOAD_ADDRESS = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=(.{4}))", re.DOTALL)  # lea r, [rip+n]
@@ -69,8 +70,15 @@ class IntelCode:
         return index >= 0 and rva < self._starts[index] + len(self.pieces[index][1])
 
     def may_begin(self, rva: int) -> bool:
-        """Whether a function that seems called can begin here: aligned, behind an end or filling, or by its looks."""
-        return self.holds(rva) and (rva % _ALIGNMENT == 0 or self._follows_an_end(rva) or self.begins_clearly(rva))
+        """Whether a function that seems called can begin here: aligned, behind an end or filling, or by its looks.
+
+        Before it may stand a call that does not return, which nothing tells from others.
+        """
+        if not self.holds(rva):
+            return False
+        base, piece = self._piece_at(rva)
+        is_like_one = _FRAME.match(piece, rva - base) is not None or self.begins_clearly(rva)
+        return is_like_one or rva % _ALIGNMENT == 0 or self._follows_an_end(rva)
 
     def begins_clearly(self, rva: int) -> bool:
         """Whether a function begins here even if only some number happens to be this address."""
@@ -78,7 +86,7 @@ class IntelCode:
             return False
         base, piece = self._piece_at(rva)
         offset = rva - base
-        return offset == 0 or piece[offset - 1] == _BREAKPOINT or _PROLOGUE.match(piece, offset) is not None
+        return offset == 0 or piece[offset - 1] == BREAKPOINT or _PROLOGUE.match(piece, offset) is not None
 
     def follows_return(self, rva: int) -> bool:
         """Whether a return stands right before, and no short jump around leads here."""
@@ -149,6 +157,8 @@ def filler_bytes(code: bytes) -> int:
 def iter_filled_starts(code: IntelCode, known: Container[int]) -> Iterator[int]:
     """What follows filling: breakpoints up to an aligned place, or the end of a function and any filling.
 
+    Filling with a function that is ``known`` is its first instructions.
+
     A lone breakpoint needs such an end before it: the byte is common in operands. Compilers align the targets of jumps
     too: what is jumped to is no function, unless it is ``known`` to be one.
     """
@@ -157,15 +167,21 @@ def iter_filled_starts(code: IntelCode, known: Container[int]) -> Iterator[int]:
         for filler in _FILLER.finditer(piece):
             start, end = filler.span()
             place = rva + end
-            if end == len(piece) or place in known or place in jumped_to:
+            if end == len(piece) or place in known or place in jumped_to or _holds_start(filler, rva, known):
                 continue
-            if piece[start] == _BREAKPOINT:
+            if piece[start] == BREAKPOINT:
                 is_run = end - start > 1
                 begins = (is_run and place % _ALIGNMENT == 0) or is_behind_an_end(piece, start)
             else:
                 begins = is_behind_an_end(piece, start) and not code.is_jumped_to(piece, end)
             if begins:
                 yield place
+
+
+def _holds_start(filler: Match[bytes], rva: int, known: Container[int]) -> bool:
+    """Whether a function that is ``known`` begins with instructions that do nothing: room to patch it."""
+    code, (start, end) = filler.group(), filler.span()
+    return any(rva + place in known for place in range(start, end) if code[place - start] != BREAKPOINT)
 
 
 def is_behind_an_end(code: bytes, offset: int) -> bool:

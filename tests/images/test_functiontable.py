@@ -292,6 +292,23 @@ class TestX86:
         wanted = [TEXT, *([TEXT + 0x10] if begins else []), TEXT + 0x30]
         assert table_starts(FunctionTable(image)) == wanted
 
+    def test_a_function_behind_a_call_that_does_not_return(self):
+        """call abort, and right behind it push esi; sub esp, 10h: a function that is called itself."""
+        code = bytearray(b"\x40" * 0x40)
+        code[:5] = b"\xe8" + struct.pack("<i", 0x15 - 5)
+        code[0x10:0x15] = b"\xe8" + struct.pack("<i", 0x30 - 0x15)
+        code[0x15:0x19] = b"\x56\x83\xec\x10"
+        image = open_image(Part(b".text", TEXT, bytes(code), CODE), machine=X86)
+        assert table_starts(FunctionTable(image)) == [TEXT, TEXT + 0x15, TEXT + 0x30]
+
+    def test_a_function_that_begins_with_room_for_a_patch(self):
+        code = bytearray(b"\x40" * 0x40)
+        code[:6] = b"\xe8" + struct.pack("<i", 0x10 - 5) + b"\xc3"
+        code[6:0x10] = b"\xcc" * 10
+        code[0x10:0x18] = b"\x0f\x1f\x84\0\0\0\0\0"  # nop
+        image = open_image(Part(b".text", TEXT, bytes(code), CODE), machine=X86)
+        assert table_starts(FunctionTable(image)) == [TEXT, TEXT + 0x10]
+
     def test_a_part_of_an_address_is_no_jump(self):
         """The address 400A70h has the bytes of a jump over ten bytes to what begins behind a return."""
         code = bytearray(b"\x40" * 0x40)

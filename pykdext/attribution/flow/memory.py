@@ -22,6 +22,7 @@ from pykdext.attribution.flow.values import (
     split_address,
 )
 from pykdext.images.image import Image
+from pykdext.images.imports import read_imports
 
 MAX_KEPT = 512
 """Variables, and members of structures, in which stores of one function are noted; variables that it uses at all."""
@@ -173,9 +174,19 @@ def _add(kept: Dict[_Key, Value], key: _Key, value: Value) -> None:
         kept[key] = join(value, kept.get(key, value))
 
 
+def _find_slots(image: Image) -> Tuple[int, int]:
+    """Where the pointers of the import tables begin, and their bytes; some linkers tell it only in these tables."""
+    told = image.directory(_IMPORT_ADDRESS_DIRECTORY)
+    if told[1]:
+        return told
+    constant = [range(section.rva, section.rva + section.size) for section in image.sections if not section.writable]
+    slots = [slot.rva for slot in read_imports(image) if any(slot.rva in rvas for rvas in constant)]
+    return (min(slots), max(slots) + image.machine.pointer_size - min(slots)) if slots else told
+
+
 def _iter_constant_ranges(image: Image) -> Iterator[Tuple[int, int]]:
     """Start and end RVA of what nobody writes: read-only sections without the pointers that the loader fills in."""
-    slots_rva, slots_bytes = image.directory(_IMPORT_ADDRESS_DIRECTORY)
+    slots_rva, slots_bytes = _find_slots(image)
     for section in image.sections:
         if section.writable or not section.known:
             continue
