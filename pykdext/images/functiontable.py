@@ -24,6 +24,9 @@ from pykdext.images.unwindtables import CodeRange, read_unwind_table
 from pykdext.images.x86starts import find_x86_starts, is_clear_start
 from pykdext.model import Machine, MachineTable
 
+_FILLING = b"\xcc"
+_ALIGNMENT = 16
+
 
 class FunctionBounds(NamedTuple):
     """A function: its entry, its code as ``(start, end)`` RVAs by ascending start, and how that is known.
@@ -123,6 +126,11 @@ class FunctionTable:
             return None
         if index < len(starts):
             end = starts[index]
+        else:  # the last one does not have what fills the rest of a section
+            last = starts[index - 1]
+            end = min(end, last + len(piece[last - piece_rva : end - piece_rva].rstrip(_FILLING)) + _ALIGNMENT)
+            if rva >= end:
+                return None
         return FunctionBounds(starts[index - 1], ((starts[index - 1], end),), "flow")
 
     def _find_starts(self, code: bytes, rva: int) -> List[int]:

@@ -90,21 +90,6 @@ ENTER, LEAVE = b"\x48\x83\xec\x28", b"\x48\x83\xc4\x28\xc3"  # sub rsp, 28h ... 
 R8D = b"\x41\xb8"
 
 
-def test_a_dozen_tags_for_one_call_are_each_proven():
-    """cmp ecx, n; jne next; mov r8d, TAGn; jmp join ... join: call."""
-    tags = [b"Sw%02d" % number for number in range(12)]
-    case_bytes, join = 3 + 2 + 6 + 5, 12 * 16
-    cases = b""
-    for number, tag in enumerate(tags):
-        cases += b"\x83\xf9" + bytes([number]) + b"\x75\x0b" + R8D + tag
-        cases += b"\xe9" + struct.pack("<i", join - len(cases) - 5)
-    assert len(cases) == 12 * case_bytes == join
-    code = X64Code()
-    code.add(ENTER, cases, (CALL_SLOT, SLOT), LEAVE)
-    for tag in tags:
-        assert [item.confidence for item in find(code.bytes, tag)] == [PROVEN], tag
-
-
 def test_a_tag_that_a_register_still_holds_is_pushed_all_the_same():
     """x86: mov ecx, TAG; ...; push line; push ecx; push size; push pool; call W, a wrapper by the stack alone."""
     pool = bytes.fromhex("6a80 51 6880010000 6a00")  # push line; push ecx; push 180h; push 0
@@ -128,23 +113,6 @@ def test_bytes_that_look_like_a_call_do_not_cut_a_function():
     )
     (item,) = find(code, b"Half", Machine.X86)
     assert item.confidence is PROVEN
-
-
-def test_a_wrapper_that_frees_first_is_one_that_allocates():
-    """if (p) ExFreePoolWithTag(p, tag); return ExAllocatePoolWithTag(pool, n, tag)."""
-    code = X64Code()
-    wrapper = code.add(
-        b"\x53\x48\x83\xec\x20\x44\x89\xc3",  # push rbx; sub rsp, 20h; mov ebx, r8d
-        b"\x48\x85\xc9\x74\x08\x89\xda",  # test rcx, rcx; je behind; mov edx, ebx
-        (CALL_SLOT, OTHER_SLOT),
-        b"\x41\x89\xd8",  # mov r8d, ebx
-        (CALL_SLOT, SLOT),
-        b"\x48\x83\xc4\x20\x5b\xc3",
-    )
-    code.add(ENTER, R8D + b"Rlc1", (CALL, wrapper), LEAVE)
-    (item,) = find(code.bytes, b"Rlc1")
-    assert (item.confidence, item.kind) == (PROVEN, "call")
-    assert "ExAllocatePoolWithTag" in item.detail
 
 
 @pytest.mark.parametrize("wrappers", [3, 6])
@@ -192,16 +160,6 @@ def test_a_tag_whose_address_a_function_got_may_be_another(callee, grade):
     assert ("which gets its address" in item.detail) == (grade is LIKELY)
 
 
-def test_a_word_for_a_function_that_only_looks_at_it_is_no_tag():
-    """mov ecx, 'BERT'; call find: names of firmware tables."""
-    code = X64Code()
-    look = code.add(b"\x31\xc0\x81\xf9APIC\x0f\x94\xc0\xc3")  # xor eax, eax; cmp ecx, ...; sete al; ret
-    code.add(ENTER, b"\xb9BERT", (CALL, look), LEAVE)
-    (item,) = find(code.bytes, b"BERT")
-    assert item.confidence is POSSIBLE
-    assert "no way from there to an allocator was seen" in item.detail
-
-
 def test_a_kind_of_device_that_goes_through_two_functions_is_no_tag():
     """mov ecx, 'Vol'; call create, which hands it on to create_secure: that compares it, and hands it to nobody."""
     code = X64Code()
@@ -214,20 +172,6 @@ def test_a_kind_of_device_that_goes_through_two_functions_is_no_tag():
     unknown = code.add(ENTER, b"\xff\xd2", LEAVE)  # call rdx
     code.add(ENTER, b"\xb9Unkn", (CALL, unknown), LEAVE)
     assert [item.confidence for item in find(code.bytes, b"Unkn")] == [LIKELY]
-
-
-@pytest.mark.parametrize("word", [b"expa", b"nd 3", b"2-by", b"te k"])
-def test_constants_in_local_variables_are_no_tags(word):
-    """mov [rbp-10h], ... of a cipher's constants, whose address goes to a function of the driver."""
-    code = X64Code()
-    mix = code.add(b"\x8b\x01\x33\x41\x04\xc3")  # mov eax, [rcx]; xor eax, [rcx+4]; ret
-    stores = b"".join(
-        b"\xc7\x45" + bytes([0xE0 + 4 * n]) + w for n, w in enumerate((b"expa", b"nd 3", b"2-by", b"te k"))
-    )
-    code.add(b"\x55\x48\x89\xe5\x48\x83\xec\x40", stores, b"\x48\x8d\x4d\xe0", (CALL, mix), b"\xc9\xc3")
-    found = find(code.bytes, word)
-    assert found and all(item.confidence is POSSIBLE for item in found)
-    assert all("NET_BUFFER" not in item.detail for item in found)
 
 
 def test_text_among_x86_code_is_no_push():
