@@ -20,9 +20,10 @@ _MARKS = str.maketrans({"\u00a9": "(C)", "\u00ae": "(R)", "\u2122": "(TM)"})
 
 
 GRADES = {
-    Confidence.PROVEN: "the code at this place hands the tag to a function that allocates pool. A debugger shows it.",
-    Confidence.LIKELY: "the code frees blocks of the tag, registers it, or holds it where an allocation takes it from, "
-    "but the allocation itself was not followed.",
+    Confidence.PROVEN: "the code at this place hands the tag to a function that allocates pool, or the system's own "
+    "records show that the driver has such blocks: a lookaside list of it, Driver Verifier. A debugger shows it.",
+    Confidence.LIKELY: "the code frees blocks of the tag, registers it, has it in a table, or holds it where an "
+    "allocation takes it from, but the allocation itself was not followed.",
     Confidence.POSSIBLE: "the four bytes stand in the driver's data, a tag list names the driver, or blocks of the tag "
     "point at it. That alone proves nothing.",
 }
