@@ -16,7 +16,8 @@ from pykdext.images.image import Image
 Pieces = Sequence[Tuple[int, bytes]]
 """Code in memory: ``(rva, bytes)``, ascending, disjoint."""
 
-_ALIGNMENT = 16
+ALIGNMENT = 16
+"""Of functions, in bytes, where a compiler is not told to save room."""
 
 _FILLER = re.compile(
     rb"(?:\xcc"
@@ -25,6 +26,8 @@ _FILLER = re.compile(
     rb"|\x8d(?:\x76\x00|\x49\x00|\x74\x26\x00|\x64\x24\x00|\xb6\x00{4}|\xb4\x26\x00{4}|\xa4\x24\x00{4})"  # lea r, [r]
     rb")+"
 )
+
+_MOVE_TO_ITSELF = b"\x8b\xff"  # mov edi, edi
 
 _ENDS = re.compile(
     rb"(?:\xc3|\xc2..|\xe9....|\xeb.|\xff\x25....|\xff[\xe0-\xe7]|\x0f\x0b)\Z",  # ret, ret n, jmp, ud2
@@ -78,7 +81,7 @@ class IntelCode:
             return False
         base, piece = self._piece_at(rva)
         is_like_one = _FRAME.match(piece, rva - base) is not None or self.begins_clearly(rva)
-        return is_like_one or rva % _ALIGNMENT == 0 or self._follows_an_end(rva)
+        return is_like_one or rva % ALIGNMENT == 0 or self._follows_an_end(rva)
 
     def begins_clearly(self, rva: int) -> bool:
         """Whether a function begins here even if only some number happens to be this address."""
@@ -86,7 +89,14 @@ class IntelCode:
             return False
         base, piece = self._piece_at(rva)
         offset = rva - base
-        return offset == 0 or piece[offset - 1] == BREAKPOINT or _PROLOGUE.match(piece, offset) is not None
+        return offset == 0 or piece[offset - 1] == BREAKPOINT or self.has_prologue(rva)
+
+    def has_prologue(self, rva: int) -> bool:
+        """Whether what compilers let functions begin with stands there."""
+        if not self.holds(rva):
+            return False
+        base, piece = self._piece_at(rva)
+        return _PROLOGUE.match(piece, rva - base) is not None
 
     def follows_return(self, rva: int) -> bool:
         """Whether a return stands right before, and no short jump around leads here."""
@@ -122,8 +132,8 @@ class IntelCode:
         offset = rva - base
         if is_behind_an_end(piece, offset):
             return True
-        starts = range(max(offset - _ALIGNMENT + 1, 0), offset)
-        return rva % _ALIGNMENT == 0 and any(
+        starts = range(max(offset - ALIGNMENT + 1, 0), offset)
+        return rva % ALIGNMENT == 0 and any(
             is_behind_an_end(piece, start) and _FILLER.fullmatch(piece, start, offset) for start in starts
         )
 
@@ -171,8 +181,9 @@ def iter_filled_starts(code: IntelCode, known: Container[int]) -> Iterator[int]:
                 continue
             if piece[start] == BREAKPOINT:
                 is_run = end - start > 1
-                begins = (is_run and place % _ALIGNMENT == 0) or is_behind_an_end(piece, start)
+                begins = (is_run and place % ALIGNMENT == 0) or is_behind_an_end(piece, start)
             else:
+                end += 2 * piece.startswith(_MOVE_TO_ITSELF, end)  # the last of the filling, or the first of a function
                 begins = is_behind_an_end(piece, start) and not code.is_jumped_to(piece, end)
             if begins:
                 yield place

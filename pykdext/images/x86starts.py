@@ -11,6 +11,7 @@ from typing import Dict, Iterator, List, Pattern, Sequence, Tuple
 from pykdext.images.exports import read_exports
 from pykdext.images.image import Image
 from pykdext.images.intelcode import (
+    ALIGNMENT,
     CALL,
     LONG_JUMP,
     TAIL_JUMP,
@@ -80,9 +81,12 @@ def find_x86_starts(image: Image) -> List[int]:
 
 
 def is_clear_start(pieces: Pieces, rva: int) -> bool:
-    """Whether a function seems to begin there by what stands around the place, whoever calls it."""
+    """Whether a function seems to begin there by what stands around the place, whoever calls it.
+
+    Breakpoints, or a return where nothing is aligned, do not tell: numbers have such bytes, too.
+    """
     code = IntelCode(pieces)
-    return code.begins_clearly(rva) or code.follows_end_and_filling(rva)
+    return code.has_prologue(rva) or (rva % ALIGNMENT == 0 and code.follows_end_and_filling(rva))
 
 
 def _iter_tail_jumped(code: IntelCode, known: Sequence[int]) -> Iterator[int]:

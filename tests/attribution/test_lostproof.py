@@ -103,18 +103,6 @@ def test_a_tag_that_a_register_still_holds_is_pushed_all_the_same():
     assert item.detail.startswith("call +0x1040, which hands tag 'Twic' to ExAllocatePoolWithTag")
 
 
-def test_bytes_that_look_like_a_call_do_not_cut_a_function():
-    """x86: push TAG; ...; mov eax, n, across an aligned place; call; elsewhere E8 in a number, as if to it."""
-    base = NARROW_BASES[1]
-    code = b"\x68Half\x68\x80\1\0\0\x6a\0\x33\xc0\xb8\x78\x56\x34\x12\xff\x15" + struct.pack("<I", base + SLOT)
-    code = (code + b"\xc3").ljust(0x20, b"\xcc")
-    code += (
-        b"\xb8\xe8" + struct.pack("<i", 0x10 - 0x26)[:3] + b"\xff\x15" + struct.pack("<I", base + OTHER_SLOT) + b"\xc3"
-    )
-    (item,) = find(code, b"Half", Machine.X86)
-    assert item.confidence is PROVEN
-
-
 @pytest.mark.parametrize("wrappers", [3, 6])
 def test_wrappers_many_deep_are_followed(wrappers):
     code = X64Code()

@@ -74,6 +74,9 @@ _ENDS = frozenset(
 _FAST_FAIL = 0x29
 """The interrupt by which Windows stops a kernel that is corrupt: ``__fastfail``."""
 
+_MAX_PUSHED_BYTES = 48
+"""Of the arguments of one call on x86."""
+
 _CONTROL_FLOW = _CONDITIONAL_JUMPS | _ENDS | {"jmp", "call", "int"}
 _MODELLED = _CONTROL_FLOW | NOTHING | SCALAR_HANDLERS.keys() | VECTOR_HANDLERS.keys()
 
@@ -101,8 +104,15 @@ class IntelInstructionSet:
         return state
 
     def place_stack(self, state: State, offset: int) -> None:
-        """The stack pointer is there, without arguments."""
-        state.registers[self.stack_pointer] = state.registers[RESTING_STACK] = frozenset({StackAddress(offset)})
+        """The stack pointer is there, with what was pushed since the last call."""
+        top, rest = state.stack_offset(self.stack_pointer), state.stack_offset(RESTING_STACK)
+        pushed_bytes = rest - top if top is not None and rest is not None and top != offset else 0
+        if not 0 < pushed_bytes <= _MAX_PUSHED_BYTES:
+            pushed_bytes = 0
+        elif top is not None:
+            state.frame.paste(offset, pushed_bytes, state.frame.cut(top, pushed_bytes))
+        state.registers[self.stack_pointer] = frozenset({StackAddress(offset)})
+        state.registers[RESTING_STACK] = frozenset({StackAddress(offset + pushed_bytes)})
 
     def decode(self, code: bytes, rva: int) -> Iterator[IntelInstruction]:
         """The instructions of ``code``, one after another, up to bytes that are no instruction."""

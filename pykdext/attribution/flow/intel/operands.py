@@ -33,6 +33,8 @@ from pykdext.images.image import Image
 RESTING_STACK = "stack pointer without arguments"
 """Kept like a register: where the stack pointer was before the pushes that are still waiting for their call."""
 
+FRAME_BITS = 32
+"""Frame offsets of two such bases are so far apart."""
 
 COMPARED, INDEX_LIMIT = "number compared with", "entries of a table"
 """Kept like registers: the number of the last comparison; one more than the largest index that it let pass."""
@@ -173,6 +175,15 @@ class Operands:
         elif isinstance(operand, MemoryOperand):
             pointer, offset = self.address(state, instruction, operand)
             self.memory.store_cells(state, pointer, offset, size, pieces)
+
+    def find_stack(self, state: State, rva: int) -> None:
+        """Where nobody knows where the stack is when x86 code pushes at ``rva``, it gets a base of its own there.
+
+        So it is in an exception handler, which restores the stack pointer from memory.
+        """
+        if self.pointer_bytes == 4 and state.stack_offset(self.stack_pointer) is None:
+            base = frozenset({StackAddress(-(rva + 1 << FRAME_BITS))})
+            state.registers[self.stack_pointer] = state.registers[RESTING_STACK] = base
 
     def push(self, state: State, size: int, value: Value) -> None:
         """Move the stack pointer down and store. ``RESTING_STACK`` stays."""

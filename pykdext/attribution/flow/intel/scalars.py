@@ -257,6 +257,7 @@ def _extend_into_data(size: int) -> Handler:
 def _push(operands: Operands, state: State, instruction: IntelInstruction) -> None:
     pushed = instruction.operands[0]
     value = operands.read(state, instruction, 0)
+    operands.find_stack(state, instruction.rva)
     operands.push(state, _stacked_bytes(operands, pushed), value)
     if isinstance(pushed, GeneralRegister) and value == {Parameter(Location(pushed.name))}:
         # what the caller had in it: the register is saved, this is no argument
