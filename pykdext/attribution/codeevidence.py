@@ -37,6 +37,9 @@ MAX_SWEPT_BYTES = 2 << 20
 MIN_TEXT_BYTES, MAX_TEXT_BYTES = 12, 128
 """Characters up to a zero that are no instructions: pushes of registers are characters, too, but few at once."""
 
+MIN_LETTERS_IN_CODE = TAG_BYTES + 2
+"""Characters up to a zero of which four are no tag by themselves, where no known instruction has them."""
+
 _CONSTANT_BYTES = (4, 8, 16)
 """Sizes of constants in data that may hold a tag: code refers to their start, at a multiple of the size."""
 
@@ -126,7 +129,10 @@ class CodeAttributor:
                 structure = self._describe_structure(tag, module, place) if _is_data(place) else None
                 described.update({place.rva} if structure else ())
                 sight = uses.sight(place.rva)
-                yield structure or _describe_unproven(tag, module, place, places.total, place_uses, sight)
+                if structure is not None:
+                    yield structure
+                elif place_uses or _is_worth_reading(module.image, place, sight):
+                    yield _describe_unproven(tag, module, place, places.total, place_uses, sight)
 
     def _describe_structure(self, tag: PoolTag, module: ModuleIndex, place: Place) -> Optional[Evidence]:
         """What a structure or a table around ``place`` says; proven where a call is known that allocates by it."""
@@ -302,11 +308,9 @@ def _describe_unproven(
     if place.encoding.kind is not EvidenceKind.IMMEDIATE:
         return describe_place(tag, module, place, total)
     meaning = ""
-    if sight is Sight.NOT_FOLLOWED:
-        meaning = "between other characters up to their end: part of a text" if _is_in_text(module.image, place) else ""
-    elif sight is Sight.NO_CODE:
+    if sight is Sight.NO_CODE:
         meaning = "no path through a function leads there: text or data among the code, or code that is not called"
-    elif not uses:
+    elif sight is Sight.FOLLOWED and not uses:
         meaning = "no call was seen that gets it"
     elif all(_is_known_otherwise(use) for use in uses):
         meaning = _describe_other_uses(uses)
@@ -315,7 +319,25 @@ def _describe_unproven(
     return describe_place(tag, module, place, total, Confidence.POSSIBLE if meaning else None, meaning or None)
 
 
-def _is_in_text(image: Image, place: Place) -> bool:
+def _is_worth_reading(image: Image, place: Place, sight: Sight) -> bool:
+    """Whether a place that no call is known for says anything: bytes that chance or a text puts there do not.
+
+    What is no instruction may be a constant of the code, if an instruction reads it, or an instruction that is not
+    known, if no function that was followed has other ones there.
+    """
+    kind = place.encoding.kind
+    if kind is EvidenceKind.IMMEDIATE:
+        return not _is_in_text(image, place)
+    if kind is not EvidenceKind.BYTES:
+        return True
+    if _is_in_text(image, place, MIN_LETTERS_IN_CODE):
+        return False
+    if place.encoding.is_literal:
+        return bool(find_references(image, {place.rva - place.rva % size for size in _CONSTANT_BYTES}))
+    return sight is Sight.NOT_FOLLOWED
+
+
+def _is_in_text(image: Image, place: Place, least_bytes: int = MIN_TEXT_BYTES) -> bool:
     """Whether the tag's bytes are some of a text that a zero or a line end follows, as names of imports are on x86."""
     start = max(place.rva - MIN_TEXT_BYTES, 0)
     around = image.read(start, place.rva - start + TAG_BYTES + MAX_TEXT_BYTES + 1)
@@ -323,7 +345,7 @@ def _is_in_text(image: Image, place: Place) -> bool:
         return False
     before, behind = measure_text(around, place.rva - start, MAX_TEXT_BYTES)
     end = place.rva - start + TAG_BYTES + behind
-    return before + TAG_BYTES + behind >= MIN_TEXT_BYTES and around[end] in b"\0\t\n\r"
+    return before + TAG_BYTES + behind >= least_bytes and around[end] in b"\0\t\n\r"
 
 
 def _is_known_otherwise(use: TagUse) -> bool:

@@ -166,7 +166,7 @@ def test_text_among_x86_code_is_no_push():
     """The 'h' of a text has the byte of push imm32."""
     code = b"\xb8\x05\0\0\0\xc3PsGetThreadId\0\0Wait for thread \0" + FILLING
     for word in (b"read", b"Thre"):
-        assert all(item.confidence is POSSIBLE for item in find(code, word, Machine.X86))
+        assert find(code, word, Machine.X86) == [], "what can be no tag is not worth reading"
     pushed = b"\x68Pipo\x6a\x20\x6a\x00\xff\x15" + struct.pack("<I", NARROW_BASES[1] + SLOT) + b"\xc3"
     (item,) = find(pushed + FILLING, b"Pipo", Machine.X86)
     assert item.confidence is PROVEN
@@ -257,6 +257,20 @@ def test_a_tag_in_an_arm64_literal_pool_is_followed_from_the_load():
     code = words(*first, *other) + b"Litr" + words(RET)
     found = find(code, b"Litr", Machine.ARM64)
     assert [item.confidence for item in found if item.kind == "call"] == [PROVEN]
+
+
+def test_a_constant_among_arm64_code_is_told_where_an_instruction_reads_it():
+    load = 0x18000000 | 2 << 5 | 2  # ldr w2, the word behind the return
+    (item,) = find(words(load, RET) + b"Litr" + words(RET), b"Litr", Machine.ARM64)
+    assert item.confidence is POSSIBLE
+    assert find(words(NOP, RET) + b"Litr" + words(RET), b"Litr", Machine.ARM64) == []
+    assert find(words(load, RET) + b"Litr" + b"eral" + words(0, RET), b"Litr", Machine.ARM64) == [], "a text"
+
+
+def test_bytes_of_several_instructions_are_no_place():
+    """push r14; push r13; push r12; push rdi; sub rsp, 20h: all characters."""
+    code = b"AVAUATWH\x83\xec\x20\x48\x83\xc4\x20_A\\A]A^\xc3"
+    assert [find(code + FILLING, word) for word in (b"ATWH", b"AUAT", b"TWH\x83")] == [[], [], []]
 
 
 def test_a_jump_to_a_register_ends_an_arm64_function():

@@ -63,7 +63,7 @@ _FRAME = immediate(
     Confidence.POSSIBLE,
     "a local variable or structure",
 )
-_LITERAL = hint(EvidenceKind.BYTES, "dword {tag}", "among the instructions: a literal pool")
+_LITERAL = hint(EvidenceKind.BYTES, "dword {tag}", "among the instructions: a literal pool", is_literal=True)
 
 
 # Fields of movz and movk: bit 31 is set for a 64-bit register, bit 29 for movk; two bits of shift, in steps of 16 bits;

@@ -48,7 +48,8 @@ class Encoding:
     """One way in which a tag stands in an image; ``kind`` is that of the evidence, ``form`` has a ``{tag}``.
 
     A hint is no evidence where the tag is likely somewhere else. ``is_local``: the instruction stores into the frame,
-    where local variables are, too. Compared by identity: there is one object for each row of the tables.
+    where local variables are, too. ``is_literal``: it is a constant among the instructions, for one that reads it.
+    Compared by identity: there is one object for each row of the tables.
     """
 
     kind: EvidenceKind
@@ -58,6 +59,7 @@ class Encoding:
     meaning: str
     is_hint: bool = False
     is_local: bool = False
+    is_literal: bool = False
 
     @cached_property
     def rank(self) -> Tuple[int, int]:
@@ -70,9 +72,9 @@ def immediate(form: str, position: Position, confidence: Confidence, meaning: st
     return Encoding(EvidenceKind.IMMEDIATE, form, position, confidence, meaning)
 
 
-def hint(kind: EvidenceKind, form: str, meaning: str) -> Encoding:
+def hint(kind: EvidenceKind, form: str, meaning: str, *, is_literal: bool = False) -> Encoding:
     """An encoding that counts only if the tag has no likely place."""
-    return Encoding(kind, form, Position.NONE, Confidence.POSSIBLE, meaning, is_hint=True)
+    return Encoding(kind, form, Position.NONE, Confidence.POSSIBLE, meaning, is_hint=True, is_literal=is_literal)
 
 
 DATA_DWORD = Encoding(
