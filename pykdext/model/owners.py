@@ -15,8 +15,8 @@ from pykdext.model.pool import PoolTag
 class ImageCoverage:
     """How much of the driver images could be searched. ``resident_fraction``: bytes read of bytes searched for.
 
-    ``discarded_bytes``: code that only ran when its driver started, and is not in memory any more; it is not among the
-    bytes searched for. ``modules_unsearched``: those that the user's end left unsearched; of what is in memory of them
+    ``discarded_bytes`` of the others: code that only ran when its driver started, and is not in memory any more.
+    ``modules_unsearched``: those that the user's end left unsearched; of what is in memory of them
     nothing is known.
     """
 
@@ -36,10 +36,10 @@ class ImageCoverage:
         unsearched: int = 0,
         discarded_bytes: int = 0,
     ) -> ImageCoverage:
-        """The coverage by counts of images and bytes; nothing expected: no fraction."""
-        return cls(
-            scanned, total, present_bytes / expected_bytes if expected_bytes else None, unsearched, discarded_bytes
-        )
+        """The coverage by counts of images and bytes; without any: no fraction. What is discarded is not covered."""
+        wanted_bytes = expected_bytes + discarded_bytes
+        resident_fraction = present_bytes / wanted_bytes if wanted_bytes else None
+        return cls(scanned, total, resident_fraction, unsearched, discarded_bytes)
 
 
 class Confidence(enum.Enum):

@@ -166,8 +166,9 @@ def test_text_names_what_was_searched(folder, capsys):
         (ImageCoverage(3, 5, 1.0), "not in the 100% of 3 of 5 driver images that is in memory"),
         (ImageCoverage(5, 5, 0.63), "not in the 63% of the driver images that is in memory"),
         (
-            ImageCoverage(5, 5, 1.0, discarded_bytes=0x3000),
-            "no driver image holds this tag in what is in memory (12.0 KB of code that ran when they started is gone)",
+            ImageCoverage.of(5, 5, 0x2FD000, 0x2FD000, discarded_bytes=0x3000),
+            "not in the 99.6% of the driver images that is in memory; it may be in the rest"
+            " (12.0 KB of code that ran when they started is gone)",
         ),
         (ImageCoverage(5, 5, 1.0), "no driver image holds this tag, and no tag list names its driver"),
     ],

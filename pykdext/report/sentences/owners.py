@@ -71,10 +71,10 @@ def describe_gap(coverage: Optional[ImageCoverage]) -> str:
             else f"{scanned:,} of {count_things(total, 'driver image')}"
         )
         share = format_share(coverage.resident_fraction)
-        return f"not in the {share} of {images} that is in memory; it may be in the rest. No tag list names its driver"
-    if coverage.discarded_bytes:
-        gone = f"{format_bytes(coverage.discarded_bytes)} of code that ran when they started is gone"
-        return f"no driver image holds this tag in what is in memory ({gone}), and no tag list names its driver"
+        gone = format_bytes(coverage.discarded_bytes) if coverage.discarded_bytes else ""
+        gone = f" ({gone} of code that ran when they started is gone)" if gone else ""
+        rest = f"it may be in the rest{gone}. No tag list names its driver"
+        return f"not in the {share} of {images} that is in memory; {rest}"
     return "no driver image holds this tag, and no tag list names its driver"
 
 
