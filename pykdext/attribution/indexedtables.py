@@ -111,6 +111,8 @@ def _find_tight_rows(image: Image, tag_rva: int) -> Optional[_Rows]:
     if data is None:
         return None
     before, behind = measure_text(data, tag_rva - start, MAX_TIGHT_BYTES + 1)
+    if _is_pointer(image, tag_rva + TAG_BYTES + behind - behind % TAG_BYTES):
+        behind -= behind % TAG_BYTES
     size_bytes = before + TAG_BYTES + behind
     if before % TAG_BYTES or behind % TAG_BYTES or not TAG_BYTES < size_bytes <= MAX_TIGHT_BYTES:
         return None

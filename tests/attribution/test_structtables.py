@@ -80,6 +80,19 @@ def test_an_entry_that_is_reached_through_the_structure(make, way, place, expect
     assert all("one of 3 in a table of tags" in item.detail for item in likely)
 
 
+def test_a_pointer_behind_tags_side_by_side_is_no_text():
+    """x86: the first byte of a pointer behind the table is a letter."""
+    pointer = struct.pack("<I", NARROW_BASES[1] + VARIABLES_RVA + 0x61)
+    program = X86Program()
+    load = program.absolute(b"\x8b\x04\x8d", STRUCTURE)  # mov eax, [ecx*4+n]
+    call = ("push eax", "push 0x40", "push 1", program.call_slot(SLOT), "ret")
+    program.add("mov ecx, dword ptr [esp + 4]", load, *call)
+    for behind, expected in ((pointer, [LIKELY]), (b"a\0\0\0", [])):
+        variables = bytes(0x40) + b"TgtATgtBTgtC" + behind + bytes(16)
+        found = find(program.bytes, b"TgtB", Machine.X86, variables=variables)
+        assert [item.confidence for item in found if item.confidence is LIKELY] == expected
+
+
 def test_a_pointer_behind_a_tag_is_no_text():
     """x86: rows of a tag and a pointer whose first byte is a letter."""
     pointer = NARROW_BASES[1] + VARIABLES_RVA + 0x61

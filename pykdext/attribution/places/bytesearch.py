@@ -20,6 +20,8 @@ from pykdext.attribution.places.tagencodings import (
 MAX_TABLE_TAGS = 16
 """Tags that stand side by side in data; a longer run of characters is a text."""
 
+_TEXT_ENDS = (b"\0", b"\t", b"\n", b"\r")
+
 MIN_ROW_BYTES, MAX_ROW_BYTES = 8, 64
 """Rows of a table that has more than tags."""
 
@@ -59,10 +61,12 @@ def classify_dword(data: bytes, offset: int) -> Optional[Encoding]:
     if not is_plausible(data[offset : offset + TAG_BYTES]):
         return DATA_DWORD
     before, behind = measure_text(data, offset, MAX_TABLE_TAGS * TAG_BYTES)
-    text_bytes = before + TAG_BYTES + behind
     end = data[offset + TAG_BYTES + behind : offset + TAG_BYTES + behind + 1]
-    is_table = before % TAG_BYTES == 0 == behind % TAG_BYTES and text_bytes <= MAX_TABLE_TAGS * TAG_BYTES
-    if is_table and text_bytes > TAG_BYTES and end in (b"", b"\0"):
+    ends_as_text = end in (b"", b"\0")
+    odd = 0 if end in (b"", *_TEXT_ENDS) else behind % TAG_BYTES  # the first bytes of a number behind the table
+    text_bytes = before + TAG_BYTES + behind - odd
+    is_table = before % TAG_BYTES == 0 == (behind - odd) % TAG_BYTES and text_bytes <= MAX_TABLE_TAGS * TAG_BYTES
+    if is_table and text_bytes > TAG_BYTES and (ends_as_text or odd):
         return IN_TEXT
     return AMONG_TEXT if before == 0 and _ends_table(data, offset) else None
 
