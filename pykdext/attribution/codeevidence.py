@@ -273,6 +273,8 @@ def _describe_use(
         text += _describe_variable(module.image, use.source.rva)
     elif use.origin_text:
         text += f"; {use.origin_text} at +0x{use.origin_rva:x}"
+    if use.giver_rva is not None:
+        text += f", given by +0x{use.giver_rva:x}"
     if use.changer_rva is not None:
         text += f", unless the call at +0x{use.changer_rva:x}, which gets its address, puts another one there"
     if use.kept_rva is not None:

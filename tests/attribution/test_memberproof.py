@@ -153,3 +153,42 @@ def test_calls_of_the_framework_that_take_no_tag():
     found = find(code.bytes, b"Word", more_constants=bind_info)
     assert [item.confidence for item in found] == [Confidence.POSSIBLE]
     assert "goes to function 203 of the framework" in found[0].detail
+
+
+@pytest.mark.parametrize(
+    ("use", "is_proof"),
+    [
+        (b"\x41\x89\xc0", True),  # mov r8d, eax
+        (b"\x0f\xba\xe8\x1f\x41\x89\xc0", False),  # bts eax, 31: of a result nothing is known then
+        (b"\x3d\0\0\0\1\x44\x8b\x44\x24\x20", False),  # cmp eax, 1000000h; mov r8d, [rsp+20h]
+    ],
+)
+def test_a_tag_that_a_function_returns(use, is_proof):
+    """ExAllocatePoolWithTag(pool, n, TagOf(kind)): either of two."""
+    code = X64Code()
+    giver = code.add(b"\x85\xc9\xb8Giv1\x74\x05\xb8Giv2\xc3")  # test ecx, ecx; mov eax, ...; je; mov eax, ...; ret
+    code.add(ENTER, (CALL, giver), use, (CALL_SLOT, SLOT), LEAVE)
+    found = find(code.bytes, b"Giv2")
+    assert [item.confidence for item in found].count(PROVEN) is int(is_proof)
+    if is_proof:
+        assert "one of 2 that it may get" in found[0].detail and f"given by +0x{giver:x}" in found[0].detail
+
+
+@pytest.mark.parametrize(("place", "is_proof"), [(0x28, True), (0x2C, False)])
+def test_a_tag_that_a_function_stores_where_its_caller_says(place, is_proof):
+    """GetParameters(&tag); ExAllocatePoolWithTag(pool, n, tag)."""
+    code = X64Code()
+    giver = code.add(b"\xc7\x01Outp\xc3")  # mov dword [rcx], TAG; ret
+    ask = b"\x48\x8d\x4c\x24\x28"  # lea rcx, [rsp+28h]
+    code.add(ENTER, ask, (CALL, giver), b"\x44\x8b\x44\x24" + bytes([place]), (CALL_SLOT, SLOT), LEAVE)
+    assert is_proven(code.bytes, b"Outp") is is_proof
+
+
+@pytest.mark.parametrize(("read", "is_proof"), [(4, True), (8, False)])
+def test_a_structure_that_one_function_fills_in_and_another_allocates_by(read, is_proof):
+    code = X64Code()
+    fill = code.add(b"\xc7\x41\x04Desc\xc3")  # mov dword [rcx+4], TAG; ret
+    take = code.add(ENTER, b"\x44\x8b\x41" + bytes([read]), (CALL_SLOT, SLOT), LEAVE)  # mov r8d, [rcx+4]
+    address = b"\x48\x8d\x4c\x24\x20"  # lea rcx, [rsp+20h]
+    code.add(ENTER, address, (CALL, fill), address, (CALL, take), LEAVE)
+    assert is_proven(code.bytes, b"Desc") is is_proof

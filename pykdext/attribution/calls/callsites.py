@@ -9,6 +9,7 @@ own functions, or of another driver's, that hands this argument on as the tag (a
 from __future__ import annotations
 
 import enum
+import itertools
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -27,9 +28,12 @@ from pykdext.attribution.flow.values import (
     FieldRead,
     ImageRead,
     Parameter,
+    Result,
     Returned,
+    StackAddress,
     Value,
     find_distance,
+    member_at,
 )
 from pykdext.attribution.places.tagencodings import TAG_BYTES
 from pykdext.images.functiontable import FunctionBounds
@@ -57,6 +61,7 @@ class TagUse:
         source to the call, or None. member_offset: where in a structure it is stored, if all that is known is that the
         call gets what is at the same place of a structure. choices: the tags that the call may get, by an index.
         doubtful_rva: of the pointer to the allocator, as :class:`Callee` has it.
+        giver_rva: the function of the image that returns it, or stores it for the one with the call.
         changer_rva: a call before it that gets the address at which the tag waits, and may have put another one there.
     """
 
@@ -73,6 +78,7 @@ class TagUse:
     choices: int = 1
     doubtful_rva: Optional[int] = None
     changer_rva: Optional[int] = None
+    giver_rva: Optional[int] = None
 
     @property
     def is_proof(self) -> bool:
@@ -147,7 +153,7 @@ class CallSites:
         calls prove that the tag is used, no further function is followed. Unless ``is_deep`` what the functions store
         is left alone.
         """
-        sought = _SoughtTag(tag, frozenset(variables))
+        sought = SoughtTag(tag, frozenset(variables))
         calls: Dict[Tuple[int, Atom], TagUse] = {}
         groups = self._group_by_function(rvas)
         known = {rva for places in groups for rva in places}
@@ -187,7 +193,7 @@ class CallSites:
                 groups.setdefault(bounds, []).append(rva)
         return [groups[bounds] for bounds in sorted(groups, key=lambda bounds: (bounds.size_bytes, bounds.start_rva))]
 
-    def _iter_uses(self, site: CallSite, sought: _SoughtTag) -> Iterator[TagUse]:
+    def _iter_uses(self, site: CallSite, sought: SoughtTag) -> Iterator[TagUse]:
         callee = self._resolver.resolve(self._image, site)
         allocator = self.wrappers.find_allocator(site, callee)
         if allocator is not None:
@@ -219,7 +225,7 @@ class CallSites:
         return None
 
     def _iter_handed(
-        self, site: CallSite, callee: Optional[Callee], sought: _SoughtTag
+        self, site: CallSite, callee: Optional[Callee], sought: SoughtTag
     ) -> Iterator[Tuple[Handed, Atom]]:
         """How a call hands the tag over, if it does: itself, in a structure on the stack, or in one of the image."""
         for location in (*argument_locations(self._machine), *other_locations(self._machine)):
@@ -234,10 +240,10 @@ class CallSites:
                 for variable, offset in sought.find_members(atom, self._image):
                     yield FieldRead(Parameter(location), offset, TAG_BYTES), ImageRead(variable, TAG_BYTES)
 
-    def _iter_deep_uses(self, sought: _SoughtTag, flows: Sequence[FunctionFlow]) -> Iterator[TagUse]:
+    def _iter_deep_uses(self, sought: SoughtTag, flows: Sequence[FunctionFlow]) -> Iterator[TagUse]:
         """The calls that get the tag from where it is stored; without a proof those of methods that may get it."""
         is_proven = False
-        for use in self._iter_uses_of_stored(sought, flows):
+        for use in itertools.chain(self._iter_uses_of_given(sought, flows), self._iter_uses_of_stored(sought, flows)):
             is_proven = is_proven or use.is_proof
             yield use
         for variable in sorted(sought.variables) if not is_proven else ():
@@ -246,7 +252,37 @@ class CallSites:
                 source = ImageRead(variable, TAG_BYTES)
                 yield TagUse(read.call_rva, source, None, read.allocator, member_offset=read.offset)
 
-    def _iter_uses_of_stored(self, sought: _SoughtTag, flows: Sequence[FunctionFlow]) -> Iterator[TagUse]:
+    def _iter_uses_of_given(self, sought: SoughtTag, flows: Sequence[FunctionFlow]) -> Iterator[TagUse]:
+        """The calls that get the tag from functions that return it, or store it where their callers say."""
+        for flow in flows:
+            returned = tuple(sought.find_sources(flow.returned))
+            outputs = any(any(sought.find_sources(value)) for value in flow.members.values())
+            for caller, site in self._stored.find_callers(flow.start_rva) if returned or outputs else ():
+                for source in returned:
+                    for use in self._iter_uses_of_alias(caller, Result(site.rva), sought):
+                        yield self._given(flow, use, source, sought, choices=len(flow.returned))
+                for store, value in self._stored.find_outputs(site, flow):
+                    for source in sought.find_sources(value) if isinstance(store, Member) else ():
+                        uses = list(self._iter_uses_of_object(caller, store))
+                        if isinstance(store.base, StackAddress):
+                            place = member_at(store.base, store.offset, TAG_BYTES)
+                            uses += self._iter_uses_of_alias(caller, place, sought)
+                        yield from (self._given(flow, use, source, sought) for use in uses)
+
+    def _iter_uses_of_alias(self, flow: FunctionFlow, alias: Atom, sought: SoughtTag) -> Iterator[TagUse]:
+        """The calls of a function that get for a tag what is known by ``alias`` there."""
+        known = replace(sought, aliases=frozenset({alias}))
+        for site in flow.calls:
+            for use in self._iter_uses(site, known):
+                if use.source == alias and use.allocator is not None:
+                    yield use
+
+    def _given(self, giver: FunctionFlow, use: TagUse, source: Atom, sought: SoughtTag, choices: int = 1) -> TagUse:
+        text = giver.instruction_text.get(source.origin_rva or 0, "") if isinstance(source, Constant) else ""
+        text = sought.name_in(text, source)
+        return replace(use, source=source, origin_text=text, giver_rva=giver.start_rva, choices=choices)
+
+    def _iter_uses_of_stored(self, sought: SoughtTag, flows: Sequence[FunctionFlow]) -> Iterator[TagUse]:
         """The calls that get the tag from a variable or a member, where it is in data or one of ``flows`` stores it."""
         stores: Dict[Store, Tuple[Atom, str]] = {}
         is_proven = False
@@ -300,7 +336,7 @@ class CallSites:
                     if found is not None:
                         yield _use_of(found, site.rva, store.base, callee)
 
-    def _iter_stores(self, flow: FunctionFlow, sought: _SoughtTag) -> Iterator[Tuple[Store, Atom]]:
+    def _iter_stores(self, flow: FunctionFlow, sought: SoughtTag) -> Iterator[Tuple[Store, Atom]]:
         """Where a function, or a constructor that it calls, stores the tag."""
         for rva, value in flow.kept.items():
             yield from ((rva, source) for source in sought.find_sources(value))
@@ -329,18 +365,19 @@ def _use_of(found: HandedOn, call_rva: int, source: Atom, callee: Optional[Calle
 
 
 @dataclass(frozen=True)
-class _SoughtTag:
-    """The tag in all forms that an argument can have."""
+class SoughtTag:
+    """The tag in all forms that an argument can have. ``aliases``: what else means the tag in one function."""
 
     tag: PoolTag
     variables: FrozenSet[int]
+    aliases: FrozenSet[Atom] = frozenset()
 
     def find_sources(self, value: Value) -> Iterator[Atom]:
         """The possibilities of ``value`` that are the tag."""
         for atom in value:
             is_number = isinstance(atom, Constant) and atom.number & TAG_MASK == self._number
             is_read = isinstance(atom, ImageRead) and atom.rva in self.variables and atom.size >= TAG_BYTES
-            if is_number or is_read:
+            if is_number or is_read or atom in self.aliases:
                 yield atom
 
     def find_members(self, address: Atom, image: Image) -> Iterator[Tuple[int, int]]:

@@ -12,6 +12,7 @@ from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequen
 from pykdext.attribution.calls.allocatorcalls import find_allocator_calls
 from pykdext.attribution.calls.allocators import Allocator, argument_locations
 from pykdext.attribution.calls.callees import CalleeResolver
+from pykdext.attribution.calls.directcalls import find_direct_calls
 from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.calls.references import find_references, find_writers
 from pykdext.attribution.calls.wrappers import MAX_STRUCTURE_BYTES, Wrappers
@@ -120,6 +121,23 @@ class StoredTags:
             return offset == 0
         stored = flow.members.get((Parameter(location), offset))
         return stored is not None and source not in stored
+
+    def find_callers(self, start_rva: int) -> Iterator[Tuple[FunctionFlow, CallSite]]:
+        """The calls of a function of the image, each with the flow that it is in, small functions first."""
+        around = {self._followed.find_bounds(rva) for rva in find_direct_calls(self._image, {start_rva})}
+        wanted = sorted((bounds for bounds in around if bounds is not None), key=lambda b: (b.size_bytes, b.start_rva))
+        for bounds in wanted[:MAX_READERS]:
+            flow = self._follow(bounds)
+            for site in flow.calls if flow is not None else ():
+                callee = self._resolver.resolve(self._image, site)
+                if flow is not None and callee is not None and callee.rva == start_rva:
+                    yield flow, site
+
+    def find_outputs(self, site: CallSite, flow: FunctionFlow) -> Iterator[Tuple[Store, Value]]:
+        """What the function with ``flow`` stores for the caller at ``site``: where that is to the caller, and what."""
+        for (base, offset), value in flow.members.items():
+            if isinstance(base, Parameter):
+                yield from ((store, value) for store in self._translate(site, Member(base, offset)))
 
     def _search_callee(self, start_rva: int, location: Location, depth: int) -> Tuple[Store, ...]:
         key = (start_rva, location, depth)
@@ -283,7 +301,7 @@ class StoredTags:
                 if allocator is None or not allocator.action.is_proof:
                     continue
                 for atom in self._wrappers.read_tag_argument(site, allocator):
-                    if isinstance(atom, FieldRead):
+                    if isinstance(atom, FieldRead) and not isinstance(atom.base, StackAddress):
                         yield MemberRead(site.rva, atom.base, atom.offset, allocator, bounds.start_rva)
 
 

@@ -37,6 +37,7 @@ from pykdext.attribution.flow.values import (
     Value,
     find_distance,
     join,
+    member_at,
     numbers,
     split_address,
 )
@@ -133,7 +134,7 @@ class Wrappers:
         """Whether a call of ``allocator`` gets as tag what is at ``offset`` from ``base``, or a structure with it."""
         place = allocator.tag_structure_offset(self._machine)
         if place is None:
-            read = FieldRead(base, offset, TAG_BYTES)
+            read = member_at(base, offset, TAG_BYTES)
             return read in site.frame.argument(allocator.tag_location(self._machine), TAG_BYTES)
         pointers = site.frame.argument(allocator.tag_location(self._machine), self._machine.pointer_size)
         distance = find_distance(base, pointers)

@@ -63,6 +63,7 @@ class FunctionFlow:
         is and the offset, what it stores in structures behind pointers. Numbers, what calls returned, and parameters;
         behind a parameter UNKNOWN for all else.
         variables: the RVAs of what it reads and writes in the image, of arrays where they begin.
+        returned: the numbers, and variables of the image, that it may return.
         lost: why a part was not followed, or None.
     """
 
@@ -73,6 +74,7 @@ class FunctionFlow:
     kept: Mapping[int, Value] = field(default_factory=dict)
     members: Mapping[Tuple[Atom, int], Value] = field(default_factory=dict)
     variables: FrozenSet[int] = frozenset()
+    returned: Value = frozenset()
     lost: Optional[str] = None
 
     def reaches(self, rva: int) -> bool:

@@ -14,6 +14,7 @@ from pykdext.attribution.flow.values import (
     FieldRead,
     ImageRead,
     Parameter,
+    Result,
     Returned,
     StackAddress,
     Value,
@@ -169,7 +170,7 @@ def _part_of_atom(atom: Atom, skipped: int, size: int) -> Atom:
     if isinstance(atom, FieldRead) and skipped < atom.size:
         return FieldRead(atom.base, atom.offset + skipped, min(size, atom.size - skipped))
     least = _SHORT_BYTES if isinstance(atom, Parameter) else _TAG_BYTES
-    if isinstance(atom, (Parameter, StackAddress, Displaced, Returned)) and skipped == 0 and size >= least:
+    if isinstance(atom, (Parameter, StackAddress, Displaced, Returned, Result)) and skipped == 0 and size >= least:
         return atom
     return UNKNOWN_ATOM
 

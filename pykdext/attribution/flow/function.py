@@ -23,7 +23,17 @@ from pykdext.attribution.flow.cells import part
 from pykdext.attribution.flow.controlflow import ControlFlow
 from pykdext.attribution.flow.processors import PROCESSORS
 from pykdext.attribution.flow.state import NOTHING_TO_TELL, Call, Instruction, InstructionSet, State, Step
-from pykdext.attribution.flow.values import UNKNOWN, Atom, Location, Value, constant
+from pykdext.attribution.flow.values import (
+    MAX_TAGS,
+    UNKNOWN,
+    Atom,
+    Constant,
+    ImageRead,
+    Location,
+    Result,
+    Value,
+    constant,
+)
 from pykdext.images.functiontable import FunctionBounds
 from pykdext.images.image import Image
 
@@ -38,6 +48,9 @@ MAX_CALLS = 2_000
 
 STACK_BASE_BYTES = 1 << 24
 """Frame offsets of two bases of the stack pointer are so far apart: no frame is larger."""
+
+_RETURN = "ret"
+_TAG_BYTES, _TAG_NUMBERS = 4, range(0x01000000, 1 << 32)
 
 _CELLS_A_STEP = 8
 _STATES_COMPARED = 16
@@ -95,7 +108,9 @@ class _FunctionWalk:
         self._kept: Dict[int, Value] = {}
         self._variables: Set[int] = set()
         self._members: Dict[Tuple[Atom, int], Value] = {}
+        self._returned: Value = frozenset()
         self._base = image.module.base
+        self._size = image.size
         self._start_rva = bounds.start_rva
         self._instruction_set = instruction_set
         self._code = ControlFlow(image, bounds, self._instruction_set)
@@ -139,6 +154,7 @@ class _FunctionWalk:
             self._kept,
             self._members,
             frozenset(self._variables),
+            self._returned,
             lost,
         )
 
@@ -167,8 +183,22 @@ class _FunctionWalk:
                     self._jump(leader, instruction, leads.targets, state)
                 if taken is True:
                     return
+            elif not leads.falls_through and instruction.text.startswith(_RETURN):
+                self._note_returned(state)
         if trace.next_rva is not None:
             self._flow(trace.next_rva, state, leader)
+
+    def _note_returned(self, state: State) -> None:
+        """Note what the function returns, if it may be a tag."""
+        value = state.read_register(self._instruction_set.result)
+        found = (
+            atom
+            for atom in value
+            if (isinstance(atom, ImageRead) and atom.size >= _TAG_BYTES)
+            or (isinstance(atom, Constant) and atom.number in _TAG_NUMBERS)
+        )
+        if value != UNKNOWN and len(self._returned) < MAX_TAGS:
+            self._returned |= frozenset(found)
 
     def _take(self, leader: int, instruction: Instruction, step: Step, state: State) -> None:
         """Do what a step tells."""
@@ -181,6 +211,7 @@ class _FunctionWalk:
                 self._instruction_set.return_from_call(state, instruction)
                 if instruction.rva in self._calls:
                     self._apply_call(self._calls[instruction.rva], state)
+                    self._note_result(self._calls[instruction.rva], state)
         targets = (*step.targets, *self._switch_targets(instruction, step, state))
         new_order = self._code.add_targets(leader, targets) if targets else 0
         if new_order:
@@ -188,6 +219,14 @@ class _FunctionWalk:
             self._pending = [(self._code.order(waiting), waiting) for waiting in self._waiting]
             heapq.heapify(self._pending)
         self._jump(leader, instruction, targets, state)
+
+    def _note_result(self, site: CallSite, state: State) -> None:
+        """What a function of the image returned is known by the call."""
+        (target, *others) = site.target
+        if others or not isinstance(target, Constant) or not 0 <= target.number - self._base < self._size:
+            return
+        if state.read_register(self._instruction_set.result) == UNKNOWN:
+            state.registers[self._instruction_set.result] = frozenset({Result(site.rva)})
 
     def _jump(self, leader: int, instruction: Instruction, targets: Iterable[int], state: State) -> None:
         for target in targets:

@@ -19,6 +19,7 @@ from pykdext.attribution.flow.values import (
     StackAddress,
     Value,
     join,
+    member_at,
     split_address,
 )
 from pykdext.images.image import Image
@@ -146,7 +147,9 @@ class Memory:
 
     def _load_atom(self, state: State, atom: Atom, offset: int, size: int) -> Value:
         if isinstance(atom, StackAddress):
-            return state.read_frame(atom.offset + offset, size)
+            value = state.read_frame(atom.offset + offset, size)
+            is_others = size == _TAG_BYTES and state.escaped is not None and state.escaped <= atom.offset + offset
+            return frozenset({member_at(atom, offset, size)}) if value == UNKNOWN and is_others else value
         if isinstance(atom, Constant):
             self.note_variable(state, atom.number + offset)
             return self._load_image(atom.number + offset - self._base, size)

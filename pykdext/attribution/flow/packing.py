@@ -49,6 +49,7 @@ def pack_flow(flow: FunctionFlow) -> str:
         "kept": [(rva, values.number(value)) for rva, value in flow.kept.items()],
         "members": members,
         "variables": sorted(flow.variables),
+        "returned": values.number(flow.returned),
         "lost": flow.lost,
         "values": values.packed,
     }
@@ -68,6 +69,7 @@ def unpack_flow(text: str) -> FunctionFlow:
             {rva: values[number] for rva, number in document["kept"]},
             {(_unpack_atom(base), offset): values[number] for base, offset, number in document["members"]},
             frozenset(document["variables"]),
+            values[document["returned"]],
             document["lost"],
         )
     except (ValueError, LookupError, TypeError, RecursionError) as error:

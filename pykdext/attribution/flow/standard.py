@@ -160,6 +160,7 @@ class StandardImage(Image):
             instruction_text={rva: self._restore_text(text) for rva, text in flow.instruction_text.items()},
             kept={rva: self._restore_value(value) for rva, value in flow.kept.items()},
             members={place: self._restore_value(value) for place, value in flow.members.items()},
+            returned=self._restore_value(flow.returned),
         )
 
     def _restore_value(self, value: Value) -> Value:

@@ -275,6 +275,10 @@ class InstructionSet(Protocol[Decoded]):
     def stack_pointer(self) -> str:
         """Name of the register."""
 
+    @property
+    def result(self) -> str:
+        """Name of the register in which functions return a number."""
+
     def entry_state(self) -> State:
         """The state at a function's entry: registers and stack hold its parameters."""
 

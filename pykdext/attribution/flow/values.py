@@ -111,11 +111,18 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Result:
+    """What the call at ``call_rva`` returned, of a function of the image."""
+
+    call_rva: int
+
+
+@dataclass(frozen=True)
 class Unknown:
     """Anything."""
 
 
-Atom = Union[Constant, Parameter, ImageRead, FieldRead, StackAddress, Displaced, Returned, Entry, Unknown]
+Atom = Union[Constant, Parameter, ImageRead, FieldRead, StackAddress, Displaced, Returned, Result, Entry, Unknown]
 Value = FrozenSet[Atom]
 
 _TAGS = (Parameter, ImageRead, FieldRead)
@@ -137,6 +144,13 @@ def constant(number: int, origin_rva: Optional[int] = None) -> Value:
 def split_address(atom: Atom) -> Tuple[Atom, int]:
     """The pointer from which an address is told, and the distance to it."""
     return (atom.base, atom.offset) if isinstance(atom, Displaced) else (atom, 0)
+
+
+def member_at(base: Atom, offset: int, size: int) -> FieldRead:
+    """What a load tells that reads at ``offset`` from ``base``; of a frame the place alone counts."""
+    if isinstance(base, StackAddress):
+        return FieldRead(StackAddress(base.offset + offset), 0, size)
+    return FieldRead(base, offset, size)
 
 
 def find_distance(base: Atom, address: Value) -> Optional[int]:

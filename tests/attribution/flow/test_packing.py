@@ -22,6 +22,7 @@ from pykdext.attribution.flow.values import (
     ImageRead,
     Location,
     Parameter,
+    Result,
     Returned,
     StackAddress,
 )
@@ -84,6 +85,7 @@ ATOMS = [
     StackAddress(-8),
     Displaced(FieldRead(Parameter(Location("rcx", 0)), 8, 8), 0x18),
     Returned(0x1010),
+    Result(0x1020),
     Entry(0x14000),
     UNKNOWN_ATOM,
 ]

@@ -85,6 +85,7 @@ class Arm64InstructionSet:
 
     decoded_bytes = 16 * INSTRUCTION_BYTES
     stack_pointer = "sp"
+    result = "x0"
 
     def __init__(self, image: Image) -> None:
         self._image = image

@@ -94,6 +94,7 @@ class IntelInstructionSet:
         self._decoder = IntelDecoder(self._pointer_bytes, self._base, _MODELLED)
         self._effects = CallEffects(image, self._decoder, self._operands, removed_bytes)
         self.stack_pointer = self._operands.stack_pointer
+        self.result = self._operands.accumulator
 
     def entry_state(self) -> State:
         """Every register holds what the caller had in it; conventions are the callers' matter."""
