@@ -262,7 +262,9 @@ class CallSites:
                     for use in self._iter_uses_of_alias(caller, Result(site.rva), sought):
                         yield self._given(flow, use, source, sought, choices=len(flow.returned))
                 for store, value in self._stored.find_outputs(site, flow):
-                    for source in sought.find_sources(value) if isinstance(store, Member) else ():
+                    if not isinstance(store, Member):
+                        continue
+                    for source in sought.find_sources(value):
                         uses = list(self._iter_uses_of_object(caller, store))
                         if isinstance(store.base, StackAddress):
                             place = member_at(store.base, store.offset, TAG_BYTES)
