@@ -15,6 +15,7 @@ from pykdext.attribution.calls.allocators import (
 )
 from pykdext.attribution.flow.values import Location
 from pykdext.model import Machine
+from tests.conftest import PROJECT
 from tests.images.test_image import DRIVERS
 
 SOURCES = DRIVERS.parent / "src"
@@ -139,6 +140,16 @@ def test_a_free_is_no_allocation():
     frees = {name for name in allocator_names() if "Free" in name}
     assert frees == {name for name in allocator_names() if find_allocator(name).action is Action.FREES}
     assert "ExFreePoolWithTag" in frees
+
+
+def test_the_page_on_proof_lists_every_function():
+    page = (PROJECT / "docs" / "proof.md").read_text(encoding="utf-8")
+    listed = re.findall(r"`(\w+)` (\d+)( structure)?", page[page.index("## Functions that take a tag") :])
+    allocators = [find_allocator(name) for name in allocator_names()]
+    assert sorted(listed) == sorted(
+        (allocator.name, str(allocator.tag_argument), " structure" if allocator.structure else "")
+        for allocator in allocators
+    )
 
 
 @pytest.mark.parametrize(
