@@ -6,15 +6,16 @@ allocator with a tag that comes from memory. Which tag that is nobody can tell: 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence
+from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from pykdext.attribution.calls.allocators import argument_locations
-from pykdext.attribution.calls.callees import CalleeResolver
+from pykdext.attribution.calls.callees import Callee, CalleeResolver
+from pykdext.attribution.calls.directcalls import find_direct_calls
 from pykdext.attribution.calls.functions import FollowedImage
 from pykdext.attribution.calls.references import find_references
 from pykdext.attribution.calls.wrappers import Wrappers
-from pykdext.attribution.flow.calls import CallSite
-from pykdext.attribution.flow.values import UNKNOWN, Constant
+from pykdext.attribution.flow.calls import CallSite, FunctionFlow
+from pykdext.attribution.flow.values import UNKNOWN_ATOM, Atom, Constant, Parameter, Result
 from pykdext.attribution.places.tagencodings import TAG_BYTES, is_plausible, measure_text
 from pykdext.images.image import Image
 
@@ -36,7 +37,10 @@ MAX_BYTES_BEFORE = 64
 """Of a structure of which the table is a member: code may have the address of that, and add the place in it."""
 
 MAX_READERS = 8
-"""Functions that refer to a table and are followed."""
+"""Functions that refer to a table and are followed, and callers of one that returns an entry."""
+
+MAX_WRAPPERS = 3
+"""Functions between an entry of the table and the allocator."""
 
 
 class IndexedTable(NamedTuple):
@@ -74,17 +78,50 @@ def find_indexed_table(
         flow = followed.find_flow(rva)
         if flow is None or (is_around and rows.first_rva not in flow.variables):
             continue
-        sites = flow.calls
-        allocators = [wrappers.find_allocator(site, resolver.resolve(image, site)) for site in sites]
-        others = [site for site, allocator in zip(sites, allocators) if allocator is None]
+        callees = [(site, resolver.resolve(image, site)) for site in flow.calls]
+        others = [site for site, callee in callees if wrappers.find_allocator(site, callee) is None]
         if rows.row_bytes == TAG_BYTES and _is_handed(others, image, rows):
             continue
-        for site, allocator in zip(sites, allocators):
-            if allocator is None or not allocator.action.is_proof or allocator.structure is not None:
-                continue
-            if wrappers.read_tag_argument(site, allocator) >= UNKNOWN:
-                return IndexedTable(rows.first_rva, rows.tags, allocator.name, site.rva)
+        for site, callee in callees:
+            name = _name_allocator(wrappers, site, callee, UNKNOWN_ATOM)
+            if name is not None:
+                return IndexedTable(rows.first_rva, rows.tags, name, site.rva)
+        for name, call_rva in _iter_given(followed, resolver, wrappers, flow):
+            return IndexedTable(rows.first_rva, rows.tags, name, call_rva)
     return None
+
+
+def _name_allocator(wrappers: Wrappers, site: CallSite, callee: Optional[Callee], tag: Atom) -> Optional[str]:
+    """The allocator that a call reaches with what ``tag`` may be, itself or through functions of the image."""
+    allocator = wrappers.find_allocator(site, callee)
+    if allocator is not None:
+        is_maker = allocator.action.is_proof and allocator.structure is None
+        return allocator.name if is_maker and tag in wrappers.read_tag_argument(site, allocator) else None
+    if callee is None or callee.rva is None:
+        return None
+    for location in argument_locations(wrappers.machine):
+        if tag in site.frame.argument(location, TAG_BYTES):
+            found = wrappers.follow(callee, Parameter(location), MAX_WRAPPERS)
+            if found is not None and found.allocator.action.is_proof:
+                return found.allocator.name
+    return None
+
+
+def _iter_given(
+    followed: FollowedImage, resolver: CalleeResolver, wrappers: Wrappers, giver: FunctionFlow
+) -> Iterator[Tuple[str, int]]:
+    """The allocators that get what ``giver`` returns, with the calls; small functions first."""
+    around = {followed.find_bounds(rva) for rva in find_direct_calls(followed.image, {giver.start_rva})}
+    wanted = sorted((bounds for bounds in around if bounds is not None), key=lambda b: (b.size_bytes, b.start_rva))
+    for bounds in wanted[:MAX_READERS]:
+        flow = followed.find_flow(bounds.start_rva)
+        callees = [(site, resolver.resolve(followed.image, site)) for site in (flow.calls if flow is not None else ())]
+        results = [Result(site.rva) for site, callee in callees if callee and callee.rva == giver.start_rva]
+        for site, callee in callees:
+            for result in results:
+                name = _name_allocator(wrappers, site, callee, result)
+                if name is not None:
+                    yield name, site.rva
 
 
 def _find_rows(image: Image, tag_rva: int) -> Optional[_Rows]:
@@ -111,7 +148,7 @@ def _find_tight_rows(image: Image, tag_rva: int) -> Optional[_Rows]:
     if data is None:
         return None
     before, behind = measure_text(data, tag_rva - start, MAX_TIGHT_BYTES + 1)
-    if _is_pointer(image, tag_rva + TAG_BYTES + behind - behind % TAG_BYTES):
+    if _is_no_text(image, tag_rva + TAG_BYTES + behind - behind % TAG_BYTES):
         behind -= behind % TAG_BYTES
     size_bytes = before + TAG_BYTES + behind
     if before % TAG_BYTES or behind % TAG_BYTES or not TAG_BYTES < size_bytes <= MAX_TIGHT_BYTES:
@@ -143,11 +180,13 @@ def _is_lone_tag(image: Image, rva: int, *, is_last: bool = False) -> bool:
     if data is None or not is_plausible(data[1 : 1 + TAG_BYTES]):
         return False
     before, behind = measure_text(data, 1, 1)
-    return before == 0 and (behind == 0 or is_last or _is_pointer(image, rva + TAG_BYTES))
+    return before == 0 and (behind == 0 or is_last or _is_no_text(image, rva + TAG_BYTES))
 
 
-def _is_pointer(image: Image, rva: int) -> bool:
-    """Whether an address of the image stands there: its first byte may be a character."""
+def _is_no_text(image: Image, rva: int) -> bool:
+    """Whether an address of the image stands there, or a small number: the first byte of each may be a character."""
     size = image.machine.pointer_size
+    if (image.read(rva, TAG_BYTES) or b"")[1:] == bytes(TAG_BYTES - 1):
+        return True
     raw = image.read(rva, size) if rva % size == 0 else None
     return raw is not None and 0 < int.from_bytes(raw, "little") - image.module.base < image.size

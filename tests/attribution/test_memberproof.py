@@ -26,6 +26,7 @@ from tests.attribution.test_lostproof import (
     X64Code,
     find,
     import_section,
+    slots,
 )
 from tests.helpers.peimages import IMPORT, PAGE
 
@@ -192,3 +193,56 @@ def test_a_structure_that_one_function_fills_in_and_another_allocates_by(read, i
     address = b"\x48\x8d\x4c\x24\x20"  # lea rcx, [rsp+20h]
     code.add(ENTER, address, (CALL, fill), address, (CALL, take), LEAVE)
     assert is_proven(code.bytes, b"Desc") is is_proof
+
+
+def grades(found):
+    return {item.confidence for item in found}
+
+
+TABLE = CONSTANTS_RVA + 0x200
+SIZES_AND_TAGS = struct.pack("<I4sI4sI4s", 0x20, b"TbA1", 0x40, b"TbB2", 0x80, b"TbC3")
+
+
+@pytest.mark.parametrize("tag", [b"TbA1", b"TbB2", b"TbC3"])
+@pytest.mark.parametrize("way", ["wrapper", "giver"])
+def test_a_table_whose_entries_go_through_other_functions(tag, way):
+    """Init(list, Classes[n].Size, Classes[n].Tag), and ExAllocatePoolWithTag(pool, n, TagOf(n)): one of so many."""
+    code = X64Code()
+    entry = (b"\x48\x8d\x05", TABLE)  # lea rax, [table]
+    if way == "wrapper":
+        wrapper = code.add(ENTER, (CALL_SLOT, SLOT), LEAVE)
+        code.add(ENTER, entry, b"\x44\x8b\x44\xc8\x04", (CALL, wrapper), LEAVE)  # mov r8d, [rax+rcx*8+4]
+    else:
+        giver = code.add(entry, b"\x8b\x44\xc8\x04\xc3")  # mov eax, [rax+rcx*8+4]; ret
+        code.add(ENTER, (CALL, giver), b"\x41\x89\xc0", (CALL_SLOT, SLOT), LEAVE)
+    constants = slots(Machine.X64).ljust(0x200, b"\0") + SIZES_AND_TAGS
+    (item,) = find(code.bytes, tag, more_constants=constants)
+    assert item.confidence is Confidence.LIKELY and "one of 3 in a table" in item.detail
+
+
+def test_a_table_whose_entries_are_compared():
+    """return Classes[n].Tag == tag."""
+    code = X64Code()
+    code.add((b"\x48\x8d\x05", TABLE), b"\x39\x54\xc8\x04\x0f\x94\xc0\xc3")  # cmp [rax+rcx*8+4], edx; sete al; ret
+    code.add(ENTER, R8D + b"Othr", (CALL_SLOT, SLOT), LEAVE)
+    constants = slots(Machine.X64).ljust(0x200, b"\0") + SIZES_AND_TAGS
+    assert grades(find(code.bytes, b"TbB2", more_constants=constants)) <= {Confidence.POSSIBLE}
+
+
+@pytest.mark.parametrize(("read", "grade"), [(8, Confidence.LIKELY), (0xC, Confidence.POSSIBLE)])
+def test_an_object_whose_methods_stand_in_a_table(read, grade):
+    """A C++ object in data: pointer to its methods, tag; one of them allocates with the tag."""
+    code = X64Code()
+    method = code.add(ENTER, b"\x44\x8b\x41" + bytes([read]), (CALL_SLOT, SLOT), LEAVE)  # mov r8d, [rcx+8]
+    code.add((b"\x48\x8d\x0d", 3 * PAGE), b"\x48\x8b\x01\xff\x20")  # lea rcx, [object]; mov rax, [rcx]; jmp [rax]
+    constants = slots(Machine.X64).ljust(0x200, b"\0") + struct.pack("<Q", WIDE_BASES[1] + method)
+    variables = struct.pack("<Q4s", WIDE_BASES[1] + TABLE, b"Objc")
+    assert grades(find(code.bytes, b"Objc", more_constants=constants, variables=variables)) == {grade}
+
+
+def test_what_stands_first_in_one_structure_is_no_tag_of_another():
+    """this->Signature = ...; elsewhere ExAllocatePoolWithTag(type, n, request->Tag): both first behind a parameter."""
+    code = X64Code()
+    code.add(b"\xc7\x01Sgn1\xc3")  # mov dword [rcx], ...; ret
+    code.add(ENTER, b"\x44\x8b\x01", (CALL_SLOT, SLOT), LEAVE)  # mov r8d, [rcx]
+    assert grades(find(code.bytes, b"Sgn1")) == {Confidence.POSSIBLE}

@@ -7,7 +7,7 @@ member is known: that another function reads such a member as a tag makes the dr
 
 from __future__ import annotations
 
-from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from pykdext.attribution.calls.allocatorcalls import find_allocator_calls
 from pykdext.attribution.calls.allocators import Allocator, argument_locations
@@ -44,6 +44,9 @@ MAX_ALLOCATING = 64
 
 MAX_FOLLOWED_BYTES = 1 << 16
 """Code of one image that is followed for what is stored, besides the functions around the tags themselves."""
+
+MAX_METHODS = 16
+"""Functions of one table of methods that are looked at."""
 
 MAX_POINTEES = 8
 """Functions to which one call through a pointer may lead."""
@@ -240,12 +243,13 @@ class StoredTags:
     def find_member_read(self, member: Member) -> Optional[MemberRead]:
         """A call that allocates with a member at the same place of a structure: of the same variable's, if there is.
 
-        Structures of all kinds begin with a signature: what stands first in another one is none.
+        Structures of all kinds begin with a signature: what stands first in another one is none. Two functions'
+        parameters are not the same.
         """
         same = [read for read in self._find_member_reads() if read.offset == member.offset]
-        return next(
-            (read for read in same if read.base == member.base), next(iter(same), None) if member.offset else None
-        )
+        is_variable = isinstance(member.base, ImageRead)
+        its = (read for read in same if is_variable and read.base == member.base)
+        return next(its, next(iter(same), None) if member.offset else None)
 
     def find_method_read(self, variable_rva: int) -> Optional[MemberRead]:
         """A call that allocates with the member of its object that has the place of a variable, in a method of it.
@@ -259,19 +263,35 @@ class StoredTags:
             return None
         base_rva = variable_rva - variable_rva % size
         first_rva = max(base_rva - MAX_STRUCTURE_BYTES, 0)
-        slots: Dict[int, int] = {}
+        slots: Dict[int, Set[int]] = {}
         for rva in range(first_rva, base_rva + MAX_STRUCTURE_BYTES, size):
-            raw = image.read(rva, size)
-            method = int.from_bytes(raw, "little") - image.module.base if raw is not None else -1
-            if 0 < method < image.size and self._holds_code(method):
-                slots[rva] = method
+            method = self._read_pointer(rva)
+            methods = {method} if method is not None and self._holds_code(method) else set()
+            if method is not None and not methods:  # a table of them, as the objects of C++ have it
+                methods = set(self._iter_methods(method))
+            if methods:
+                slots[rva] = methods
         for read in self._find_member_reads() if slots else ():
             start_rva = variable_rva - read.offset
             places = range(start_rva, start_rva + MAX_STRUCTURE_BYTES)
-            is_method = any(method == read.start_rva and rva in places for rva, method in slots.items())
+            is_method = any(read.start_rva in methods and rva in places for rva, methods in slots.items())
             if is_method and isinstance(read.base, Parameter) and start_rva % size == 0 and self._is_used(start_rva):
                 return read
         return None
+
+    def _iter_methods(self, table_rva: int) -> Iterator[int]:
+        """The functions to which the pointers of a table lead."""
+        for number in range(MAX_METHODS):
+            method = self._read_pointer(table_rva + number * self._image.machine.pointer_size)
+            if method is None or not self._holds_code(method):
+                return
+            yield method
+
+    def _read_pointer(self, rva: int) -> Optional[int]:
+        """The RVA to which the pointer at ``rva`` leads, if that is in the image."""
+        raw = self._image.read(rva, self._image.machine.pointer_size)
+        target = int.from_bytes(raw, "little") - self._image.module.base if raw is not None else -1
+        return target if 0 < target < self._image.size else None
 
     def _is_used(self, rva: int) -> bool:
         """Whether code has the address, or data a pointer to it."""

@@ -97,7 +97,7 @@ class Wrappers:
     ) -> None:
         self._followed = followed
         self._image = followed.image
-        self._machine = followed.image.machine
+        self.machine = self._machine = followed.image.machine
         self._resolver = resolver
         self._open_others = open_others
         self._members: Dict[int, Tuple[CallSite, Tuple[Tuple[FieldRead, Value], ...]]] = {}
