@@ -321,6 +321,74 @@ def test_a_callback_from_a_table_of_types_gets_the_tag_in_a_structure(machine):
     assert "through a pointer that is set at run time" in item.detail
 
 
+# a method by a pair of pointers, as Rust has it; a function that returns what it gets
+
+
+@every_machine
+def test_a_method_through_a_table_beside_the_object(machine):
+    """through(object, table, n) jumps to table[3](object, n), which allocates with a member of its object."""
+    program = open_program(machine)
+    if machine is Machine.X64:
+        method = program.add(
+            *program.enter,
+            *("mov r8d, dword ptr [rcx + 8]", "mov ecx, 1", program.call_slot(SLOT), *program.leave),
+        )
+        through = program.add("mov rax, qword ptr [rdx + 0x18]", "mov rdx, r8", "jmp rax")
+        program.add(
+            *("sub rsp, 0x38", b"\xc7\x44\x24\x28Dyn1", "lea rcx, [rsp + 0x20]", program.address("rdx", VARIABLE)),
+            *(program.call(through), "add rsp, 0x38", "ret"),
+        )
+    elif machine is Machine.X86:
+        method = program.add(
+            "mov eax, dword ptr [esp + 4]",
+            "push [eax + 8]",
+            "push [esp + 0xc]",
+            "push 1",
+            program.call_slot(SLOT),
+            "ret 8",
+        )
+        through = program.add(
+            *("mov eax, dword ptr [esp + 8]", "push [esp + 0xc]", "push [esp + 8]", "call [eax + 0xc]", "ret 0xc"),
+        )
+        program.add(
+            *("sub esp, 0x10", b"\xc7\x44\x24\x08Dyn1", "mov eax, esp", "push 0x40"),
+            *(program.absolute(b"\x68", VARIABLE), "push eax", program.call(through), "add esp, 0x10", "ret"),
+        )
+    else:
+        method = program.add(*program.enter, "ldr w2, [x0, #8]", "mov w0, #1", program.call_slot(SLOT), *program.leave)
+        through = program.add("ldr x3, [x1, #0x18]", "mov x1, x2", "br x3")
+        program.add(
+            *(*program.enter, "sub sp, sp, #0x10", program.tag("x9", b"Dyn1"), "str w9, [sp, #8]", "mov x0, sp"),
+            *(program.address("x1", VARIABLE), program.call(through), "add sp, sp, #0x10", *program.leave),
+        )
+    width = machine.pointer_size
+    base = NARROW_BASES[1] if machine is Machine.X86 else WIDE_BASES[1]
+    table = bytes(3 * width) + (base + method).to_bytes(width, "little")
+    assert grades(program, b"Dyn1", variables=bytes(0x40) + table) == [PROVEN]
+
+
+@every_machine
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_function_that_returns_what_it_is_called_with(machine, is_same):
+    """tag = checked(TAG); ExAllocatePoolWithTag(..., tag)."""
+    program = open_program(machine)
+    if machine is Machine.X86:
+        same = program.add("mov eax, dword ptr [esp + 4]" if is_same else "mov eax, dword ptr [esp + 8]", "ret 8")
+        tag = ("push 1", program.push(b"Same"), program.call(same))
+        program.add(*tag, "push eax", "push 0x40", "push 1", program.call_slot(SLOT), "ret")
+    else:
+        x64 = machine is Machine.X64
+        copies = {True: ("mov eax, ecx" if x64 else "nop"), False: ("mov eax, edx" if x64 else "mov w0, w1")}
+        same = program.add(copies[is_same], "ret")
+        tag = (
+            program.tag("rcx" if x64 else "x0", b"Same"),
+            program.call(same),
+            "mov r8d, eax" if x64 else "mov w2, w0",
+        )
+        program.add(*program.enter, *tag, *program.first_arguments, program.call_slot(SLOT), *program.leave)
+    assert (grades(program, b"Same") == [PROVEN]) == is_same
+
+
 # a tag in .data that is overwritten once
 
 

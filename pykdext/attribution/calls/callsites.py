@@ -255,6 +255,7 @@ class CallSites:
     def _iter_uses_of_given(self, sought: SoughtTag, flows: Sequence[FunctionFlow]) -> Iterator[TagUse]:
         """The calls that get the tag from functions that return it, or store it where their callers say."""
         for flow in flows:
+            yield from self._iter_uses_of_returned(flow, sought)
             returned = tuple(sought.find_sources(flow.returned))
             outputs = any(any(sought.find_sources(value)) for value in flow.members.values())
             for caller, site in self._stored.find_callers(flow.start_rva) if returned or outputs else ():
@@ -270,6 +271,18 @@ class CallSites:
                             place = member_at(store.base, store.offset, TAG_BYTES)
                             uses += self._iter_uses_of_alias(caller, place, sought)
                         yield from (self._given(flow, use, source, sought) for use in uses)
+
+    def _iter_uses_of_returned(self, flow: FunctionFlow, sought: SoughtTag) -> Iterator[TagUse]:
+        """The calls that get the tag from a function that was called with it and returns what it was called with."""
+        for site in flow.calls:
+            for location in argument_locations(self._machine):
+                for source in sought.find_sources(site.frame.argument(location, TAG_BYTES)):
+                    callee = self._resolver.resolve(self._image, site)
+                    giver = self._stored.find_entered(callee.rva) if callee is not None and callee.rva else None
+                    if giver is not None and Parameter(location) in giver.returned:
+                        for use in self._iter_uses_of_alias(flow, Result(site.rva), sought):
+                            given = self._given(flow, use, source, sought, choices=use.choices)
+                            yield replace(given, giver_rva=giver.start_rva)
 
     def _iter_uses_of_alias(self, flow: FunctionFlow, alias: Atom, sought: SoughtTag) -> Iterator[TagUse]:
         """The calls of a function that get for a tag what is known by ``alias`` there."""

@@ -125,6 +125,11 @@ class StoredTags:
         stored = flow.members.get((Parameter(location), offset))
         return stored is not None and source not in stored
 
+    def find_entered(self, start_rva: int) -> Optional[FunctionFlow]:
+        """The flow of the function of the image that begins there, if it can be followed."""
+        bounds = self._followed.find_bounds(start_rva)
+        return self._follow(bounds) if bounds is not None and bounds.start_rva == start_rva else None
+
     def find_callers(self, start_rva: int) -> Iterator[Tuple[FunctionFlow, CallSite]]:
         """The calls of a function of the image, each with the flow that it is in, small functions first."""
         around = {self._followed.find_bounds(rva) for rva in find_direct_calls(self._image, {start_rva})}

@@ -63,7 +63,7 @@ class FunctionFlow:
         is and the offset, what it stores in structures behind pointers. Numbers, what calls returned, and parameters;
         behind a parameter UNKNOWN for all else.
         variables: the RVAs of what it reads and writes in the image, of arrays where they begin.
-        returned: the numbers, and variables of the image, that it may return.
+        returned: the numbers, variables of the image, and parameters that it may return.
         lost: why a part was not followed, or None.
     """
 

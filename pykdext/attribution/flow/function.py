@@ -30,6 +30,7 @@ from pykdext.attribution.flow.values import (
     Constant,
     ImageRead,
     Location,
+    Parameter,
     Result,
     Value,
     constant,
@@ -194,7 +195,8 @@ class _FunctionWalk:
         found = (
             atom
             for atom in value
-            if (isinstance(atom, ImageRead) and atom.size >= _TAG_BYTES)
+            if isinstance(atom, Parameter)
+            or (isinstance(atom, ImageRead) and atom.size >= _TAG_BYTES)
             or (isinstance(atom, Constant) and atom.number in _TAG_NUMBERS)
         )
         if value != UNKNOWN and len(self._returned) < MAX_TAGS:
