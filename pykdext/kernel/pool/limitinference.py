@@ -9,6 +9,7 @@ it does not, nothing ties one of them to another.
 from __future__ import annotations
 
 import struct
+from itertools import islice
 from typing import Iterator, List, Optional, Set, Tuple
 
 from pykdext.kernel.kernel import Kernel
@@ -31,8 +32,13 @@ PARTITION_FIELDS = (
 MOST_PAGES = 1 << 34
 """64 TB: no Windows has more memory."""
 
+MAX_PLACES = 4096
+"""Of the machine's number of pages in nt's data; real kernels have a handful."""
+
 _WORD_BYTES = 8
 _COMMIT_BEHIND = range(0x60 // _WORD_BYTES, 0x88 // _WORD_BYTES)
+_WORDS_READ = 1 + _COMMIT_BEHIND.stop
+_WINDOW_WORDS = 1 << 16
 _FEWEST_TAGGED_PAGES = 0x400
 _SLACK_PAGES = 0x1000
 """Pages of the pools that are not full, and those without a tag."""
@@ -62,11 +68,11 @@ def infer_pool_limits(kernel: Kernel, tagged_nonpaged: int, tagged_paged: int) -
     nonpaged = range(tagged[0] * 49 // 50, tagged[0] * 2 + _SLACK_PAGES)
     most_limit = LARGEST_POOL_BYTES // PAGE_BYTES
     found: Set[Tuple[int, int, int]] = set()
-    for _, words in _iter_words(kernel):
+    for words in _iter_words(kernel):
         for at, used in enumerate(words):
-            if not fewest <= used <= most or at + 1 + _COMMIT_BEHIND.stop > len(words):
+            if not fewest <= used <= most or at + _WORDS_READ > len(words):
                 continue
-            nonpaged_limit, paged_limit, *behind = words[at + 1 : at + 1 + _COMMIT_BEHIND.stop]
+            nonpaged_limit, paged_limit, *behind = words[at + 1 : at + _WORDS_READ]
             if (
                 max(tagged[0], physical * 3 // 4) <= nonpaged_limit <= most_limit
                 and max(used, physical // 2) <= paged_limit <= most_limit
@@ -74,6 +80,8 @@ def infer_pool_limits(kernel: Kernel, tagged_nonpaged: int, tagged_paged: int) -
                 and any(word in nonpaged for word in behind[_COMMIT_BEHIND.start - 2 :])
             ):
                 found.add((used, nonpaged_limit, paged_limit))
+        if len(found) > 1:
+            break
     if len(found) != 1:
         return SystemMemory()
     used, nonpaged_limit, paged_limit = (pages * PAGE_BYTES for pages in found.pop())
@@ -83,9 +91,9 @@ def infer_pool_limits(kernel: Kernel, tagged_nonpaged: int, tagged_paged: int) -
 def locate_partition(kernel: Kernel) -> Optional[int]:
     """The address of nt!MiSystemPartition by its symbol, else by what it holds; None: older, or not known.
 
-    By what it holds it is found only where just one place in nt's data can be it.
-    Its count of the machine's pages must be that of MmPhysicalMemoryBlock, and the charge, the limit, and the pages
-    that are available must be possible beside it; their places are those of the kernel's build.
+    By what it holds it is found only where just one place in nt's data can be it: its count of the machine's pages must
+    be that of MmPhysicalMemoryBlock, and the charge, the limit, and the pages that are available must be possible
+    beside it; their places are those of the kernel's build.
     """
     located = kernel.find_symbol("MiSystemPartition")
     if located is not None or kernel.find_symbol("MmTotalCommitLimit") is not None:
@@ -96,7 +104,7 @@ def locate_partition(kernel: Kernel) -> Optional[int]:
         return None
     found = {
         address - place
-        for address in _iter_places(kernel, physical)
+        for address in islice(_iter_places(kernel, physical), MAX_PLACES)
         for form in forms
         for place in [form.offset(_PHYSICAL) or 0]
         if _is_partition(kernel, address - place, form, physical)
@@ -132,10 +140,9 @@ def _iter_places(kernel: Kernel, wanted: int) -> Iterator[int]:
             at = data.find(pattern, at + 1)
 
 
-def _iter_words(kernel: Kernel) -> Iterator[Tuple[int, Tuple[int, ...]]]:
-    """The words of nt's data that can be written, in runs, each with its address."""
+def _iter_words(kernel: Kernel) -> Iterator[Tuple[int, ...]]:
+    """The words of nt's data that can be written, in windows that overlap by what belongs to one limit."""
     for address, data in iter_written(kernel.nt) if kernel.nt is not None else ():
-        skip = -address % _WORD_BYTES
-        count = (len(data) - skip) // _WORD_BYTES
-        if count > 0:
-            yield address + skip, struct.unpack_from(f"<{count}Q", data, skip)
+        for start in range(-address % _WORD_BYTES, len(data), _WINDOW_WORDS * _WORD_BYTES):
+            count = min((len(data) - start) // _WORD_BYTES, _WINDOW_WORDS + _WORDS_READ)
+            yield struct.unpack_from(f"<{count}Q", data, start)

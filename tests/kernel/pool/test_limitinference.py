@@ -10,6 +10,7 @@ from dumps.forge import forge
 from pykdext.kernel import kernel as kernel_module
 from pykdext.kernel.kernel import open_kernel
 from pykdext.kernel.memory.commit import read_commit_sheet
+from pykdext.kernel.pool import limitinference
 from pykdext.kernel.pool.tagtables import read_pool_snapshot
 from pykdext.targets.dump.crashdump import open_crashdump
 
@@ -65,6 +66,13 @@ def test_limits_are_found_without_symbols(machine, tmp_path):
     assert (sheet.committed_bytes, sheet.limit_bytes) == truth["commit"]
     assert [line for line in snapshot.warnings if line.startswith(INFERRED)]
     assert [line for line in snapshot.warnings if line.startswith(COMMIT_INFERRED)]
+
+
+def test_limits_across_two_windows_are_found(machine, tmp_path, monkeypatch):
+    """The data are looked at in windows; wherever one ends, the numbers beside each other are seen together."""
+    monkeypatch.setattr(limitinference, "_WINDOW_WORDS", 7)
+    snapshot, _ = read(machine, tmp_path)
+    assert limits_of(snapshot)[0] == machine.truth.limits["nonpaged"][1]
 
 
 def test_limits_that_symbols_tell_are_not_called_inferred(machine, tmp_path, monkeypatch):
