@@ -55,25 +55,31 @@ def dump(machine, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "used --top 8",
-        "used --view poolused --tag P*",
-        "analyze",
-        "find Pipo Toke",
-        "blocks Pipo",
-        "find <&>q",
-        "used --format json --top 2",
-    ],
+COMMANDS = (
+    "used --top 8",
+    "used --view poolused --tag P*",
+    "analyze",
+    "find Pipo Toke",
+    "blocks Pipo",
+    "find <&>q",
+    "used --format json --top 2",
 )
-def test_the_screens_are_those_of_the_fake(engine, machine, dump, command, monkeypatch):
+
+
+@pytest.fixture(scope="module")
+def screens(engine, dump):
+    """What the engine shows for each of the commands, typed in one session."""
+    return dict(zip(COMMANDS, engine.type_commands(dump, [command.split() for command in COMMANDS])))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_screens_are_those_of_the_fake(screens, machine, dump, command, monkeypatch):
     monkeypatch.delenv("_NT_SYMBOL_PATH", raising=False)
     fake = FakePykd.of_machine(machine, symbols=False, dump_path=dump)
     for name in AFTER_THE_ENGINE:
         if name in machine.addresses:
             fake.hide(machine.addresses[name], 1)
-    answer = PROGRESS.sub("", engine.type_command(dump, command.split()))
+    answer = PROGRESS.sub("", screens[command])
     shown = SYMBOLS_MISSING.sub("", answer).strip("\n")
     expected = type_command(f"poolleak {command}", fake).text.strip("\n")
     assert shown == expected
@@ -97,6 +103,6 @@ def test_the_engine_names_functions_as_we_do(engine, tmp_path, capsys, architect
 def test_errors_are_lines(engine, tmp_path):
     dump = tmp_path / "MEMORY.DMP"
     forge("quiet").save(dump)
-    shown = engine.type_command(dump, ["used", "--top", "x"])
+    shown, missing = engine.type_commands(dump, [["used", "--top", "x"], ["nothing.dmp"]])
     assert "poolleak used: --top: found 'x'" in shown and "Traceback" not in shown
-    assert "nothing.dmp: No such file" in engine.type_command(dump, ["nothing.dmp"])
+    assert "nothing.dmp: No such file" in missing

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence
 
 from tests.conftest import PROJECT
 from tests.engine.winengine import (
@@ -57,13 +57,21 @@ class PythonEngine:
 
     def type_command(self, dump: Path, words: Sequence[str], symbols: Optional[Path] = None) -> str:
         """What ``!py poolleak WORDS`` prints in a session on the dump; ``symbols``: where the engine finds PDBs."""
-        arguments = [windows_path(PROJECT / "pykdext" / "poolleak.py"), *words]
+        (answer,) = self.type_commands(dump, [words], symbols)
+        return answer
+
+    def type_commands(self, dump: Path, commands: Sequence[Sequence[str]], symbols: Optional[Path] = None) -> List[str]:
+        """What several commands print, one after another in the same session."""
+        program = windows_path(PROJECT / "pykdext" / "poolleak.py")
+        questions = {"sympath": f".sympath {windows_path(symbols)}"} if symbols else {}
+        questions["load"] = f".load {windows_path(self._pykd)}"
         with tempfile.TemporaryDirectory() as scratch:
-            script = Path(scratch, "command.py")
-            script.write_text(_SCRIPT.format(paths=self._paths, arguments=arguments), encoding="utf-8")
-            questions = {"sympath": f".sympath {windows_path(symbols)}"} if symbols else {}
-            questions = {**questions, "load": f".load {windows_path(self._pykd)}", "py": f"!py {windows_path(script)}"}
-            return self._engine.ask(dump, questions).outputs["py"]
+            for number, words in enumerate(commands):
+                script = Path(scratch, f"command{number}.py")
+                script.write_text(_SCRIPT.format(paths=self._paths, arguments=[program, *words]), encoding="utf-8")
+                questions[f"py{number}"] = f"!py {windows_path(script)}"
+            outputs = self._engine.ask(dump, questions).outputs
+        return [outputs[f"py{number}"] for number in range(len(commands))]
 
 
 @contextmanager
