@@ -42,7 +42,7 @@ _PROLOGUE = re.compile(
     rb"|[\x53\x55-\x57]{2,4}\x8b",  # push of registers that are kept; mov
     re.DOTALL,
 )
-_FRAME = re.compile(rb"[\x53\x55-\x57]{0,4}(?:\x83\xec|\x81\xec..\x00\x00)", re.DOTALL)  # push ...; sub esp, n
+_FRAME = re.compile(rb"[\x53\x55-\x57]{0,4}(\x83\xec|\x81\xec..\x00\x00)", re.DOTALL)  # push ...; sub esp, n
 BREAKPOINT = 0xCC
 CALL = re.compile(rb"\xe8(?=(.{4}))", re.DOTALL)
 TAIL_JUMP = re.compile(rb"\xe9(?=(.{4}))", re.DOTALL)
@@ -97,6 +97,14 @@ class IntelCode:
             return False
         base, piece = self._piece_at(rva)
         return _PROLOGUE.match(piece, rva - base) is not None
+
+    def makes_frame(self, rva: int) -> bool:
+        """Whether registers are saved there, and room is made on the stack."""
+        if not self.holds(rva):
+            return False
+        base, piece = self._piece_at(rva)
+        frame = _FRAME.match(piece, rva - base)
+        return frame is not None and frame.start() < frame.start(1)
 
     def follows_return(self, rva: int) -> bool:
         """Whether a return stands right before, and no short jump around leads here."""

@@ -11,7 +11,6 @@ from typing import Dict, Iterator, List, Pattern, Sequence, Tuple
 from pykdext.images.exports import read_exports
 from pykdext.images.image import Image
 from pykdext.images.intelcode import (
-    ALIGNMENT,
     CALL,
     LONG_JUMP,
     TAIL_JUMP,
@@ -81,12 +80,13 @@ def find_x86_starts(image: Image) -> List[int]:
 
 
 def is_clear_start(pieces: Pieces, rva: int) -> bool:
-    """Whether a function seems to begin there by what stands around the place, whoever calls it.
+    """Whether a function surely begins there, by what compilers let functions begin with.
 
-    Breakpoints, or a return where nothing is aligned, do not tell: numbers have such bytes, too.
+    What stands before does not tell: numbers have the bytes of breakpoints and returns, and the arms of conditions and
+    loops stand behind jumps, and filling, too.
     """
     code = IntelCode(pieces)
-    return code.has_prologue(rva) or (rva % ALIGNMENT == 0 and code.follows_end_and_filling(rva))
+    return code.has_prologue(rva) or code.makes_frame(rva)
 
 
 def _iter_tail_jumped(code: IntelCode, known: Sequence[int]) -> Iterator[int]:

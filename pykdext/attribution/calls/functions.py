@@ -9,7 +9,7 @@ from pykdext.attribution.calls.allocators import find_removed_bytes
 from pykdext.attribution.calls.keptflows import KeptFlows, open_kept_flows
 from pykdext.attribution.calls.lookups import LookUpCalls, read_named_places
 from pykdext.attribution.flow.calls import FunctionFlow
-from pykdext.attribution.flow.crossing import runs_across
+from pykdext.attribution.flow.crossing import find_last_parts
 from pykdext.attribution.flow.function import follow_function
 from pykdext.attribution.flow.standard import POINTER_BYTES, StandardAddresses, StandardImage
 from pykdext.attribution.places.cache import IndexCache
@@ -25,7 +25,7 @@ MAX_FOLLOWED_IN_ALL_BYTES = 1 << 22
 
 NOT_MOVED = StandardAddresses(())
 
-MAX_PARTS = 16
+MAX_PARTS = 64
 """Functions side by side of which each may be a part of the one before."""
 
 
@@ -86,7 +86,7 @@ class FollowedImage:
         return self._find_flow(bounds)
 
     def _join_parts(self, bounds: FunctionBounds) -> None:
-        """What is told apart around ``bounds`` only by bytes that look like a call is one function if code runs on."""
+        """What is told apart around ``bounds`` only by bytes that look so is one function where code leads on."""
         find, is_doubtful = self._functions.find, self._functions.may_be_within
         parts = [bounds]
         while len(parts) < MAX_PARTS and is_doubtful(parts[0].start_rva):
@@ -99,21 +99,20 @@ class FollowedImage:
             if behind is None or not is_doubtful(behind.start_rva):
                 break
             parts.append(behind)
-        whole: List[FunctionBounds] = []
-        for part in parts:
-            joined = _join(whole[-1], part) if whole else part
-            if whole and self._runs_across(joined, part.start_rva):
-                whole[-1] = joined
-            else:
-                whole.append(part)
-        for part in parts:
-            self._whole[part.start_rva] = next(one for one in whole if part.start_rva < _end_of(one))
+        last = 0
+        for first, farthest in enumerate(self._find_last_parts(parts)):
+            if first > last or first == 0:
+                begin, last = first, first
+            last = max(last, farthest)
+            for part in parts[begin : last + 1]:
+                self._whole[part.start_rva] = _join(parts[begin], parts[last])
 
-    def _runs_across(self, bounds: FunctionBounds, rva: int) -> bool:
+    def _find_last_parts(self, parts: List[FunctionBounds]) -> List[int]:
+        """Of each part the number of the last one that belongs to the same function by a link between the two."""
         try:
-            return runs_across(self.image, bounds, rva)
+            return find_last_parts(self.image, parts) if len(parts) > 1 else [0]
         except ImportError:
-            return False  # what is followed of the function says so
+            return list(range(len(parts)))  # what is followed of the function says so
 
     def _find_flow(self, bounds: Optional[FunctionBounds]) -> Optional[FunctionFlow]:
         if bounds is None:
