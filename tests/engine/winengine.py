@@ -22,7 +22,7 @@ SOURCE = Path(__file__).with_name("engine.c")
 
 FETCH_SECONDS = 300
 PREFIX_SECONDS = 300
-RUN_SECONDS = 60
+RUN_SECONDS = 180
 IDLE_SECONDS = 60
 
 _SEPARATOR = "\x1e"
