@@ -309,10 +309,13 @@ def _describe_unproven(
     """
     if place.encoding.kind is not EvidenceKind.IMMEDIATE:
         return describe_place(tag, module, place, total)
+    if sight is Sight.NOT_FOLLOWED and not uses:
+        known = f"{place.encoding.meaning}; {sight.value}" if module.image.has_headers else None
+        return describe_place(tag, module, place, total, meaning=known)
     meaning = ""
     if sight is Sight.NO_CODE:
         meaning = "no path through a function leads there: text or data among the code, or code that is not called"
-    elif sight is Sight.FOLLOWED and not uses:
+    elif not uses:
         meaning = "no call was seen that gets it"
     elif all(_is_known_otherwise(use) for use in uses):
         meaning = _describe_other_uses(uses)

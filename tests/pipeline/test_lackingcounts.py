@@ -72,7 +72,10 @@ def test_shares_rates_and_totals_are_null(dumps, capsys):
     assert [item["tag"] for item in document["suspects"]] == ["Pipo"]
     for item in (*document["suspects"], *document["largest"]):
         assert item["share"] is None and item["bytes_per_hour_since_boot"] is None
-    assert [pool["used_bytes"] for pool in document["pools"].values()] == [None, None]
+    counted, _ = forge("pipo", processors=4).truth.limits["nonpaged"]
+    pools = document["pools"]
+    assert (pools["nonpaged"]["used_bytes"], pools["nonpaged"]["by_tags"]) == (counted, False), "the kernel's own count"
+    assert pools["paged"]["used_bytes"] is None
     assert document["groups"] == []
     kept = json.loads(render_snapshot_json(load_states(dumps["lost", "pipo"])[0]))
     assert kept["totals"] == {"nonpaged_bytes": None, "paged_bytes": None}
