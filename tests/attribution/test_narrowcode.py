@@ -81,3 +81,21 @@ def test_handlers_that_go_on_together_keep_what_each_pushed():
     """mov esp, [ebp-18h]; push TAG; jmp join; mov esp, [ebp-18h]; push OTHER; join: push; push; call."""
     first, second = RESTORE + push(b"Fst1") + b"\xeb\x08", RESTORE + push(b"Snd2")
     assert_proven(FRAME + RETURN + first + second + SIZE + POOL + CALL, b"Fst1", b"Snd2")
+
+
+def store_arguments(tag):
+    """mov [esp+8], TAG; mov [esp+4], 180h; mov [esp], 0: as gcc hands arguments over."""
+    return b"\xc7\x44\x24\x08" + tag + b"\xc7\x44\x24\x04\x80\1\0\0\xc7\x04\x24\0\0\0\0"
+
+
+def test_arguments_below_a_large_frame_are_seen():
+    """mov eax, 1388h; call probe; sub esp, eax; arguments; call: the probe keeps eax."""
+    probe = b"\x51\x50\x8d\x4c\x24\x0c\x58\x59\xc3"  # push ecx; push eax; lea ecx, [esp+0Ch]; pop eax; pop ecx; ret
+    code = FRAME + b"\xb8\x88\x13\0\0" + b"\xe8" + struct.pack("<i", 0x40 - 13) + b"\x29\xc4"
+    code = (code + store_arguments(b"Larg") + CALL).ljust(0x40, b"\xcc")
+    assert_proven(code + probe, b"Larg")
+
+
+def test_arguments_below_room_of_a_size_that_nobody_knows_are_seen():
+    """sub esp, ecx; arguments; call, as behind alloca."""
+    assert_proven(FRAME + b"\x29\xcc" + store_arguments(b"Allo") + CALL, b"Allo")

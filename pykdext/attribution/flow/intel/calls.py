@@ -45,8 +45,9 @@ _CHANGED_BY_GUARD_CHECK_X86 = ("eax", "edx")
 _VOLATILE_VECTORS = {8: 6, 4: 8}
 """How many of the lowest vector registers a callee may change, by pointer size (Microsoft's calling conventions)."""
 
-_MOVE_STACK_BY_ACCUMULATOR = (b"\x48\x2b\xe0", b"\x48\x29\xc4")
-"""``sub rsp, rax`` as MSVC and as LLVM write it, behind the call that probes the stack and keeps rax."""
+_MOVE_STACK_BY_ACCUMULATOR = {8: (b"\x48\x2b\xe0", b"\x48\x29\xc4"), 4: (b"\x2b\xe0", b"\x29\xc4")}
+"""``sub rsp, rax`` (on x86 of their halves) as MSVC and as LLVM and gcc write it, behind the call that probes the stack
+and keeps rax; by pointer size."""
 
 _FRAME_HELPER = re.compile(
     rb"\x68.{4}\x64(?:\xff\x35|\xa1)\0{4}\x50?\x8b\x44\x24\x10\x89\x6c\x24\x10\x8d\x6c\x24\x10", re.DOTALL
@@ -102,11 +103,12 @@ class CallEffects:
             self._remove_arguments(state, instruction, callee)
         if state.escaped is not None:
             state.frame.forget_from(state.escaped)
-        kept = state.read_register("rax") if self._probes_stack(instruction) else UNKNOWN
+        accumulator = self._operands.accumulator
+        kept = state.read_register(accumulator) if self._probes_stack(instruction) else UNKNOWN
         for name in self._volatile:
             self._operands.set_register(state, name, UNKNOWN)
         if kept != UNKNOWN:
-            self._operands.set_register(state, "rax", kept)
+            self._operands.set_register(state, accumulator, kept)
         vectors = _VOLATILE_VECTORS[self._operands.pointer_bytes]
         for number in range(vectors):
             state.vectors.remove(number * VECTOR_BYTES, VECTOR_BYTES)
@@ -120,9 +122,8 @@ class CallEffects:
         return next(iter(called)) - self._base if called is not None and len(called) == 1 else None
 
     def _probes_stack(self, instruction: IntelInstruction) -> bool:
-        if not self._is_x64:
-            return False
-        return self._image.read(instruction.rva + instruction.size, 3) in _MOVE_STACK_BY_ACCUMULATOR
+        moves = _MOVE_STACK_BY_ACCUMULATOR[self._operands.pointer_bytes]
+        return self._image.read(instruction.rva + instruction.size, len(moves[0])) in moves
 
     def _remove_arguments(self, state: State, instruction: IntelInstruction, callee: Optional[int]) -> None:
         """Set the x86 stack pointer: as the callee is known to do, or the caller does; else nothing pushed stays."""

@@ -139,6 +139,8 @@ class Operands:
         if operand.scaled is None:
             if operand.base is None:
                 return Address(constant(operand.displacement, instruction.rva), 0)
+            if operand.base == self.stack_pointer:
+                self.find_stack(state, instruction.rva)
             return Address(state.read_register(operand.base), signed(operand.displacement, self.pointer_bytes))
         scale = operand.scale
         scaled = map_constants(
@@ -177,11 +179,13 @@ class Operands:
             self.memory.store_cells(state, pointer, offset, size, pieces)
 
     def find_stack(self, state: State, rva: int) -> None:
-        """Where nobody knows where the stack is when x86 code pushes at ``rva``, it gets a base of its own there.
+        """Where nobody knows where the stack is when x86 code at ``rva`` uses it, it gets a base of its own there.
 
-        So it is in an exception handler, which restores the stack pointer from memory.
+        So it is in an exception handler, which restores the stack pointer from memory, and behind ``alloca``.
         """
-        if self.pointer_bytes == 4 and state.stack_offset(self.stack_pointer) is None:
+        if self.pointer_bytes == 8 or state.stack_offset(self.stack_pointer) is not None:
+            return
+        if not any(isinstance(atom, StackAddress) for atom in state.read_register(self.stack_pointer)):
             base = frozenset({StackAddress(-(rva + 1 << FRAME_BITS))})
             state.registers[self.stack_pointer] = state.registers[RESTING_STACK] = base
 
