@@ -246,3 +246,33 @@ def test_what_stands_first_in_one_structure_is_no_tag_of_another():
     code.add(b"\xc7\x01Sgn1\xc3")  # mov dword [rcx], ...; ret
     code.add(ENTER, b"\x44\x8b\x01", (CALL_SLOT, SLOT), LEAVE)  # mov r8d, [rcx]
     assert grades(find(code.bytes, b"Sgn1")) == {Confidence.POSSIBLE}
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_proof"),
+    [
+        ("N1 V1 N2 V2", True),
+        ("0 V1 N1 V2 N2", True),
+        ("0 V2 N1 V1 N2", False),  # the variable stands before its name: this one gets the other function
+        ("V2 N2 V1 N1", True),
+        ("V1 N1 V2 N2 V2", False),  # either way
+        ("N1 0 V1 N2", False),
+    ],
+)
+def test_a_table_of_what_is_looked_up(rows, is_proof):
+    """{L"ExAllocatePoolWithTag", &Allocate}, {L"ZwClose", &Close}: a loop looks them up."""
+    base, look_up = WIDE_BASES[1], SLOT + 0x10
+    words = {"N1": CONSTANTS_RVA + 0x400, "N2": CONSTANTS_RVA + 0x440, "V1": 3 * PAGE + 0x40, "V2": 3 * PAGE + 0x48}
+    code = X64Code()
+    code.add(ENTER, (CALL_SLOT, look_up), LEAVE)
+    code.add(ENTER, R8D + b"Tabl", (CALL_SLOT, words["V1"]), LEAVE)
+    constants = bytearray(PAGE)
+    imports = import_section({"MmGetSystemRoutineAddress": look_up}, CONSTANTS_RVA)
+    constants[: len(imports)] = imports
+    constants[0x400:0x42C] = "ExAllocatePoolWithTag\0".encode("utf-16-le")
+    constants[0x440:0x450] = "ZwClose\0".encode("utf-16-le")
+    for number, word in enumerate(rows.split()):
+        struct.pack_into("<Q", constants, 0x500 + 8 * number, base + words[word] if word in words else 0)
+    directories = {IMPORT: (CONSTANTS_RVA, 40), IMPORT_ADDRESSES: (look_up, 8)}
+    found = find(code.bytes, b"Tabl", more_constants=bytes(constants), directories=directories)
+    assert (PROVEN in grades(found)) is is_proof

@@ -11,6 +11,7 @@ from typing import Dict, Iterator, Mapping, NamedTuple, Optional, Set
 from pykdext.attribution.calls.allocators import find_allocator
 from pykdext.attribution.calls.callees import Callee, Fetched
 from pykdext.attribution.calls.functions import FollowedImage
+from pykdext.attribution.calls.nametables import iter_filled
 from pykdext.attribution.calls.references import find_references, find_writers
 from pykdext.attribution.flow.calls import FunctionFlow
 from pykdext.attribution.flow.values import Atom, Constant, Returned
@@ -43,6 +44,9 @@ def find_fetched(followed: FollowedImage) -> Fetched:
         for rva, names in kept.variables.items():
             variables.setdefault(rva, set()).update(names)
             fillers.setdefault(rva, set()).add(flow.start_rva)
+    for rva, name in iter_filled(followed.image, followed.look_ups.name_pointers):
+        variables[rva] = {*variables.get(rva, ()), name} - {None}  # which of its names a loop asks for no flow tells
+        fillers.setdefault(rva, set())
     named = _name_callees({rva: names.pop() for rva, names in variables.items() if len(names) == 1})
     doubtful = {rva for rva in named if rva in mixed or _may_hold_other(followed, rva, fillers[rva])}
     return Fetched(

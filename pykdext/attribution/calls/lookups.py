@@ -80,6 +80,11 @@ class LookUpCalls:
         self._initialisers = {rva for rva, name in self._imports.items() if is_asked and name in _INITIALISERS}
 
     @property
+    def name_pointers(self) -> Dict[int, str]:
+        """The pointers in data to names of functions that take a pool tag, in an image that looks functions up."""
+        return {rva + self._pointer_bytes: name for rva, name in self._strings.items()} if self._look_ups else {}
+
+    @property
     def places(self) -> Set[int]:
         """What code refers to that looks functions up: the pointers in the import tables, and names.
 
