@@ -128,6 +128,7 @@ def argument_locations(machine: Machine) -> Tuple[Location, ...]:
     return _find_locations(machine)
 
 
+@functools.cache
 def other_locations(machine: Machine) -> Tuple[Location, ...]:
     """Registers in which a function may get arguments that follows no convention."""
     return tuple(map(Location, _CONVENTIONS[machine].other_registers))

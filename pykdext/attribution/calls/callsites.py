@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import itertools
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from pykdext.attribution.calls.allocators import Allocator, argument_locations, other_locations
@@ -387,13 +388,18 @@ class SoughtTag:
     variables: FrozenSet[int]
     aliases: FrozenSet[Atom] = frozenset()
 
-    def find_sources(self, value: Value) -> Iterator[Atom]:
-        """The possibilities of ``value`` that are the tag."""
-        for atom in value:
-            is_number = isinstance(atom, Constant) and atom.number & TAG_MASK == self._number
-            is_read = isinstance(atom, ImageRead) and atom.rva in self.variables and atom.size >= TAG_BYTES
-            if is_number or is_read or atom in self.aliases:
-                yield atom
+    def find_sources(self, value: Value) -> Sequence[Atom]:
+        """The possibilities of ``value`` that are the tag. Asked of every argument: most are not known."""
+        if value is UNKNOWN:
+            return ()
+        number, variables, aliases = self._number, self.variables, self.aliases
+        return [
+            atom
+            for atom in value
+            if (isinstance(atom, Constant) and atom.number & TAG_MASK == number)
+            or (isinstance(atom, ImageRead) and atom.rva in variables and atom.size >= TAG_BYTES)
+            or (aliases and atom in aliases)
+        ]
 
     def find_members(self, address: Atom, image: Image) -> Iterator[Tuple[int, int]]:
         """The variables with the tag in a structure of the image at ``address``, each with its place there."""
@@ -406,6 +412,6 @@ class SoughtTag:
         """``text`` of an instruction with the tag instead of its number."""
         return text.replace(f"0x{source.number:x}", repr(self.tag.text)) if isinstance(source, Constant) else text
 
-    @property
+    @cached_property
     def _number(self) -> int:
         return self.tag.key & TAG_MASK
