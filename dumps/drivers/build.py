@@ -81,6 +81,7 @@ IDIOM_DRIVERS = (
     Driver("byways", "Byways Journal", "Byways journal driver", (1, 3, 0, 0), KERNEL),
     Driver("lanes", "Lanes Dispatcher", "Lanes dispatcher driver", (1, 1, 0, 0), (*KERNEL, "lanes")),
     Driver("depots", "Depots Storage", "Depots storage driver", (1, 0, 2, 0), KERNEL),
+    Driver("shelves", "Shelves Archive", "Shelves archive driver", (2, 2, 0, 0), KERNEL),
 )
 """Every way in which a tag reaches an allocator, and much that only looks like one: built at each of ``LEVELS``."""
 

@@ -47,6 +47,7 @@ IDIOM_ALLOCATORS = {
     "innocent": {"ExAllocatePoolWithTag", "DbgPrint"},
     "byways": {"ExAllocatePoolWithTag", "ExFreePoolWithTag"},
     "depots": {"ExAllocatePoolWithTag", "ExFreePoolWithTag"},
+    "shelves": {"ExAllocatePoolWithTag", "MmGetSystemRoutineAddress"},
     "lanes": {"ExInitializeNPagedLookasideList", "MmGetSystemRoutineAddress", "RtlInitUnicodeString"},
 }
 NAMES = (*TAGS, *(f"{name}-{level}" for name in IDIOM_ALLOCATORS for level in build.LEVELS))

@@ -97,6 +97,10 @@ IDIOMS = (
         for letter in "ABCD"
     ),
     *(Idiom(f"Ftb{letter}", "depots", "table in the frame, indexed at run time") for letter in "ABCD"),
+    *(Idiom(f"Str{letter}", "shelves", "table of rows in a structure", "likely", "likely") for letter in "ABCD"),
+    *(Idiom(f"Stg{letter}", "shelves", "tags side by side in a structure", "likely", "likely") for letter in "ABCD"),
+    Idiom("PtrR", "shelves", "pointer fetched at run time that other code may replace"),
+    Idiom("DynM", "shelves", "method by a table beside the object"),
 )
 
 LIBRARY_TAGS = ("SeSd", "SeAl", "SeTs", "PpRb", "PpUc")
@@ -119,7 +123,7 @@ LOOK_ALIKES = (
 )
 """None of them is a tag of the innocent driver, whatever the bytes say."""
 
-DRIVERS = ("idioms", "ports", "framed", "innocent", "byways", "lanes", "depots")
+DRIVERS = ("idioms", "ports", "framed", "innocent", "byways", "lanes", "depots", "shelves")
 
 CALLS = {
     "Drct": (0x130F, 0x1307, 0x12AB, 0x126C, 0x1364, 0x1368),
@@ -188,11 +192,17 @@ CALLS = {
     "FtbB": (0x1123, 0x10EC, 0x1146, 0x1102, 0x1158, 0x1158),
     "FtbC": (0x1123, 0x10EC, 0x1146, 0x1102, 0x1158, 0x1158),
     "FtbD": (0x1123, 0x10EC, 0x1146, 0x1102, 0x1158, 0x1158),
+    "PtrR": (0x1075, 0x1065, 0x107B, 0x1065, 0x1090, 0x1090),
+    "DynM": (0x10F7, 0x10BE, 0x110F, 0x10D3, 0x1100, 0x1100),
 }
 """RVA of the call that gets the tag, in the images for x64, x86 and ARM64, of each at -O2 and -Os, as LLVM's objdump
 shows them; None where the way does not exist. Of several calls it is the first."""
 
-FETCHED = {"IdiomsAllocatePool2": "ExAllocatePool2", "LanesAllocatePool": "ExAllocatePoolWithTag"}
+FETCHED = {
+    "IdiomsAllocatePool2": "ExAllocatePool2",
+    "LanesAllocatePool": "ExAllocatePoolWithTag",
+    "ShelvesAllocate": "ExAllocatePoolWithTag",
+}
 """Variables in which drivers keep functions that they look up by name."""
 
 BEFORE_REWRITTEN_CALL_BYTES = 7
