@@ -37,7 +37,6 @@ _STATE_FIELDS = (
 )
 """What the pools hold and may hold, in pages: nonpaged, then paged."""
 
-
 _COMMIT_SYMBOLS = ("MiSystemPartition", "MmTotalCommitLimit")
 
 

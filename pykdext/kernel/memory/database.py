@@ -13,13 +13,10 @@ from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 from pykdext.errors import MemoryReadError
 from pykdext.kernel.kernel import Kernel
-from pykdext.kernel.pool.limitinference import find_physical_pages
+from pykdext.kernel.pool.limitinference import MOST_PAGES, find_physical_pages
 from pykdext.model import Machine
 from pykdext.model.layouts import Struct
 from pykdext.targets.protocol import PAGE_BYTES
-
-MOST_FRAMES = 1 << 34
-"""64 TB of memory: more frames than any Windows manages."""
 
 CHUNK_RECORDS = 0x1000
 IN_USE = (6, 7)
@@ -190,7 +187,7 @@ def find_database(kernel: Kernel) -> Union[FrameDatabase, str]:
     base = base or _FIXED_PTE_BASE
     space = PteSpace(base, 5 if kernel.has_five_levels else 4)
     columns = replace(columns, is_wide=space.levels > 4)
-    return FrameDatabase(address, min(highest + 1, MOST_FRAMES), find_physical_pages(kernel), columns, space)
+    return FrameDatabase(address, min(highest + 1, MOST_PAGES), find_physical_pages(kernel), columns, space)
 
 
 def _find_columns(kernel: Kernel) -> Optional[Columns]:
