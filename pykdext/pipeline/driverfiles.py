@@ -248,7 +248,7 @@ def _iter_inside(target: ImageFile, image: Image, job: _Job) -> Iterator[_Found]
         if depth < MAX_NESTED:
             pending.extend(_Nested(inner_image, below, name, depth + 1) for below in nested)
         elif nested:
-            yield f"{name}: holds images that were not looked into, as it is itself in so many"
+            yield f"{name}: holds images that were not looked into: it is itself {MAX_NESTED} images deep"
     if left_out:
         more = count_things(left_out, "more image or archive", "more images and archives")
         yield f"{job.name}: {more} in it not looked into"

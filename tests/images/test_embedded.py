@@ -132,7 +132,8 @@ def test_images_are_not_unpacked_for_ever(tmp_path, capsys):
     status, document = find(capsys, "Pgla", "--images", tmp_path)
     assert owners_of(document) == []
     assert status == 1
-    assert any("deep.exe/N/N/N: holds images that were not looked into" in line for line in document["warnings"])
+    told = "deep.exe/N/N/N: holds images that were not looked into: it is itself 3 images deep"
+    assert told in document["warnings"]
 
 
 def test_one_name_in_several_languages_and_types(tmp_path, capsys):
