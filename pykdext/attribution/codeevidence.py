@@ -131,7 +131,7 @@ class CodeAttributor:
                 sight = uses.sight(place.rva)
                 if structure is not None:
                     yield structure
-                elif place_uses or _is_worth_reading(module.image, place, sight):
+                elif _is_of_known(place_uses) or _is_worth_reading(module.image, place, sight, place_uses):
                     yield _describe_unproven(tag, module, place, places.total, place_uses, sight)
 
     def _describe_structure(self, tag: PoolTag, module: ModuleIndex, place: Place) -> Optional[Evidence]:
@@ -324,8 +324,13 @@ def _describe_unproven(
     return describe_place(tag, module, place, total, Confidence.POSSIBLE if meaning else None, meaning or None)
 
 
-def _is_worth_reading(image: Image, place: Place, sight: Sight) -> bool:
-    """Whether a place that no call is known for says anything: bytes that chance or a text puts there do not.
+def _is_of_known(uses: Sequence[TagUse]) -> bool:
+    """Whether a call gets the tag of a function that has a name, or was followed: code that is none calls whatever."""
+    return any(use.is_dead_end or (use.callee is not None and use.callee.name is not None) for use in uses)
+
+
+def _is_worth_reading(image: Image, place: Place, sight: Sight, uses: Sequence[TagUse]) -> bool:
+    """Whether a place that no known call is of says anything: bytes that chance or a text puts there do not.
 
     What is no instruction may be a constant of the code, if an instruction reads it, or an instruction that is not
     known, if no function that was followed has other ones there.
@@ -333,7 +338,7 @@ def _is_worth_reading(image: Image, place: Place, sight: Sight) -> bool:
     kind = place.encoding.kind
     if kind is EvidenceKind.IMMEDIATE:
         return not _is_in_text(image, place)
-    if kind is not EvidenceKind.BYTES:
+    if uses or kind is not EvidenceKind.BYTES:
         return True
     if _is_in_text(image, place, MIN_LETTERS_IN_CODE):
         return False

@@ -99,3 +99,12 @@ def test_arguments_below_a_large_frame_are_seen():
 def test_arguments_below_room_of_a_size_that_nobody_knows_are_seen():
     """sub esp, ecx; arguments; call, as behind alloca."""
     assert_proven(FRAME + b"\x29\xcc" + store_arguments(b"Allo") + CALL, b"Allo")
+
+
+@pytest.mark.parametrize("behind", [b"\xc0\xff\xd0\xc3", b"\xc0\x74\x7e\xc3"])
+def test_a_text_that_is_read_as_code_is_no_argument(behind):
+    """...; ret; the text GetCurrentThread, whose last letters are push 'read'; add al, al; call eax, or je far away."""
+    code = FRAME + RETURN + b"GetCurrentThread\0" + behind
+    assert find(code, b"read", Machine.X86) == []
+    code = FRAME + RETURN + b"\x68Real\0" + behind  # push TAG
+    assert [item.confidence for item in find(code, b"Real", Machine.X86)] != []
