@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Collection, Dict, FrozenSet, Iterator, List, Sequence, Set, Tuple
+from typing import Collection, Dict, FrozenSet, Iterator, Sequence, Set, Tuple
 
 from pykdext.attribution.calls.codereader import OFFSET_BITS, TAG_MASK, Reference, TargetIndex
 from pykdext.images.image import Image
@@ -31,16 +31,14 @@ _OffsetsByVariable = Dict[int, Dict[int, None]]
 """Each offset once, in the order in which they were found: several ``adrp`` may lead to one instruction."""
 
 
-def list_calls(rva: int, code: bytes) -> List[int]:
+def iter_calls(rva: int, code: bytes) -> Iterator[int]:
     """The calls and jumps in code at ``rva``, packed as ``TargetIndex`` takes them."""
-    packed: List[int] = []
     for match in _CALL.finditer(code):
         offset = match.end() - _WORD_BYTES
         if offset >= 0 and (rva + offset) % _WORD_BYTES == 0:
             steps = int.from_bytes(code[offset : offset + _WORD_BYTES], "little") % _CALL_REACH
             steps -= _CALL_REACH if steps >= _CALL_REACH >> 1 else 0
-            packed.append(rva + offset + _WORD_BYTES * steps << OFFSET_BITS | offset)
-    return packed
+            yield rva + offset + _WORD_BYTES * steps << OFFSET_BITS | offset
 
 
 class PagedOperands:

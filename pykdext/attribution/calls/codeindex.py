@@ -29,10 +29,10 @@ _KNOWN: WeakKeyDictionary[Image, _Pieces] = WeakKeyDictionary()
 
 def iter_call_indexes(image: Image) -> Iterator[Tuple[int, TargetIndex]]:
     """Each piece of the image's code, by its RVA, with its calls and jumps by where they lead."""
-    list_calls = PROCESSORS[image.machine].list_calls
+    iter_calls = PROCESSORS[image.machine].iter_calls
     known = _KNOWN.setdefault(image, _Pieces({}, {})).calls
     for rva, code in _iter_code(image):
-        yield rva, _keep(known, rva, code, lambda rva, code: TargetIndex(list_calls(rva, code)))
+        yield rva, _keep(known, rva, code, lambda rva, code: TargetIndex(iter_calls(rva, code)))
 
 
 def iter_operands(image: Image) -> Iterator[Tuple[bytes, Operands]]:

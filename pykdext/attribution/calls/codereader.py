@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from itertools import islice
 from typing import Any, Callable, Collection, FrozenSet, Iterable, Iterator, List, NamedTuple, Protocol, Sequence
 
 from pykdext.images.image import Image
@@ -14,6 +15,9 @@ TAG_MASK = PROTECTED_POOL - 1
 
 OFFSET_BITS = 28
 """Of a place in an image: no more than ``MAX_IMAGE_BYTES`` of one are looked at."""
+
+MAX_PLACES = 1 << 22
+"""Calls, or operands, noted of one piece of code: about 100 MB of it have so many."""
 
 _OFFSET_MASK = (1 << OFFSET_BITS) - 1
 
@@ -32,7 +36,7 @@ class TargetIndex:
     """
 
     def __init__(self, packed: Iterable[int]) -> None:
-        self._packed = array("q", sorted(packed))
+        self._packed = array("q", sorted(islice(packed, MAX_PLACES)))
 
     def find(self, target: int) -> List[int]:
         """The offsets that refer to ``target``, ascending."""
@@ -73,12 +77,12 @@ class CodeReader(NamedTuple):
     """One processor's row.
 
     Attributes:
-        list_calls: the calls and jumps in code at an RVA, packed as ``TargetIndex`` takes them. read_operands: of a
+        iter_calls: the calls and jumps in code at an RVA, packed as ``TargetIndex`` takes them. read_operands: of a
         piece, at an RVA, of an image's code. read_numbers: of the code of one function. parse_numbers: of what was
         ``packed``; ValueError if it is damaged. open_makers: of the functions with these numbers.
     """
 
-    list_calls: Callable[[int, bytes], List[int]]
+    iter_calls: Callable[[int, bytes], Iterator[int]]
     read_operands: Callable[[Image, int, bytes], Operands]
     read_numbers: Callable[[bytes], Numbers]
     parse_numbers: Callable[[bytes], Numbers]

@@ -6,15 +6,17 @@ relative to the next instruction, x86 by the whole address.
 
 from __future__ import annotations
 
+import operator
 import re
 import struct
-from typing import Collection, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Pattern, Tuple
+from typing import Collection, FrozenSet, Iterator, Mapping, NamedTuple, Optional, Pattern, Tuple
 
 from pykdext.attribution.calls.codereader import OFFSET_BITS, Reference, TargetIndex
 from pykdext.images.image import Image
 
 _CALL = re.compile(rb"[\xe8\xe9](?=.{4})", re.DOTALL)
 _CALL_BYTES = 5
+_START, _END = operator.methodcaller("start"), operator.methodcaller("end")
 _ADDRESS, _DISPLACEMENT = struct.Struct("<I"), struct.Struct("<i")
 
 _PREFIXES = frozenset((0x66, 0xF0, 0xF2, 0xF3))
@@ -69,14 +71,13 @@ class _Opcodes(NamedTuple):
 _READING, _WRITING = _Opcodes(_READS, _READS_0F), _Opcodes(_WRITES, _WRITES_0F)
 
 
-def list_calls(rva: int, code: bytes) -> List[int]:
+def iter_calls(rva: int, code: bytes) -> Iterator[int]:
     """The calls and jumps in code at ``rva``, packed as ``TargetIndex`` takes them."""
     read_displacement = _DISPLACEMENT.unpack_from
     next_rva = rva + _CALL_BYTES
-    return [
-        (next_rva + start + read_displacement(code, start + 1)[0] << OFFSET_BITS) | start
-        for start in [match.start() for match in _CALL.finditer(code)]
-    ]
+    for match in _CALL.finditer(code):
+        start = match.start()
+        yield next_rva + start + read_displacement(code, start + 1)[0] << OFFSET_BITS | start
 
 
 class RelativeOperands:
@@ -88,8 +89,7 @@ class RelativeOperands:
         next_rva = rva + _DISPLACEMENT_BYTES
         matches = re.finditer(rb"M(?=...[MF])", code.translate(_fold_relative(image.size)), re.DOTALL)
         self._index = TargetIndex(
-            (next_rva + end + read_displacement(code, end)[0] << OFFSET_BITS) | end - 1
-            for end in [match.end() for match in matches]
+            (next_rva + end + read_displacement(code, end)[0] << OFFSET_BITS) | end - 1 for end in map(_END, matches)
         )
 
     def iter_references(self, code: bytes, wanted: Collection[int]) -> Iterator[Reference]:
@@ -127,7 +127,7 @@ class AbsoluteOperands:
         self._rva = rva
         base, mask = image.module.base, 0xFFFFFFFF
         read_address = _ADDRESS.unpack_from
-        offsets = [match.start() for match in _match_addresses(base & mask, image.size).finditer(code)]
+        offsets = map(_START, _match_addresses(base & mask, image.size).finditer(code))
         variables = ((read_address(code, offset)[0] - base & mask, offset) for offset in offsets)
         self._index = TargetIndex(
             variable << OFFSET_BITS | offset for variable, offset in variables if variable < image.size

@@ -27,6 +27,8 @@ _OPERAND_FOLLOWS = frozenset((0x69, 0x81, 0x8D, 0xC7, 0xF7))
 _LONGEST_OPERAND_BYTES = 7
 """From such an opcode to the number."""
 
+MAX_BASES = 1024
+"""Numbers of one function that look like tags: one with more may make any."""
 
 _LOWER_BYTES, _LOWER = 3, 0xFFFFFF
 _ONE_CHARACTER = frozenset(change << shift for shift in range(0, 8 * TAG_BYTES, 8) for change in range(1, 0x100))
@@ -91,51 +93,45 @@ class IntelMakers:
     """The code of functions side by side: a number that none of them holds is told by one search."""
 
     def __init__(self, functions: Sequence[IntelNumbers]) -> None:
-        codes = [function.code for function in functions]
-        self._all = _Codes(codes)
-        places: Dict[int, List[int]] = {}
+        self._codes = [function.code for function in functions]
+        self._joined = b"".join(self._codes)
+        self._ends = list(accumulate(map(len, self._codes)))
+        self._crowded = {place for place, function in enumerate(functions) if len(function.bases) > MAX_BASES}
+        self._places: Dict[int, List[int]] = {}
         for place, function in enumerate(functions):
-            for base in function.bases:
-                places.setdefault(base, []).append(place)
-        self._by_base = {base: (found, _Codes([codes[place] for place in found])) for base, found in places.items()}
+            for base in function.bases if place not in self._crowded else ():
+                self._places.setdefault(base, []).append(place)
 
     def find(self, number: int) -> FrozenSet[int]:
         """By a shift, by a change of one character, or by the difference to another tag, which must be there, too.
 
         Of a difference the lower three bytes are looked for: the last one depends on PROTECTED_POOL.
         """
-        found = self._find_shifted(number)
-        for base, (places, codes) in self._by_base.items():
+        found = self._find_shifted(number) | self._crowded
+        codes = self._codes
+        for base, places in self._places.items():
             if base ^ number in _ONE_CHARACTER:
                 found.update(places)
                 continue
             difference = (number - base & _LOWER).to_bytes(_LOWER_BYTES, "little")
             change = ((number ^ base) & _LOWER).to_bytes(_LOWER_BYTES, "little")
-            for wanted in (difference, change):
-                if wanted in codes.joined:
-                    found.update(places[index] for index in codes.find(wanted))
+            for place in places:
+                if difference in codes[place] or change in codes[place]:
+                    found.add(place)
         return frozenset(found)
 
     def _find_shifted(self, number: int) -> Set[int]:
         zero_bits = (number & -number).bit_length() - 1
         shifted = {tag >> max(zero_bits, 0) for tag in (number, number | PROTECTED_POOL)}
-        return {index for tag in shifted for index in self._all.find(tag.to_bytes(TAG_BYTES, "little"))}
+        return {place for tag in shifted for place in self._iter_holders(tag.to_bytes(TAG_BYTES, "little"))}
 
-
-class _Codes:
-    """Pieces of code. ``joined``: one behind another."""
-
-    def __init__(self, codes: Sequence[bytes]) -> None:
-        self.joined = b"".join(codes)
-        self._ends = list(accumulate(map(len, codes)))
-
-    def find(self, wanted: bytes) -> Iterator[int]:
-        """The pieces that hold the bytes ``wanted``, by their order."""
-        offset = self.joined.find(wanted)
+    def _iter_holders(self, wanted: bytes) -> Iterator[int]:
+        """The functions that hold the bytes ``wanted``."""
+        offset = self._joined.find(wanted)
         while offset >= 0:
-            index = bisect_right(self._ends, offset)
-            if offset + len(wanted) <= self._ends[index]:
-                yield index
-                offset = self.joined.find(wanted, self._ends[index])
+            place = bisect_right(self._ends, offset)
+            if offset + len(wanted) <= self._ends[place]:
+                yield place
+                offset = self._joined.find(wanted, self._ends[place])
             else:
-                offset = self.joined.find(wanted, offset + 1)
+                offset = self._joined.find(wanted, offset + 1)

@@ -14,8 +14,8 @@ _INTEL_NUMBERS = (IntelNumbers.read, IntelNumbers.parse, IntelMakers)
 PROCESSORS = MachineTable(
     "the search of code for calls",
     {
-        Machine.X64: CodeReader(intel.list_calls, RelativeOperands, *_INTEL_NUMBERS),
-        Machine.X86: CodeReader(intel.list_calls, AbsoluteOperands, *_INTEL_NUMBERS),
-        Machine.ARM64: CodeReader(arm64.list_calls, PagedOperands, Arm64Numbers.read, Arm64Numbers.parse, Arm64Makers),
+        Machine.X64: CodeReader(intel.iter_calls, RelativeOperands, *_INTEL_NUMBERS),
+        Machine.X86: CodeReader(intel.iter_calls, AbsoluteOperands, *_INTEL_NUMBERS),
+        Machine.ARM64: CodeReader(arm64.iter_calls, PagedOperands, Arm64Numbers.read, Arm64Numbers.parse, Arm64Makers),
     },
 )
