@@ -14,7 +14,7 @@ from pykdext.pipeline.driverfiles import search_files
 from tests.helpers import idioms
 
 ABSENT = PoolTag(b"Zq77")
-SEARCHED = ("idioms-O2.sys", "byways-O2.sys", "innocent-Os.sys", "ctxreg.sys")
+SEARCHED = ("idioms-O2.sys", "shelves-O2.sys", "byways-O2.sys", "innocent-Os.sys", "ctxreg.sys")
 
 
 @pytest.fixture(scope="module")
