@@ -276,3 +276,11 @@ def test_a_table_of_what_is_looked_up(rows, is_proof):
     directories = {IMPORT: (CONSTANTS_RVA, 40), IMPORT_ADDRESSES: (look_up, 8)}
     found = find(code.bytes, b"Tabl", more_constants=bytes(constants), directories=directories)
     assert (PROVEN in grades(found)) is is_proof
+
+
+def test_what_stands_in_another_structure_is_no_tag_because_of_parameters(with_pools):
+    """reply->Magic = ... at the place of a tag; elsewhere a pool is made with parameters that are a parameter."""
+    code = X64Code()
+    code.add(b"\xc7\x41\x08Mgic\xc3")  # mov dword [rcx+8], ...; ret
+    code.add(ENTER, b"\x31\xc9", (CALL_SLOT, SLOT), LEAVE)  # xor ecx, ecx; call, with rdx as it came
+    assert grades(find(code.bytes, b"Mgic")) == {Confidence.POSSIBLE}

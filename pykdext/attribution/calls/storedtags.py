@@ -323,8 +323,8 @@ class StoredTags:
             flow = self._follow(bounds)
             for site in flow.calls if flow is not None else ():
                 allocator = self._wrappers.find_allocator(site, self._resolver.resolve(self._image, site))
-                if allocator is None or not allocator.action.is_proof:
-                    continue
+                if allocator is None or not allocator.action.is_proof or allocator.structure is not None:
+                    continue  # what stands at the place in some other structure is no tag because of parameters
                 for atom in self._wrappers.read_tag_argument(site, allocator):
                     if isinstance(atom, FieldRead) and not isinstance(atom.base, StackAddress):
                         yield MemberRead(site.rva, atom.base, atom.offset, allocator, bounds.start_rva)
