@@ -54,15 +54,17 @@ def check_monotonic(values: Sequence[int]) -> MonotonicTest:
 def estimate_slope(hours: Sequence[float], values: Sequence[int], variance: float) -> Slope:
     """Theil-Sen slope of all pairs, and Sen's interval for the ``variance`` of Kendall's score.
 
-    ``hours`` must rise; there must be two samples at least.
+    ``hours`` must not fall, and there must be two samples at least. Pairs of the same hour have no slope: so are
+    moments that differ by less than a number of hours tells, which over thousands of years are microseconds.
     """
     slopes: List[float] = []
     for index, (hour, value) in enumerate(zip(hours, values)):
         slopes += [
             (later_value - value) / (later_hour - hour)
             for later_hour, later_value in zip(hours[index + 1 :], values[index + 1 :])
+            if later_hour > hour
         ]
-    slopes.sort()
+    slopes = sorted(slopes) or [0.0]
     middle, half_width = len(slopes) // 2, _TWO_SIDED_95 * math.sqrt(variance) / 2
     median = slopes[middle] if len(slopes) % 2 else (slopes[middle - 1] + slopes[middle]) / 2
     low = math.floor(len(slopes) / 2 - half_width) - 1

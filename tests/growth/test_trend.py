@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pykdext.growth import MixedMachinesError, follow_series
 from pykdext.growth.judge import judge_series
 from pykdext.growth.trendtests import check_monotonic, estimate_slope
-from pykdext.model import Machine, PoolKind, PoolTag, PoolUsage, Role, SystemMemory, TimeOrigin, Verdict
+from pykdext.model import Machine, PoolKind, PoolTag, PoolUsage, Role, Slope, SystemMemory, TimeOrigin, Verdict
 from tests.helpers.poolseries import (
     CAUSE,
     GB,
@@ -284,6 +284,14 @@ def test_samples_are_sorted_and_this_is_said(leaking):
     report = follow_series(shuffled)
     assert "the samples were not in order of time; they were sorted" in report.warnings
     assert report.trends == follow_series(leaking).trends
+
+
+def test_hours_that_cannot_be_told_apart_have_no_slope_between_them():
+    far = 7.0e7  # eight thousand years
+    assert far + 1e-6 / 3600 == far
+    slope = estimate_slope([0.0, far, far + 1e-6 / 3600], [0, 7, 14], 1.0)
+    assert 0 < slope.low <= slope.bytes_per_hour <= slope.high < 1e-6
+    assert estimate_slope([far, far], [0, 7], 1.0) == Slope(0.0, 0.0, 0.0)
 
 
 def test_doubles_are_dropped_and_named(leaking):
