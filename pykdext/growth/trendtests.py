@@ -54,8 +54,8 @@ def check_monotonic(values: Sequence[int]) -> MonotonicTest:
 def estimate_slope(hours: Sequence[float], values: Sequence[int], variance: float) -> Slope:
     """Theil-Sen slope of all pairs, and Sen's interval for the ``variance`` of Kendall's score.
 
-    ``hours`` must not fall, and there must be two samples at least. Pairs of the same hour have no slope: so are
-    moments that differ by less than a number of hours tells, which over thousands of years are microseconds.
+    ``hours`` must not fall, and there must be two samples at least. Pairs of the same hour have no slope;
+    over thousands of years moments that are microseconds apart have the same.
     """
     slopes: List[float] = []
     for index, (hour, value) in enumerate(zip(hours, values)):

@@ -195,6 +195,34 @@ def test_a_structure_that_one_function_fills_in_and_another_allocates_by(read, i
     assert is_proven(code.bytes, b"Desc") is is_proof
 
 
+ASK, READ = b"\x48\x8d\x4c\x24\x28", b"\x44\x8b\x44\x24\x28"  # lea rcx, [rsp+28h]; mov r8d, [rsp+28h]
+
+
+@pytest.mark.parametrize(
+    ("order", "proven"),
+    [("first second use", ["Sec2"]), ("first use second", ["Frs1"]), ("first use", ["Frs1"]), ("use first second", [])],
+)
+def test_of_two_that_store_a_tag_in_the_same_place_the_last_one_before_the_call_counts(order, proven):
+    """GetFirst(&tag); GetSecond(&tag); ExAllocatePoolWithTag(pool, n, tag): no block has the first one's."""
+    code = X64Code()
+    first, second = code.add(b"\xc7\x01Frs1\xc3"), code.add(b"\xc7\x01Sec2\xc3")  # mov dword [rcx], TAG; ret
+    steps = {"first": (ASK, (CALL, first)), "second": (ASK, (CALL, second)), "use": (READ, (CALL_SLOT, SLOT))}
+    code.add(ENTER, *(part for step in order.split() for part in steps[step]), LEAVE)
+    assert [tag for tag in ("Frs1", "Sec2") if is_proven(code.bytes, tag.encode())] == proven
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_a_structure_into_which_another_function_puts_a_tag_of_its_own(is_changed):
+    code = X64Code()
+    fill, change = code.add(b"\xc7\x41\x04Desc\xc3"), code.add(b"\xc7\x41\x04Othr\xc3")  # mov dword [rcx+4], TAG; ret
+    take = code.add(ENTER, b"\x44\x8b\x41\x04", (CALL_SLOT, SLOT), LEAVE)  # mov r8d, [rcx+4]
+    changes = (ASK, (CALL, change)) if is_changed else ()
+    code.add(ENTER, ASK, (CALL, fill), *changes, ASK, (CALL, take), LEAVE)
+    assert is_proven(code.bytes, b"Desc") is not is_changed
+    if is_changed:
+        assert "unless the call at" in " ".join(item.detail for item in find(code.bytes, b"Desc"))
+
+
 def grades(found):
     return {item.confidence for item in found}
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 import enum
 import itertools
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from pykdext.attribution.calls.allocators import Allocator, argument_locations, other_locations
 from pykdext.attribution.calls.callees import Callee, CalleeResolver
 from pykdext.attribution.calls.codereader import TAG_MASK
 from pykdext.attribution.calls.functions import FollowedImage
+from pykdext.attribution.calls.soughttag import SoughtTag
 from pykdext.attribution.calls.storedtags import Member, Store, StoredTags
-from pykdext.attribution.calls.wrappers import MAX_STRUCTURE_BYTES, Handed, HandedOn, Wrapper, Wrappers
+from pykdext.attribution.calls.wrappers import Handed, HandedOn, Wrapper, Wrappers
 from pykdext.attribution.flow.calls import CallSite, FunctionFlow
 from pykdext.attribution.flow.values import (
     UNKNOWN,
@@ -32,7 +32,6 @@ from pykdext.attribution.flow.values import (
     Result,
     Returned,
     StackAddress,
-    Value,
     find_distance,
     member_at,
 )
@@ -271,7 +270,10 @@ class CallSites:
                         if isinstance(store.base, StackAddress):
                             place = member_at(store.base, store.offset, TAG_BYTES)
                             uses += self._iter_uses_of_alias(caller, place, sought)
-                        yield from (self._given(flow, use, source, sought) for use in uses)
+                        for use in uses:
+                            if use.call_rva > site.rva:  # what is stored later is not what it gets
+                                changer = self._stored.find_rewriter(caller, site, use.call_rva, store, source)
+                                yield replace(self._given(flow, use, source, sought), changer_rva=changer)
 
     def _iter_uses_of_returned(self, flow: FunctionFlow, sought: SoughtTag) -> Iterator[TagUse]:
         """The calls that get the tag from a function that was called with it and returns what it was called with."""
@@ -378,40 +380,3 @@ def _use_of(found: HandedOn, call_rva: int, source: Atom, callee: Optional[Calle
         is_chosen=found.is_chosen,
         doubtful_rva=found.doubtful_rva,
     )
-
-
-@dataclass(frozen=True)
-class SoughtTag:
-    """The tag in all forms that an argument can have. ``aliases``: what else means the tag in one function."""
-
-    tag: PoolTag
-    variables: FrozenSet[int]
-    aliases: FrozenSet[Atom] = frozenset()
-
-    def find_sources(self, value: Value) -> Sequence[Atom]:
-        """The possibilities of ``value`` that are the tag. Asked of every argument: most are not known."""
-        if value is UNKNOWN:
-            return ()
-        number, variables, aliases = self._number, self.variables, self.aliases
-        return [
-            atom
-            for atom in value
-            if (isinstance(atom, Constant) and atom.number & TAG_MASK == number)
-            or (isinstance(atom, ImageRead) and atom.rva in variables and atom.size >= TAG_BYTES)
-            or (aliases and atom in aliases)
-        ]
-
-    def find_members(self, address: Atom, image: Image) -> Iterator[Tuple[int, int]]:
-        """The variables with the tag in a structure of the image at ``address``, each with its place there."""
-        rva = address.number - image.module.base if isinstance(address, Constant) else -1
-        if 0 <= rva < image.size:
-            near = (variable for variable in self.variables if 0 <= variable - rva < MAX_STRUCTURE_BYTES)
-            yield from ((variable, variable - rva) for variable in near)
-
-    def name_in(self, text: str, source: Atom) -> str:
-        """``text`` of an instruction with the tag instead of its number."""
-        return text.replace(f"0x{source.number:x}", repr(self.tag.text)) if isinstance(source, Constant) else text
-
-    @cached_property
-    def _number(self) -> int:
-        return self.tag.key & TAG_MASK

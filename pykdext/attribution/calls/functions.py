@@ -59,6 +59,7 @@ class FollowedImage:
         self._cache = cache
         self._room = room
         self._functions = FunctionTable(image)
+        self._side_by_side: Dict[int, List[FunctionBounds]] = {}
         self._whole: Dict[int, FunctionBounds] = {}
         self._flows: Dict[int, Optional[FunctionFlow]] = {}
         self._room_bytes = MAX_FOLLOWED_BYTES
@@ -69,8 +70,10 @@ class FollowedImage:
         bounds = self._functions.find(rva)
         if bounds is None:
             return None
+        if bounds.start_rva not in self._side_by_side:
+            self._find_neighbours(bounds)
         if bounds.start_rva not in self._whole:
-            self._join_parts(bounds)
+            self._join_parts(self._side_by_side.setdefault(bounds.start_rva, [bounds]))
         return self._whole[bounds.start_rva]
 
     def find_flow(self, rva: int) -> Optional[FunctionFlow]:
@@ -85,20 +88,22 @@ class FollowedImage:
             bounds = FunctionBounds(entry_rva, ranges, "flow")
         return self._find_flow(bounds)
 
-    def _join_parts(self, bounds: FunctionBounds) -> None:
-        """What is told apart around ``bounds`` only by bytes that look so is one function where code leads on."""
+    def _find_neighbours(self, bounds: FunctionBounds) -> None:
+        """Note with what stands side by side with ``bounds`` each may be one function, whichever is asked for first."""
         find, is_doubtful = self._functions.find, self._functions.may_be_within
-        parts = [bounds]
-        while len(parts) < MAX_PARTS and is_doubtful(parts[0].start_rva):
-            before = find(parts[0].start_rva - 1)
-            if before is None:
-                break
-            parts.insert(0, before)
-        while len(parts) < MAX_PARTS:
-            behind = find(_end_of(parts[-1]))
-            if behind is None or not is_doubtful(behind.start_rva):
-                break
-            parts.append(behind)
+        first: Optional[FunctionBounds] = bounds
+        while first is not None and is_doubtful(first.start_rva):
+            bounds, first = first, find(first.start_rva - 1)
+        part: Optional[FunctionBounds] = first or bounds
+        parts: List[FunctionBounds] = []
+        while part is not None and (not parts or is_doubtful(part.start_rva)):
+            parts = parts if 0 < len(parts) < MAX_PARTS else []
+            parts.append(part)
+            self._side_by_side[part.start_rva] = parts
+            part = find(_end_of(part))
+
+    def _join_parts(self, parts: List[FunctionBounds]) -> None:
+        """What is told apart only by bytes that look so is one function where code leads on."""
         last = 0
         for first, farthest in enumerate(self._find_last_parts(parts)):
             if first > last or first == 0:

@@ -93,14 +93,14 @@ def open_kept_flows(cache: Optional[IndexCache], image: StandardImage, named: Na
 def _identify_program() -> str:
     """The digest of the program that follows functions; empty where that cannot be read."""
     folder = Path(__file__).parent.parent.parent
-    decoder = find_spec("capstone")
-    if decoder is None or not decoder.origin:
-        return ""
     digest = hashlib.sha256()
     try:
+        decoder = find_spec("capstone")
+        if decoder is None or not decoder.origin:
+            return ""
         own = sorted(path for name in _PROGRAM for path in (folder / name).rglob("*.py"))
         for path in (*own, Path(decoder.origin)):
             digest.update(path.read_bytes())
-    except OSError:
+    except (OSError, ValueError):  # it has no file, or is no module with a specification
         return ""
     return digest.hexdigest()

@@ -28,6 +28,7 @@ from pykdext.attribution.flow.values import (
     Parameter,
     StackAddress,
     Value,
+    find_distance,
     split_address,
 )
 from pykdext.attribution.places.tagencodings import TAG_BYTES, measure_text
@@ -114,6 +115,22 @@ class StoredTags:
                             continue
                         if self._may_change(other, location, offset, source):
                             return other.rva
+        return None
+
+    def find_rewriter(
+        self, flow: FunctionFlow, giver: CallSite, call_rva: int, store: Member, source: Atom
+    ) -> Optional[int]:
+        """A call before ``call_rva`` that may put something else where the one at ``giver`` stores ``source``; or None.
+
+        ``store`` is the place as the function with all three calls has it; their order is that of the code.
+        """
+        for other in flow.calls:
+            if giver.rva < other.rva < call_rva:
+                for location in argument_locations(self._image.machine):
+                    pointers = other.frame.argument(location, self._image.machine.pointer_size)
+                    distance = find_distance(store.base, pointers)
+                    if distance is not None and self._may_change(other, location, store.offset - distance, source):
+                        return other.rva
         return None
 
     def _may_change(self, site: CallSite, location: Location, offset: int, source: Atom) -> bool:

@@ -97,7 +97,7 @@ class Wrappers:
     ) -> None:
         self._followed = followed
         self._image = followed.image
-        self.machine = self._machine = followed.image.machine
+        self.machine = followed.image.machine
         self._resolver = resolver
         self._open_others = open_others
         self._members: Dict[int, Tuple[CallSite, Tuple[Tuple[FieldRead, Value], ...]]] = {}
@@ -110,17 +110,17 @@ class Wrappers:
         allocator = find_allocator(callee.name) if callee is not None and callee.name else None
         if allocator is None or allocator.condition is None:
             return allocator
-        location = argument_locations(self._machine)[allocator.condition.argument - 1]
+        location = argument_locations(self.machine)[allocator.condition.argument - 1]
         possible = numbers(site.frame.argument(location, TAG_BYTES))
         return allocator if possible is None or allocator.condition.number in possible else None
 
     def read_tag_argument(self, site: CallSite, allocator: Allocator) -> Value:
         """What a call of ``allocator`` can have as its tag, which may be in a structure on the stack or in data."""
-        offset = allocator.tag_structure_offset(self._machine)
+        offset = allocator.tag_structure_offset(self.machine)
         if offset is None:
-            return site.frame.argument(allocator.tag_location(self._machine), TAG_BYTES)
+            return site.frame.argument(allocator.tag_location(self.machine), TAG_BYTES)
         found: List[Value] = []
-        for atom in site.frame.argument(allocator.tag_location(self._machine), self._machine.pointer_size):
+        for atom in site.frame.argument(allocator.tag_location(self.machine), self.machine.pointer_size):
             if isinstance(atom, StackAddress):
                 found.append(site.frame.stack(atom.offset + offset, TAG_BYTES))
             elif isinstance(atom, Constant):
@@ -132,11 +132,11 @@ class Wrappers:
 
     def gets_member(self, site: CallSite, allocator: Allocator, base: Atom, offset: int) -> bool:
         """Whether a call of ``allocator`` gets as tag what is at ``offset`` from ``base``, or a structure with it."""
-        place = allocator.tag_structure_offset(self._machine)
+        place = allocator.tag_structure_offset(self.machine)
         if place is None:
             read = member_at(base, offset, TAG_BYTES)
-            return read in site.frame.argument(allocator.tag_location(self._machine), TAG_BYTES)
-        pointers = site.frame.argument(allocator.tag_location(self._machine), self._machine.pointer_size)
+            return read in site.frame.argument(allocator.tag_location(self.machine), TAG_BYTES)
+        pointers = site.frame.argument(allocator.tag_location(self.machine), self.machine.pointer_size)
         distance = find_distance(base, pointers)
         return distance is not None and distance + place == offset
 
@@ -155,8 +155,8 @@ class Wrappers:
         return self._members[key][1]
 
     def _iter_members(self, site: CallSite, size_bytes: int) -> Iterator[Tuple[FieldRead, Value]]:
-        for location in argument_locations(self._machine):
-            for atom in site.frame.argument(location, self._machine.pointer_size):
+        for location in argument_locations(self.machine):
+            for atom in site.frame.argument(location, self.machine.pointer_size):
                 if isinstance(atom, StackAddress):
                     for offset in range(0, size_bytes, TAG_BYTES):
                         value = site.frame.stack(atom.offset + offset, TAG_BYTES)
@@ -205,7 +205,7 @@ class Wrappers:
         if flow is None or flow.lost is not None:
             return False
         parameter = Parameter(location)
-        arguments = argument_locations(self._machine)
+        arguments = argument_locations(self.machine)
         for site in flow.calls:
             handed = [place for place in arguments if parameter in site.frame.argument(place, TAG_BYTES)]
             if not handed:
@@ -262,8 +262,8 @@ class Wrappers:
         key = id(site.frame)
         if key not in self._places:
             places = _Places(site, {}, {})
-            pointer_bytes = self._machine.pointer_size
-            for argument in (*argument_locations(self._machine), *other_locations(self._machine)):
+            pointer_bytes = self.machine.pointer_size
+            for argument in (*argument_locations(self.machine), *other_locations(self.machine)):
                 for atom in site.frame.argument(argument, TAG_BYTES):
                     places.of_tags.setdefault(atom, []).append(argument)
                 for atom in site.frame.argument(argument, pointer_bytes):
